@@ -1,0 +1,1 @@
+"""Mail as plain values: messages, deliveries, outcomes, and the renderer. Pure; knows no actor."""

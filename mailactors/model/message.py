@@ -1,0 +1,107 @@
+"""What a client submitted, immutable once accepted.
+
+Limits are here because they bound every later room; the checks are intake's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Final
+
+import msgspec
+
+RECIPIENTS_MAX: Final = 50
+"""Deliveries of one message; the lowest limit of the vendors we know (SES, Postmark, Resend)."""
+
+
+class Address(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A mailbox with an optional display name (RFC 5322 §3.4)."""
+
+    address: str
+    name: str = ""
+
+
+class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A file that travels with the message, decoded.
+
+    A `content_id` makes it inline: HTML refers to it as `cid:<content_id>` (RFC 2392).
+    """
+
+    filename: str
+    content: bytes
+    content_type: str = "application/octet-stream"
+    content_id: str = ""
+
+
+class Content(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The canonical parts of a message, from which each attempt renders what its lane needs.
+
+    Bcc recipients are only in the envelope. `raw`, where given, is a whole MIME message that is
+    passed on byte for byte; then `text`, `html`, `headers` and `attachments` are empty.
+    """
+
+    sender: Address
+    to: tuple[Address, ...] = ()
+    cc: tuple[Address, ...] = ()
+    reply_to: tuple[Address, ...] = ()
+    subject: str = ""
+    text: str | None = None
+    html: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+    raw: bytes | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """Who sends and who receives (RFC 5321 §2.3.1); one delivery a recipient, in this order."""
+
+    sender: str
+    recipients: tuple[str, ...]
+
+
+class Message(msgspec.Struct, frozen=True):
+    """One accepted message. Times are UTC seconds since the epoch.
+
+    `id` is ours and is the marker: the same on every attempt and provider. `message_id` is the
+    RFC 5322 Message-ID without its angle brackets, `date_s` the Date header's time.
+    """
+
+    id: str
+    message_id: str
+    date_s: float
+    envelope: Envelope
+    content: Content
+    stream: str
+    accepted_at: float
+    not_before: float
+    expires_at: float
+
+
+_ENCODER = msgspec.msgpack.Encoder(order="deterministic")
+_DECODER = msgspec.msgpack.Decoder(Content)
+
+
+def pack_content(content: Content) -> bytes:
+    """Return the canonical bytes of a content: equal contents give equal bytes."""
+    return _ENCODER.encode(content)
+
+
+def unpack_content(packed: bytes) -> Content:
+    """Return the content that `pack_content` packed."""
+    return _DECODER.decode(packed)
+
+
+def fingerprint(*parts: object) -> str:
+    """Return the SHA-256, in hexadecimal, of plain values in their canonical form."""
+    return hashlib.sha256(_ENCODER.encode(parts)).hexdigest()
+
+
+def domain_of(address: str) -> str:
+    """Return what follows the last @, in lower case.
+
+    >>> domain_of("Ann@Example.COM")
+    'example.com'
+    """
+    return address.rpartition("@")[2].lower()

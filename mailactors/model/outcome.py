@@ -1,0 +1,164 @@
+"""What one attempt may end in: a closed union, matched to the end with `assert_never`.
+
+The distinction that everything rests on: `Deferred` and `Rejected` say that the message was
+certainly not accepted; `Uncertain` says that it may have been. Nothing turns one into the other.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import TypeAlias, assert_never
+
+import msgspec
+
+
+class Scope(enum.Enum):
+    """What a refusal is about, and so whom it concerns."""
+
+    RECIPIENT = "recipient"
+    """This mailbox: no other provider would fare better."""
+    DOMAIN = "domain"
+    """This recipient domain, as seen from this provider: never a reason to open a breaker."""
+    MESSAGE = "message"
+    """This message: another provider may see it otherwise."""
+    PROVIDER = "provider"
+    """The provider itself: others are not concerned."""
+
+
+class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why, in words for a person and codes for a table. The text is hostile input, cut and cleaned.
+
+    `code` is the raw SMTP or HTTP status; `enhanced` is the RFC 3463 code, such as "5.1.1".
+    """
+
+    text: str
+    code: int | None = None
+    enhanced: str | None = None
+
+
+class Deferred(msgspec.Struct, frozen=True, omit_defaults=True, tag="deferred"):
+    """Certainly not accepted; may work later.
+
+    `throttled` marks a refusal for going too fast (429, SES's 454): the limiter's affair, neither
+    a failure of the provider nor of the message. `retry_after_s` is a lower bound by the provider.
+    """
+
+    scope: Scope
+    reason: Reason
+    retry_after_s: float | None = None
+    throttled: bool = False
+    refused: dict[str, Refusal] = {}
+
+
+class Rejected(msgspec.Struct, frozen=True, omit_defaults=True, tag="rejected"):
+    """Certainly not accepted; will not work here, however often it is tried."""
+
+    scope: Scope
+    reason: Reason
+    refused: dict[str, Refusal] = {}
+
+
+Refusal: TypeAlias = Deferred | Rejected
+
+
+class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag="accepted"):
+    """The provider took responsibility for every recipient that is not in `refused`."""
+
+    provider_message_id: str
+    refused: dict[str, Refusal] = {}
+
+
+class Phase(enum.Enum):
+    """How far an attempt had come when it was lost."""
+
+    CONNECT = "connect"
+    GREETING = "greeting"
+    HELLO = "hello"
+    TLS = "tls"
+    AUTH = "auth"
+    ENVELOPE = "envelope"
+    BODY = "body"
+    FINAL = "final"
+    """The whole body was sent and no answer came: the only phase of SMTP that is uncertain."""
+    UNKNOWN = "unknown"
+    """The process or an actor died between the intent and the outcome."""
+
+
+class Uncertain(msgspec.Struct, frozen=True, omit_defaults=True, tag="uncertain"):
+    """The provider may have accepted, for every recipient that is not in `refused`."""
+
+    phase: Phase
+    reason: Reason
+    refused: dict[str, Refusal] = {}
+
+
+class Why(enum.Enum):
+    """Why a lane did not even try."""
+
+    LIMITER = "limiter"
+    BREAKER = "breaker"
+    PAUSED = "paused"
+    WITHDRAWN = "withdrawn"
+    """The intent's conditions failed: expired, cancelled or suppressed since it was claimed."""
+    UNABLE = "unable"
+    """The lane cannot carry this: a partial envelope, raw MIME, an address in Unicode."""
+    STOPPING = "stopping"
+    CRASHED = "crashed"
+    SPOOL = "spool"
+    """The intent could not be made durable, so nothing was sent."""
+
+
+class NotAttempted(msgspec.Struct, frozen=True, omit_defaults=True, tag="not_attempted"):
+    """Nothing was sent and nothing counts; `until_s` (monotonic) is when asking makes sense."""
+
+    why: Why
+    until_s: float = 0.0
+
+
+Outcome: TypeAlias = Accepted | Deferred | Rejected | Uncertain | NotAttempted
+
+
+def split_by_recipient(outcome: Outcome, recipients: Sequence[str]) -> dict[str, Outcome]:
+    """Return each recipient's own outcome, in the order of `recipients`.
+
+    >>> reason = Reason("no such user", 550)
+    >>> mixed = Accepted("42", {"b@x.example": Rejected(Scope.RECIPIENT, reason)})
+    >>> apart = split_by_recipient(mixed, ["a@x.example", "b@x.example"])
+    >>> [type(outcome).__name__ for outcome in apart.values()]
+    ['Accepted', 'Rejected']
+    """
+    match outcome:
+        case NotAttempted():
+            return dict.fromkeys(recipients, outcome)
+        case Accepted() | Deferred() | Rejected() | Uncertain():
+            return {r: outcome.refused.get(r, outcome) for r in recipients}
+        case _:
+            assert_never(outcome)
+
+
+class Verdict(enum.Enum):
+    """What the breaker learns of an attempt: the provider's health, not the message's fate."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    IGNORED = "ignored"
+
+
+def decide_verdict(outcome: Outcome) -> Verdict:
+    """Say whether an outcome speaks for or against the provider.
+
+    A bounce is a healthy provider's answer; a 429 belongs to the limiter; what was not attempted
+    says nothing. Losing a connection after the body is the provider's failure like any other.
+    """
+    match outcome:
+        case Accepted():
+            return Verdict.SUCCESS
+        case Deferred(throttled=True) | NotAttempted():
+            return Verdict.IGNORED
+        case Deferred(scope=scope) | Rejected(scope=scope):
+            return Verdict.FAILURE if scope is Scope.PROVIDER else Verdict.SUCCESS
+        case Uncertain():
+            return Verdict.FAILURE
+        case _:
+            assert_never(outcome)

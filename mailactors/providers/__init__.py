@@ -1,0 +1,1 @@
+"""Ways out: one file a vendor, behind one port. Adapters and transports, no policy."""

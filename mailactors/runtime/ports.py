@@ -1,0 +1,204 @@
+"""The ports: the only ways by which time, chance, threads, faults and the network come in.
+
+The service builds them from the operating system (`system_ports`), the simulator from a seed. No
+other module may ask the world for the time, for randomness or for a socket; a test holds that.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import trio
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Two clocks that are never mixed: intervals by the first, dates by the second."""
+
+    def now_s(self) -> float:
+        """Return monotonic seconds; never goes back, means nothing to another process."""
+        ...
+
+    def wall_time(self) -> float:
+        """Return seconds since the Unix epoch, UTC; may step when an operator or NTP sets it."""
+        ...
+
+
+class Entropy(Protocol):
+    """Chance, keyed: the same key under the same seed is the same number, whoever asks first."""
+
+    def draw(self, *key: str | int) -> float:
+        """Return a number in [0, 1) for this key, such as ("backoff", message_id, attempt)."""
+        ...
+
+
+class Ids(Protocol):
+    """Unique names for messages and attempts."""
+
+    def new_id(self) -> str:
+        """Return 32 hexadecimal digits that sort by time of creation (UUIDv7, RFC 9562 §5.7)."""
+        ...
+
+
+class Faults(Protocol):
+    """Named points in production code at which a test or the simulator may do harm."""
+
+    def point(self, name: str) -> None:
+        """Do nothing in the service; elsewhere perhaps raise, or end the process."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs blocking work: on a thread in the service, inline in the simulator."""
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` to its end, one at a time, in the order of the calls; pass on what it raises.
+
+        Not cancellable: a commit that has begun is finished, whoever still waits for it.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back the thread, if there is one."""
+        ...
+
+
+class Connector(Protocol):
+    """Opens byte streams to other hosts (name resolution and TCP; TLS is laid over it)."""
+
+    async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
+        """Return a connected stream.
+
+        Raises: OSError when the name does not resolve or nobody answers.
+        """
+        ...
+
+
+class Journal(Protocol):
+    """Where actors say what they decided: log lines in the service, a hash in the simulator."""
+
+    def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
+        """Record one event, a dotted name such as `attempt.done`, with plain values as facts.
+
+        `level` is debug, info, warning or error. A recipient goes under the key `recipient` and is
+        hashed on its way to a log; bodies and secrets are never passed at all.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Everything that an actor may know of the world outside its mailbox."""
+
+    clock: Clock
+    entropy: Entropy
+    ids: Ids
+    faults: Faults
+    executor: Callable[[str], Executor]
+    connector: Connector
+    journal: Journal
+
+
+class SystemClock:
+    """The operating system's clocks. `now_s` is Trio's, so that a mock clock rules tests."""
+
+    def now_s(self) -> float:
+        """Return Trio's monotonic seconds."""
+        return trio.current_time()
+
+    def wall_time(self) -> float:
+        """Return the system's idea of UTC."""
+        return time.time()
+
+
+class SystemEntropy:
+    """The operating system's randomness; keys are ignored."""
+
+    def __init__(self) -> None:
+        self._random = random.SystemRandom()
+
+    def draw(self, *key: str | int) -> float:
+        """Return an unpredictable number in [0, 1)."""
+        return self._random.random()
+
+
+class SystemIds:
+    """UUIDv7 from a clock and entropy: 48 bits of milliseconds, then 74 random bits."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._random = random.SystemRandom()
+
+    def new_id(self) -> str:
+        """Return 32 hexadecimal digits (RFC 9562 §5.7, without hyphens)."""
+        millis = int(self._clock.wall_time() * 1000) & ((1 << 48) - 1)
+        return format_uuid7(millis, self._random.getrandbits(74))
+
+
+def format_uuid7(millis: int, random_bits: int) -> str:
+    """Lay out a UUIDv7 from 48 bits of Unix milliseconds and 74 random bits.
+
+    >>> format_uuid7(0x017F22E279B0, (0xCC3 << 62) | 0x18C4DC0C0C07398F)
+    '017f22e279b07cc398c4dc0c0c07398f'
+
+    Source: RFC 9562 §5.7 and its test vector in appendix A.6.
+    """
+    rand_a, rand_b = random_bits >> 62, random_bits & ((1 << 62) - 1)
+    value = (millis << 80) | (0x7 << 76) | (rand_a << 64) | (0b10 << 62) | rand_b
+    return f"{value:032x}"
+
+
+class NoFaults:
+    """Production's fault port: every point is a no-op."""
+
+    def point(self, name: str) -> None:
+        """Do nothing."""
+
+
+class ThreadExecutor:
+    """One job at a time on Trio's worker threads; the service's way to run blocking storage."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._limiter = trio.CapacityLimiter(1)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run `work` on a thread; cancellation waits for it to end."""
+        return await trio.to_thread.run_sync(work, limiter=self._limiter)
+
+    def close(self) -> None:
+        """Nothing to give back: Trio keeps idle threads for a few seconds and ends them."""
+
+
+class TcpConnector:
+    """Real sockets, Happy Eyeballs (RFC 8305) by Trio."""
+
+    async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
+        """Return a connected TCP stream with TCP_NODELAY."""
+        return await trio.open_tcp_stream(host, port)
+
+
+class SilentJournal:
+    """Records nothing; for tests and benchmarks that look elsewhere."""
+
+    def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
+        """Do nothing."""
+
+
+def system_ports(journal: Journal) -> Ports:
+    """Build the service's ports on the operating system."""
+    clock = SystemClock()
+    return Ports(
+        clock=clock,
+        entropy=SystemEntropy(),
+        ids=SystemIds(clock),
+        faults=NoFaults(),
+        executor=ThreadExecutor,
+        connector=TcpConnector(),
+        journal=journal,
+    )
