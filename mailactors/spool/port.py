@@ -1,0 +1,415 @@
+"""The spool's port: commands that change it, in groups that are durable together, and questions.
+
+Commands are values, so that a group of them can be replayed one by one after a crash: each is
+idempotent by the ids that it carries. A store executes them synchronously; `spool.actor` decides
+when, and tells no one before the commit. All times are UTC seconds and come from the caller: a
+store never asks for the time.
+
+A delivery is addressed by (`seq`, `n`): its message's place in the order of acceptance, and its
+own place in the message's envelope, from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+
+from mailactors.errors import MailactorsError
+from mailactors.model.lifecycle import State
+from mailactors.model.message import Message
+
+
+class SpoolError(MailactorsError):
+    """The spool cannot do what it was asked."""
+
+
+class SpoolFullError(SpoolError):
+    """No room on the disk. Nothing was written; it is worth trying again later."""
+
+
+class SpoolBrokenError(SpoolError):
+    """The disk failed (EIO, a failed fsync, corruption). The handle must not be used again."""
+
+
+class SpoolInUseError(SpoolError):
+    """Another process has this spool open."""
+
+
+class SpoolSchemaError(SpoolError):
+    """The file is no spool, or one of a newer program, or a migration was tampered with."""
+
+
+class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How far a message has come on its route; written with each outcome, read with each lease.
+
+    `round` counts passes over the route from 1; `tried` are this round's lanes so far. `barred`
+    lanes refused the message itself and are not asked again. `prefer` is the lane to ask first
+    (greylisting). `lane_tries` counts tries on the present lane in the `after_retries` mode.
+    """
+
+    round: int = 1
+    tried: tuple[str, ...] = ()
+    barred: tuple[str, ...] = ()
+    prefer: str = ""
+    lane_tries: int = 0
+
+
+class Key(msgspec.Struct, frozen=True):
+    """An idempotency key, unique within its scope until `expires_at` (and its message is final)."""
+
+    scope: str
+    key: str
+    fingerprint: str
+    expires_at: float
+
+
+class Accept(msgspec.Struct, frozen=True):
+    """Store a message, its deliveries, its key and its first event. → Receipt | Conflict
+
+    `client_id` is what the client calls it (the short form's `id`), or empty. A live key with
+    the same fingerprint answers the first receipt again; with another fingerprint, Conflict.
+    """
+
+    message: Message
+    packed: bytes
+    digest: str
+    key: Key
+    client_id: str = ""
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """The message is durable. `is_replay`: it already was, under this key."""
+
+    seq: int
+    id: str
+    message_id: str
+    client_id: str
+    accepted_at: float
+    is_replay: bool
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """The key belongs to a message with other content; `id` is that message."""
+
+    id: str
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Lease up to `limit` messages of a stream with deliveries that are due. → Claimed
+
+    Oldest due first, ties by seq. All due deliveries of a message come in the same lease; each
+    is set to `leased` with a new epoch and this node.
+    """
+
+    stream: str
+    limit: int
+    node: str
+
+
+class Lease(msgspec.Struct, frozen=True):
+    """Temporary ownership of a message's due deliveries."""
+
+    seq: int
+    id: str
+    stream: str
+    recipients: tuple[tuple[int, str], ...]
+    """(n, address) of each leased delivery, by n."""
+    recipients_total: int
+    epoch: int
+    attempts: int
+    """Attempts of this message so far, through any lane."""
+    progress: Progress
+    due_at: float
+    accepted_at: float
+    expires_at: float
+    size_bytes: int
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """What was leased. `next_due_at`: when the earliest other one of the stream is due, or None."""
+
+    leases: tuple[Lease, ...]
+    next_due_at: float | None
+
+
+class Intend(msgspec.Struct, frozen=True):
+    """Record the intent to send, conditionally. → Intended | Withdrawn
+
+    Only deliveries that are still leased under `epoch` become `sending`. One that is past its
+    deadline becomes `expired` in the same transaction; one cancelled meanwhile stays so.
+    """
+
+    attempt_id: str
+    seq: int
+    ns: tuple[int, ...]
+    epoch: int
+    provider: str
+
+
+class Intended(msgspec.Struct, frozen=True):
+    """The intent is durable: bytes may go out. Carries what the attempt needs to render."""
+
+    message_id: str
+    date_s: float
+    sender: str
+    recipients: tuple[tuple[int, str], ...]
+    packed: bytes
+
+
+class Withdrawn(msgspec.Struct, frozen=True):
+    """No delivery was left to send; no intent was recorded."""
+
+
+class Step(msgspec.Struct, frozen=True):
+    """A delivery's next state. `due_at` matters for ready, deferred and uncertain ones."""
+
+    n: int
+    state: State
+    due_at: float = 0.0
+    error: str = ""
+
+
+class Settle(msgspec.Struct, frozen=True):
+    """Record an outcome and the next step in one commit, closing the attempt. → Settled
+
+    `is_attempt`: the provider saw something of it, so that it counts. `outcome` is a short word
+    for tables; `facts` go into the timeline's event with the rule and its inputs.
+    """
+
+    attempt_id: str
+    seq: int
+    epoch: int
+    provider: str
+    steps: tuple[Step, ...]
+    progress: Progress
+    outcome: str
+    facts: Mapping[str, Any]
+    is_attempt: bool = True
+
+
+class Settled(msgspec.Struct, frozen=True):
+    """`is_stale`: the epoch had moved on; nothing was changed but the evidence kept."""
+
+    is_stale: bool = False
+
+
+class Release(msgspec.Struct, frozen=True):
+    """Give leased deliveries back as they were, or `failed` where `error` says why. → Settled"""
+
+    seq: int
+    ns: tuple[int, ...]
+    epoch: int
+    due_at: float
+    error: str = ""
+
+
+class Expire(msgspec.Struct, frozen=True):
+    """End every ready, deferred or leased delivery that is past its deadline. → Expired"""
+
+    limit: int
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """What expired; `next_expiry_at`: the earliest deadline among messages still pending."""
+
+    seqs: tuple[int, ...]
+    ids: tuple[str, ...]
+    next_expiry_at: float | None
+
+
+class Overdue(msgspec.Struct, frozen=True):
+    """Ask for uncertain deliveries whose wait is over; changes nothing. → Doubts"""
+
+    limit: int
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """Deliveries of one message that became uncertain with the same attempt."""
+
+    seq: int
+    id: str
+    stream: str
+    ns: tuple[int, ...]
+    provider: str
+    expires_at: float
+    progress: Progress
+
+
+class Doubts(msgspec.Struct, frozen=True):
+    """`next_due_at`: when the wait of the earliest other uncertain one is over, or None."""
+
+    doubts: tuple[Doubt, ...]
+    next_due_at: float | None
+
+
+class Resolve(msgspec.Struct, frozen=True):
+    """Move uncertain deliveries on, with the rule as evidence. → Settled
+
+    `is_risk` declares that sending again may repeat the message: it is counted.
+    """
+
+    seq: int
+    steps: tuple[Step, ...]
+    progress: Progress
+    rule: str
+    facts: Mapping[str, Any]
+    is_risk: bool = False
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Cancel what is not yet on its way. → Cancelled"""
+
+    id: str
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """How many deliveries were cancelled, and how many were not because it was too late."""
+
+    is_known: bool
+    cancelled_count: int
+    too_late_count: int
+
+
+class Recover(msgspec.Struct, frozen=True):
+    """Put right what a dead process or dispatcher left behind. → Recovered
+
+    Deliveries leased to this node are ready again. Those of an open intent become uncertain,
+    never ready, unless their attempt is in `in_flight`; their wait ends `uncertain_wait_s` (by
+    stream, with `""` for the rest) after now. Leases of seqs in `in_flight_seqs` stay.
+    """
+
+    node: str
+    in_flight: frozenset[str]
+    in_flight_seqs: frozenset[int]
+    uncertain_wait_s: Mapping[str, float]
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """How many deliveries were found leased and how many with an open intent."""
+
+    released_count: int
+    uncertain_count: int
+
+
+Command: TypeAlias = (
+    Accept | Claim | Intend | Settle | Release | Expire | Overdue | Resolve | Cancel | Recover
+)
+Result: TypeAlias = (
+    Receipt
+    | Conflict
+    | Claimed
+    | Intended
+    | Withdrawn
+    | Settled
+    | Expired
+    | Doubts
+    | Cancelled
+    | Recovered
+)
+
+
+class DeliveryStatus(msgspec.Struct, frozen=True):
+    """One recipient's fate as it stands."""
+
+    n: int
+    recipient: str
+    state: State
+    provider: str
+    attempts: int
+    due_at: float
+    updated_at: float
+    error: str
+
+
+class MessageStatus(msgspec.Struct, frozen=True):
+    """A message and its deliveries as they stand. `declared_risks` counts deliveries resent."""
+
+    seq: int
+    id: str
+    client_id: str
+    message_id: str
+    stream: str
+    sender: str
+    subject: str
+    accepted_at: float
+    not_before: float
+    expires_at: float
+    attempts: int
+    declared_risks: int
+    deliveries: tuple[DeliveryStatus, ...]
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One line of a message's timeline."""
+
+    seq: int
+    at: float
+    kind: str
+    facts: dict[str, Any]
+
+
+class Ledger(msgspec.Struct, frozen=True):
+    """Accepted deliveries and where they are: `accepted == sum(states.values())`, always.
+
+    `accepted` is counted when a message is accepted, on its own row, so the identity can fail.
+    """
+
+    accepted: int
+    states: dict[str, int]
+    declared_risks: int
+
+    @property
+    def is_balanced(self) -> bool:
+        """Whether every accepted delivery is in exactly one state."""
+        return self.accepted == sum(self.states.values())
+
+
+class Questions(Protocol):
+    """What may be asked of the spool; none of it changes anything. Each has an ORDER BY."""
+
+    def status(self, name: str) -> tuple[MessageStatus, ...]:
+        """Return the messages that this name means: our id, or the client's (newest first)."""
+        ...
+
+    def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
+        """Return up to `limit` messages, newest first, older than `before_seq` if given."""
+        ...
+
+    def timeline(self, seq: int) -> tuple[Event, ...]:
+        """Return a message's events, oldest first."""
+        ...
+
+    def ledger(self) -> Ledger:
+        """Return the accounting identity over all deliveries."""
+        ...
+
+    def pending_counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of pending deliveries by stream, then by state."""
+        ...
+
+    def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
+        """Return intents of a provider since a time, by floor(started_at / bucket_s)."""
+        ...
+
+
+class Store(Questions, Protocol):
+    """A spool's storage: synchronous, used by one caller at a time."""
+
+    def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
+        """Execute commands in order in one durable transaction; results in the same order.
+
+        All or nothing: an exception means that none of them happened.
+
+        Raises: SpoolFullError, SpoolBrokenError; anything else is a bug.
+        """
+        ...
+
+    def reader(self) -> Questions:
+        """Return a second view for questions, usable from another thread; maybe `self`."""
+        ...
+
+    def close(self) -> None:
+        """Close the file and give up its lock."""
+        ...
