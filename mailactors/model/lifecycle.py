@@ -4,7 +4,8 @@
       ▲                 │                  ├──▶ deferred ──claim──▶ leased
       └────release──────┘                  └──▶ uncertain ──▶ sent | deferred | held | …
 
-`sending` is an open intent: bytes may be on their way. `uncertain` is an attempt whose end nobody
+`sending` is an open intent: bytes may be on their way; after a failure that another lane may cure
+at once it is `leased` again. `uncertain` is an attempt whose end nobody
 knows. `held` waits for a person and is not final. A final state is never left.
 """
 
@@ -44,7 +45,7 @@ NEXT: Final = MappingProxyType(
             {State.READY, State.DEFERRED, State.SENDING, State.FAILED} | _WITHDRAWN
         ),
         State.SENDING: frozenset(
-            {State.SENT, State.BOUNCED, State.FAILED, State.READY, State.DEFERRED}
+            {State.SENT, State.BOUNCED, State.FAILED, State.LEASED, State.READY, State.DEFERRED}
             | {State.UNCERTAIN, State.EXPIRED}
         ),
         State.UNCERTAIN: frozenset(

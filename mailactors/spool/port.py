@@ -235,6 +235,7 @@ class Doubt(msgspec.Struct, frozen=True):
     provider: str
     expires_at: float
     progress: Progress
+    attempt_id: str = ""
 
 
 class Doubts(msgspec.Struct, frozen=True):

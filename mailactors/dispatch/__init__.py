@@ -1,0 +1,1 @@
+"""Getting mail out: one dispatcher decides, and a lane a provider (limiter, breaker, provider)."""

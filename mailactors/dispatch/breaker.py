@@ -1,0 +1,312 @@
+"""The breaker of a lane: whether a provider is worth asking at all.
+
+Owns the gate. It opens on a failure rate over a sliding window, on a run of failures, and on calls
+in flight that have become too old, for a provider that answers nobody would otherwise never be
+noticed. It stays open for a time that doubles with each relapse, then lets a few probes through.
+A probe's permit is taken when it is admitted and given back when the probe ends without a word
+on the provider, or a lost probe would keep the gate half open for ever.
+
+Never judges a message: it is told a verdict (`model.outcome.decide_verdict`), and a bounce is a
+healthy provider's answer.
+
+Source: Nygard, "Release It!"; resilience4j and Polly v8 for the shape of the settings.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+import pydantic
+import trio
+
+from mailactors.dispatch.lane import Attempt, Done, Gate, Health, Lane, Pause, Reset, Resume
+from mailactors.model.outcome import (
+    NotAttempted,
+    Outcome,
+    Rejected,
+    Scope,
+    Verdict,
+    Why,
+    decide_verdict,
+)
+from mailactors.runtime.ports import Ports
+
+FAILURES_IN_A_ROW_MAX: Final = 10
+"""Opens the gate before the window's rate would: at a 30 % error rate, once in 170,000 calls."""
+DISABLED_S: Final = 900.0
+"""How long a provider that refuses us as such (401, 535, suspended) is left alone."""
+JITTER: Final = 0.2
+"""Open times vary by ± this share, so that many gateways do not probe in step."""
+NEVER_S: Final = -1e9
+
+
+class BreakerSettings(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """When a provider counts as failing, and how it is tried again."""
+
+    window_s: float = pydantic.Field(default=30.0, gt=0)
+    calls_min: int = pydantic.Field(default=20, ge=1)
+    failure_rate: float = pydantic.Field(default=0.5, gt=0, le=1)
+    slow_call_s: float = pydantic.Field(default=8.0, gt=0)
+    open_s: float = pydantic.Field(default=5.0, gt=0)
+    open_cap_s: float = pydantic.Field(default=60.0, gt=0)
+    probes: int = pydantic.Field(default=3, ge=1)
+
+
+@dataclass
+class BreakerState:
+    """What a breaker remembers. Times are monotonic."""
+
+    gate: Gate = Gate.CLOSED
+    until_s: float = 0.0
+    closed_at_s: float = NEVER_S
+    opened_count: int = 0
+    last_success_s: float = NEVER_S
+    failures_in_a_row: int = 0
+    calls: deque[list[float]] = field(default_factory=deque)
+    """[second, successes, failures] within the window, oldest first."""
+    in_flight: dict[str, float] = field(default_factory=dict)
+    """When each admitted attempt began, oldest first."""
+    too_old: set[str] = field(default_factory=set)
+    """Those in flight that were already counted as failures."""
+    probes_out: set[str] = field(default_factory=set)
+    probes_passed: int = 0
+
+
+def decide_admit(
+    state: BreakerState, settings: BreakerSettings, attempt_id: str, is_panic: bool, now_s: float
+) -> float | None:
+    """Admit an attempt: None, or the time at which asking again makes sense."""
+    if is_panic:
+        state.in_flight[attempt_id] = now_s
+        return None
+    if state.gate in {Gate.OPEN, Gate.DISABLED}:
+        if now_s < state.until_s:
+            return state.until_s
+        state.gate, state.probes_passed = Gate.HALF_OPEN, 0
+        state.probes_out.clear()
+    if state.gate is Gate.HALF_OPEN:
+        if probes_free(state, settings) <= 0:
+            return now_s + settings.slow_call_s
+        state.probes_out.add(attempt_id)
+    state.in_flight[attempt_id] = now_s
+    return None
+
+
+def decide_end(
+    state: BreakerState,
+    settings: BreakerSettings,
+    attempt_id: str,
+    outcome: Outcome,
+    now_s: float,
+    draw: float,
+) -> None:
+    """Learn from an attempt's end: count it, and perhaps open or close the gate."""
+    began_s = state.in_flight.pop(attempt_id, now_s)
+    was_counted = attempt_id in state.too_old
+    state.too_old.discard(attempt_id)
+    was_probe = attempt_id in state.probes_out
+    state.probes_out.discard(attempt_id)
+    verdict = decide_verdict(outcome)
+    if verdict is Verdict.IGNORED:
+        return
+    if isinstance(outcome, Rejected) and outcome.scope is Scope.PROVIDER:
+        _open(state, settings, now_s, draw, Gate.DISABLED)
+        return
+    if verdict is Verdict.SUCCESS and now_s - began_s > settings.slow_call_s:
+        verdict = Verdict.FAILURE
+    if not was_counted:
+        _count(state, settings, verdict, now_s)
+    if was_probe and state.gate is Gate.HALF_OPEN:
+        _judge_probe(state, settings, verdict, now_s, draw)
+    elif state.gate is Gate.CLOSED and is_failing(state, settings):
+        _open(state, settings, now_s, draw, Gate.OPEN)
+
+
+def decide_age(state: BreakerState, settings: BreakerSettings, now_s: float, draw: float) -> None:
+    """Count calls in flight that have become slow, without waiting for their end."""
+    for attempt_id, began_s in state.in_flight.items():
+        if now_s - began_s < settings.slow_call_s:
+            break
+        if attempt_id in state.too_old:
+            continue
+        state.too_old.add(attempt_id)
+        _count(state, settings, Verdict.FAILURE, now_s)
+        if state.gate is Gate.HALF_OPEN and attempt_id in state.probes_out:
+            _open(state, settings, now_s, draw, Gate.OPEN)
+    if state.gate is Gate.CLOSED and is_failing(state, settings):
+        _open(state, settings, now_s, draw, Gate.OPEN)
+
+
+def next_age_s(state: BreakerState, settings: BreakerSettings) -> float:
+    """Return when the oldest call in flight that is not yet counted becomes slow, or inf."""
+    for attempt_id, began_s in state.in_flight.items():
+        if attempt_id not in state.too_old:
+            return began_s + settings.slow_call_s
+    return float("inf")
+
+
+def is_failing(state: BreakerState, settings: BreakerSettings) -> bool:
+    """Whether the window's failure rate, or a run of failures, is reason to open."""
+    if state.failures_in_a_row >= min(FAILURES_IN_A_ROW_MAX, settings.calls_min):
+        return True
+    successes = sum(int(call[1]) for call in state.calls)
+    failures = sum(int(call[2]) for call in state.calls)
+    calls = successes + failures
+    return calls >= settings.calls_min and failures >= settings.failure_rate * calls
+
+
+def probes_free(state: BreakerState, settings: BreakerSettings) -> int:
+    """Return how many more probes a half-open gate lets through."""
+    return settings.probes - len(state.probes_out) - state.probes_passed
+
+
+def open_time_s(settings: BreakerSettings, opened_count: int, draw: float) -> float:
+    """Return how long the gate stays open for the n-th time in a row, `draw` in [0, 1).
+
+    >>> [open_time_s(BreakerSettings(), n, 0.5) for n in (1, 2, 4, 5, 50)]
+    [5.0, 10.0, 40.0, 60.0, 60.0]
+    """
+    plain_s = min(settings.open_cap_s, settings.open_s * 2.0 ** min(opened_count - 1, 32))
+    return plain_s * (1.0 - JITTER + 2.0 * JITTER * draw)
+
+
+def _count(state: BreakerState, settings: BreakerSettings, verdict: Verdict, now_s: float) -> None:
+    second = float(int(now_s))
+    if not state.calls or state.calls[-1][0] != second:
+        state.calls.append([second, 0, 0])
+    while state.calls[0][0] <= now_s - settings.window_s - 1:
+        state.calls.popleft()
+    if verdict is Verdict.SUCCESS:
+        state.calls[-1][1] += 1
+        state.failures_in_a_row = 0
+        state.last_success_s = now_s
+    else:
+        state.calls[-1][2] += 1
+        state.failures_in_a_row += 1
+
+
+def _judge_probe(
+    state: BreakerState, settings: BreakerSettings, verdict: Verdict, now_s: float, draw: float
+) -> None:
+    if verdict is Verdict.FAILURE:
+        _open(state, settings, now_s, draw, Gate.OPEN)
+        return
+    state.probes_passed += 1
+    if state.probes_passed >= settings.probes:
+        close(state, now_s)
+
+
+def close(state: BreakerState, now_s: float) -> None:
+    """Close the gate and judge afresh; how often it opened is kept until it proves stable."""
+    state.gate, state.closed_at_s = Gate.CLOSED, now_s
+    state.calls.clear()
+    state.failures_in_a_row = 0
+    state.probes_out.clear()
+
+
+def _open(
+    state: BreakerState, settings: BreakerSettings, now_s: float, draw: float, gate: Gate
+) -> None:
+    was_stable = now_s - state.closed_at_s > 2 * settings.open_cap_s
+    state.opened_count = 1 if state.gate is Gate.CLOSED and was_stable else state.opened_count + 1
+    if gate is Gate.DISABLED:
+        open_s = DISABLED_S * (1.0 - JITTER + 2.0 * JITTER * draw)
+    else:
+        open_s = open_time_s(settings, state.opened_count, draw)
+    state.gate, state.until_s = gate, now_s + open_s
+    state.probes_out.clear()
+
+
+class BreakerActor:
+    """The shell: admits attempts on their way down, judges them on their way up."""
+
+    def __init__(self, lane: Lane, settings: BreakerSettings, ports: Ports) -> None:
+        self._lane = lane
+        self._settings = settings
+        self._clock = ports.clock
+        self._entropy = ports.entropy
+        self._faults = ports.faults
+        self._journal = ports.journal
+        self._state = self._restored()
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Serve; wake by itself when a call in flight becomes too old."""
+        self._publish()
+        task_status.started()
+        while True:
+            with trio.move_on_at(next_age_s(self._state, self._settings)):
+                await self._lane.breaker.wait()
+            for item in self._lane.breaker.take():
+                self._faults.point(f"breaker.{type(item).__name__.lower()}")
+                match item:
+                    case Attempt():
+                        self._go_down(item)
+                    case Done():
+                        self._come_up(item)
+                    case Reset():
+                        close(self._state, self._clock.now_s())
+                        self._publish()
+                    case Pause() | Resume():
+                        raise AssertionError("pausing is the limiter's affair")
+                    case _:
+                        assert_never(item)
+            self._look_at_ages()
+
+    def _restored(self) -> BreakerState:
+        """Go on from what was published, and from what the provider actor has under way."""
+        health = self._lane.health.value
+        state = BreakerState(health.gate, health.until_s, opened_count=health.opened_count)
+        state.last_success_s = health.last_success_s
+        state.in_flight = {a.id: a.began_s for a in self._lane.underway.values()}
+        if health.gate is Gate.HALF_OPEN:
+            state.probes_out = set(state.in_flight)
+        return state
+
+    def _go_down(self, attempt: Attempt) -> None:
+        now_s = self._clock.now_s()
+        until_s = decide_admit(self._state, self._settings, attempt.id, attempt.is_panic, now_s)
+        if until_s is None:
+            self._lane.provider.put_nowait(attempt)
+        else:
+            refusal = NotAttempted(Why.BREAKER, until_s)
+            self._lane.limiter.put_nowait(Done(attempt, refusal, now_s))
+        self._publish()
+
+    def _come_up(self, done: Done) -> None:
+        now_s = self._clock.now_s()
+        draw = self._entropy.draw("breaker", self._lane.name, self._state.opened_count)
+        decide_end(self._state, self._settings, done.attempt.id, done.outcome, now_s, draw)
+        self._publish()  # before the outcome: whoever reads it must see the gate that follows
+        self._lane.limiter.put_nowait(done)
+
+    def _look_at_ages(self) -> None:
+        now_s = self._clock.now_s()
+        if now_s >= next_age_s(self._state, self._settings):
+            draw = self._entropy.draw("breaker", self._lane.name, self._state.opened_count)
+            decide_age(self._state, self._settings, now_s, draw)
+            self._publish()
+
+    def _publish(self) -> None:
+        state, before = self._state, self._lane.health.value
+        is_half_open = state.gate is Gate.HALF_OPEN
+        self._lane.health.publish(
+            Health(
+                gate=state.gate,
+                until_s=state.until_s,
+                probes_free=probes_free(state, self._settings) if is_half_open else 0,
+                last_success_s=float(int(state.last_success_s)),
+                opened_count=state.opened_count,
+            )
+        )
+        if before.gate is not state.gate:
+            level = "info" if state.gate in {Gate.CLOSED, Gate.HALF_OPEN} else "warning"
+            self._journal.note(
+                "breaker.moved",
+                level=level,
+                provider=self._lane.name,
+                before=before.gate.value,
+                after=state.gate.value,
+                for_s=round(max(0.0, state.until_s - self._clock.now_s()), 3),
+            )

@@ -1,0 +1,392 @@
+"""The dispatcher: leases what is due, gives it to lanes, and decides what follows each outcome.
+
+Owns the messages in memory, which are those that may go out now; everything else waits on disk
+with its time. It decides from what the lanes last published and the lanes decide for real: a lane
+that must refuse answers `NotAttempted`, which costs nothing.
+
+Never waits for a lane (credits), never sets a timer for a message (one wake-up for the earliest of
+a handful of times), never keeps a body.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+import trio
+
+from mailactors.dispatch.lane import Attempt, Done, Lane, Phase
+from mailactors.dispatch.record import reason_text, settle_of, unsettled
+from mailactors.dispatch.retry import (
+    Decision,
+    Plan,
+    candidates,
+    decide_doubt,
+    decide_next,
+    outcome_word,
+)
+from mailactors.dispatch.routing import Choice, LaneView, Waiting, choose_lane
+from mailactors.model.lifecycle import State
+from mailactors.model.outcome import (
+    Accepted,
+    NotAttempted,
+    Outcome,
+    Why,
+)
+from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.ports import Ports
+from mailactors.runtime.reply import Reply
+from mailactors.spool.actor import SpoolSignals, Write
+from mailactors.spool.port import (
+    Claim,
+    Claimed,
+    Command,
+    Doubts,
+    Expire,
+    Expired,
+    Lease,
+    Overdue,
+    Recover,
+    Recovered,
+    Release,
+    Resolve,
+    Result,
+    Step,
+)
+
+WINDOW: Final = 1000
+"""Messages of a stream in memory at once: leases, not bodies."""
+LOW_WATER: Final = 500
+"""Below this many more are leased."""
+UPKEEP_S: Final = 1.0
+"""How often deadlines and uncertain messages are looked after."""
+UPKEEP_LIMIT: Final = 500
+"""Messages that one look handles."""
+RECOVER_WITHIN_S: Final = 60.0
+CRASHES_MAX: Final = 3
+"""A message on which actors died this often is failed: poison never loops."""
+
+
+@dataclass(eq=False)
+class DispatchDesk:
+    """What outlives the dispatcher: its mailbox, the lanes, the plans, and whether to go on."""
+
+    outcomes: Mailbox[Done]
+    lanes: dict[str, Lane]
+    plans: dict[str, Plan]
+    spool: Mailbox[Write]
+    signals: SpoolSignals
+    node: str
+    is_draining: bool = False
+
+    def drain(self) -> None:
+        """Send nothing new; outcomes of what is in flight are still recorded."""
+        self.is_draining = True
+        self.outcomes.nudge()
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts whose outcome the dispatcher has not read yet."""
+        return sum(len(lane.in_flight) for lane in self.lanes.values())
+
+
+class DispatcherStatistics(msgspec.Struct, frozen=True):
+    """A snapshot for metrics."""
+
+    waiting: int
+    in_flight: int
+
+
+def open_outcomes(lanes: Mapping[str, Lane], capacity: int) -> Mailbox[Done]:
+    """Build the dispatcher's mailbox; an outcome that it died on is left to the spool's intents."""
+
+    def lost(done: Done, _error: Exception) -> None:
+        lanes[done.attempt.lane].in_flight.pop(done.attempt.id, None)
+
+    return Mailbox("dispatcher", capacity, lost)
+
+
+@dataclass(eq=False)
+class _Stream:
+    """What the dispatcher knows of a stream's work on disk. `due_at` is UTC, inf for none."""
+
+    due_at: float = 0.0
+    claim: Reply[Result] | None = None
+    seen: int = -1
+    """The spool's signal at the time of the latest claim."""
+
+
+class DispatcherActor:
+    """The shell: one loop over outcomes, leases and times."""
+
+    def __init__(self, desk: DispatchDesk, ports: Ports) -> None:
+        self._desk = desk
+        self._ports = ports
+        self._clock = ports.clock
+        self._journal = ports.journal
+        self._views = {name: LaneView(lane) for name, lane in desk.lanes.items()}
+        self._streams = {name: _Stream() for name in desk.plans}
+        self._waiting = Waiting()
+        self._waiting.set_shares({name: plan.share for name, plan in desk.plans.items()})
+        self._crashes: dict[int, int] = {}
+        self._upkeep_s = ports.clock.now_s()
+        self._doubt_at = 0.0
+        self._expire: Reply[Result] | None = None
+        self._overdue: Reply[Result] | None = None
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Settle what a predecessor left, then dispatch."""
+        await self._recover()
+        task_status.started()
+        mailbox = self._desk.outcomes
+        while True:
+            with trio.move_on_at(self._next_wake_s()):
+                await mailbox.wait()
+            for done in mailbox.take():
+                self._ports.faults.point("dispatcher.outcome")
+                await self._handle(done)
+            await self._read_replies()
+            self._dispatch()
+            await self._ask()
+
+    def statistics(self) -> DispatcherStatistics:
+        """Return how many messages wait in memory and how many are in flight."""
+        return DispatcherStatistics(len(self._waiting), self._desk.in_flight)
+
+    # Beginning
+
+    async def _recover(self) -> None:
+        """Leases of ours without an attempt are ready again; intents without one are uncertain."""
+        flying = [a for lane in self._desk.lanes.values() for a in lane.in_flight.values()]
+        waits = {name: plan.uncertain_wait_s for name, plan in self._desk.plans.items()}
+        command = Recover(
+            self._desk.node,
+            frozenset(a.id for a in flying),
+            frozenset(a.lease.seq for a in flying),
+            waits,
+        )
+        recovered = await (await self._write(command)).wait(RECOVER_WITHIN_S)
+        assert isinstance(recovered, Recovered)
+        if recovered.released_count or recovered.uncertain_count:
+            self._journal.note(
+                "spool.recovered",
+                level="warning",
+                released=recovered.released_count,
+                uncertain=recovered.uncertain_count,
+            )
+
+    # Outcomes
+
+    async def _handle(self, done: Done) -> None:
+        attempt, outcome = done.attempt, done.outcome
+        self._desk.lanes[attempt.lane].in_flight.pop(attempt.id, None)
+        if isinstance(outcome, NotAttempted):
+            await self._put_back(attempt, outcome)
+            return
+        plan = self._desk.plans[attempt.lease.stream]
+        draw = self._ports.entropy.draw("retry", attempt.lease.id, attempt.lease.attempts)
+        now = self._clock.wall_time()
+        decision = decide_next(
+            attempt.lease, attempt.recipients, attempt.lane, outcome, plan, now, draw
+        )
+        await self._write(settle_of(attempt, outcome, decision, done.ended_s - attempt.began_s))
+        self._note_attempt(attempt, outcome, decision)
+        self._crashes.pop(attempt.lease.seq, None)
+        self._expect(attempt.lease.stream, decision)
+        await self._go_on(attempt.lease, decision)
+
+    async def _go_on(self, lease: Lease, decision: Decision) -> None:
+        """Keep the deliveries that another lane may take at once."""
+        kept = {step.n for step in decision.steps if step.state is State.LEASED}
+        if kept:
+            onward = msgspec.structs.replace(
+                lease,
+                recipients=tuple(each for each in lease.recipients if each[0] in kept),
+                attempts=lease.attempts + 1,
+                progress=decision.progress,
+            )
+            await self._push(onward, is_first=True)
+
+    def _expect(self, stream: str, decision: Decision) -> None:
+        """Remember when the spool will have something for us again."""
+        if decision.next_due_at is not None:
+            self._streams[stream].due_at = min(self._streams[stream].due_at, decision.next_due_at)
+        if decision.next_doubt_at is not None:
+            self._doubt_at = min(self._doubt_at, decision.next_doubt_at)
+
+    async def _put_back(self, attempt: Attempt, outcome: NotAttempted) -> None:
+        """Nothing was sent: the message keeps its place, unless it has no business any more."""
+        lease = attempt.lease
+        if outcome.why is Why.WITHDRAWN:
+            return
+        if attempt.phase is Phase.INTENDING:
+            await self._write(unsettled(attempt))
+        if outcome.why is Why.CRASHED and await self._is_poison(lease):
+            return
+        if outcome.why is Why.UNABLE:
+            barred = (*lease.progress.barred, attempt.lane)
+            progress = msgspec.structs.replace(lease.progress, barred=barred)
+            lease = msgspec.structs.replace(lease, progress=progress)
+        elif outcome.until_s:
+            view = self._views[attempt.lane]
+            view.refresh()
+            view.blocked_until_s = max(view.blocked_until_s, outcome.until_s)
+        await self._push(lease, is_first=True)
+
+    async def _is_poison(self, lease: Lease) -> bool:
+        """Count a crash on this message; fail it when there were too many."""
+        crashes = self._crashes.get(lease.seq, 0) + 1
+        self._crashes[lease.seq] = crashes
+        if crashes < CRASHES_MAX:
+            return False
+        del self._crashes[lease.seq]
+        self._journal.note("message.poison", level="error", id=lease.id, crashes=crashes)
+        await self._fail(lease, f"actors died on it {crashes} times")
+        return True
+
+    async def _fail(self, lease: Lease, error: str) -> None:
+        ns = tuple(n for n, _ in lease.recipients)
+        await self._write(Release(lease.seq, ns, lease.epoch, 0.0, error))
+
+    # Leases and lanes
+
+    async def _push(self, lease: Lease, *, is_first: bool = False) -> None:
+        """Let a message wait for the lanes that may take it; without any it has failed."""
+        plan = self._desk.plans[lease.stream]
+        lanes = tuple(
+            name for name in candidates(plan, lease.progress) if self._is_able(name, lease)
+        )
+        if lanes:
+            self._waiting.push(lease, lanes, is_first=is_first)
+        else:
+            await self._fail(lease, "no provider of its route can carry what is left of it")
+
+    def _is_able(self, name: str, lease: Lease) -> bool:
+        """Whether a lane can carry what is left of a message's envelope."""
+        is_partial = len(lease.recipients) < lease.recipients_total
+        return self._desk.lanes[name].capabilities.own_envelope or not is_partial
+
+    def _dispatch(self) -> None:
+        """Give lanes what they take now."""
+        if self._desk.is_draining:
+            return
+        now_s = self._clock.now_s()
+        views, plans = self._views, self._desk.plans
+
+        def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
+            return choose_lane(lanes, plans[lease.stream].route, views, now_s)
+
+        while (chosen := self._waiting.pop(choose)) is not None:
+            self._send(*chosen, now_s)
+
+    def _send(self, lease: Lease, choice: Choice, now_s: float) -> None:
+        view = self._views[choice.lane]
+        attempt = Attempt(self._ports.ids.new_id(), lease, choice.lane, choice.is_panic)
+        view.used += 1
+        if choice.is_panic:
+            view.panicked_s = now_s
+            self._journal.note("attempt.panic", level="warning", id=lease.id, provider=choice.lane)
+        view.lane.in_flight[attempt.id] = attempt
+        view.lane.limiter.put_nowait(attempt)
+
+    # The spool
+
+    async def _write(self, command: Command) -> Reply[Result]:
+        reply = Reply[Result](self._desk.outcomes.nudge)
+        await self._desk.spool.put(Write(command, reply))
+        return reply
+
+    async def _ask(self) -> None:
+        """Ask for leases where there is room, and for upkeep when it is time."""
+        now = self._clock.wall_time()
+        if not self._desk.is_draining:
+            for name, stream in self._streams.items():
+                signal = self._desk.signals.due(name).value
+                if signal != stream.seen:
+                    stream.seen, stream.due_at = signal, 0.0
+                if stream.claim is None and stream.due_at <= now and self._has_room(name):
+                    stream.due_at = float("inf")
+                    limit = WINDOW - self._waiting.count(name)
+                    stream.claim = await self._write(Claim(name, limit, self._desk.node))
+        if self._clock.now_s() >= self._upkeep_s:
+            self._upkeep_s = self._clock.now_s() + UPKEEP_S
+            self._expire = self._expire or await self._write(Expire(UPKEEP_LIMIT))
+            if self._overdue is None and self._doubt_at <= now:
+                self._overdue = await self._write(Overdue(UPKEEP_LIMIT))
+
+    def _has_room(self, stream: str) -> bool:
+        return self._waiting.count(stream) < LOW_WATER
+
+    async def _read_replies(self) -> None:
+        """Take in what the spool has answered."""
+        for stream in self._streams.values():
+            if stream.claim is not None and stream.claim.is_done:
+                claimed, stream.claim = stream.claim.result(), None
+                assert isinstance(claimed, Claimed)
+                await self._take_in(stream, claimed)
+        if self._expire is not None and self._expire.is_done:
+            expired, self._expire = self._expire.result(), None
+            assert isinstance(expired, Expired)
+            self._forget(expired)
+        if self._overdue is not None and self._overdue.is_done:
+            doubts, self._overdue = self._overdue.result(), None
+            assert isinstance(doubts, Doubts)
+            await self._settle_doubts(doubts)
+
+    async def _take_in(self, stream: _Stream, claimed: Claimed) -> None:
+        for lease in claimed.leases:
+            await self._push(lease)
+        if claimed.next_due_at is not None:
+            stream.due_at = min(stream.due_at, claimed.next_due_at)
+
+    def _forget(self, expired: Expired) -> None:
+        if expired.seqs:
+            self._waiting.remove(frozenset(expired.seqs))
+            for message_id in expired.ids:
+                self._journal.note("message.expired", level="warning", id=message_id)
+
+    async def _settle_doubts(self, doubts: Doubts) -> None:
+        """Resolve uncertain messages whose wait is over, by their stream's preference."""
+        now = self._clock.wall_time()
+        for doubt in doubts.doubts:
+            plan = self._desk.plans[doubt.stream]
+            state, rule = decide_doubt(doubt, plan.on_uncertain, now)
+            steps = tuple(Step(n, state, now) for n in doubt.ns)
+            is_risk = state is State.READY
+            progress = msgspec.structs.replace(doubt.progress, tried=())
+            facts = {"provider": doubt.provider, "on_uncertain": plan.on_uncertain.value}
+            await self._write(Resolve(doubt.seq, steps, progress, rule, facts, is_risk))
+            self._journal.note("uncertain.settled", level="warning", id=doubt.id, rule=rule)
+            if is_risk:
+                self._streams[doubt.stream].due_at = 0.0
+        self._doubt_at = float("inf") if doubts.next_due_at is None else doubts.next_due_at
+
+    # Time
+
+    def _next_wake_s(self) -> float:
+        """Return the earliest time at which something is to be done without being told."""
+        now_s, now = self._clock.now_s(), self._clock.wall_time()
+        times = [self._upkeep_s]
+        for name, stream in self._streams.items():
+            if stream.claim is None and self._has_room(name):
+                times.append(now_s + stream.due_at - now)
+        for name in set(self._waiting.lanes()):
+            view = self._views[name]
+            times.append(view.opens_at_s(now_s))
+            times.append(view.panics_at_s(now_s))
+        return min(times)
+
+    def _note_attempt(self, attempt: Attempt, outcome: Outcome, decision: Decision) -> None:
+        is_fine = isinstance(outcome, Accepted)
+        self._journal.note(
+            "attempt.done",
+            level="info" if is_fine else "warning",
+            id=attempt.lease.id,
+            provider=attempt.lane,
+            attempt=attempt.lease.attempts + 1,
+            outcome=outcome_word(outcome),
+            rule=decision.rule,
+            reason=reason_text(outcome),
+        )

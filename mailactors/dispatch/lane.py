@@ -1,0 +1,167 @@
+"""A lane: what the dispatcher and a provider's three actors share, and what outlives each of them.
+
+A grant travels limiter → breaker → provider and its end travels provider → breaker → limiter →
+dispatcher, exactly once. Attempts are bounded by the lane's credits (`concurrency_max`), and every
+mailbox has room for all of them, so nobody in a lane ever waits for another: `put_nowait`
+everywhere, and an overflow is a bug.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+import msgspec
+
+from mailactors.model.outcome import NotAttempted, Outcome, Why
+from mailactors.providers.port import Capabilities
+from mailactors.runtime.cell import Cell
+from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.ports import Clock
+from mailactors.spool.port import Lease
+
+CONTROL_ROOM: Final = 16
+"""Room in a lane's mailboxes beside the credits, for control messages."""
+
+
+class Phase(enum.IntEnum):
+    """How far an attempt has come; decides what its loss means."""
+
+    QUEUED = 0
+    """In a mailbox of the lane: nothing happened."""
+    CONNECTING = 1
+    INTENDING = 2
+    """The intent was asked for: the spool must hear how it ended, but nothing was sent."""
+    SENDING = 3
+    """The intent is durable and bytes may be out."""
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One try of one message through one lane. Mutable: the lane's actors mark its way."""
+
+    id: str
+    lease: Lease
+    lane: str
+    is_panic: bool = False
+    recipients: tuple[tuple[int, str], ...] = ()
+    """What the intent covers; the lease's recipients until then."""
+    phase: Phase = Phase.QUEUED
+    began_s: float = 0.0
+    """Monotonic; when the provider actor took it up."""
+
+    def __post_init__(self) -> None:
+        self.recipients = self.recipients or self.lease.recipients
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The end of an attempt. `ended_s` (monotonic) is when the last byte or timeout was seen."""
+
+    attempt: Attempt
+    outcome: Outcome
+    ended_s: float
+
+
+class Pause(msgspec.Struct, frozen=True):
+    """Stop giving permits until told otherwise."""
+
+
+class Resume(msgspec.Struct, frozen=True):
+    """Give permits again."""
+
+
+class Reset(msgspec.Struct, frozen=True):
+    """Forget what was learnt of the provider: close the breaker, lift a learnt pause."""
+
+
+LaneMessage: TypeAlias = Attempt | Done | Pause | Resume | Reset
+
+
+class Gate(enum.StrEnum):
+    """The breaker's position."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+    DISABLED = "disabled"
+    """Open for long: the provider refuses us as such (key, suspension, quota)."""
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What the breaker publishes. Times are monotonic."""
+
+    gate: Gate = Gate.CLOSED
+    until_s: float = 0.0
+    """When an open gate lets probes through."""
+    probes_free: int = 0
+    """Probes that a half-open gate would let through now."""
+    last_success_s: float = -1e9
+    """Rounded to whole seconds, so that a busy provider does not publish at every message."""
+    opened_count: int = 0
+    """Times opened in a row without a lasting recovery: the open time doubles with it."""
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """What the limiter publishes. Times are monotonic."""
+
+    next_permit_s: float = 0.0
+    permits: int = 1_000_000
+    """Permits to be had from `next_permit_s` on, at the version that says so."""
+    is_paused: bool = False
+
+
+@dataclass(eq=False)
+class Lane:
+    """The desk of one provider. The supervisor keeps it; actors come and go."""
+
+    name: str
+    concurrency_max: int
+    capabilities: Capabilities
+    limiter: Mailbox[LaneMessage]
+    breaker: Mailbox[LaneMessage]
+    provider: Mailbox[LaneMessage]
+    health: Cell[Health] = field(default_factory=lambda: Cell(Health()))
+    pace: Cell[Pace] = field(default_factory=lambda: Cell(Pace()))
+    in_flight: dict[str, Attempt] = field(default_factory=dict)
+    """Every attempt between the dispatcher's choice and its reading of the outcome, by id."""
+    underway: dict[str, Attempt] = field(default_factory=dict)
+    """Those that the provider actor has taken up, oldest first."""
+
+    @property
+    def slots_free(self) -> int:
+        """Credits that are left."""
+        return self.concurrency_max - len(self.in_flight)
+
+
+def open_lane(
+    name: str,
+    concurrency_max: int,
+    capabilities: Capabilities,
+    outcomes: Mailbox[Done],
+    clock: Clock,
+) -> Lane:
+    """Build a lane's desk: mailboxes that pass on what their actor died of.
+
+    Where an actor dies with an attempt under its cursor, that attempt was not sent; with a `Done`
+    under its cursor, the outcome travels on without it.
+    """
+    room = concurrency_max + CONTROL_ROOM
+
+    def lost(item: LaneMessage, _error: Exception) -> None:
+        match item:
+            case Attempt():
+                outcomes.put_nowait(Done(item, NotAttempted(Why.CRASHED), clock.now_s()))
+            case Done():
+                outcomes.put_nowait(item)
+            case Pause() | Resume() | Reset():
+                pass
+
+    return Lane(
+        name,
+        concurrency_max,
+        capabilities,
+        limiter=Mailbox(f"limiter:{name}", 2 * room, lost),
+        breaker=Mailbox(f"breaker:{name}", 2 * room, lost),
+        provider=Mailbox(f"provider:{name}", room, lost),
+    )

@@ -1,0 +1,251 @@
+"""The limiter of a lane: how fast a provider may be asked.
+
+Owns the permits. On the second it is GCRA with a burst of one, which spaces permits evenly; on
+minute, hour and day it counts in sliding windows. In any window of length L it never gives more
+than L·rate permits. A provider that says "too fast", or when to come back, closes it for that
+long: a limit is a property of the provider, not of the message that met it.
+
+Never refills by crashing: a successor counts the intents in the spool.
+
+Source: GCRA, ITU-T I.371 annex A; https://brandur.org/rate-limiting.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final, assert_never
+
+import pydantic
+import trio
+
+from mailactors.dispatch.lane import Attempt, Done, Gate, Lane, Pace, Pause, Reset, Resume
+from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Scope, Why
+from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.ports import Ports
+
+BUCKETS: Final = 60
+"""A window is counted in this many parts and one more: at most 1/60 of a quota stays unused."""
+THROTTLE_WAIT_S: Final = 1.0
+"""How long to keep away from a provider that said "too fast" without saying for how long."""
+ROUNDING_S: Final = 1e-6
+RETRY_AFTER_MAX_S: Final = 3600.0
+"""A longer Retry-After is believed for this long, then asked about again."""
+
+
+class Quota(pydantic.BaseModel, frozen=True, extra="forbid"):
+    """What a provider allows; absent: unlimited."""
+
+    per_s: float | None = pydantic.Field(default=None, gt=0)
+    per_minute: int | None = pydantic.Field(default=None, gt=0)
+    per_hour: int | None = pydantic.Field(default=None, gt=0)
+    per_day: int | None = pydantic.Field(default=None, gt=0)
+
+
+@dataclass
+class Window:
+    """Permits given in a sliding window, by bucket; counts a little more than the window."""
+
+    length_s: float
+    count_max: int
+    buckets: deque[list[int]] = field(default_factory=deque)
+    """[bucket number, permits given], oldest first."""
+    total: int = 0
+
+    @property
+    def bucket_s(self) -> float:
+        """The length of a bucket."""
+        return self.length_s / BUCKETS
+
+    def forget(self, now_s: float) -> None:
+        """Drop buckets that lie wholly outside the window."""
+        oldest = int(now_s // self.bucket_s) - BUCKETS
+        while self.buckets and self.buckets[0][0] < oldest:
+            self.total -= self.buckets.popleft()[1]
+
+    def add(self, at_s: float, count: int) -> None:
+        """Count permits given at a time not before those counted already."""
+        number = int(at_s // self.bucket_s)
+        if not self.buckets or self.buckets[-1][0] != number:
+            self.buckets.append([number, 0])
+        self.buckets[-1][1] += count
+        self.total += count
+
+    def take_back(self) -> None:
+        """Uncount the latest permit."""
+        if self.buckets and self.buckets[-1][1] > 0:
+            self.buckets[-1][1] -= 1
+            self.total -= 1
+
+    def opens_at_s(self, now_s: float) -> float:
+        """Return when a permit is to be had: now, or when enough buckets have left the window."""
+        self.forget(now_s)
+        if self.total < self.count_max:
+            return now_s
+        left, at_s = self.total, now_s
+        for number, count in self.buckets:
+            if left < self.count_max:
+                break
+            left -= count
+            at_s = (number + BUCKETS + 1) * self.bucket_s
+        return max(at_s, now_s + ROUNDING_S)  # rounding must not make a full window look open
+
+
+@dataclass
+class LimiterState:
+    """What a limiter remembers. Times are monotonic."""
+
+    interval_s: float
+    """Between permits; 0 for no limit on the second."""
+    windows: list[Window]
+    theoretical_arrival_s: float = -1e9
+    """GCRA's TAT: before it no permit is given."""
+    taken: int = 0
+    """Permits given so far; the number of the latest one."""
+    closed_until_s: float = -1e9
+    is_paused: bool = False
+
+
+def new_state(quota: Quota) -> LimiterState:
+    """Return a limiter that has given nothing yet."""
+    lengths = ((60.0, quota.per_minute), (3600.0, quota.per_hour), (86400.0, quota.per_day))
+    windows = [Window(length_s, count) for length_s, count in lengths if count is not None]
+    return LimiterState(1.0 / quota.per_s if quota.per_s else 0.0, windows)
+
+
+def next_permit_s(state: LimiterState, now_s: float) -> float:
+    """Return when the next permit is to be had; not before now, `inf` when paused."""
+    if state.is_paused:
+        return float("inf")
+    earliest = max(now_s, state.theoretical_arrival_s, state.closed_until_s)
+    return max([earliest, *(window.opens_at_s(now_s) for window in state.windows)])
+
+
+def decide_take(state: LimiterState, now_s: float) -> float | None:
+    """Take a permit: None, or the time at which asking again makes sense."""
+    at_s = next_permit_s(state, now_s)
+    if at_s > now_s:
+        return at_s
+    state.theoretical_arrival_s = now_s + state.interval_s
+    for window in state.windows:
+        window.add(now_s, 1)
+    state.taken += 1
+    return None
+
+
+def decide_return(state: LimiterState, permit: int, outcome: Outcome, now_s: float) -> None:
+    """Learn from an attempt's end; an ignored one gives its permit back.
+
+    The spacing is only undone for the latest permit: later ones were spaced from it.
+    """
+    match outcome:
+        case NotAttempted():
+            if permit == state.taken:
+                state.theoretical_arrival_s = now_s
+            for window in state.windows:
+                window.take_back()
+        case Deferred(scope=Scope.PROVIDER, retry_after_s=wait_s, throttled=throttled):
+            if throttled or wait_s is not None:
+                wait_s = min(RETRY_AFTER_MAX_S, THROTTLE_WAIT_S if wait_s is None else wait_s)
+                state.closed_until_s = max(state.closed_until_s, now_s + wait_s)
+        case _:
+            pass
+
+
+def permits_now(state: LimiterState) -> int:
+    """Return how many permits the next opening gives before the state must be asked again."""
+    if state.interval_s:
+        return 1
+    room = [window.count_max - window.total for window in state.windows]
+    return max(1, min(room, default=Pace().permits))
+
+
+class LimiterActor:
+    """The shell: takes permits for attempts on their way down, learns on their way up."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        quota: Quota,
+        count_attempts: Callable[[str, float, float], Awaitable[dict[int, int]]],
+        outcomes: Mailbox[Done],
+        ports: Ports,
+    ) -> None:
+        self._lane = lane
+        self._state = new_state(quota)
+        self._count_attempts = count_attempts
+        self._outcomes = outcomes
+        self._clock = ports.clock
+        self._faults = ports.faults
+        self._permits: dict[str, int] = {}
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Restore what was given before, then serve."""
+        await self._restore()
+        self._publish()
+        task_status.started()
+        while True:
+            await self._lane.limiter.wait()
+            for item in self._lane.limiter.take():
+                self._faults.point(f"limiter.{type(item).__name__.lower()}")
+                match item:
+                    case Attempt():
+                        self._go_down(item)
+                    case Done():
+                        self._come_up(item)
+                    case Pause() | Resume():
+                        self._state.is_paused = isinstance(item, Pause)
+                    case Reset():
+                        self._state.closed_until_s = self._clock.now_s()
+                    case _:
+                        assert_never(item)
+            self._publish()
+
+    async def _restore(self) -> None:
+        """Count the intents of the past: neither a crash nor a restart refills a quota."""
+        wall_now, now_s = self._clock.wall_time(), self._clock.now_s()
+        for window in self._state.windows:
+            since = wall_now - window.length_s
+            counts = await self._count_attempts(self._lane.name, since, window.bucket_s)
+            for number, count in sorted(counts.items()):
+                ended_ago_s = max(0.0, wall_now - (number + 1) * window.bucket_s)
+                window.add(now_s - ended_ago_s, count)
+        self._state.theoretical_arrival_s = now_s + self._state.interval_s
+
+    def _go_down(self, attempt: Attempt) -> None:
+        now_s = self._clock.now_s()
+        health = self._lane.health.value
+        is_shut = health.gate in {Gate.OPEN, Gate.DISABLED} and now_s < health.until_s
+        if is_shut and not attempt.is_panic:
+            self._refuse(attempt, NotAttempted(Why.BREAKER, health.until_s), now_s)
+            return
+        until_s = decide_take(self._state, now_s)
+        if until_s is None:
+            self._permits[attempt.id] = self._state.taken
+            self._lane.breaker.put_nowait(attempt)
+        else:
+            why = Why.PAUSED if self._state.is_paused else Why.LIMITER
+            self._refuse(attempt, NotAttempted(why, until_s), now_s)
+
+    def _come_up(self, done: Done) -> None:
+        permit = self._permits.pop(done.attempt.id, None)
+        if permit is not None:
+            decide_return(self._state, permit, done.outcome, self._clock.now_s())
+        self._publish()  # before the outcome: whoever reads it must see the pace that follows
+        self._outcomes.put_nowait(done)
+
+    def _refuse(self, attempt: Attempt, outcome: NotAttempted, now_s: float) -> None:
+        self._outcomes.put_nowait(Done(attempt, outcome, now_s))
+
+    def _publish(self) -> None:
+        now_s = self._clock.now_s()
+        at_s = next_permit_s(self._state, now_s)
+        self._lane.pace.publish(
+            Pace(
+                # A time that has passed is published as such, or each reading would be news.
+                next_permit_s=at_s if at_s > now_s else -1e9,
+                permits=permits_now(self._state),
+                is_paused=self._state.is_paused,
+            )
+        )

@@ -1,0 +1,146 @@
+"""The provider actor of a lane: connects, records the intent, sends, and reports what became of it.
+
+Owns the sessions in use. Nothing that an attempt does can crash it: an exception is that attempt's
+outcome. Between the two steps of the provider port it makes the intent durable, and without a
+durable intent no byte of the message goes out.
+
+A successor finds what its predecessor had under way (`Lane.underway`): what was sending may have
+been accepted and is uncertain; the rest was certainly not sent.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from mailactors.dispatch.lane import Attempt, Done, Lane, Phase
+from mailactors.errors import MailactorsError
+from mailactors.model.message import Envelope, unpack_content
+from mailactors.model.outcome import (
+    Deferred,
+    NotAttempted,
+    Outcome,
+    Reason,
+    Rejected,
+    Scope,
+    Uncertain,
+    Why,
+)
+from mailactors.model.outcome import Phase as Lost
+from mailactors.providers.port import Mail, Provider, Session
+from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.ports import Ports
+from mailactors.runtime.reply import Reply
+from mailactors.runtime.supervisor import describe
+from mailactors.spool.actor import Write
+from mailactors.spool.port import Intend, Intended, Result
+
+INTENT_WITHIN_S: Final = 60.0
+"""How long to wait for the intent to be durable; past it nothing is sent (a full or slow disk)."""
+
+
+class ProviderActor:
+    """The shell around a provider: one task an attempt, as many as the lane has credits."""
+
+    def __init__(self, lane: Lane, provider: Provider, spool: Mailbox[Write], ports: Ports) -> None:
+        self._lane = lane
+        self._provider = provider
+        self._spool = spool
+        self._clock = ports.clock
+        self._faults = ports.faults
+        self._journal = ports.journal
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Report what a predecessor left, then serve."""
+        for attempt in list(self._lane.underway.values()):
+            self._report(attempt, outcome_of_lost(attempt))
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._lane.provider.wait()
+                for item in self._lane.provider.take():
+                    assert isinstance(item, Attempt)
+                    self._lane.underway[item.id] = item
+                    item.began_s = self._clock.now_s()
+                    item.phase = Phase.CONNECTING
+                    self._faults.point("provider.attempt")
+                    nursery.start_soon(self._attempt, item)
+
+    async def _attempt(self, attempt: Attempt) -> None:
+        """Make one attempt; whatever happens, exactly one outcome is reported."""
+        try:
+            outcome = await self._try(attempt)
+        except Exception as error:  # an attempt's fault is its outcome
+            self._journal.note(
+                "attempt.fault",
+                level="error",
+                id=attempt.lease.id,
+                provider=self._lane.name,
+                error=describe(error),
+            )
+            outcome = outcome_of_fault(attempt, error)
+        self._report(attempt, outcome)
+
+    async def _try(self, attempt: Attempt) -> Outcome:
+        session = await self._provider.connect()
+        if isinstance(session, Deferred | Rejected):
+            return session
+        intended = await self._intend(attempt, session)
+        if isinstance(intended, NotAttempted):
+            return intended
+        attempt.recipients = intended.recipients
+        attempt.phase = Phase.SENDING
+        self._faults.point("provider.intended")
+        outcome = await session.send(mail_of(attempt, intended))
+        self._faults.point("provider.sent")
+        return outcome
+
+    async def _intend(self, attempt: Attempt, session: Session) -> Intended | NotAttempted:
+        """Make the intent durable, or give the session back unused."""
+        attempt.phase = Phase.INTENDING
+        lease = attempt.lease
+        reply = Reply[Result]()
+        ns = tuple(n for n, _ in lease.recipients)
+        command = Intend(attempt.id, lease.seq, ns, lease.epoch, self._lane.name)
+        try:
+            await self._spool.put(Write(command, reply))
+            intended = await reply.wait(INTENT_WITHIN_S)
+        except MailactorsError:
+            await session.aclose()
+            return NotAttempted(Why.SPOOL)
+        if isinstance(intended, Intended):
+            return intended
+        await session.aclose()
+        return NotAttempted(Why.WITHDRAWN)
+
+    def _report(self, attempt: Attempt, outcome: Outcome) -> None:
+        del self._lane.underway[attempt.id]
+        self._lane.breaker.put_nowait(Done(attempt, outcome, self._clock.now_s()))
+
+
+def mail_of(attempt: Attempt, intended: Intended) -> Mail:
+    """Return what the provider needs for this attempt."""
+    return Mail(
+        marker=attempt.lease.id,
+        message_id=intended.message_id,
+        date_s=intended.date_s,
+        envelope=Envelope(intended.sender, tuple(address for _, address in intended.recipients)),
+        content=unpack_content(intended.packed),
+        is_partial=len(intended.recipients) < attempt.lease.recipients_total,
+    )
+
+
+def outcome_of_lost(attempt: Attempt) -> Outcome:
+    """Say what is known of an attempt whose actor died."""
+    if attempt.phase is Phase.SENDING:
+        return Uncertain(Lost.UNKNOWN, Reason("the provider actor died while sending"))
+    return NotAttempted(Why.CRASHED)
+
+
+def outcome_of_fault(attempt: Attempt, error: Exception) -> Outcome:
+    """Say what is known of an attempt that ended in an exception."""
+    reason = Reason(f"our fault: {type(error).__name__}")
+    if attempt.phase is Phase.SENDING:
+        return Uncertain(Lost.UNKNOWN, reason)
+    return Deferred(Scope.PROVIDER, reason)

@@ -1,0 +1,78 @@
+"""What the dispatcher writes down of an attempt: the spool's commands and the timeline's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from mailactors.dispatch.lane import Attempt
+from mailactors.dispatch.retry import Decision, describe, outcome_word
+from mailactors.model.lifecycle import State
+from mailactors.model.outcome import (
+    Accepted,
+    Deferred,
+    NotAttempted,
+    Outcome,
+    Rejected,
+    Uncertain,
+    Why,
+)
+from mailactors.spool.port import Settle, Step
+
+
+def settle_of(attempt: Attempt, outcome: Outcome, decision: Decision, duration_s: float) -> Settle:
+    """Return the command that makes an outcome and the step after it durable."""
+    facts = {
+        "rule": decision.rule,
+        "reason": reason_text(outcome),
+        "round": attempt.lease.progress.round,
+        "duration_s": round(duration_s, 6),
+        "panic": attempt.is_panic,
+        "next": next_words(decision.steps),
+    }
+    return Settle(
+        attempt.id,
+        attempt.lease.seq,
+        attempt.lease.epoch,
+        attempt.lane,
+        decision.steps,
+        decision.progress,
+        outcome_word(outcome),
+        facts,
+    )
+
+
+def unsettled(attempt: Attempt) -> Settle:
+    """Return the command that closes an intent under which nothing was sent."""
+    lease = attempt.lease
+    steps = tuple(Step(n, State.LEASED) for n, _ in lease.recipients)
+    facts = {"rule": "nothing was sent: the intent is void"}
+    word = outcome_word(NotAttempted(Why.SPOOL))
+    return Settle(
+        attempt.id, lease.seq, lease.epoch, attempt.lane, steps, lease.progress, word, facts, False
+    )
+
+
+def next_words(steps: Iterable[Step]) -> dict[str, str | float]:
+    """Return each delivery's next state for the timeline, with its time where it has one."""
+    words: dict[str, str | float] = {}
+    for step in steps:
+        words[str(step.n)] = step.state.value
+        if step.state in {State.DEFERRED, State.UNCERTAIN}:
+            words[f"{step.n}.due_at"] = round(step.due_at, 3)
+    return words
+
+
+def reason_text(outcome: Outcome) -> str:
+    """Return what the provider said, or what it accepted the message as."""
+    match outcome:
+        case Accepted():
+            return outcome.provider_message_id
+        case Uncertain():
+            return f"lost in phase {outcome.phase.value}: {describe(outcome.reason)}"
+        case NotAttempted():
+            return outcome.why.value
+        case Deferred() | Rejected():
+            return describe(outcome.reason)
+        case _:
+            assert_never(outcome)

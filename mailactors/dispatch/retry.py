@@ -1,0 +1,301 @@
+"""When and where a message is tried next. Plain functions: facts in, decision out.
+
+A *round* is one pass over the lanes that would take the message. Waiting for a permit, a free slot
+or an open breaker is no round and no attempt.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from typing import Final, assert_never
+
+import msgspec
+
+from mailactors.model.lifecycle import State
+from mailactors.model.outcome import (
+    Accepted,
+    Deferred,
+    NotAttempted,
+    Outcome,
+    Reason,
+    Rejected,
+    Scope,
+    Uncertain,
+    split_by_recipient,
+)
+from mailactors.spool.port import Doubt, Lease, Progress, Step
+
+
+class Row(msgspec.Struct, frozen=True):
+    """After a failed round: wait between `delay_s` and `wait_max_s`."""
+
+    round: int
+    delay_s: float
+    multiplier: float
+    wait_max_s: float
+
+
+TABLE: Final = (
+    Row(1, 1.0, 1.0, 1.0),
+    Row(2, 2.0, 2.0, 4.0),
+    Row(3, 4.0, 4.0, 16.0),
+    Row(4, 8.0, 8.0, 32.0),
+)
+TAIL_BASE_S: Final = 64.0
+"""The tail after the table starts here and doubles, with full jitter, up to the cap."""
+TAIL_CAP_S: Final = 600.0
+RECIPIENT_WAIT_MIN_S: Final = 60.0
+"""A mailbox that cannot take mail now will not in a second (RFC 5321 §4.5.4.1 asks for more)."""
+
+
+class Failover(enum.StrEnum):
+    """Where a message goes after a failure that is the provider's."""
+
+    IMMEDIATE = "immediate"
+    """To the next lane at once; the table spaces rounds over all lanes."""
+    AFTER_RETRIES = "after_retries"
+    """To the same lane again, spaced by the table; to the next when the table is used up."""
+
+
+class Preference(enum.StrEnum):
+    """What to do with an uncertain attempt when nothing could settle it."""
+
+    RESEND = "resend"
+    HOLD = "hold"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a stream asks for, as far as a decision needs it. `route` names lanes in order."""
+
+    route: tuple[str, ...]
+    failover: Failover = Failover.IMMEDIATE
+    on_uncertain: Preference = Preference.RESEND
+    uncertain_wait_s: float = 60.0
+    share: float = 1.0
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What follows an outcome: a step for each delivery of the attempt.
+
+    Deliveries whose step is `leased` go on at once, under the same lease and `progress`. `rule` is
+    the sentence that the timeline shows.
+    """
+
+    steps: tuple[Step, ...]
+    progress: Progress
+    rule: str
+
+    @property
+    def next_due_at(self) -> float | None:
+        """When the earliest deferred delivery is due, or None."""
+        return min((s.due_at for s in self.steps if s.state is State.DEFERRED), default=None)
+
+    @property
+    def next_doubt_at(self) -> float | None:
+        """When the wait of the earliest uncertain delivery is over, or None."""
+        return min((s.due_at for s in self.steps if s.state is State.UNCERTAIN), default=None)
+
+
+def delay_s(round_number: int, draw: float) -> float:
+    """Return how long to wait after the given round failed, `draw` being in [0, 1).
+
+    Rounds 1 to 4: uniform over [delay, max wait] of the table. Round n > 4: full jitter over
+    [0, min(TAIL_CAP_S, TAIL_BASE_S · 2^(n-5))).
+
+    >>> [delay_s(n, 0.5) for n in (1, 2, 3, 4, 5, 6, 60)]
+    [1.0, 3.0, 10.0, 20.0, 32.0, 64.0, 300.0]
+
+    Source: the jitter comparison of AWS's "Exponential Backoff and Jitter".
+    """
+    if round_number <= len(TABLE):
+        row = TABLE[round_number - 1]
+        return row.delay_s + draw * (row.wait_max_s - row.delay_s)
+    doublings = min(round_number - len(TABLE) - 1, 16)
+    return draw * min(TAIL_CAP_S, TAIL_BASE_S * 2.0**doublings)
+
+
+def candidates(plan: Plan, progress: Progress) -> tuple[str, ...]:
+    """Return the lanes that may be asked now, the preferred one first.
+
+    Empty only when every lane refused the message itself. A lane that was tried in this round is
+    asked again only when no other is left, as after a reload that removed one.
+    """
+    left = [lane for lane in plan.route if lane not in progress.barred]
+    untried = [lane for lane in left if lane not in progress.tried] or left
+    if progress.prefer in untried:
+        untried.remove(progress.prefer)
+        untried.insert(0, progress.prefer)
+    if plan.failover is Failover.AFTER_RETRIES:
+        return tuple(untried[:1])
+    return tuple(untried)
+
+
+class Onward(msgspec.Struct, frozen=True):
+    """Where a message goes when this lane did not take it but another, or a later try, may."""
+
+    state: State
+    """`leased`: at once; `deferred`: after `wait_s`; `failed`: every lane refused it."""
+    wait_s: float
+    progress: Progress
+    rule: str
+
+
+def decide_next(
+    lease: Lease,
+    recipients: Sequence[tuple[int, str]],
+    lane: str,
+    outcome: Outcome,
+    plan: Plan,
+    now: float,
+    draw: float,
+) -> Decision:
+    """Say what becomes of each delivery of an attempt through `lane` that ended in `outcome`.
+
+    Args:
+        lease: the message, with its progress before this attempt.
+        recipients: (n, address) of the deliveries that this attempt was for.
+        now: UTC seconds.
+        draw: chance in [0, 1) for this message and attempt.
+    """
+    apart = split_by_recipient(outcome, [address for _, address in recipients])
+    elsewhere = [each for each in apart.values() if is_worth_another_lane(each)]
+    waiting = [each for each in apart.values() if is_recipients_own(each)]
+    progress, rule, onward = lease.progress, f"the provider's answer: {outcome_word(outcome)}", None
+    if elsewhere:
+        onward = decide_onward(progress, lane, elsewhere, plan, draw)
+        progress, rule = onward.progress, onward.rule
+    elif waiting:
+        progress = next_round(progress, prefer=lane)
+        rule = "the recipient's side deferred: wait, then the same provider first"
+    wait_s = max(RECIPIENT_WAIT_MIN_S, delay_s(lease.progress.round, draw))
+    steps = [decide_step(n, apart[address], onward, now, wait_s, plan) for n, address in recipients]
+    return Decision(tuple(steps), progress, rule)
+
+
+def decide_step(
+    n: int, outcome: Outcome, onward: Onward | None, now: float, wait_s: float, plan: Plan
+) -> Step:
+    """Say what becomes of one delivery; `wait_s` is for a recipient whose side deferred."""
+    match outcome:
+        case Accepted():
+            return Step(n, State.SENT)
+        case Uncertain(reason=reason):
+            return Step(n, State.UNCERTAIN, now + plan.uncertain_wait_s, describe(reason))
+        case Rejected(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason):
+            return Step(n, State.BOUNCED, error=describe(reason))
+        case Deferred(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason):
+            due_at = now + max(wait_s, outcome.retry_after_s or 0.0)
+            return Step(n, State.DEFERRED, due_at, describe(reason))
+        case Deferred(reason=reason) | Rejected(reason=reason):
+            assert onward is not None
+            return Step(n, onward.state, now + onward.wait_s, describe(reason))
+        case NotAttempted():
+            raise AssertionError("what was not attempted has no outcome to decide on")
+        case _:
+            assert_never(outcome)
+
+
+def decide_onward(
+    progress: Progress, lane: str, outcomes: Sequence[Outcome], plan: Plan, draw: float
+) -> Onward:
+    """Say where deliveries go that `lane` did not take for a reason of its own or the message's."""
+    if all(isinstance(each, Deferred) and each.throttled for each in outcomes):
+        rule = "throttled: the lane waits, the message keeps its place"
+        return Onward(State.LEASED, 0.0, progress, rule)
+    if any(is_refusal_of_message(each) for each in outcomes):
+        return _bar(progress, lane, plan, draw)
+    if plan.failover is Failover.AFTER_RETRIES and progress.lane_tries < len(TABLE):
+        tries = progress.lane_tries + 1
+        again = msgspec.structs.replace(progress, lane_tries=tries, prefer=lane)
+        rule = f"the provider failed: retry {tries} of {len(TABLE)} with it"
+        return Onward(State.DEFERRED, delay_s(tries, draw), again, rule)
+    tried = Progress(progress.round, (*progress.tried, lane), progress.barred)
+    return _next_lane(tried, plan, draw, "the provider failed")
+
+
+def _bar(progress: Progress, lane: str, plan: Plan, draw: float) -> Onward:
+    """Leave out a lane that refused the message itself: each other lane is asked once."""
+    barred = Progress(progress.round, progress.tried, (*progress.barred, lane))
+    if all(each in barred.barred for each in plan.route):
+        return Onward(State.FAILED, 0.0, barred, "every provider refused the message")
+    return _next_lane(barred, plan, draw, "the provider refused the message")
+
+
+def _next_lane(progress: Progress, plan: Plan, draw: float, why: str) -> Onward:
+    """Go on with a lane that this round has not tried, or begin the next round after a delay."""
+    spent = {*progress.tried, *progress.barred}
+    if any(each not in spent for each in plan.route):
+        return Onward(State.LEASED, 0.0, progress, f"{why}: next lane at once")
+    rounds = progress.round
+    if plan.failover is Failover.AFTER_RETRIES:
+        rounds = max(rounds, len(TABLE) + 1)  # the table was walked on each lane already
+    wait_s = delay_s(rounds, draw)
+    after = msgspec.structs.replace(next_round(progress), round=rounds + 1)
+    return Onward(State.DEFERRED, wait_s, after, f"{why}: round {progress.round} is over")
+
+
+def decide_doubt(doubt: Doubt, preference: Preference, now: float) -> tuple[State, str]:
+    """Say what becomes of uncertain deliveries that nothing settled within their wait.
+
+    Past the deadline nothing is sent any more, whatever the preference: a person may look.
+    """
+    if now >= doubt.expires_at:
+        return State.HELD, "uncertain past its deadline: held"
+    match preference:
+        case Preference.RESEND:
+            return State.READY, "uncertain and unsettled: resend, a declared duplicate risk"
+        case Preference.HOLD:
+            return State.HELD, "uncertain and unsettled: hold, as the stream asks"
+        case _:
+            assert_never(preference)
+
+
+def next_round(progress: Progress, prefer: str = "") -> Progress:
+    """Return the progress with which the following round begins."""
+    return Progress(round=progress.round + 1, barred=progress.barred, prefer=prefer)
+
+
+def is_recipients_own(outcome: Outcome) -> bool:
+    """Whether the recipient's side deferred, so that no other provider would fare better."""
+    return isinstance(outcome, Deferred) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
+
+
+def is_refusal_of_message(outcome: Outcome) -> bool:
+    """Whether this lane will not take the message, however often it is asked."""
+    return isinstance(outcome, Rejected) and outcome.scope is Scope.MESSAGE
+
+
+def is_worth_another_lane(outcome: Outcome) -> bool:
+    """Whether the failure is the provider's, or its view of the message."""
+    return isinstance(outcome, Deferred | Rejected) and outcome.scope in {
+        Scope.PROVIDER,
+        Scope.MESSAGE,
+    }
+
+
+def outcome_word(outcome: Outcome) -> str:
+    """Return an outcome's name for tables and timelines."""
+    match outcome:
+        case Accepted():
+            return "accepted"
+        case Deferred():
+            return "throttled" if outcome.throttled else "deferred"
+        case Rejected():
+            return "rejected"
+        case Uncertain():
+            return "uncertain"
+        case NotAttempted():
+            return "not attempted"
+        case _:
+            assert_never(outcome)
+
+
+def describe(reason: Reason) -> str:
+    """Return a reason in one line: codes, then words.
+
+    >>> describe(Reason("no such user", 550, "5.1.1"))
+    '550 5.1.1 no such user'
+    """
+    codes = [str(part) for part in (reason.code, reason.enhanced) if part]
+    return " ".join([*codes, reason.text])

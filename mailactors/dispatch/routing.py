@@ -1,0 +1,185 @@
+"""Which waiting message goes next, and through which lane. Plain structures and functions.
+
+Messages wait in FIFO queues, one for each stream and list of lanes that may take them, so that a
+message which waits for one lane never stands in the way of another that could use a free one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import msgspec
+
+from mailactors.dispatch.lane import Gate, Lane
+from mailactors.spool.port import Lease
+
+PANIC_SUCCESS_WITHIN_S: Final = 30.0
+"""A lane whose last success is longer ago than this is dead, not bad: only probes go there."""
+PANIC_INTERVAL_S: Final = 0.1
+"""The pace of a lane in panic: ten attempts a second at most."""
+PANIC_IN_FLIGHT_MAX: Final = 4
+
+
+class Choice(msgspec.Struct, frozen=True):
+    """A lane for a message; `is_panic` when every breaker of the route is open."""
+
+    lane: str
+    is_panic: bool = False
+
+
+@dataclass(eq=False)
+class LaneView:
+    """What the dispatcher knows of a lane: its published state, and what was used of it since."""
+
+    lane: Lane
+    pace_seen: int = -1
+    health_seen: int = -1
+    used: int = 0
+    """Attempts sent since the published state that is seen."""
+    blocked_until_s: float = -1e9
+    """A refusal said so; lifted by any newer state."""
+    panicked_s: float = -1e9
+
+    def refresh(self) -> None:
+        """Take note of a newer published state."""
+        versions = self.lane.pace.version, self.lane.health.version
+        if versions != (self.pace_seen, self.health_seen):
+            self.pace_seen, self.health_seen = versions
+            self.used = 0
+            self.blocked_until_s = -1e9
+
+    def opens_at_s(self, now_s: float) -> float:
+        """Return when the lane takes a message: now, later, or `inf` for "when it says so"."""
+        self.refresh()
+        pace, health = self.lane.pace.value, self.lane.health.value
+        if self.lane.slots_free <= 0 or self.used >= pace.permits:
+            return float("inf")
+        if health.gate is Gate.HALF_OPEN and self.used >= health.probes_free:
+            return float("inf")
+        at_s = max(pace.next_permit_s, self.blocked_until_s)
+        if health.gate in {Gate.OPEN, Gate.DISABLED}:
+            at_s = max(at_s, health.until_s) if not self.used else float("inf")
+        return at_s
+
+    def panics_at_s(self, now_s: float) -> float:
+        """Return when an open lane that is bad rather than dead takes a message in panic."""
+        pace, health = self.lane.pace.value, self.lane.health.value
+        if health.gate not in {Gate.OPEN, Gate.HALF_OPEN}:
+            return float("inf")
+        if now_s - health.last_success_s >= PANIC_SUCCESS_WITHIN_S:
+            return float("inf")
+        if len(self.lane.in_flight) >= min(PANIC_IN_FLIGHT_MAX, self.lane.concurrency_max):
+            return float("inf")
+        return max(pace.next_permit_s, self.panicked_s + PANIC_INTERVAL_S)
+
+
+def choose_lane(
+    lanes: Sequence[str], route: Sequence[str], views: Mapping[str, LaneView], now_s: float
+) -> Choice | None:
+    """Choose the first lane that takes a message now; else, in panic, the least bad one.
+
+    Panic is when no breaker of the whole route is closed: keeping to them would be an outage of
+    our own making. The least bad lane is the one with the latest success.
+    """
+    for name in lanes:
+        if views[name].opens_at_s(now_s) <= now_s:
+            return Choice(name)
+    if any(views[name].lane.health.value.gate is Gate.CLOSED for name in route):
+        return None
+    bad = [name for name in lanes if views[name].panics_at_s(now_s) <= now_s]
+    if not bad:
+        return None
+    return Choice(max(bad, key=lambda name: views[name].lane.health.value.last_success_s), True)
+
+
+@dataclass(eq=False)
+class _StreamQueue:
+    """A stream's waiting messages, by the lanes that may take them."""
+
+    share: float
+    turn: float = 0.0
+    """Stride scheduling: the stream with the smallest turn goes next; each message adds 1/share."""
+    by_lanes: dict[tuple[str, ...], deque[Lease]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self.by_lanes.values())
+
+
+class Waiting:
+    """Leased messages that wait for a lane.
+
+    Streams share the lanes in proportion to their `share`; within a stream the oldest message that
+    a free lane may take goes first.
+
+    Source: Waldspurger and Weihl, "Stride Scheduling", 1995.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[str, _StreamQueue] = {}
+
+    def set_shares(self, shares: Mapping[str, float]) -> None:
+        """Set each stream's share; streams that are new begin at the present turn."""
+        for stream, share in shares.items():
+            queue = self._streams.setdefault(stream, _StreamQueue(share))
+            queue.share = share
+
+    def count(self, stream: str) -> int:
+        """Return how many messages of a stream wait."""
+        return len(self._streams[stream])
+
+    def push(self, lease: Lease, lanes: tuple[str, ...], *, is_first: bool = False) -> None:
+        """Add a message; `is_first` puts it before the others that the same lanes may take."""
+        stream = self._streams[lease.stream]
+        if not len(stream):
+            stream.turn = max(stream.turn, self._present_turn())
+        queue = stream.by_lanes.setdefault(lanes, deque())
+        if is_first:
+            queue.appendleft(lease)
+        else:
+            queue.append(lease)
+
+    def pop(
+        self, choose: Callable[[Lease, tuple[str, ...]], Choice | None]
+    ) -> tuple[Lease, Choice] | None:
+        """Take out the message that goes next, with its lane; None when no lane takes any."""
+        for stream in sorted(self._streams.values(), key=lambda each: each.turn):
+            for lanes, queue in sorted(stream.by_lanes.items(), key=lambda each: _age(each[1])):
+                choice = choose(queue[0], lanes)
+                if choice is None:
+                    continue
+                lease = queue.popleft()
+                if not queue:
+                    del stream.by_lanes[lanes]
+                stream.turn += 1.0 / stream.share
+                return lease, choice
+        return None
+
+    def remove(self, seqs: frozenset[int]) -> None:
+        """Take out messages that need no lane any more."""
+        for stream in self._streams.values():
+            for lanes, queue in list(stream.by_lanes.items()):
+                kept = deque(lease for lease in queue if lease.seq not in seqs)
+                if kept:
+                    stream.by_lanes[lanes] = kept
+                else:
+                    del stream.by_lanes[lanes]
+
+    def lanes(self) -> Iterator[str]:
+        """Yield the lanes that some message waits for, repeatedly perhaps."""
+        for stream in self._streams.values():
+            for lanes in stream.by_lanes:
+                yield from lanes
+
+    def __len__(self) -> int:
+        return sum(len(stream) for stream in self._streams.values())
+
+    def _present_turn(self) -> float:
+        turns = [stream.turn for stream in self._streams.values() if len(stream)]
+        return min(turns, default=0.0)
+
+
+def _age(queue: deque[Lease]) -> tuple[float, int]:
+    return queue[0].due_at, queue[0].seq

@@ -1,0 +1,221 @@
+"""Admission: whether a submission may become a message. Plain functions, all faults at once.
+
+What is admitted here can be rendered and sent: later rooms do not check again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import email_validator
+import msgspec
+
+from mailactors.intake.submission import Fault, Submission, SubmissionRejectedError
+from mailactors.model.headers import UnrenderableError
+from mailactors.model.message import (
+    RECIPIENTS_MAX,
+    Address,
+    Content,
+    Envelope,
+    Message,
+    domain_of,
+    fingerprint,
+)
+from mailactors.model.mime import check_content
+
+MESSAGE_BYTES_MAX: Final = 10 * 1024 * 1024
+"""Text, HTML and decoded attachments together; what Postmark and Postfix take by default."""
+ATTACHMENTS_MAX: Final = 50
+SUBJECT_CHARACTERS_MAX: Final = 2000
+HEADERS_MAX: Final = 50
+TAGS_MAX: Final = 10
+METADATA_MAX: Final = 20
+SHORT_TEXT_MAX: Final = 256
+"""Characters of a key, an id, a tag, or a metadata entry."""
+SEND_AT_AHEAD_MAX_S: Final = 30 * 86400.0
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """What admission needs to know of a stream."""
+
+    expires_after_s: float
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """What the configuration says about admission. `streams` is not empty; the first is default."""
+
+    default_from: Address
+    streams: dict[str, Stream]
+    key_window_s: float
+    fingerprint_window_s: float
+
+    @property
+    def default_stream(self) -> str:
+        """The stream of a submission that names none."""
+        return next(iter(self.streams))
+
+
+def decide_admission(submission: Submission, rules: Rules, message_id: str, now: float) -> Message:
+    """Turn a submission into a message, or say everything that is wrong with it.
+
+    Args:
+        submission: what the client asked for.
+        rules: the configuration's part.
+        message_id: the new message's id, and its marker.
+        now: UTC seconds.
+
+    Raises: SubmissionRejectedError, with a JSON pointer for each fault.
+    """
+    faults: list[Fault] = []
+    sender = submission.sender or rules.default_from
+    checked = _check_addresses(submission, sender, faults)
+    faults.extend(_check_sizes(submission))
+    faults.extend(_check_options(submission, rules, now))
+    content = _content(submission, sender, checked)
+    if not faults:
+        try:
+            check_content(content)
+        except UnrenderableError as error:
+            faults.append(Fault(error.field, error.problem))
+    if faults:
+        raise SubmissionRejectedError(tuple(faults))
+    return _message(submission, rules, content, checked, message_id, now)
+
+
+def submission_fingerprint(submission: Submission) -> str:
+    """Return what makes two submissions the same: everything but the key and the client's id.
+
+    As submitted, without configured defaults, so that a reload turns no replay into a conflict.
+    """
+    plain = msgspec.structs.replace(submission, scope="", key=None, client_id="")
+    return fingerprint(msgspec.structs.astuple(plain))
+
+
+def _check_addresses(
+    submission: Submission, sender: Address, faults: list[Fault]
+) -> dict[str, tuple[Address, ...]]:
+    """Normalize every address, by field; note those that are none."""
+    fields = {
+        "from": (sender,),
+        "to": submission.to,
+        "cc": submission.cc,
+        "bcc": submission.bcc,
+        "reply_to": submission.reply_to,
+    }
+    checked: dict[str, tuple[Address, ...]] = {}
+    for field, addresses in fields.items():
+        good = []
+        for index, address in enumerate(addresses):
+            pointer = "/from" if field == "from" else f"/{field}/{index}"
+            try:
+                good.append(Address(normal_address(address.address), address.name))
+            except email_validator.EmailNotValidError as error:
+                faults.append(Fault(pointer, str(error)))
+        checked[field] = tuple(good)
+    count = len(submission.to) + len(submission.cc) + len(submission.bcc)
+    if not count:
+        faults.append(Fault("/to", "there is no recipient"))
+    if count > RECIPIENTS_MAX:
+        faults.append(Fault("/to", f"{count} recipients; at most {RECIPIENTS_MAX} are allowed"))
+    return checked
+
+
+def normal_address(address: str) -> str:
+    """Return an address as it is sent: Unicode normalized, the domain in ASCII (RFC 5891).
+
+    Raises: email_validator.EmailNotValidError.
+    """
+    if len(address) > SHORT_TEXT_MAX * 2:
+        raise email_validator.EmailSyntaxError("the address is too long")
+    valid = email_validator.validate_email(address, check_deliverability=False)
+    return f"{valid.local_part}@{valid.ascii_domain}"
+
+
+def _check_sizes(submission: Submission) -> Iterator[Fault]:
+    size = len(submission.raw or b"") + sum(len(a.content) for a in submission.attachments)
+    size += sum(len(text.encode(errors="replace")) for text in _texts(submission))
+    if size > MESSAGE_BYTES_MAX:
+        detail = f"the message has {size} bytes; at most {MESSAGE_BYTES_MAX} are allowed"
+        yield Fault("", detail)
+    counts: tuple[tuple[str, Sequence[object], int], ...] = (
+        ("/attachments", submission.attachments, ATTACHMENTS_MAX),
+        ("/headers", submission.headers, HEADERS_MAX),
+        ("/tags", submission.tags, TAGS_MAX),
+        ("/metadata", tuple(submission.metadata), METADATA_MAX),
+        ("/subject", submission.subject, SUBJECT_CHARACTERS_MAX),
+    )
+    for pointer, given, count_max in counts:
+        if len(given) > count_max:
+            yield Fault(pointer, f"has {len(given)}; at most {count_max} are allowed")
+
+
+def _texts(submission: Submission) -> Iterator[str]:
+    yield submission.text or ""
+    yield submission.html or ""
+
+
+def _check_options(submission: Submission, rules: Rules, now: float) -> Iterator[Fault]:
+    if submission.stream and submission.stream not in rules.streams:
+        names = ", ".join(rules.streams)
+        yield Fault("/stream", f"there is no stream {submission.stream!r}; there are {names}")
+    if submission.expires_in_s is not None and submission.expires_in_s <= 0:
+        yield Fault("/expires_in_s", "must be more than 0")
+    if submission.send_at is not None and submission.send_at > now + SEND_AT_AHEAD_MAX_S:
+        yield Fault("/send_at", f"is more than {SEND_AT_AHEAD_MAX_S / 86400:g} days ahead")
+    shorts = [("/id", submission.client_id), ("/idempotency_key", submission.key or "")]
+    shorts += [(f"/tags/{i}", tag) for i, tag in enumerate(submission.tags)]
+    shorts += [(f"/metadata/{key}", key + value) for key, value in submission.metadata.items()]
+    for pointer, text in shorts:
+        if len(text) > SHORT_TEXT_MAX:
+            yield Fault(pointer, f"is longer than {SHORT_TEXT_MAX} characters")
+        elif _CONTROL.search(text):
+            yield Fault(pointer, "contains a control character")
+
+
+def _content(
+    submission: Submission, sender: Address, checked: dict[str, tuple[Address, ...]]
+) -> Content:
+    return Content(
+        sender=next(iter(checked["from"]), sender),
+        to=checked["to"],
+        cc=checked["cc"],
+        reply_to=checked["reply_to"],
+        subject=submission.subject,
+        text=submission.text,
+        html=submission.html,
+        headers=submission.headers,
+        attachments=submission.attachments,
+        raw=submission.raw,
+        tags=submission.tags,
+        metadata=submission.metadata,
+    )
+
+
+def _message(
+    submission: Submission,
+    rules: Rules,
+    content: Content,
+    checked: dict[str, tuple[Address, ...]],
+    message_id: str,
+    now: float,
+) -> Message:
+    stream = submission.stream or rules.default_stream
+    not_before = max(now, submission.send_at or now)
+    lifetime_s = rules.streams[stream].expires_after_s
+    if submission.expires_in_s is not None:
+        lifetime_s = min(lifetime_s, submission.expires_in_s)
+    everyone = (a.address for field in ("to", "cc", "bcc") for a in checked[field])
+    return Message(
+        id=message_id,
+        message_id=f"{message_id}@{domain_of(content.sender.address)}",
+        date_s=not_before,
+        envelope=Envelope(content.sender.address, tuple(dict.fromkeys(everyone))),
+        content=content,
+        stream=stream,
+        accepted_at=now,
+        not_before=not_before,
+        expires_at=not_before + lifetime_s,
+    )

@@ -1,0 +1,91 @@
+"""The idempotency registry: many submissions of one message become one.
+
+Owns the submissions that are being accepted at this moment. A second one with the same key and
+content joins the first instead of writing again. What was accepted before is the spool's to know:
+its unique constraint on keys is the authority, and this actor only a cache in front of it that
+forwards and never waits.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import trio
+
+from mailactors.intake.submission import OverloadedError
+from mailactors.runtime.mailbox import Mailbox, MailboxFullError
+from mailactors.runtime.ports import Faults
+from mailactors.runtime.reply import ActorCrashedError, Reply
+from mailactors.runtime.supervisor import describe
+from mailactors.spool.actor import Write
+from mailactors.spool.port import Accept, Result
+
+MAILBOX_CAPACITY: Final = 2048
+RETRY_AFTER_S: Final = 1.0
+PENDING_MAX: Final = 8192
+"""Submissions remembered while they are being accepted; the oldest is forgotten first."""
+
+
+class Submit(msgspec.Struct, frozen=True):
+    """Accept a message, or join the one with the same key that is being accepted."""
+
+    accept: Accept
+    reply: Reply[Result]
+
+
+class _Pending(msgspec.Struct, frozen=True):
+    fingerprint: str
+    reply: Reply[Result]
+
+
+def open_registry() -> Mailbox[Submit]:
+    """Build the registry's mailbox; who waits for an item that it died on is told."""
+
+    def lost(submit: Submit, error: Exception) -> None:
+        submit.reply.fail(ActorCrashedError(describe(error)))
+
+    return Mailbox("registry", MAILBOX_CAPACITY, lost)
+
+
+class RegistryActor:
+    """The shell."""
+
+    def __init__(self, mailbox: Mailbox[Submit], spool: Mailbox[Write], faults: Faults) -> None:
+        self._mailbox = mailbox
+        self._spool = spool
+        self._faults = faults
+        self._pending: dict[tuple[str, str], _Pending] = {}
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Forward what is new, join what is not."""
+        task_status.started()
+        while True:
+            await self._mailbox.wait()
+            self._prune()
+            for submit in self._mailbox.take():
+                self._faults.point("registry.submit")
+                self._handle(submit)
+
+    def _handle(self, submit: Submit) -> None:
+        key = submit.accept.key
+        name = (key.scope, key.key)
+        pending = self._pending.get(name)
+        if pending is not None and pending.fingerprint == key.fingerprint:
+            submit.reply.follow(pending.reply)
+            return
+        try:
+            self._spool.put_nowait(Write(submit.accept, submit.reply))
+        except MailboxFullError:
+            submit.reply.fail(OverloadedError("the spool is behind", RETRY_AFTER_S))
+            return
+        if pending is None:
+            self._pending[name] = _Pending(key.fingerprint, submit.reply)
+
+    def _prune(self) -> None:
+        """Forget what was answered: from then on the spool knows it."""
+        done = [name for name, pending in self._pending.items() if pending.reply.is_done]
+        for name in done:
+            del self._pending[name]
+        while len(self._pending) > PENDING_MAX:
+            del self._pending[next(iter(self._pending))]

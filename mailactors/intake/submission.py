@@ -1,0 +1,79 @@
+"""What comes to the door, and what the door may answer. Values and errors only."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mailactors.errors import MailactorsError
+from mailactors.model.message import Address, Attachment
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's request, decoded but not yet checked.
+
+    `scope` is whose it is (an API key's name, or empty); idempotency keys live within it. `key` is
+    the client's idempotency key, if it gave one; `client_id` what it calls the message.
+    `send_at` is UTC seconds since the epoch.
+    """
+
+    sender: Address | None = None
+    to: tuple[Address, ...] = ()
+    cc: tuple[Address, ...] = ()
+    bcc: tuple[Address, ...] = ()
+    reply_to: tuple[Address, ...] = ()
+    subject: str = ""
+    text: str | None = None
+    html: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+    raw: bytes | None = None
+    stream: str = ""
+    expires_in_s: float | None = None
+    send_at: float | None = None
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
+    scope: str = ""
+    key: str | None = None
+    client_id: str = ""
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """One thing that is wrong with a submission. `pointer` is a JSON pointer (RFC 6901)."""
+
+    pointer: str
+    detail: str
+
+
+class IntakeError(MailactorsError):
+    """The door did not take the submission."""
+
+
+class SubmissionRejectedError(IntakeError):
+    """The submission is not acceptable, and will not become so by being sent again."""
+
+    def __init__(self, faults: tuple[Fault, ...]) -> None:
+        super().__init__("; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults))
+        self.faults = faults
+
+
+class KeyConflictError(IntakeError):
+    """The idempotency key belongs to a message with other content."""
+
+    def __init__(self, message_id: str) -> None:
+        super().__init__("this idempotency key was used with other content before")
+        self.message_id = message_id
+
+
+class OverloadedError(IntakeError):
+    """There is no room for more just now. Nothing was accepted; try again after a while."""
+
+    def __init__(self, why: str, retry_after_s: float) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
+
+
+class StoppingError(OverloadedError):
+    """The service is shutting down and accepts nothing new."""
+
+    def __init__(self) -> None:
+        super().__init__("the service is shutting down", 5.0)

@@ -1,0 +1,387 @@
+"""The client side of SMTP, sans-io: octets in, octets out, and what is known so far.
+
+Owns the order of commands: what may be said now, what was said and is not answered yet, and the
+results of the transaction. Never touches a socket, a clock or TLS; never decides what a refusal
+means. One instance a connection, in the manner of h11: call a method, write `take_outgoing()`, feed
+what comes back, until `awaited` is None.
+
+    GREETING → IDLE ─ hello ─→ READY ─ mail ─→ ENVELOPE ─ 354 ─→ BODY ─ dot ─→ FINAL → READY
+                 ↑                 ├─ authenticate → READY
+                 └ HANDSHAKE ←─────┘ starttls                    421 or nonsense anywhere → CLOSED
+
+Source: RFC 5321 §3.3, §4.1.1, §4.3.2; RFC 2920 (PIPELINING), 3207 (STARTTLS), 4954 (AUTH), 1870
+(SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8).
+"""
+
+from __future__ import annotations
+
+import enum
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from mailactors.providers.smtp.replies import (
+    Extensions,
+    GarbageError,
+    Reply,
+    ReplyParser,
+    parse_extensions,
+)
+from mailactors.providers.smtp.wire import (
+    TERMINATOR,
+    UnsendableError,
+    check_address,
+    check_credential,
+    check_hello_name,
+)
+
+
+class State(enum.Enum):
+    """Where the conversation stands."""
+
+    GREETING = "greeting"
+    IDLE = "idle"
+    """Greeted, or newly under TLS: only a hello is next."""
+    HELLO = "hello"
+    READY = "ready"
+    """Anything may begin."""
+    STARTTLS = "starttls"
+    HANDSHAKE = "handshake"
+    """The server waits for TLS; nothing may be said in clear text any more."""
+    AUTH = "auth"
+    ENVELOPE = "envelope"
+    BODY = "body"
+    """354 was received: the message is next."""
+    FINAL = "final"
+    QUIT = "quit"
+    CLOSED = "closed"
+
+
+class Verb(enum.Enum):
+    """What a reply answers; GREETING and FINAL answer no command."""
+
+    GREETING = "greeting"
+    EHLO = "EHLO"
+    HELO = "HELO"
+    STARTTLS = "STARTTLS"
+    AUTH = "AUTH"
+    RSET = "RSET"
+    MAIL = "MAIL"
+    RCPT = "RCPT"
+    DATA = "DATA"
+    FINAL = "final dot"
+    LONE_DOT = "lone dot"
+    """Ends a DATA that nobody is left to receive (RFC 2920 §3.1)."""
+    QUIT = "QUIT"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command line, and the recipient if it is a RCPT."""
+
+    verb: Verb
+    line: bytes = field(default=b"", repr=False)
+    recipient: str = ""
+
+
+@dataclass
+class Transaction:
+    """What the server has said about one message so far; None: nothing."""
+
+    recipients: tuple[str, ...]
+    mail: Reply | None = None
+    answers: dict[str, Reply] = field(default_factory=dict)
+    data: Reply | None = None
+    final: Reply | None = None
+
+    @property
+    def accepted(self) -> list[str]:
+        """The recipients that the server took, in our order."""
+        return [r for r, reply in self.answers.items() if reply.is_positive]
+
+
+class SmtpClient:
+    """One connection's worth of client protocol."""
+
+    def __init__(self, hello_name: str) -> None:
+        self._hello_name = check_hello_name(hello_name).encode()
+        self._parser = ReplyParser()
+        self._outgoing = bytearray()
+        self._held: deque[Command] = deque()
+        self._awaited = deque([Command(Verb.GREETING)])
+        self._credentials: deque[bytes] = deque()
+        self._must_reset = False
+        self.state = State.GREETING
+        self.extensions = Extensions()
+        self.reply = Reply(220, (b"",))
+        """The newest reply."""
+        self.replies_count = 0
+        self.transaction = Transaction(())
+
+    @property
+    def awaited(self) -> Verb | None:
+        """What the next reply will answer; None when it is our turn."""
+        return self._awaited[0].verb if self._awaited else None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the server has said nothing that is still incomplete."""
+        return self._parser.is_empty
+
+    def take_outgoing(self) -> bytes:
+        """Return what has to be written, once."""
+        outgoing = bytes(self._outgoing)
+        self._outgoing.clear()
+        return outgoing
+
+    # What we say. Each checks all of its arguments before it changes anything.
+
+    def hello(self) -> None:
+        """Say EHLO; a server that does not know it is asked again with HELO (§3.2)."""
+        self._move(State.HELLO, State.IDLE)
+        self._say(Command(Verb.EHLO, b"EHLO " + self._hello_name))
+
+    def starttls(self) -> None:
+        """Ask for TLS; with a 220 the state is HANDSHAKE, otherwise READY (RFC 3207 §4)."""
+        self._move(State.STARTTLS, State.READY)
+        self._say(Command(Verb.STARTTLS, b"STARTTLS"))
+
+    def tls_established(self) -> None:
+        """Begin again under TLS: forget what was offered or sent in clear text (RFC 3207 §4.2)."""
+        self._move(State.IDLE, State.HANDSHAKE)
+        self._parser.clear()
+        self.extensions = Extensions()
+
+    def authenticate(self, username: str, password: str) -> None:
+        """Log in by PLAIN (RFC 4616) or, if only that is offered, LOGIN.
+
+        Raises: UnsendableError, when neither is offered or a credential holds CR, LF or NUL.
+        """
+        user, secret = check_credential(username), check_credential(password)
+        if "PLAIN" in self.extensions.auth:
+            line, credentials = b"AUTH PLAIN " + b64encode(b"\0" + user + b"\0" + secret), []
+        elif "LOGIN" in self.extensions.auth:
+            line, credentials = b"AUTH LOGIN", [b64encode(user), b64encode(secret)]
+        else:
+            raise UnsendableError("the server offers neither AUTH PLAIN nor AUTH LOGIN")
+        self._move(State.AUTH, State.READY)
+        self._credentials = deque(credentials)
+        self._say(Command(Verb.AUTH, line))
+
+    def mail(
+        self,
+        sender: str,
+        recipients: Sequence[str],
+        *,
+        octets: int = 0,
+        eight_bit: bool = False,
+        smtputf8: bool = False,
+    ) -> None:
+        """Begin a transaction: MAIL, each RCPT and DATA, in one write where that is allowed.
+
+        A transaction that was left open is reset first. Afterwards the state is BODY if somebody
+        may receive, otherwise READY, and `transaction` says who may not.
+
+        Raises: UnsendableError
+        """
+        assert recipients, "an envelope without recipients"
+        commands = [Command(Verb.MAIL, self._mail_line(sender, octets, eight_bit, smtputf8))]
+        for recipient in recipients:
+            path = check_address(recipient, smtputf8=smtputf8)
+            if not path:
+                raise UnsendableError("an empty recipient")
+            commands.append(Command(Verb.RCPT, b"RCPT TO:<" + path + b">", recipient))
+        commands.append(Command(Verb.DATA, b"DATA"))
+        if self._must_reset:
+            commands.insert(0, Command(Verb.RSET, b"RSET"))
+        self._move(State.ENVELOPE, State.READY)
+        self.transaction = Transaction(tuple(recipients))
+        self._must_reset = True
+        self._say(*commands)
+
+    def end_of_message(self) -> None:
+        """Say the final dot, and nothing after it (never pipelined); the message went before."""
+        self._move(State.FINAL, State.BODY)
+        self._outgoing += TERMINATOR
+        self._awaited.append(Command(Verb.FINAL))
+
+    def quit(self) -> None:
+        """Take leave (§4.1.1.10)."""
+        self._move(State.QUIT, State.READY, State.IDLE)
+        self._say(Command(Verb.QUIT, b"QUIT"))
+
+    def _mail_line(self, sender: str, octets: int, eight_bit: bool, smtputf8: bool) -> bytes:
+        offered = self.extensions
+        if smtputf8 and not offered.smtputf8:
+            raise UnsendableError("the server does not offer SMTPUTF8, which the message needs")
+        if eight_bit and not offered.eight_bit_mime:
+            raise UnsendableError("the server does not offer 8BITMIME, which the message needs")
+        if offered.size_max and octets > offered.size_max:
+            raise UnsendableError(f"{octets} octets, and the server takes {offered.size_max}")
+        return b"".join(
+            (
+                b"MAIL FROM:<" + check_address(sender, smtputf8=smtputf8) + b">",
+                b" SIZE=%d" % octets if offered.size and octets else b"",
+                b" BODY=8BITMIME" if eight_bit else b"",
+                b" SMTPUTF8" if smtputf8 else b"",
+            )
+        )
+
+    def _move(self, state: State, *allowed: State) -> None:
+        assert self.state in allowed, f"{state} after {self.state}"
+        assert not self._awaited, f"{state} before the answer to {self.awaited}"
+        self.state = state
+
+    def _say(self, *commands: Command) -> None:
+        self._held.extend(commands)
+        self._write_held()
+
+    def _write_held(self) -> None:
+        while self._held and (self.extensions.pipelining or not self._awaited):
+            command = self._held.popleft()
+            assert not any(octet in command.line for octet in b"\r\n\0")
+            self._outgoing += command.line + b"\r\n"
+            self._awaited.append(command)
+
+    # What we hear.
+
+    def feed(self, data: bytes) -> None:
+        """Take octets from the server.
+
+        Raises: GarbageError for what is no answer to what was asked; the state is CLOSED then.
+        """
+        try:
+            for reply in self._parser.feed(data):
+                self._hear(reply)
+                if self.state in (State.CLOSED, State.HANDSHAKE):
+                    self._parser.clear()
+                    break
+        except GarbageError:
+            self._close()
+            raise
+        if self.state is not State.CLOSED:
+            self._write_held()
+
+    def _hear(self, reply: Reply) -> None:
+        self.reply = reply
+        self.replies_count += 1
+        if not self._awaited:
+            self._hear_unasked(reply)
+            return
+        command = self._awaited.popleft()
+        _ANSWERED[command.verb](self, command, reply)
+        # 421 may come in answer to anything, and the connection is gone with it (§3.8).
+        if reply.code == 421 or (command.verb is Verb.GREETING and not reply.is_positive):
+            self._close()
+
+    def _hear_unasked(self, reply: Reply) -> None:
+        if self.state is State.BODY and reply.is_refusal:
+            # The server breaks off before it saw the message: as certain as a refusal after it.
+            self.transaction.final = reply
+        elif reply.code != 421:
+            raise GarbageError(f"an answer to nothing that was asked: {reply.code}")
+        self._close()
+
+    def _close(self) -> None:
+        self.state = State.CLOSED
+        self._held.clear()
+        self._awaited.clear()
+        self._outgoing.clear()
+
+    def _on_greeting(self, _command: Command, _reply: Reply) -> None:
+        self.state = State.IDLE
+
+    def _on_hello(self, command: Command, reply: Reply) -> None:
+        if reply.is_positive:
+            if command.verb is Verb.EHLO:
+                self.extensions = parse_extensions(reply)
+            self.state = State.READY
+        elif command.verb is Verb.EHLO and reply.code // 100 == 5:
+            self._held.append(Command(Verb.HELO, b"HELO " + self._hello_name))
+        else:
+            self.state = State.IDLE
+
+    def _on_starttls(self, _command: Command, reply: Reply) -> None:
+        self.state = State.HANDSHAKE if reply.code == 220 else State.READY
+
+    def _on_auth(self, command: Command, reply: Reply) -> None:
+        if reply.code == 334:
+            # With nothing left to say, "*" gives up (RFC 4954 §4): the server then answers 501.
+            if command.line == b"*":
+                raise GarbageError("a second challenge that nothing answers")
+            line = self._credentials.popleft() if self._credentials else b"*"
+            self._outgoing += line + b"\r\n"
+            self._awaited.append(Command(Verb.AUTH, line))
+        else:
+            self._credentials.clear()
+            self.state = State.READY
+
+    def _on_rset(self, _command: Command, reply: Reply) -> None:
+        if not reply.is_positive:
+            raise GarbageError(f"RSET was refused: {reply.code}")
+
+    def _on_mail(self, _command: Command, reply: Reply) -> None:
+        self.transaction.mail = _definite(reply)
+        if not reply.is_positive:
+            self._held.clear()
+            self._settle()
+
+    def _on_rcpt(self, command: Command, reply: Reply) -> None:
+        self.transaction.answers[command.recipient] = _definite(reply)
+        nobody = len(self._held) == 1 and not self.transaction.accepted
+        if nobody:
+            # Only DATA is left unsaid, and nobody to say it for.
+            self._held.clear()
+        self._settle()
+
+    def _on_data(self, _command: Command, reply: Reply) -> None:
+        self.transaction.data = reply
+        if reply.code == 354:
+            if self.transaction.accepted:
+                self.state = State.BODY
+            else:
+                self._outgoing += TERMINATOR
+                self._awaited.append(Command(Verb.LONE_DOT))
+        elif reply.is_refusal:
+            self._settle()
+        else:
+            raise GarbageError(f"{reply.code} in answer to DATA")
+
+    def _on_final(self, _command: Command, reply: Reply) -> None:
+        self.transaction.final = reply
+        # After 250 the buffers are clear (§4.1.1.4), after a refusal only most servers agree.
+        self._must_reset = not reply.is_positive
+        self.state = State.READY
+
+    def _on_lone_dot(self, _command: Command, _reply: Reply) -> None:
+        self._settle()
+
+    def _on_quit(self, _command: Command, _reply: Reply) -> None:
+        self._close()
+
+    def _settle(self) -> None:
+        if not self._awaited and not self._held:
+            self.state = State.READY
+
+
+def _definite(reply: Reply) -> Reply:
+    if not reply.is_positive and not reply.is_refusal:
+        raise GarbageError(f"{reply.code} in answer to MAIL or RCPT")
+    return reply
+
+
+_ANSWERED: dict[Verb, Callable[[SmtpClient, Command, Reply], None]] = {
+    Verb.GREETING: SmtpClient._on_greeting,
+    Verb.EHLO: SmtpClient._on_hello,
+    Verb.HELO: SmtpClient._on_hello,
+    Verb.STARTTLS: SmtpClient._on_starttls,
+    Verb.AUTH: SmtpClient._on_auth,
+    Verb.RSET: SmtpClient._on_rset,
+    Verb.MAIL: SmtpClient._on_mail,
+    Verb.RCPT: SmtpClient._on_rcpt,
+    Verb.DATA: SmtpClient._on_data,
+    Verb.FINAL: SmtpClient._on_final,
+    Verb.LONE_DOT: SmtpClient._on_lone_dot,
+    Verb.QUIT: SmtpClient._on_quit,
+}

@@ -1,0 +1,215 @@
+"""One SMTP connection on Trio: the protocol, the stream under it, and a timeout for each phase.
+
+Owns the stream. Turns everything that a network does into `LostError`, with how far it had come;
+never decides what that means for a message. Whatever interrupts an exchange, cancellation included,
+closes the stream at once: a connection whose place in the conversation is unknown is of no use.
+
+Source: RFC 5321 §4.5.3.2 (timeouts); RFC 3207 (STARTTLS), RFC 8314 §3.3 (implicit TLS).
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Final
+
+import trio
+
+from mailactors.model.outcome import Phase, Reason
+from mailactors.providers.smtp.protocol import SmtpClient, State, Verb
+from mailactors.providers.smtp.replies import GarbageError, clean_text
+
+DATA_TIMEOUT_S: Final = 120.0
+"""For the answer to DATA (RFC 5321 §4.5.3.2.4)."""
+BLOCK_TIMEOUT_S: Final = 180.0
+"""For each write of a part of the message (§4.5.3.2.5)."""
+FINAL_TIMEOUT_S: Final = 600.0
+"""For the answer to the final dot (§4.5.3.2.6): to give up sooner is to make duplicates."""
+TLS_TIMEOUT_S: Final = 60.0
+"""For the handshake, of which RFC 5321 knows nothing."""
+QUIT_TIMEOUT_S: Final = 2.0
+"""For the answer to QUIT, which nobody needs."""
+LAST_WORDS_TIMEOUT_S: Final = 1.0
+"""For reading what the server said before it closed on us; what there is, is there already."""
+
+BLOCK_OCTETS: Final = 65536
+RECEIVE_OCTETS: Final = 16384
+
+PHASES: Final = {
+    Verb.GREETING: Phase.GREETING,
+    Verb.EHLO: Phase.HELLO,
+    Verb.HELO: Phase.HELLO,
+    Verb.STARTTLS: Phase.TLS,
+    Verb.AUTH: Phase.AUTH,
+    Verb.RSET: Phase.ENVELOPE,
+    Verb.MAIL: Phase.ENVELOPE,
+    Verb.RCPT: Phase.ENVELOPE,
+    Verb.DATA: Phase.ENVELOPE,
+    Verb.LONE_DOT: Phase.ENVELOPE,
+    Verb.FINAL: Phase.FINAL,
+    Verb.QUIT: Phase.UNKNOWN,
+}
+
+
+class LostError(Exception):
+    """The connection is gone; `phase` says how far it had come, `reason` why."""
+
+    def __init__(self, phase: Phase, text: str) -> None:
+        super().__init__(text)
+        self.phase = phase
+        self.reason = Reason(f"{phase.value}: {clean_text(text)}")
+
+
+class Connection:
+    """A stream with an SMTP client on it; `is_open` until anything goes wrong."""
+
+    def __init__(
+        self, stream: trio.abc.Stream, hello_name: str, *, command_timeout_s: float
+    ) -> None:
+        self.client = SmtpClient(hello_name)
+        self.is_open = True
+        self.messages_count = 0
+        self._stream = stream
+        self._timeouts_s = dict.fromkeys(Verb, command_timeout_s)
+        self._timeouts_s |= {
+            Verb.DATA: DATA_TIMEOUT_S,
+            Verb.FINAL: FINAL_TIMEOUT_S,
+            Verb.LONE_DOT: FINAL_TIMEOUT_S,
+            Verb.QUIT: QUIT_TIMEOUT_S,
+        }
+
+    async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
+        """Lay TLS over the stream and shake hands. The name is checked against `host`.
+
+        Raises: LostError, with what is wrong with the certificate, if that is it.
+        """
+        tls = trio.SSLStream(self._stream, context, server_hostname=host)
+        async with self._guard():
+            self._stream = tls
+            with self._losing(Phase.TLS, TLS_TIMEOUT_S, "TLS handshake"):
+                try:
+                    await tls.do_handshake()
+                except trio.BrokenResourceError as error:
+                    raise LostError(Phase.TLS, _describe_tls(error)) from None
+
+    async def exchange(self) -> None:
+        """Write what is to be said and read until nothing is awaited.
+
+        Raises: LostError
+        """
+        async with self._guard():
+            while (verb := self.client.awaited) is not None:
+                awaiting = f"answer to {verb.value}"
+                with self._losing(PHASES[verb], self._timeouts_s[verb], awaiting):
+                    await self._write()
+                    await self._hear_one()
+            if self.client.state is State.CLOSED:
+                await self.aclose()
+
+    async def send_message(self, stuffed: bytes) -> None:
+        """Write a message, dots stuffed, then the final dot, and read the answer.
+
+        The dot has a write of its own. `send_all` does not tell how much of a failed write left, so
+        this is what makes "lost before the dot" certain; it costs one small packet, and no wait.
+
+        Raises: LostError; with Phase.FINAL only if the dot may have left.
+        """
+        async with self._guard():
+            try:
+                view = memoryview(stuffed)
+                for start in range(0, len(view), BLOCK_OCTETS):
+                    with self._losing(Phase.BODY, BLOCK_TIMEOUT_S, "write of the message"):
+                        await self._stream.send_all(view[start : start + BLOCK_OCTETS])
+                self.client.end_of_message()
+                with self._losing(Phase.FINAL, BLOCK_TIMEOUT_S, "write of the final dot"):
+                    await self._write()
+            except LostError:
+                await self._hear_last_words()
+                raise
+        await self.exchange()
+
+    async def is_stale(self) -> bool:
+        """Say whether an idle connection has ended, or the server has spoken unasked."""
+        if not self.is_open or not self.client.is_quiet:
+            return True
+        try:
+            # A deadline of now lets one read be tried; cancelling a read harms no stream.
+            with trio.move_on_after(0):
+                await self._stream.receive_some(RECEIVE_OCTETS)
+                return True
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return True
+        return False
+
+    async def quit(self) -> None:
+        """Take leave within a moment and close; never raises for what the server does."""
+        try:
+            if self.is_open and self.client.state in (State.READY, State.IDLE):
+                self.client.quit()
+                await self.exchange()
+        except LostError:
+            pass
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close at once, without a word."""
+        self.is_open = False
+        await trio.aclose_forcefully(self._stream)
+
+    async def _write(self) -> None:
+        if outgoing := self.client.take_outgoing():
+            await self._stream.send_all(outgoing)
+
+    async def _hear_one(self) -> None:
+        heard = self.client.replies_count
+        while self.client.replies_count == heard:
+            data = await self._stream.receive_some(RECEIVE_OCTETS)
+            if not data:
+                raise trio.BrokenResourceError("the server closed the connection")
+            self.client.feed(bytes(data))
+
+    async def _hear_last_words(self) -> None:
+        """Read a refusal that came before the whole message was written, if there is one.
+
+        A server that has seen enough answers and hangs up; its answer is worth more than our error.
+        It lands in `transaction.final`, which goes before any loss.
+        """
+        with trio.move_on_after(LAST_WORDS_TIMEOUT_S):
+            try:
+                await self._hear_one()
+            except (trio.BrokenResourceError, trio.ClosedResourceError, GarbageError):
+                return
+
+    @asynccontextmanager
+    async def _guard(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except BaseException:
+            await self.aclose()
+            raise
+
+    @contextmanager
+    def _losing(self, phase: Phase, timeout_s: float, what: str) -> Iterator[None]:
+        try:
+            with trio.fail_after(timeout_s):
+                yield
+        except trio.TooSlowError:
+            raise LostError(phase, f"no {what} within {timeout_s:g} s") from None
+        except GarbageError as error:
+            raise LostError(phase, f"garbage: {error}") from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise LostError(phase, f"connection lost ({_describe(error)})") from None
+
+
+def _describe(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    return str(cause) or type(cause).__name__
+
+
+def _describe_tls(error: BaseException) -> str:
+    cause = error.__cause__
+    if not isinstance(cause, ssl.SSLCertVerificationError):
+        return f"TLS handshake failed ({_describe(error)})"
+    return f"the certificate is not to be trusted: {cause.verify_message}"

@@ -1,0 +1,177 @@
+"""Bounded mailboxes, drained in batches, with a cursor that survives the actor.
+
+The supervisor, not the actor, owns a mailbox: when an actor crashes, everything is still there for
+its successor except the one item under the cursor, which is handed to `on_crash` so that whoever
+waits for it is told. One poison item costs one crash, not a loop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Final, Generic, TypeVar
+
+import msgspec
+import trio
+
+from mailactors.errors import MailactorsError
+
+T = TypeVar("T")
+
+BATCH_MAX: Final = 256
+"""Items drained at once: enough to share a commit, few enough to bound the latency."""
+
+
+class MailboxFullError(MailactorsError):
+    """A bounded mailbox has no room; the sender decides what that means."""
+
+
+class MailboxStatistics(msgspec.Struct, frozen=True):
+    """A snapshot for metrics."""
+
+    name: str
+    waiting: int
+    """Items sent but not yet handled."""
+    capacity: int
+    handled: int
+    """Items handled since the start."""
+    crashed: int
+    """Items that were under the cursor when the actor died."""
+
+
+class _Nudge:
+    """Wakes the receiver; carries nothing."""
+
+
+_NUDGE: Final = _Nudge()
+
+
+class Mailbox(Generic[T]):
+    """A bounded FIFO with one receiving actor at a time.
+
+    Two ways to consume, never mixed on one mailbox: `take()` handles items one by one under the
+    cursor; `group()` and `done()` handle several as one, and after a crash redeliver them singly,
+    so that only the guilty one is lost.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        capacity: int,
+        on_crash: Callable[[T, Exception], None],
+        batch_max: int = BATCH_MAX,
+    ) -> None:
+        self.name = name
+        self.capacity = capacity
+        self.batch_max = batch_max
+        self._on_crash = on_crash
+        self._send, self._receive = trio.open_memory_channel[T | _Nudge](math.inf)
+        self._waiting = 0
+        self._drained: deque[T] = deque()
+        self._under_cursor: deque[T] = deque()
+        self._suspects = 0
+        self._is_nudged = False
+        self._room = trio.lowlevel.ParkingLot()
+        self._handled = 0
+        self._crashed = 0
+
+    # Senders
+
+    def put_nowait(self, item: T) -> None:
+        """Send without waiting.
+
+        Raises: MailboxFullError when `capacity` items are waiting.
+        """
+        if self._waiting >= self.capacity:
+            raise MailboxFullError(f"{self.name}: {self.capacity} items are waiting already")
+        self._waiting += 1
+        self._send.send_nowait(item)
+
+    async def put(self, item: T) -> None:
+        """Send, waiting for room."""
+        while self._waiting >= self.capacity:
+            await self._room.park()
+        self.put_nowait(item)
+
+    def nudge(self) -> None:
+        """Wake the receiver though there may be nothing for it; many nudges are one."""
+        if not self._is_nudged:
+            self._is_nudged = True
+            self._send.send_nowait(_NUDGE)
+
+    # The receiver
+
+    async def wait(self) -> None:
+        """Return when there is something to handle, or after a nudge."""
+        if not self._drained:
+            self._keep(await self._receive.receive())
+        self._drain()
+
+    def take(self) -> Iterator[T]:
+        """Yield what is there, one item at a time, each under the cursor while it is handled."""
+        while self._drained:
+            item = self._drained.popleft()
+            self._under_cursor.append(item)
+            yield item
+            self.done()
+
+    def group(self) -> list[T]:
+        """Return what is there, to be handled as one and acknowledged with `done()`."""
+        size = 1 if self._suspects else len(self._drained)
+        self._suspects = max(0, self._suspects - 1)
+        for _ in range(min(size, len(self._drained))):
+            self._under_cursor.append(self._drained.popleft())
+        return list(self._under_cursor)
+
+    def done(self) -> None:
+        """Say that what was under the cursor is handled."""
+        count = len(self._under_cursor)
+        self._under_cursor.clear()
+        self._handled += count
+        self._free(count)
+
+    # The supervisor
+
+    def crash(self, error: Exception) -> None:
+        """Deal with what was under the cursor when the actor died of `error`.
+
+        A single item is dropped and reported; of several, nobody knows which it was, so they are
+        redelivered one by one.
+        """
+        if len(self._under_cursor) > 1:
+            self._suspects += len(self._under_cursor)
+            self._drained.extendleft(reversed(self._under_cursor))
+            self._under_cursor.clear()
+        elif self._under_cursor:
+            item = self._under_cursor.popleft()
+            self._crashed += 1
+            self._free(1)
+            self._on_crash(item, error)
+
+    def statistics(self) -> MailboxStatistics:
+        """Return how full the mailbox is and what went through it."""
+        return MailboxStatistics(
+            self.name, self._waiting, self.capacity, self._handled, self._crashed
+        )
+
+    def __len__(self) -> int:
+        return self._waiting
+
+    def _drain(self) -> None:
+        while len(self._drained) < self.batch_max:
+            try:
+                self._keep(self._receive.receive_nowait())
+            except trio.WouldBlock:
+                return
+
+    def _keep(self, item: T | _Nudge) -> None:
+        if isinstance(item, _Nudge):
+            self._is_nudged = False
+        else:
+            self._drained.append(item)
+
+    def _free(self, count: int) -> None:
+        self._waiting -= count
+        if count:
+            self._room.unpark(count=count)

@@ -1,0 +1,92 @@
+"""Reply slots: one answer, many waiters, fulfilled without waiting for anyone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+import trio
+
+from mailactors.errors import MailactorsError
+
+T = TypeVar("T")
+
+
+class ActorCrashedError(MailactorsError):
+    """The actor died on this very item; whether it took effect is not known to the asker."""
+
+
+class DeadlineError(MailactorsError):
+    """An answer did not come within its deadline."""
+
+
+class Reply(Generic[T]):
+    """A slot that is filled once, with a value or an exception.
+
+    Filling it never blocks and wakes every waiter; filling it again is ignored, so that a crash
+    report and a late answer cannot fight. `on_done` is called once, at the moment of filling: it
+    is for waking an actor that does not want to wait (`Mailbox.nudge`).
+    """
+
+    def __init__(self, on_done: Callable[[], None] | None = None) -> None:
+        self._done = trio.Event()
+        self._value: T | None = None
+        self._error: Exception | None = None
+        self._on_done = on_done
+        self._followers: list[Reply[T]] = []
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is an answer."""
+        return self._done.is_set()
+
+    def resolve(self, value: T) -> None:
+        """Answer with a value."""
+        if not self.is_done:
+            self._value = value
+            self._finish()
+
+    def fail(self, error: Exception) -> None:
+        """Answer with an exception, raised at every waiter."""
+        if not self.is_done:
+            self._error = error
+            self._finish()
+
+    def follow(self, other: Reply[T]) -> None:
+        """Let this slot be filled with whatever `other` is filled with."""
+        if other.is_done:
+            self._copy(other)
+        else:
+            other._followers.append(self)
+
+    def result(self) -> T:
+        """Return the value or raise the error of a slot that is done."""
+        assert self.is_done
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]  # resolved: the value is a T
+
+    async def wait(self, within_s: float) -> T:
+        """Wait for the answer.
+
+        Raises: DeadlineError when it takes longer than `within_s`; what the slot was failed with.
+        """
+        with trio.move_on_after(within_s):
+            await self._done.wait()
+        if not self.is_done:
+            raise DeadlineError(f"no answer within {within_s:g} s")
+        return self.result()
+
+    def _copy(self, other: Reply[T]) -> None:
+        if other._error is not None:
+            self.fail(other._error)
+        else:
+            self.resolve(other.result())
+
+    def _finish(self) -> None:
+        self._done.set()
+        followers, self._followers = self._followers, []
+        for follower in followers:
+            follower._copy(self)
+        if self._on_done is not None:
+            self._on_done()

@@ -1,0 +1,158 @@
+"""The writer: one actor that turns many commands into few durable commits.
+
+Owns the store. Waits for nobody: it fulfils reply slots, and nudges whoever asked to hear of new
+work. While one group is being committed on the executor's thread the next one gathers, so that the
+group grows with the load and each fsync is shared (group commit).
+
+A full disk is not a fault: new messages are refused at once (their senders have an answer, 503),
+while what is already promised, an outcome above all, waits here and is tried again until there is
+room. A broken disk ends the process: a second fsync after a failed one would lie.
+Source: PostgreSQL's fsyncgate; SQLite, "How To Corrupt", §3.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+import trio
+
+from mailactors.runtime.cell import Cell
+from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.ports import Clock, Executor, Faults, Journal
+from mailactors.runtime.reply import ActorCrashedError, Reply
+from mailactors.runtime.supervisor import describe
+from mailactors.spool.port import (
+    Accept,
+    Command,
+    Result,
+    SpoolBrokenError,
+    SpoolFullError,
+    Store,
+)
+
+FULL_RETRY_S: Final = 1.0
+"""How often a full disk is tried again."""
+
+MAILBOX_CAPACITY: Final = 4096
+"""Commands that may wait; more than every lane's credits and the door's admission together."""
+
+
+class Write(msgspec.Struct, frozen=True):
+    """A command and the slot for its result."""
+
+    command: Command
+    reply: Reply[Result]
+
+
+class SpoolStatistics(msgspec.Struct, frozen=True):
+    """A snapshot for metrics."""
+
+    commits: int
+    commands: int
+
+
+class SpoolSignals:
+    """What the writer lets others see without being asked."""
+
+    def __init__(self) -> None:
+        self._due: dict[str, Cell[int]] = {}
+        self.full_until_s: Cell[float] = Cell(0.0)
+        """Monotonic; the disk was full, and a new message before then would be refused."""
+
+    def due(self, stream: str) -> Cell[int]:
+        """Return the count of a stream's commits that brought messages nobody has leased."""
+        return self._due.setdefault(stream, Cell(0))
+
+
+def fail_write(write: Write, error: Exception) -> None:
+    """Tell the asker that the writer died on this command."""
+    write.reply.fail(ActorCrashedError(describe(error)))
+
+
+class SpoolActor:
+    """The shell around a store."""
+
+    def __init__(
+        self,
+        store: Store,
+        mailbox: Mailbox[Write],
+        executor: Executor,
+        signals: SpoolSignals,
+        clock: Clock,
+        faults: Faults,
+        journal: Journal,
+    ) -> None:
+        self._store = store
+        self._mailbox = mailbox
+        self._executor = executor
+        self._signals = signals
+        self._clock = clock
+        self._faults = faults
+        self._journal = journal
+        self._commits = 0
+        self._commands = 0
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Commit group after group."""
+        task_status.started()
+        while True:
+            await self._mailbox.wait()
+            while group := self._mailbox.group():
+                await self._commit(group)
+                self._mailbox.done()
+
+    async def _commit(self, group: list[Write]) -> None:
+        """Make a group durable, then answer; keep what may not be refused until there is room."""
+        results = await self._apply(group)
+        while results is None:
+            group = refuse_new(group)
+            if not group:
+                return
+            await trio.sleep(FULL_RETRY_S)
+            results = await self._apply(group)
+        self._faults.point("spool.committed")
+        for write, result in zip(group, results, strict=True):
+            write.reply.resolve(result)
+        for stream in streams_with_work(group):
+            due = self._signals.due(stream)
+            due.publish(due.value + 1)
+
+    async def _apply(self, group: list[Write]) -> list[Result] | None:
+        """Return the results, or None when the disk is full."""
+        commands = [write.command for write in group]
+        now = self._clock.wall_time()
+        self._faults.point("spool.commit")
+        try:
+            results = await self._executor.run(lambda: self._store.apply(commands, now))
+        except SpoolFullError as error:
+            self._signals.full_until_s.publish(self._clock.now_s() + FULL_RETRY_S)
+            self._journal.note("spool.full", level="error", error=str(error))
+            return None
+        except SpoolBrokenError as error:
+            self._journal.note("spool.broken", level="error", error=str(error))
+            raise
+        self._commits += 1
+        self._commands += len(group)
+        return results
+
+    def statistics(self) -> SpoolStatistics:
+        """Return the number of commits and commands so far."""
+        return SpoolStatistics(self._commits, self._commands)
+
+
+def refuse_new(group: list[Write]) -> list[Write]:
+    """Fail the commands of a group that bring new messages, and return the others."""
+    kept = []
+    for write in group:
+        if isinstance(write.command, Accept):
+            write.reply.fail(SpoolFullError("the spool's disk is full"))
+        else:
+            kept.append(write)
+    return kept
+
+
+def streams_with_work(group: list[Write]) -> list[str]:
+    """Return the streams of a group's new messages, each once, in order."""
+    commands = (write.command for write in group)
+    return list(dict.fromkeys(c.message.stream for c in commands if isinstance(c, Accept)))

@@ -1,0 +1,218 @@
+"""The spool in one SQLite file, or in memory for the simulator.
+
+Owns the connection, its lock and its transactions; what each command does is in
+`sqlite_flow` and `sqlite_upkeep`, what may be asked in `sqlite_questions`. Durable means WAL with
+`synchronous=FULL`: at a hundred commands a commit it costs what less would cost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Self
+
+import apsw
+
+from mailactors.spool import sqlite_flow as flow
+from mailactors.spool import sqlite_upkeep as upkeep
+from mailactors.spool.migrations import load_migrations, migrate
+from mailactors.spool.port import (
+    Accept,
+    Cancel,
+    Claim,
+    Command,
+    Expire,
+    Intend,
+    Overdue,
+    Questions,
+    Recover,
+    Release,
+    Resolve,
+    Result,
+    Settle,
+    SpoolBrokenError,
+    SpoolError,
+    SpoolFullError,
+    SpoolInUseError,
+    SpoolSchemaError,
+)
+from mailactors.spool.sqlite_questions import DISK_ERRORS, SqliteQuestions
+
+MEMORY: Final = ":memory:"
+CACHE_KIB: Final = 8_000
+PAGE_BYTES: Final = 4_096
+STATEMENTS_MAX: Final = 200
+BUSY_MS: Final = 100
+"""Readers never wait in WAL; this is for a backup that holds the file for a moment."""
+CHECKPOINT_PAGES: Final = 1_000
+WAL_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What the log may keep on disk after a burst."""
+
+_SYNCHRONOUS_FULL: Final = 2
+
+_APPLY: Final[dict[type[Any], Callable[[apsw.Connection, Any, float], Result]]] = {
+    Accept: flow.accept,
+    Claim: flow.claim,
+    Intend: flow.intend,
+    Settle: flow.settle,
+    Release: flow.release,
+    Expire: upkeep.expire,
+    Overdue: upkeep.overdue,
+    Resolve: upkeep.resolve,
+    Cancel: upkeep.cancel,
+    Recover: upkeep.recover,
+}
+
+
+class SqliteStore(SqliteQuestions):
+    """A spool's storage, for one caller at a time from any thread. Make it with `open`."""
+
+    def __init__(self, path: str, db: apsw.Connection, lock: int | None) -> None:
+        super().__init__(db)
+        self._path = path
+        self._lock = lock
+        self._readers: list[apsw.Connection] = []
+        self._broken = ""
+        self._wal_pages = 0
+        # The hook takes the place of SQLite's own checkpoints, which hide a failed fsync.
+        db.set_wal_hook(self._on_commit)
+
+    @classmethod
+    def open(cls, path: str, *, expect_journal: str = "wal") -> Self:
+        """Open a spool, making it if there is none, and bring its schema up to date.
+
+        Args:
+            path: a file, or ":memory:".
+            expect_journal: the journal mode without which the spool is refused: "wal" for a
+                file, "memory" for the simulator.
+
+        Raises: SpoolInUseError, SpoolSchemaError, and SpoolError if it cannot be opened at all.
+        """
+        lock = None if path == MEMORY else _take_lock(path)
+        try:
+            db = _connect(path)
+            try:
+                _configure(db, expect_journal)
+                migrate(db, load_migrations())
+            except BaseException:
+                db.close()
+                raise
+        except BaseException as error:
+            _give_up_lock(lock)
+            if isinstance(error, apsw.NotADBError):
+                raise SpoolSchemaError(f"{path} is not a database") from error
+            if isinstance(error, apsw.Error):
+                raise SpoolError(f"{path} cannot be opened: {error}") from error
+            raise
+        return cls(path, db, lock)
+
+    def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
+        """Execute commands in order in one durable transaction; results in the same order.
+
+        All or nothing: an exception means that none of them happened.
+
+        Raises: SpoolFullError, SpoolBrokenError; anything else is a bug.
+        """
+        if self._broken:
+            raise SpoolBrokenError(self._broken)
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            results = [_APPLY[type(command)](db, command, now) for command in commands]
+            db.execute("COMMIT")
+        except apsw.FullError as error:
+            self._roll_back()
+            raise SpoolFullError(f"no room for {self._path}: {error}") from error
+        except DISK_ERRORS as error:
+            self._broken = f"{self._path} failed: {error}"
+            self._roll_back()
+            raise SpoolBrokenError(self._broken) from error
+        except BaseException:
+            self._roll_back()
+            raise
+        if self._wal_pages >= CHECKPOINT_PAGES:
+            self._checkpoint()
+        return results
+
+    def reader(self) -> Questions:
+        """Return a second view for questions, usable from another thread; in memory, `self`."""
+        if self._path == MEMORY:
+            return self
+        db = _connect(self._path)
+        db.pragma("query_only", True)
+        self._readers.append(db)
+        return SqliteQuestions(db)
+
+    def close(self) -> None:
+        """Close the file and give up its lock."""
+        for reader in self._readers:
+            reader.close()
+        self._db.close()
+        _give_up_lock(self._lock)
+        self._lock = None
+
+    def _on_commit(self, _db: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        # The commit before it stands. But an fsync that failed may not be tried again: the
+        # second one succeeds over pages that the system has dropped.
+        self._wal_pages = 0
+        try:
+            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        except (apsw.FullError, apsw.BusyError):
+            pass  # the log grows until there is room, or the reader has gone
+        except apsw.Error as error:
+            self._broken = f"{self._path} failed at a checkpoint: {error}"
+
+    def _roll_back(self) -> None:
+        # SQLite has often done it already; and on a broken disk there is nothing to be done.
+        if self._db.in_transaction:
+            with contextlib.suppress(apsw.Error):
+                self._db.execute("ROLLBACK")
+
+
+def _connect(path: str) -> apsw.Connection:
+    db = apsw.Connection(path, statementcachesize=STATEMENTS_MAX)
+    db.set_busy_timeout(BUSY_MS)
+    # Otherwise each new binding that a partial index might be about prepares its statement anew.
+    db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
+    db.pragma("cache_size", -CACHE_KIB)
+    return db
+
+
+def _configure(db: apsw.Connection, expect_journal: str) -> None:
+    db.pragma("page_size", PAGE_BYTES)
+    db.pragma("foreign_keys", False)  # nothing deletes a parent; the checks would cost each insert
+    db.pragma("journal_size_limit", WAL_BYTES_MAX)
+    db.pragma("synchronous", "FULL")
+    journal = db.pragma("journal_mode", "WAL")
+    if journal != expect_journal:
+        raise SpoolError(f"the journal is {journal}, not {expect_journal}: is it a network disk?")
+    if db.pragma("synchronous") != _SYNCHRONOUS_FULL:
+        raise SpoolError("synchronous=FULL was refused; without it nothing is durable")
+
+
+def _take_lock(path: str) -> int:
+    # Beside the file, not on it: SQLite has locks of its own there. It goes with the process.
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SpoolError(f"{path}.lock cannot be opened: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise SpoolInUseError(
+            f"{path} is in use by another process, which holds {path}.lock:"
+            " stop that one, or give this one a spool of its own"
+        ) from error
+    return lock
+
+
+def _give_up_lock(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)

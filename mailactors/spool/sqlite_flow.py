@@ -1,0 +1,363 @@
+"""The common way of a message through an SQLite spool: accept, claim, intend, settle; release.
+
+Every change of a delivery's state is a conditional UPDATE that names the states it may come from,
+so that what `lifecycle.NEXT` does not have cannot happen, whatever order the commands come in.
+A delivery's owner is named by its lease's epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import apsw
+
+from mailactors.model.lifecycle import FINAL, NEXT, State, check_transition
+from mailactors.model.message import domain_of
+from mailactors.spool.port import (
+    Accept,
+    Claim,
+    Claimed,
+    Conflict,
+    Intend,
+    Intended,
+    Key,
+    Lease,
+    Progress,
+    Receipt,
+    Release,
+    Settle,
+    Settled,
+    Step,
+    Withdrawn,
+)
+from mailactors.spool.sqlite_rows import (
+    execute_each,
+    fetch,
+    finish,
+    pack_progress,
+    record,
+    to_json,
+    unpack_progress,
+)
+
+RECOVERED: Final = "unknown"
+"""The outcome of an attempt that `Recover` closed; a real outcome may still come, late."""
+
+_NO_PROGRESS: Final = pack_progress(Progress())
+
+
+def _pair(target: State) -> tuple[str, str]:
+    sources = [state.value for state in (State.LEASED, State.SENDING) if target in NEXT[state]]
+    return (sources[0], sources[-1]) if sources else ("", "")
+
+
+_SETTLED_FROM: Final = {target: _pair(target) for target in State}
+"""Where a delivery may be when an outcome moves it on: two bindings of one statement."""
+
+
+def accept(db: apsw.Connection, command: Accept, now: float) -> Receipt | Conflict:
+    """Store a message, its deliveries, its key and its first event, or know it again."""
+    key = command.key
+    known = _known(db, key, command.message.id, now)
+    if known is not None:
+        return known
+    message = command.message
+    seq = _insert_message(db, command)
+    db.execute("INSERT INTO contents VALUES (?, ?)", (seq, command.packed))
+    due_at = max(message.not_before, message.accepted_at)
+    db.executemany(
+        "INSERT INTO deliveries (seq, n, recipient, domain, stream, state, due_at, updated_at)"
+        " VALUES (?, ?, ?, ?, ?, 'ready', ?, ?)",
+        [
+            (seq, n, recipient, domain_of(recipient), message.stream, due_at, now)
+            for n, recipient in enumerate(message.envelope.recipients)
+        ],
+    )
+    db.execute(
+        "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)",
+        (key.scope, key.key, key.fingerprint, seq, key.expires_at),
+    )
+    record(db, seq, now, "accepted", {})
+    return Receipt(
+        seq, message.id, message.message_id, command.client_id, message.accepted_at, is_replay=False
+    )
+
+
+def _known(db: apsw.Connection, key: Key, id_: str, now: float) -> Receipt | Conflict | None:
+    rows = fetch(
+        db,
+        "SELECT fingerprint, keys.expires_at, open_count,"
+        " seq, id, message_id, client_id, accepted_at"
+        " FROM keys JOIN messages USING (seq) WHERE scope = ? AND key = ?",
+        (key.scope, key.key),
+    )
+    if not rows:
+        return None
+    ((fingerprint, expires_at, open_count, seq, stored_id, *stored),) = rows
+    message_id, client_id, accepted_at = stored
+    receipt = Receipt(seq, stored_id, message_id, client_id, accepted_at, is_replay=True)
+    # The same id is the same command again, however long ago its key ran out.
+    if now >= expires_at and open_count == 0 and receipt.id != id_:
+        return None
+    return receipt if fingerprint == key.fingerprint else Conflict(receipt.id)
+
+
+def _insert_message(db: apsw.Connection, command: Accept) -> int:
+    message = command.message
+    recipients_total = len(message.envelope.recipients)
+    db.execute(
+        "INSERT INTO messages (id, client_id, message_id, stream, sender, subject, date_s,"
+        " accepted_at, not_before, expires_at, size_bytes, digest, recipients_total, open_count,"
+        " progress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            message.id,
+            command.client_id,
+            message.message_id,
+            message.stream,
+            message.envelope.sender,
+            message.content.subject,
+            message.date_s,
+            message.accepted_at,
+            message.not_before,
+            message.expires_at,
+            len(command.packed),
+            command.digest,
+            recipients_total,
+            recipients_total,
+            _NO_PROGRESS,
+        ),
+    )
+    return db.last_insert_rowid()
+
+
+def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
+    """Lease up to `limit` messages of a stream with deliveries that are due."""
+    due, next_due_at = _due(db, command, now)
+    if not due:
+        return Claimed((), next_due_at)
+    ((epoch,),) = fetch(db, "UPDATE spool SET epoch = epoch + 1 RETURNING epoch")
+    seqs = to_json(list(due))
+    recipients: dict[int, list[tuple[int, str]]] = {seq: [] for seq in due}
+    for seq, n, recipient in db.execute(
+        "UPDATE deliveries SET state = 'leased', epoch = ?, node = ?, updated_at = ?"
+        " WHERE seq IN (SELECT value FROM json_each(?))"
+        " AND state IN ('ready', 'deferred') AND due_at <= ? RETURNING seq, n, recipient",
+        (epoch, command.node, now, seqs, now),
+    ):
+        recipients[seq].append((n, recipient))
+    rows = db.execute(
+        "SELECT seq, id, stream, recipients_total, attempts, progress, accepted_at, expires_at,"
+        " size_bytes FROM messages WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
+        (seqs,),
+    )
+    leases = {row[0]: _lease(row, epoch, recipients[row[0]], due[row[0]]) for row in rows}
+    return Claimed(tuple(leases[seq] for seq in due), next_due_at)
+
+
+def _due(db: apsw.Connection, command: Claim, now: float) -> tuple[dict[int, float], float | None]:
+    # Reads along the index no further than it must: a long backlog costs nothing.
+    due: dict[int, float] = {}
+    cursor = db.execute(
+        "SELECT due_at, seq FROM deliveries WHERE stream = ? AND state IN ('ready', 'deferred')"
+        " ORDER BY due_at, seq, n",
+        (command.stream,),
+    )
+    try:
+        for due_at, seq in cursor:
+            if due_at > now or (seq not in due and len(due) >= command.limit):
+                return due, due_at
+            due.setdefault(seq, due_at)
+    finally:
+        cursor.close()
+    return due, None
+
+
+def _lease(
+    row: tuple[Any, ...], epoch: int, recipients: list[tuple[int, str]], due_at: float
+) -> Lease:
+    seq, id_, stream, total, attempts, progress, accepted_at, expires_at, size_bytes = row
+    return Lease(
+        seq=seq,
+        id=id_,
+        stream=stream,
+        recipients=tuple(sorted(recipients)),
+        recipients_total=total,
+        epoch=epoch,
+        attempts=attempts,
+        progress=unpack_progress(progress),
+        due_at=due_at,
+        accepted_at=accepted_at,
+        expires_at=expires_at,
+        size_bytes=size_bytes,
+    )
+
+
+def release(db: apsw.Connection, command: Release, now: float) -> Settled:
+    """Give leased deliveries back, or end them with an error."""
+    state = State.FAILED if command.error else State.READY
+    count = execute_each(
+        db,
+        "UPDATE deliveries SET state = ?1, due_at = ?2, error = iif(?3 = '', error, ?3),"
+        " updated_at = ?4 WHERE seq = ?5 AND n = ?6 AND epoch = ?7 AND state = 'leased'",
+        [
+            (state.value, command.due_at, command.error, now, command.seq, n, command.epoch)
+            for n in command.ns
+        ],
+    )
+    if count and command.error:
+        finish(db, command.seq, count)
+        record(db, command.seq, now, "failed", {"error": command.error, "ns": command.ns})
+    return Settled(is_stale=count == 0)
+
+
+def intend(db: apsw.Connection, command: Intend, now: float) -> Intended | Withdrawn:
+    """Record the intent to send what is still leased under this epoch, in time."""
+    rows = fetch(
+        db,
+        "SELECT message_id, date_s, sender, digest, expires_at, packed"
+        " FROM messages JOIN contents USING (seq) WHERE seq = ?",
+        (command.seq,),
+    )
+    if not rows:
+        return Withdrawn()
+    ((message_id, date_s, sender, digest, expires_at, packed),) = rows
+    owned = fetch(
+        db,
+        "SELECT n, recipient, node, state, attempt_id FROM deliveries"
+        " WHERE seq = ? AND epoch = ? AND state IN ('leased', 'sending') ORDER BY n",
+        (command.seq, command.epoch),
+    )
+    # Some are sending with this very attempt only if the command was applied before.
+    chosen = [row for row in owned if row[4] == command.attempt_id and row[3] == State.SENDING]
+    if not chosen:
+        chosen = [row for row in owned if row[0] in command.ns and row[3] == State.LEASED]
+        if not chosen:
+            return Withdrawn()
+        if expires_at <= now:
+            _expire_leased(db, command, now)
+            return Withdrawn()
+        _start_sending(db, command, chosen, digest, now)
+    recipients = tuple((row[0], row[1]) for row in chosen)
+    return Intended(message_id, date_s, sender, recipients, packed)
+
+
+def _start_sending(
+    db: apsw.Connection, command: Intend, chosen: list[tuple[Any, ...]], digest: str, now: float
+) -> None:
+    ns = [row[0] for row in chosen]
+    moved = (command.provider, command.attempt_id, now)
+    db.executemany(
+        "UPDATE deliveries SET state = 'sending', provider = ?, attempt_id = ?, updated_at = ?"
+        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
+        [(*moved, command.seq, n, command.epoch) for n in ns],
+    )
+    db.execute(
+        "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, started_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            command.attempt_id,
+            command.seq,
+            to_json(ns),
+            command.provider,
+            digest,
+            command.epoch,
+            chosen[0][2],
+            now,
+        ),
+    )
+
+
+def _expire_leased(db: apsw.Connection, command: Intend, now: float) -> None:
+    count = execute_each(
+        db,
+        "UPDATE deliveries SET state = 'expired', updated_at = ?"
+        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
+        [(now, command.seq, n, command.epoch) for n in command.ns],
+    )
+    if count:
+        finish(db, command.seq, count)
+        record(db, command.seq, now, "expired", {"rule": "deadline at the intent"})
+
+
+def settle(db: apsw.Connection, command: Settle, now: float) -> Settled:
+    """Record an outcome and the next step, closing the attempt."""
+    db.execute(
+        "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
+        (now, command.outcome, command.attempt_id),
+    )
+    if not db.changes():
+        replay = _settled_before(db, command)
+        if replay is not None:
+            return replay
+        _close_without_intent(db, command, now)
+    is_stale = not _settle_steps(db, command, now) and bool(command.steps)
+    if is_stale:
+        db.execute("UPDATE attempts SET is_late = 1 WHERE id = ?", (command.attempt_id,))
+    facts = {
+        **command.facts,
+        "provider": command.provider,
+        "outcome": command.outcome,
+        "attempt_id": command.attempt_id,
+    }
+    record(db, command.seq, now, "evidence" if is_stale else "attempt", facts)
+    return Settled(is_stale)
+
+
+def _settled_before(db: apsw.Connection, command: Settle) -> Settled | None:
+    rows = fetch(db, "SELECT outcome, is_late FROM attempts WHERE id = ?", (command.attempt_id,))
+    if not rows or rows[0][0] == RECOVERED:
+        return None
+    return Settled(is_stale=bool(rows[0][1]))
+
+
+def _close_without_intent(db: apsw.Connection, command: Settle, now: float) -> None:
+    db.execute(
+        "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, finished_at, outcome)"
+        " VALUES (?, ?, ?, ?, '', ?, '', ?, ?)"
+        " ON CONFLICT (id) DO UPDATE SET outcome = excluded.outcome",
+        (
+            command.attempt_id,
+            command.seq,
+            to_json([step.n for step in command.steps]),
+            command.provider,
+            command.epoch,
+            now,
+            command.outcome,
+        ),
+    )
+
+
+def _settle_steps(db: apsw.Connection, command: Settle, now: float) -> int:
+    matched = final = 0
+    tries = int(command.is_attempt)
+    for step in command.steps:
+        moved = (step.state.value, step.due_at, step.error, command.provider, tries, now)
+        db.execute(
+            "UPDATE deliveries SET state = ?, due_at = ?, error = ?, provider = ?,"
+            " attempts = attempts + ?, updated_at = ?"
+            " WHERE seq = ? AND n = ? AND epoch = ? AND state IN (?, ?)",
+            (*moved, command.seq, step.n, command.epoch, *_SETTLED_FROM[step.state]),
+        )
+        if db.changes():
+            matched += 1
+            final += step.state in FINAL
+        else:
+            _check_stale(db, command, step)
+    if matched:
+        db.execute(
+            "UPDATE messages SET open_count = open_count - ?, attempts = attempts + ?,"
+            " progress = ? WHERE seq = ?",
+            (final, tries, pack_progress(command.progress), command.seq),
+        )
+    return matched
+
+
+def _check_stale(db: apsw.Connection, command: Settle, step: Step) -> None:
+    # A step of the present owner that the table does not have is a bug, not an old epoch.
+    for (state,) in fetch(
+        db,
+        "SELECT state FROM deliveries"
+        " WHERE seq = ? AND n = ? AND epoch = ? AND state IN ('leased', 'sending')",
+        (command.seq, step.n, command.epoch),
+    ):
+        check_transition(State(state), step.state)

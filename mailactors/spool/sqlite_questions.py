@@ -1,0 +1,141 @@
+"""What may be asked of an SQLite spool. Each answer is one snapshot, also while others write."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+import apsw
+import msgspec
+
+from mailactors.model.lifecycle import State
+from mailactors.spool.port import (
+    DeliveryStatus,
+    Event,
+    Ledger,
+    MessageStatus,
+    SpoolBrokenError,
+)
+from mailactors.spool.sqlite_rows import fetch, to_json
+
+NAMED_MAX: Final = 100
+"""Messages that one name may mean: a client that reuses its ids gets the newest."""
+
+DISK_ERRORS: Final = (
+    apsw.IOError,
+    apsw.CorruptError,
+    apsw.NotADBError,
+    apsw.CantOpenError,
+    apsw.ReadOnlyError,
+    apsw.PermissionsError,
+    apsw.ProtocolError,
+)
+"""What leaves the state of the file in doubt: nothing is tried again on the same handle."""
+
+_MESSAGE_COLUMNS: Final = (
+    "seq, id, client_id, message_id, stream, sender, subject,"
+    " accepted_at, not_before, expires_at, attempts, declared_risks"
+)
+_NAMED: Final = (
+    f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq IN"  # noqa: S608
+    " (SELECT seq FROM messages WHERE id = ?1 UNION"
+    " SELECT seq FROM messages WHERE client_id = ?1 AND client_id <> '')"
+    " ORDER BY seq DESC LIMIT ?2"
+)
+_NEWEST: Final = (
+    f"SELECT {_MESSAGE_COLUMNS} FROM messages"  # noqa: S608
+    " WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+)
+_DELIVERIES: Final = """
+    SELECT seq, n, recipient, state, provider, attempts, due_at, updated_at, error
+    FROM deliveries WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq, n
+"""
+_PENDING: Final = """
+    SELECT deliveries.stream, state, count(*)
+    FROM messages CROSS JOIN deliveries ON deliveries.seq = messages.seq
+    WHERE open_count > 0
+      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
+    GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
+"""
+_ATTEMPTS: Final = """
+    SELECT CAST(started_at / ?3 AS INTEGER) AS bucket, count(*) FROM attempts
+    WHERE provider = ?1 AND started_at IS NOT NULL AND started_at >= ?2
+    GROUP BY bucket ORDER BY bucket
+"""
+
+
+class SqliteQuestions:
+    """Questions over one connection; for another thread, over another connection."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self._db = db
+
+    def status(self, name: str) -> tuple[MessageStatus, ...]:
+        """Return the messages that this name means: our id, or the client's (newest first)."""
+        return self._messages(_NAMED, name, NAMED_MAX)
+
+    def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
+        """Return up to `limit` messages, newest first, older than `before_seq` if given."""
+        return self._messages(_NEWEST, 2**63 - 1 if before_seq is None else before_seq, limit)
+
+    def timeline(self, seq: int) -> tuple[Event, ...]:
+        """Return a message's events, oldest first."""
+        with self._snapshot() as db:
+            rows = fetch(
+                db,
+                "SELECT seq, at, kind, facts FROM events WHERE message_seq = ? ORDER BY seq",
+                (seq,),
+            )
+        return tuple(
+            Event(event_seq, at, kind, msgspec.json.decode(facts))
+            for event_seq, at, kind, facts in rows
+        )
+
+    def ledger(self) -> Ledger:
+        """Return the accounting identity over all deliveries."""
+        with self._snapshot() as db:
+            ((accepted, declared_risks),) = db.execute(
+                "SELECT ifnull(sum(recipients_total), 0), ifnull(sum(declared_risks), 0)"
+                " FROM messages"
+            )
+            states = dict(
+                db.execute("SELECT state, count(*) FROM deliveries GROUP BY state ORDER BY state")
+            )
+        return Ledger(accepted=accepted, states=states, declared_risks=declared_risks)
+
+    def pending_counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of pending deliveries by stream, then by state."""
+        counts: dict[str, dict[str, int]] = {}
+        with self._snapshot() as db:
+            for stream, state, count in db.execute(_PENDING):
+                counts.setdefault(stream, {})[state] = count
+        return counts
+
+    def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
+        """Return intents of a provider since a time, by floor(started_at / bucket_s)."""
+        with self._snapshot() as db:
+            return dict(db.execute(_ATTEMPTS, (provider, since, bucket_s)))
+
+    def _messages(self, sql: str, *bindings: str | int) -> tuple[MessageStatus, ...]:
+        with self._snapshot() as db:
+            rows = fetch(db, sql, bindings)
+            deliveries: dict[int, list[DeliveryStatus]] = {row[0]: [] for row in rows}
+            for seq, n, recipient, state, *rest in db.execute(
+                _DELIVERIES, (to_json(list(deliveries)),)
+            ):
+                deliveries[seq].append(DeliveryStatus(n, recipient, State(state), *rest))
+        return tuple(MessageStatus(*(*row, tuple(deliveries[row[0]]))) for row in rows)
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[apsw.Connection]:
+        # A deferred transaction: the first read fixes what all the others see.
+        try:
+            self._db.execute("BEGIN")
+            try:
+                yield self._db
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+        except DISK_ERRORS as error:
+            raise SpoolBrokenError(f"the spool cannot be read: {error}") from error

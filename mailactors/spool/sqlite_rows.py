@@ -1,0 +1,46 @@
+"""What the commands of an SQLite spool share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from mailactors.spool.port import Progress
+
+_JSON: Final = msgspec.json.Encoder()
+
+pack_progress: Final = msgspec.msgpack.Encoder().encode
+unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
+
+
+def to_json(value: object) -> str:
+    """Return JSON text: facts for the timeline, or a list for SQL's json_each."""
+    return _JSON.encode(value).decode()
+
+
+def fetch(db: apsw.Connection, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """Return all rows, so that no cursor stays open over a commit."""
+    return db.execute(sql, bindings).fetchall()
+
+
+def execute_each(db: apsw.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Execute once for each row of bindings; return how many rows changed in all."""
+    before = db.total_changes()
+    db.executemany(sql, rows)
+    return db.total_changes() - before
+
+
+def finish(db: apsw.Connection, seq: int, count: int) -> None:
+    """Take deliveries that became final off their message's open ones."""
+    db.execute("UPDATE messages SET open_count = open_count - ? WHERE seq = ?", (count, seq))
+
+
+def record(db: apsw.Connection, seq: int, now: float, kind: str, facts: Mapping[str, Any]) -> None:
+    """Append to a message's timeline."""
+    db.execute(
+        "INSERT INTO events (message_seq, at, kind, facts) VALUES (?, ?, ?, ?)",
+        (seq, now, kind, to_json(facts)),
+    )
