@@ -42,8 +42,10 @@ JITTER: Final = 0.2
 NEVER_S: Final = -1e9
 
 
-class BreakerSettings(pydantic.BaseModel, frozen=True, extra="forbid"):
+class BreakerSettings(pydantic.BaseModel):
     """When a provider counts as failing, and how it is tried again."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     window_s: float = pydantic.Field(default=30.0, gt=0)
     calls_min: int = pydantic.Field(default=20, ge=1)

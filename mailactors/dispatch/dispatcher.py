@@ -11,7 +11,7 @@ a handful of times), never keeps a body.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -80,11 +80,17 @@ class DispatchDesk:
     signals: SpoolSignals
     node: str
     is_draining: bool = False
+    drained: trio.Event = field(default_factory=trio.Event)
+    """Set when nothing is in flight any more after `drain`."""
 
     def drain(self) -> None:
         """Send nothing new; outcomes of what is in flight are still recorded."""
         self.is_draining = True
         self.outcomes.nudge()
+
+    def plan(self, stream: str) -> Plan:
+        """Return a stream's plan; one that is configured no more goes by the first stream's."""
+        return self.plans.get(stream) or next(iter(self.plans.values()))
 
     @property
     def in_flight(self) -> int:
@@ -150,6 +156,8 @@ class DispatcherActor:
             await self._read_replies()
             self._dispatch()
             await self._ask()
+            if self._desk.is_draining and not self._desk.in_flight:
+                self._desk.drained.set()
 
     def statistics(self) -> DispatcherStatistics:
         """Return how many messages wait in memory and how many are in flight."""
@@ -185,7 +193,7 @@ class DispatcherActor:
         if isinstance(outcome, NotAttempted):
             await self._put_back(attempt, outcome)
             return
-        plan = self._desk.plans[attempt.lease.stream]
+        plan = self._desk.plan(attempt.lease.stream)
         draw = self._ports.entropy.draw("retry", attempt.lease.id, attempt.lease.attempts)
         now = self._clock.wall_time()
         decision = decide_next(
@@ -254,7 +262,7 @@ class DispatcherActor:
 
     async def _push(self, lease: Lease, *, is_first: bool = False) -> None:
         """Let a message wait for the lanes that may take it; without any it has failed."""
-        plan = self._desk.plans[lease.stream]
+        plan = self._desk.plan(lease.stream)
         lanes = tuple(
             name for name in candidates(plan, lease.progress) if self._is_able(name, lease)
         )
@@ -273,10 +281,10 @@ class DispatcherActor:
         if self._desk.is_draining:
             return
         now_s = self._clock.now_s()
-        views, plans = self._views, self._desk.plans
+        desk, views = self._desk, self._views
 
         def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
-            return choose_lane(lanes, plans[lease.stream].route, views, now_s)
+            return choose_lane(lanes, desk.plan(lease.stream).route, views, now_s)
 
         while (chosen := self._waiting.pop(choose)) is not None:
             self._send(*chosen, now_s)
@@ -351,7 +359,7 @@ class DispatcherActor:
         """Resolve uncertain messages whose wait is over, by their stream's preference."""
         now = self._clock.wall_time()
         for doubt in doubts.doubts:
-            plan = self._desk.plans[doubt.stream]
+            plan = self._desk.plan(doubt.stream)
             state, rule = decide_doubt(doubt, plan.on_uncertain, now)
             steps = tuple(Step(n, state, now) for n in doubt.ns)
             is_risk = state is State.READY

@@ -34,8 +34,10 @@ RETRY_AFTER_MAX_S: Final = 3600.0
 """A longer Retry-After is believed for this long, then asked about again."""
 
 
-class Quota(pydantic.BaseModel, frozen=True, extra="forbid"):
+class Quota(pydantic.BaseModel):
     """What a provider allows; absent: unlimited."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
 
     per_s: float | None = pydantic.Field(default=None, gt=0)
     per_minute: int | None = pydantic.Field(default=None, gt=0)

@@ -73,6 +73,7 @@ class Mailbox(Generic[T]):
         self._suspects = 0
         self._is_nudged = False
         self._room = trio.lowlevel.ParkingLot()
+        self._empty = trio.lowlevel.ParkingLot()
         self._handled = 0
         self._crashed = 0
 
@@ -93,6 +94,11 @@ class Mailbox(Generic[T]):
         while self._waiting >= self.capacity:
             await self._room.park()
         self.put_nowait(item)
+
+    async def wait_empty(self) -> None:
+        """Return once everything that was sent is handled."""
+        while self._waiting:
+            await self._empty.park()
 
     def nudge(self) -> None:
         """Wake the receiver though there may be nothing for it; many nudges are one."""
@@ -175,3 +181,5 @@ class Mailbox(Generic[T]):
         self._waiting -= count
         if count:
             self._room.unpark(count=count)
+        if not self._waiting:
+            self._empty.unpark_all()

@@ -48,8 +48,8 @@ def load_migrations() -> tuple[Migration, ...]:
     return migrations
 
 
-def migrate(db: apsw.Connection, migrations: Sequence[Migration]) -> None:
-    """Bring a spool, or an empty file, to this program's schema.
+def find_missing(db: apsw.Connection, migrations: Sequence[Migration]) -> tuple[Migration, ...]:
+    """Return what a spool, or an empty file, still needs. Changes nothing, if only to refuse.
 
     Raises: SpoolSchemaError for another program's file, a newer spool, or a changed migration.
     """
@@ -65,19 +65,11 @@ def migrate(db: apsw.Connection, migrations: Sequence[Migration]) -> None:
                 f"migration {name} is not the one that made this spool;"
                 " restore the program's original files"
             )
-    for migration in migrations[len(applied) :]:
-        _apply(db, migration)
+    return tuple(migrations[len(applied) :])
 
 
-def _applied(db: apsw.Connection) -> list[tuple[Any, ...]]:
-    if db.pragma("application_id") != APPLICATION_ID:
-        if db.execute("SELECT count(*) FROM sqlite_schema").get:
-            raise SpoolSchemaError("the file is a database, but no spool of mailactors")
-        return []
-    return fetch(db, "SELECT number, name, sha256 FROM migrations ORDER BY number")
-
-
-def _apply(db: apsw.Connection, migration: Migration) -> None:
+def apply_migration(db: apsw.Connection, migration: Migration) -> None:
+    """Apply one migration and remember it, both or neither."""
     with db:
         db.execute(
             "CREATE TABLE IF NOT EXISTS migrations"
@@ -88,3 +80,11 @@ def _apply(db: apsw.Connection, migration: Migration) -> None:
             "INSERT INTO migrations VALUES (?, ?, ?)",
             (migration.number, migration.name, migration.sha256),
         )
+
+
+def _applied(db: apsw.Connection) -> list[tuple[Any, ...]]:
+    if db.pragma("application_id") != APPLICATION_ID:
+        if db.execute("SELECT count(*) FROM sqlite_schema").get:
+            raise SpoolSchemaError("the file is a database, but no spool of mailactors")
+        return []
+    return fetch(db, "SELECT number, name, sha256 FROM migrations ORDER BY number")

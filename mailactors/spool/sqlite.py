@@ -17,7 +17,7 @@ import apsw
 
 from mailactors.spool import sqlite_flow as flow
 from mailactors.spool import sqlite_upkeep as upkeep
-from mailactors.spool.migrations import load_migrations, migrate
+from mailactors.spool.migrations import apply_migration, find_missing, load_migrations
 from mailactors.spool.port import (
     Accept,
     Cancel,
@@ -94,8 +94,10 @@ class SqliteStore(SqliteQuestions):
         try:
             db = _connect(path)
             try:
+                missing = find_missing(db, load_migrations())  # before anything is written
                 _configure(db, expect_journal)
-                migrate(db, load_migrations())
+                for migration in missing:
+                    apply_migration(db, migration)
             except BaseException:
                 db.close()
                 raise

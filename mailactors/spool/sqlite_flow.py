@@ -46,13 +46,18 @@ RECOVERED: Final = "unknown"
 _NO_PROGRESS: Final = pack_progress(Progress())
 
 
-def _pair(target: State) -> tuple[str, str]:
-    sources = [state.value for state in (State.LEASED, State.SENDING) if target in NEXT[state]]
-    return (sources[0], sources[-1]) if sources else ("", "")
+def _settled_from(target: State) -> tuple[str, str]:
+    # To stay leased, for the next lane, is no transition.
+    owned = (State.LEASED, State.SENDING)
+    found = [state.value for state in owned if state is target or target in NEXT[state]]
+    return (found[0], found[-1]) if target is not State.SENDING and found else ("", "")
 
 
-_SETTLED_FROM: Final = {target: _pair(target) for target in State}
+_SETTLED_FROM: Final = {target: _settled_from(target) for target in State}
 """Where a delivery may be when an outcome moves it on: two bindings of one statement."""
+
+_WITH_DUE_AT: Final = frozenset({State.READY, State.DEFERRED, State.UNCERTAIN})
+"""A step to any other state leaves the time as it was: a kept lease keeps its place."""
 
 
 def accept(db: apsw.Connection, command: Accept, now: float) -> Receipt | Conflict:
@@ -236,28 +241,29 @@ def intend(db: apsw.Connection, command: Intend, now: float) -> Intended | Withd
         if expires_at <= now:
             _expire_leased(db, command, now)
             return Withdrawn()
-        _start_sending(db, command, chosen, digest, now)
+        if not _open_attempt(db, command, chosen, digest, now):
+            return Withdrawn()
+        moved = (command.provider, command.attempt_id, now)
+        db.executemany(
+            "UPDATE deliveries SET state = 'sending', provider = ?, attempt_id = ?, updated_at = ?"
+            " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
+            [(*moved, command.seq, row[0], command.epoch) for row in chosen],
+        )
     recipients = tuple((row[0], row[1]) for row in chosen)
     return Intended(message_id, date_s, sender, recipients, packed)
 
 
-def _start_sending(
+def _open_attempt(
     db: apsw.Connection, command: Intend, chosen: list[tuple[Any, ...]], digest: str, now: float
-) -> None:
-    ns = [row[0] for row in chosen]
-    moved = (command.provider, command.attempt_id, now)
-    db.executemany(
-        "UPDATE deliveries SET state = 'sending', provider = ?, attempt_id = ?, updated_at = ?"
-        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
-        [(*moved, command.seq, n, command.epoch) for n in ns],
-    )
+) -> bool:
+    # False if it was settled already: an intent that comes after its own outcome is void.
     db.execute(
         "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, started_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
         (
             command.attempt_id,
             command.seq,
-            to_json(ns),
+            to_json([row[0] for row in chosen]),
             command.provider,
             digest,
             command.epoch,
@@ -265,6 +271,7 @@ def _start_sending(
             now,
         ),
     )
+    return bool(db.changes())
 
 
 def _expire_leased(db: apsw.Connection, command: Intend, now: float) -> None:
@@ -330,13 +337,15 @@ def _close_without_intent(db: apsw.Connection, command: Settle, now: float) -> N
 def _settle_steps(db: apsw.Connection, command: Settle, now: float) -> int:
     matched = final = 0
     tries = int(command.is_attempt)
+    owner = (command.epoch, command.attempt_id)
     for step in command.steps:
-        moved = (step.state.value, step.due_at, step.error, command.provider, tries, now)
+        due_at = step.due_at if step.state in _WITH_DUE_AT else None
+        moved = (step.state.value, due_at, step.error, command.provider, tries, now)
         db.execute(
-            "UPDATE deliveries SET state = ?, due_at = ?, error = ?, provider = ?,"
-            " attempts = attempts + ?, updated_at = ?"
-            " WHERE seq = ? AND n = ? AND epoch = ? AND state IN (?, ?)",
-            (*moved, command.seq, step.n, command.epoch, *_SETTLED_FROM[step.state]),
+            "UPDATE deliveries SET state = ?, due_at = ifnull(?, due_at), error = ?, provider = ?,"
+            " attempts = attempts + ?, updated_at = ? WHERE seq = ? AND n = ? AND epoch = ?"
+            " AND (state = 'leased' OR attempt_id = ?) AND state IN (?, ?)",
+            (*moved, command.seq, step.n, *owner, *_SETTLED_FROM[step.state]),
         )
         if db.changes():
             matched += 1
@@ -356,8 +365,8 @@ def _check_stale(db: apsw.Connection, command: Settle, step: Step) -> None:
     # A step of the present owner that the table does not have is a bug, not an old epoch.
     for (state,) in fetch(
         db,
-        "SELECT state FROM deliveries"
-        " WHERE seq = ? AND n = ? AND epoch = ? AND state IN ('leased', 'sending')",
-        (command.seq, step.n, command.epoch),
+        "SELECT state FROM deliveries WHERE seq = ? AND n = ? AND epoch = ?"
+        " AND (state = 'leased' OR state = 'sending' AND attempt_id = ?)",
+        (command.seq, step.n, command.epoch, command.attempt_id),
     ):
         check_transition(State(state), step.state)

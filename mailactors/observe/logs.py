@@ -1,0 +1,110 @@
+"""Logs: one line a decision, fit for a person or for a machine, without anybody's secrets.
+
+The service's journal. Recipients are hashed with a key of this process, so that lines about one
+recipient can be joined and the recipient not be read from them; bodies and subjects are never
+passed here, and a fact under a name that smells of a secret is masked all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, Literal, TextIO, TypeAlias
+
+import pydantic
+import structlog
+
+from mailactors.model.message import domain_of
+
+Level: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+MASKED: Final = frozenset(
+    {"password", "secret", "token", "authorization", "api_key", "body", "text", "html", "subject"}
+)
+TEXT_MAX: Final = 1000
+"""Characters of one fact; what a provider says is hostile and may be long."""
+
+
+class LogSettings(pydantic.BaseModel):
+    """How the logs look. `auto` is colours on a terminal and JSON elsewhere."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    level: Level = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class LogJournal:
+    """The journal port on structlog."""
+
+    def __init__(self, settings: LogSettings, stream: TextIO | None = None) -> None:
+        out = sys.stderr if stream is None else stream
+        self._level = LEVELS[settings.level]
+        self._logger = structlog.wrap_logger(
+            structlog.PrintLogger(out),
+            processors=[
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+                mask,
+                _renderer(settings, out),
+            ],
+        )
+
+    def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
+        """Write a line, if its level is loud enough."""
+        if LEVELS[level] >= self._level:
+            self._logger.msg(event, level=level, **facts)
+
+
+class _ForwardHandler(logging.Handler):
+    """Lets what libraries log by the standard module appear as journal lines."""
+
+    def __init__(self, journal: LogJournal) -> None:
+        super().__init__()
+        self._journal = journal
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = record.levelname.lower()
+        self._journal.note(
+            f"library.{record.name}",
+            level=level if level in LEVELS else "error",
+            message=record.getMessage(),
+        )
+
+
+def forward_library_logs(journal: LogJournal) -> None:
+    """Send warnings and errors of the standard `logging` module to the journal."""
+    logging.basicConfig(handlers=[_ForwardHandler(journal)], level=logging.WARNING, force=True)
+
+
+_HASH_KEY: Final = secrets.token_bytes(16)
+
+
+def hash_recipient(address: str) -> str:
+    """Return a recipient as a keyed hash and its domain; the key lives as long as the process."""
+    digest = hashlib.blake2b(address.encode(), key=_HASH_KEY, digest_size=6).hexdigest()
+    return f"{digest}@{domain_of(address)}"
+
+
+def mask(
+    _logger: object, _method: str, facts: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Hash recipients, mask secrets, cut what is long."""
+    for name, value in facts.items():
+        if name in MASKED:
+            facts[name] = "***"
+        elif name == "recipient":
+            facts[name] = hash_recipient(str(value))
+        elif isinstance(value, str) and len(value) > TEXT_MAX:
+            facts[name] = value[:TEXT_MAX] + "…"
+    return facts
+
+
+def _renderer(settings: LogSettings, out: TextIO) -> structlog.typing.Processor:
+    is_console = settings.format == "console" or (settings.format == "auto" and out.isatty())
+    if is_console:
+        return structlog.dev.ConsoleRenderer(colors=out.isatty())
+    return structlog.processors.JSONRenderer()

@@ -1,0 +1,143 @@
+"""The `simulated` provider: a provider made of numbers, for first use, tests and rehearsals.
+
+Sends nothing. Answers after a log-normal latency, fails as often as it is told to, or as a script
+says; all of it may be changed while it runs (`behaviour`).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+import pydantic
+import trio
+
+from mailactors.model.outcome import (
+    Accepted,
+    Deferred,
+    Outcome,
+    Phase,
+    Reason,
+    Refusal,
+    Scope,
+    Uncertain,
+)
+from mailactors.providers.port import Capabilities, Mail
+from mailactors.runtime.ports import Clock, Entropy
+
+RECEIVED_MAX: Final = 10_000
+"""Deliveries that are remembered; the oldest are forgotten first."""
+_NORMAL: Final = statistics.NormalDist()
+
+Answer: TypeAlias = Outcome | Callable[[Mail], Outcome]
+
+
+class SimulatedSettings(pydantic.BaseModel):
+    """How a simulated provider behaves at first."""
+
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["simulated"] = "simulated"
+    latency_s: float = pydantic.Field(default=0.15, ge=0)
+    """The median of its log-normal latency."""
+    latency_sigma: float = pydantic.Field(default=0.4, ge=0)
+    error_rate: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """The share of messages that it answers with a 503."""
+    own_envelope: bool = True
+
+
+@dataclass
+class Behaviour:
+    """What may be changed while the provider runs."""
+
+    latency_s: float
+    latency_sigma: float
+    error_rate: float
+    is_refusing: bool = False
+    """Refuse every connection."""
+    is_stalling: bool = False
+    """Take the body, deliver it, and never answer (until it is cancelled)."""
+    script: deque[Answer] = field(default_factory=deque)
+    """Answers to give first, before chance decides again."""
+
+
+class SimulatedProvider:
+    """Keeps what it accepted: `received`, the markers with their recipients, newest last."""
+
+    def __init__(
+        self, name: str, settings: SimulatedSettings, clock: Clock, entropy: Entropy
+    ) -> None:
+        self.name = name
+        self.behaviour = Behaviour(settings.latency_s, settings.latency_sigma, settings.error_rate)
+        self.received: deque[tuple[str, tuple[str, ...]]] = deque(maxlen=RECEIVED_MAX)
+        self.calls = 0
+        self._settings = settings
+        self._clock = clock
+        self._entropy = entropy
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """As the settings say about the envelope; it recognises no repetition."""
+        return Capabilities(own_envelope=self._settings.own_envelope)
+
+    async def connect(self) -> SimulatedSession | Refusal:
+        """Return a session, unless the provider refuses."""
+        if self.behaviour.is_refusing:
+            await trio.lowlevel.checkpoint()
+            return Deferred(Scope.PROVIDER, Reason("connection refused"))
+        return SimulatedSession(self)
+
+    async def aclose(self) -> None:
+        """Nothing to close."""
+        await trio.lowlevel.checkpoint()
+
+    async def answer(self, mail: Mail) -> Outcome:
+        """Take a message, wait for the latency, and say what became of it."""
+        self.calls += 1
+        key = (self.name, mail.marker, self.calls)
+        await trio.sleep(self._latency_s(self._entropy.draw("latency", *key)))
+        behaviour = self.behaviour
+        if behaviour.is_stalling:
+            self._receive(mail)
+            await trio.sleep_forever()
+        if behaviour.script:
+            scripted = behaviour.script.popleft()
+            outcome = scripted(mail) if callable(scripted) else scripted
+        elif self._entropy.draw("error", *key) < behaviour.error_rate:
+            outcome = Deferred(Scope.PROVIDER, Reason("simulated overload", 503))
+        else:
+            outcome = Accepted(f"{self.name}-{self.calls}")
+        if isinstance(outcome, Accepted) or (
+            isinstance(outcome, Uncertain) and outcome.phase is Phase.FINAL
+        ):
+            self._receive(mail, set(outcome.refused))
+        return outcome
+
+    def _receive(self, mail: Mail, refused: set[str] | None = None) -> None:
+        taken = tuple(r for r in mail.envelope.recipients if r not in (refused or ()))
+        self.received.append((mail.marker, taken))
+
+    def _latency_s(self, draw: float) -> float:
+        """Return a log-normal latency with the behaviour's median, cut at four sigma."""
+        draw = min(max(draw, 3e-5), 1 - 3e-5)
+        sigma = self.behaviour.latency_sigma
+        return self.behaviour.latency_s * math.exp(sigma * _NORMAL.inv_cdf(draw))
+
+
+class SimulatedSession:
+    """A session with a simulated provider."""
+
+    def __init__(self, provider: SimulatedProvider) -> None:
+        self._provider = provider
+
+    async def send(self, mail: Mail) -> Outcome:
+        """Let the provider answer."""
+        return await self._provider.answer(mail)
+
+    async def aclose(self) -> None:
+        """Nothing to give back."""
+        await trio.lowlevel.checkpoint()

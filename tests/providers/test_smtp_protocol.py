@@ -1,0 +1,573 @@
+"""The sans-io client: replies, what reaches the wire, and the same transcripts through smtplib."""
+
+from __future__ import annotations
+
+import itertools
+import smtplib
+import socket
+import threading
+from base64 import b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailactors.providers.smtp.protocol import SmtpClient, State, Verb
+from mailactors.providers.smtp.replies import (
+    REPLY_LINE_OCTETS_MAX,
+    REPLY_OCTETS_MAX,
+    GarbageError,
+    Reply,
+    ReplyParser,
+    parse_extensions,
+)
+from mailactors.providers.smtp.wire import (
+    UnsendableError,
+    check_address,
+    check_credential,
+    check_hello_name,
+    check_message,
+    stuff_dots,
+)
+
+ANN, BOB, CAT = "ann@x.example", "bob@y.example", "cat@z.example"
+EHLO = b"250-relay\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN LOGIN\r\n"
+
+
+def parse(data: bytes) -> list[Reply]:
+    return list(ReplyParser().feed(data))
+
+
+def make_client(ehlo: bytes = EHLO) -> SmtpClient:
+    client = SmtpClient("me.example")
+    client.feed(b"220 relay ESMTP\r\n")
+    client.hello()
+    client.take_outgoing()
+    client.feed(ehlo)
+    return client
+
+
+# Replies.
+
+
+def test_reply_of_many_lines_has_one_code_and_clean_text() -> None:
+    (reply,) = parse(b"550-5.1.1 No such\r\n550-5.1.1 user\x07 \xc3\xa6\xff\r\n550 5.1.1\r\n")
+
+    assert (550, "5.1.1", "No such user æ\N{REPLACEMENT CHARACTER}") == (
+        reply.code,
+        reply.enhanced,
+        reply.text,
+    )
+
+
+@pytest.mark.parametrize("line", [b"250\r\n", b"250 \r\n", b"250 ok\n", b"250-\r\n250\r\n"])
+def test_reply_may_be_terse(line: bytes) -> None:
+    assert [250] == [reply.code for reply in parse(line)]
+
+
+def test_enhanced_code_of_another_class_is_none() -> None:
+    assert parse(b"550 2.1.5 confused\r\n")[0].enhanced is None
+    assert parse(b"550 5.1.1000 long\r\n")[0].enhanced is None
+    assert parse(b"550 5.7.1\r\n")[0].enhanced == "5.7.1"
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\r\n",
+        b"hello\r\n",
+        b"25 ok\r\n",
+        b"2500 ok\r\n",
+        b"250ok\r\n",
+        b"650 ok\r\n",
+        b"250-a\r\n251 b\r\n",
+        b"\xff\xfe\x00\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n",
+        b"250 " + b"x" * REPLY_LINE_OCTETS_MAX + b"\r\n",
+        b"x" * (REPLY_LINE_OCTETS_MAX + 1),
+        b"250-" + b"x" * 1000 + b"\r\n" + b"250-x\r\n" * REPLY_OCTETS_MAX,
+    ],
+)
+def test_what_is_no_reply_is_garbage(garbage: bytes) -> None:
+    with pytest.raises(GarbageError) as caught:
+        parse(garbage)
+
+    assert len(str(caught.value)) < 200
+
+
+def parsed_or_garbage(chunks: list[bytes]) -> list[Reply | str]:
+    parser, found = ReplyParser(), list[Reply | str]()
+    try:
+        for chunk in chunks:
+            found.extend(parser.feed(chunk))
+    except GarbageError:
+        found.append("garbage")
+    return found
+
+
+REPLY_LIKE = st.lists(
+    st.one_of(
+        st.binary(max_size=20),
+        st.sampled_from([b"250", b"250 ", b"250-", b"\r\n", b"\n", b"\r", b"421 bye\r\n"]),
+    ),
+    max_size=20,
+).map(b"".join)
+
+
+@given(REPLY_LIKE, st.lists(st.integers(0, 400), max_size=10))
+def test_replies_parse_the_same_however_they_are_split(data: bytes, cuts: list[int]) -> None:
+    edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
+    chunks = [data[start:end] for start, end in itertools.pairwise(edges)]
+
+    assert parsed_or_garbage([data]) == parsed_or_garbage(chunks)
+
+
+def test_extensions_are_read_in_any_case_and_spelling() -> None:
+    (reply,) = parse(b"250-hi PIPELINING\r\n250-size\r\n250-AUTH=login\r\n250 auth Plain\r\n")
+
+    extensions = parse_extensions(reply)
+
+    assert not extensions.pipelining
+    assert (extensions.size, extensions.size_max) == (True, 0)
+    assert {"LOGIN", "PLAIN"} == extensions.auth
+
+
+# What reaches the wire.
+
+CONTROLS = st.text(alphabet=st.sampled_from("\r\n\0 <>a@\u2028\x85é\ud800"), max_size=8)
+HOSTILE = st.one_of(CONTROLS, st.text(max_size=12))
+
+
+@given(HOSTILE, HOSTILE, st.booleans())
+def test_no_argument_ends_its_line(sender: str, recipient: str, smtputf8: bool) -> None:
+    client = make_client()
+
+    try:
+        client.mail(sender, [recipient], smtputf8=smtputf8)
+    except UnsendableError:
+        assert client.take_outgoing() == b""
+        assert client.state is State.READY
+        return
+
+    assert client.take_outgoing().count(b"\n") == 1  # one by one: only MAIL so far
+    client.feed(b"250 ok\r\n")
+    said = client.take_outgoing()
+    assert said == b"RCPT TO:<" + recipient.encode() + b">\r\n"
+    assert not any(octet in said[:-2] for octet in b"\r\n\0")
+
+
+@given(HOSTILE)
+def test_no_hello_name_ends_its_line(name: str) -> None:
+    try:
+        client = SmtpClient(name)
+    except UnsendableError:
+        return
+    client.feed(b"220 hi\r\n")
+
+    client.hello()
+
+    assert client.take_outgoing() == b"EHLO " + name.encode() + b"\r\n"
+    assert not any(c in "\r\n\0 " for c in name)
+
+
+@given(HOSTILE, HOSTILE)
+def test_no_credential_ends_its_line(username: str, password: str) -> None:
+    for mechanism in (b"PLAIN", b"LOGIN"):
+        client = make_client(b"250-relay\r\n250 AUTH " + mechanism + b"\r\n")
+        try:
+            client.authenticate(username, password)
+        except (UnsendableError, UnicodeEncodeError):
+            assert client.take_outgoing() == b""
+            continue
+        for _ in range(2):
+            said = client.take_outgoing()
+            assert said.count(b"\n") == said.count(b"\r\n") == 1
+            assert b"\0" not in said
+            if client.awaited is Verb.AUTH and mechanism == b"LOGIN":
+                client.feed(b"334 VXNlcm5hbWU6\r\n")
+
+
+@pytest.mark.parametrize("bad", ["\r", "\n", "\0", "a b", "<a", "a>", "\x7f", "\x85", "\u2028"])
+def test_forbidden_characters_are_refused_everywhere(bad: str) -> None:
+    with pytest.raises(UnsendableError):
+        check_address(f"ann{bad}@x.example", smtputf8=True)
+    with pytest.raises(UnsendableError):
+        check_hello_name(f"me{bad}.example")
+
+
+@pytest.mark.parametrize("bad", ["\r", "\n", "\0"])
+def test_credentials_are_checked_and_never_quoted(bad: str) -> None:
+    with pytest.raises(UnsendableError) as caught:
+        check_credential(f"canary{bad}")
+
+    assert "canary" not in str(caught.value)
+
+
+def test_unicode_needs_smtputf8_and_length_is_bounded() -> None:
+    with pytest.raises(UnsendableError, match="SMTPUTF8"):
+        check_address("bjørn@x.example", smtputf8=False)
+    with pytest.raises(UnsendableError, match="longer"):
+        check_address("a" * 243 + "@xy.example", smtputf8=False)
+
+
+SMUGGLING = [
+    b"\n.\n", b"\n.\r", b"\r.\n", b"\r.\r", b"\n.\r\n", b"\r.\r\n",
+    b"\r\n.\r\r\n", b"\r\r\n.\r\r\n", b"\r\n\x00.\r\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sequence", SMUGGLING)
+def test_smuggling_sequences_are_refused(sequence: bytes) -> None:
+    with pytest.raises(UnsendableError):
+        check_message(b"A: b\r\n\r\nx" + sequence + b"MAIL FROM:<evil@x.example>\r\n")
+
+
+LINES = st.lists(st.sampled_from([b"", b".", b"..", b".a", b"a.", b"a"]), max_size=8)
+
+
+@given(LINES, st.booleans())
+def test_stuffed_message_never_holds_the_terminator_and_comes_back(
+    lines: list[bytes], is_ended: bool
+) -> None:
+    message = b"\r\n".join(lines) + (b"\r\n" if is_ended else b"")
+    check_message(message)
+
+    stuffed = stuff_dots(message)
+
+    assert b"\r\n.\r\n" not in b"\r\n" + stuffed
+    received = b"\r\n".join(line.removeprefix(b".") for line in stuffed.split(b"\r\n"))
+    assert received == (message if message.endswith(b"\r\n") else message + b"\r\n")
+
+
+# Conversations.
+
+
+def test_hello_falls_back_to_helo() -> None:
+    client = SmtpClient("me.example")
+    client.feed(b"220 old server\r\n")
+    client.hello()
+    assert client.take_outgoing() == b"EHLO me.example\r\n"
+
+    client.feed(b"502 what?\r\n")
+
+    assert client.take_outgoing() == b"HELO me.example\r\n"
+    client.feed(b"250 hello\r\n")
+    assert client.state is State.READY
+
+
+def test_pipelining_writes_the_whole_envelope_at_once() -> None:
+    client = make_client(b"250-relay\r\n250 PIPELINING\r\n")
+
+    client.mail(ANN, [BOB, CAT])
+
+    assert client.take_outgoing() == (
+        b"MAIL FROM:<ann@x.example>\r\nRCPT TO:<bob@y.example>\r\n"
+        b"RCPT TO:<cat@z.example>\r\nDATA\r\n"
+    )
+    client.feed(b"250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n")
+    assert client.state is State.BODY
+    assert [CAT] == client.transaction.accepted
+
+
+def test_without_pipelining_nothing_is_said_before_the_answer() -> None:
+    client = make_client()
+    client.mail(ANN, [BOB, CAT])
+    said = [client.take_outgoing()]
+
+    for _ in range(4):
+        client.feed(b"250 ok\r\n" if len(said) < 4 else b"354 go\r\n")
+        said.append(client.take_outgoing())
+
+    assert [1, 1, 1, 1, 0] == [octets.count(b"\n") for octets in said]
+    assert client.state is State.BODY
+
+
+def test_lone_dot_ends_a_data_without_recipients_and_the_next_mail_resets() -> None:
+    client = make_client(b"250-relay\r\n250 PIPELINING\r\n")
+    client.mail(ANN, [BOB])
+    client.take_outgoing()
+
+    client.feed(b"250 ok\r\n550 no\r\n354 go\r\n")
+    assert client.take_outgoing() == b".\r\n"
+    client.feed(b"554 no recipients\r\n")
+
+    assert client.state is State.READY
+    client.mail(ANN, [CAT])
+    assert client.take_outgoing().startswith(b"RSET\r\nMAIL")
+
+
+def test_refused_mail_without_pipelining_ends_it() -> None:
+    client = make_client()
+    client.mail(ANN, [BOB])
+    client.take_outgoing()
+
+    client.feed(b"451 later\r\n")
+
+    assert client.take_outgoing() == b""
+    assert (client.state, client.awaited) == (State.READY, None)
+
+
+@pytest.mark.parametrize("answers", range(5))
+def test_421_closes_wherever_it_comes(answers: int) -> None:
+    client = make_client(b"250-relay\r\n250 PIPELINING\r\n")
+    client.mail(ANN, [BOB])
+    said = [b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n", b""][:answers]
+    for reply in said:
+        client.feed(reply)
+    if answers == 4:
+        client.end_of_message()
+
+    client.feed(b"421 4.3.2 closing\r\n")
+
+    assert (client.state, client.awaited) == (State.CLOSED, None)
+    assert client.take_outgoing() == b""
+    if answers == 4:
+        assert client.transaction.final is not None
+
+
+def test_unasked_answer_is_garbage() -> None:
+    client = make_client()
+
+    with pytest.raises(GarbageError):
+        client.feed(b"250 surprise\r\n")
+
+    assert client.state is State.CLOSED
+
+
+def test_login_answers_prompts_and_gives_up_in_the_end() -> None:
+    client = make_client(b"250-relay\r\n250 AUTH LOGIN\r\n")
+    client.authenticate("ann", "hunter2")
+    said = [client.take_outgoing()]
+    for _ in range(3):
+        client.feed(b"334 more\r\n")
+        said.append(client.take_outgoing())
+
+    assert [b"AUTH LOGIN\r\n", b"YW5u\r\n", b"aHVudGVyMg==\r\n", b"*\r\n"] == said
+    with pytest.raises(GarbageError):
+        client.feed(b"334 more\r\n")
+
+
+EVENTS: dict[str, Callable[[SmtpClient], object]] = {
+    "hello": SmtpClient.hello,
+    "starttls": SmtpClient.starttls,
+    "tls_established": SmtpClient.tls_established,
+    "authenticate": lambda client: client.authenticate("a", "b"),
+    "mail": lambda client: client.mail(ANN, [BOB]),
+    "end_of_message": SmtpClient.end_of_message,
+    "quit": SmtpClient.quit,
+}
+ALLOWED = {
+    State.IDLE: {"hello", "quit"},
+    State.READY: {"starttls", "authenticate", "mail", "quit"},
+    State.HANDSHAKE: {"tls_established"},
+    State.BODY: {"end_of_message"},
+}
+
+
+@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("event", EVENTS)
+def test_every_event_in_every_state(state: State, event: str) -> None:
+    client = make_client()
+    client.state = state
+
+    if event in ALLOWED.get(state, set()):
+        EVENTS[event](client)
+        assert client.state is not state
+    else:
+        with pytest.raises(AssertionError):
+            EVENTS[event](client)
+        assert client.take_outgoing() == b""
+
+
+# Against smtplib: the same server, the same octets, the same verdicts.
+
+
+@dataclass
+class Server:
+    """A server by script: answers by verb or line; collects every line and message."""
+
+    script: dict[str, bytes] = field(default_factory=dict)
+    heard: list[bytes] = field(default_factory=list)
+    _buffer: bytes = b""
+    _is_body: bool = False
+
+    GREETING = b"220 relay ESMTP\r\n"
+    USUAL = {  # noqa: RUF012
+        "EHLO": EHLO,
+        "DATA": b"354 go\r\n",
+        ".": b"250 2.0.0 Ok: queued as X1\r\n",
+        "QUIT": b"221 bye\r\n",
+    }
+
+    def feed(self, data: bytes) -> bytes:
+        """Take octets and return the answers."""
+        self._buffer += data
+        said = b""
+        while (end := b"\r\n.\r\n" if self._is_body else b"\r\n") in self._buffer:
+            heard, _, self._buffer = self._buffer.partition(end)
+            said += self._hear(heard)
+        return said
+
+    def _hear(self, heard: bytes) -> bytes:
+        # smtplib says some verbs in lower case: the same to a server, so the same here.
+        verb, colon, rest = heard.partition(b":")
+        name, *options = (verb if colon else heard).split(b" ")
+        key = "." if self._is_body else name.decode("latin-1").upper()
+        if not self._is_body:
+            path, *parameters = rest.split(b" ")
+            heard = b" ".join([key.encode(), *(o.upper() if colon else o for o in options)])
+            heard += colon + b" ".join([path, *(p.upper() for p in parameters)])
+        self.heard.append(heard)
+        usual = self.USUAL.get(key, b"250 2.1.0 Ok\r\n")
+        said = self.script.get(heard.decode("latin-1"), self.script.get(key, usual))
+        self._is_body = not self._is_body and key == "DATA" and said.startswith(b"354")
+        return said
+
+
+@dataclass(frozen=True)
+class Case:
+    """One message, and how the server answers."""
+
+    script: dict[str, bytes] = field(default_factory=dict)
+    recipients: tuple[str, ...] = (BOB, CAT)
+    message: bytes = b"A: b\r\n\r\nhello\r\n"
+    login: tuple[str, str] | None = None
+    eight_bit: bool = False
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a client concludes: one code for all, or the codes of the refused."""
+
+    code: int
+    refused: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def served(server: Server) -> Iterator[socket.socket]:
+    near, far = socket.socketpair()
+    far.sendall(server.GREETING)
+
+    def serve() -> None:
+        while data := far.recv(65536):
+            far.sendall(server.feed(data))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield near
+    finally:
+        near.close()
+        thread.join()
+        far.close()
+
+
+def send_by_smtplib(case: Case, server: Server) -> Verdict:
+    with served(server) as near:
+
+        class OverPair(smtplib.SMTP):
+            def _get_socket(self, *_: object) -> socket.socket:
+                return near
+
+        with OverPair("relay", 25, local_hostname="me.example") as smtp:
+            try:
+                if case.login:
+                    smtp.ehlo()
+                    smtp.user, smtp.password = case.login  # type: ignore[attr-defined]
+                    mechanism = "plain" if smtp.has_extn("x-plain") else "login"
+                    smtp.auth(
+                        mechanism.upper(),
+                        getattr(smtp, f"auth_{mechanism}"),
+                        initial_response_ok=mechanism == "plain",
+                    )
+                options = ["BODY=8BITMIME"] if case.eight_bit else []
+                refused = smtp.sendmail(ANN, case.recipients, case.message, options)
+                return Verdict(250, {r: code for r, (code, _) in refused.items()})
+            except smtplib.SMTPRecipientsRefused as error:
+                return Verdict(0, {r: code for r, (code, _) in error.recipients.items()})
+            except smtplib.SMTPResponseException as error:
+                return Verdict(error.smtp_code)
+
+
+def send_by_ours(case: Case, server: Server) -> Verdict:
+    client = SmtpClient("me.example")
+    client.feed(server.GREETING)
+
+    def exchange() -> None:
+        while client.awaited is not None:
+            client.feed(server.feed(client.take_outgoing()))
+
+    client.hello()
+    exchange()
+    if case.login:
+        client.authenticate(*case.login)
+        exchange()
+        if not client.reply.is_positive:
+            return Verdict(client.reply.code)
+    octets = len(case.message)
+    client.mail(ANN, case.recipients, octets=octets, eight_bit=case.eight_bit)
+    exchange()
+    if client.state is State.BODY:
+        assert server.feed(stuff_dots(case.message)) == b""
+        client.end_of_message()
+        exchange()
+    told = client.transaction
+    refused = {r: reply.code for r, reply in told.answers.items() if not reply.is_positive}
+    if refused and not told.accepted:
+        return Verdict(0, refused)
+    for reply in (told.final, told.data, told.mail):
+        if reply is not None:
+            return Verdict(reply.code, refused if reply.is_positive else {})
+    raise AssertionError("no answer at all")
+
+
+CASES = {
+    "plain sending": Case(),
+    "dots": Case(message=b".A: b\r\n\r\n.\r\n..\r\n...x\r\ny.\r\n.\r\n"),
+    "no last line end": Case(message=b"A: b\r\n\r\nhello"),
+    "eight bits": Case(message=b"A: b\r\n\r\n\xe6\xff\r\n", eight_bit=True),
+    "no extensions": Case({"EHLO": b"250 relay\r\n"}),
+    "no EHLO": Case({"EHLO": b"500 what?\r\n"}),
+    "EHLO refused by policy": Case({"EHLO": b"550-go\r\n550 away\r\n"}),
+    "one refused": Case({f"RCPT TO:<{CAT}>": b"550-5.1.1 no\r\n550 5.1.1 such user\r\n"}),
+    "all refused": Case({f"RCPT TO:<{BOB}>": b"450 later\r\n", f"RCPT TO:<{CAT}>": b"550 no\r\n"}),
+    "forwarded": Case({f"RCPT TO:<{BOB}>": b"251 will forward\r\n"}),
+    "mail later": Case({"MAIL": b"451 4.3.0 later\r\n"}),
+    "mail never": Case({"MAIL": b"553 5.7.1 not you\r\n"}, recipients=(BOB,)),
+    "data refused": Case({"DATA": b"554 5.5.1 no valid recipients\r\n"}),
+    "content refused": Case({".": b"554-5.7.1 this\r\n554-5.7.1 is\r\n554 5.7.1 spam\r\n"}),
+    "content later": Case({".": b"451 4.7.0 \xc3\xa6 greylisted\r\n"}),
+    "login": Case(
+        {
+            "EHLO": b"250-relay\r\n250 AUTH LOGIN\r\n",
+            "AUTH": b"334 VXNlcm5hbWU6\r\n",
+            "YW5u".upper(): b"334 UGFzc3dvcmQ6\r\n",
+            b64encode(b"hunter2").decode().upper(): b"235 welcome\r\n",
+        },
+        login=("ann", "hunter2"),
+    ),
+    "plain": Case(
+        {"EHLO": b"250-relay\r\n250-X-PLAIN\r\n250 AUTH PLAIN\r\n", "AUTH": b"235 2.7.0 ok\r\n"},
+        login=("ann", "hünter2"),
+    ),
+    "wrong password": Case(
+        {"EHLO": b"250-relay\r\n250-X-PLAIN\r\n250 AUTH PLAIN\r\n", "AUTH": b"535 5.7.8 no\r\n"},
+        login=("ann", "hunter2"),
+    ),
+}
+
+
+def essence(heard: list[bytes]) -> list[bytes]:
+    """What matters: smtplib resets and quits by itself, we when it costs nothing."""
+    return [line for line in heard if line not in (b"RSET", b"QUIT")]
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_says_and_concludes_what_smtplib_does(case: Case) -> None:
+    theirs, ours = Server(dict(case.script)), Server(dict(case.script))
+
+    assert send_by_smtplib(case, theirs) == send_by_ours(case, ours)
+    assert essence(theirs.heard) == essence(ours.heard)

@@ -1,0 +1,334 @@
+"""The SQLite store: the contract on a file and in memory, and what only a file has."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from mailactors.spool import migrations
+from mailactors.spool.port import (
+    Claim,
+    Receipt,
+    SpoolBrokenError,
+    SpoolError,
+    SpoolFullError,
+    SpoolInUseError,
+    SpoolSchemaError,
+    Store,
+)
+from mailactors.spool.sqlite import CHECKPOINT_PAGES, SqliteStore
+from tests.spool.spool_contract import (
+    NOW,
+    SpoolContract,
+    make_accept,
+    one,
+    receive,
+)
+
+
+def check_open_counts(store: Store) -> None:
+    assert isinstance(store, SqliteStore)
+    wrong = store._db.execute(
+        "SELECT seq FROM messages WHERE open_count <> (SELECT count(*) FROM deliveries"
+        " WHERE deliveries.seq = messages.seq AND state IN"
+        " ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')) ORDER BY seq"
+    ).fetchall()
+    assert wrong == []
+
+
+class TestOnDisk(SpoolContract):
+    @contextlib.contextmanager
+    def make_store(self) -> Iterator[Store]:
+        with tempfile.TemporaryDirectory() as folder:
+            store = SqliteStore.open(f"{folder}/spool.db")
+            yield store
+            store.close()
+
+    def check(self, store: Store) -> None:
+        check_open_counts(store)
+
+
+class TestInMemory(SpoolContract):
+    @contextlib.contextmanager
+    def make_store(self) -> Iterator[Store]:
+        store = SqliteStore.open(":memory:", expect_journal="memory")
+        yield store
+        store.close()
+
+    def check(self, store: Store) -> None:
+        check_open_counts(store)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "spool.db")
+
+
+def test_the_file_is_opened_for_durability(path: str) -> None:
+    store = SqliteStore.open(path)
+
+    assert store._db.pragma("journal_mode") == "wal"
+    assert store._db.pragma("synchronous") == 2
+    store.close()
+
+
+def test_another_journal_than_expected_is_refused() -> None:
+    with pytest.raises(SpoolError, match="the journal is memory, not wal"):
+        SqliteStore.open(":memory:")
+
+
+def test_a_second_owner_is_told_who_has_the_file(path: str) -> None:
+    store = SqliteStore.open(path)
+
+    with pytest.raises(SpoolInUseError, match=f"{path} is in use"):
+        SqliteStore.open(path)
+
+    store.close()
+    SqliteStore.open(path).close()
+
+
+def test_a_missing_folder_is_an_error_with_its_name(tmp_path: Path) -> None:
+    with pytest.raises(SpoolError, match="nowhere"):
+        SqliteStore.open(str(tmp_path / "nowhere" / "spool.db"))
+
+
+def test_a_file_that_is_no_database_is_refused(path: str) -> None:
+    Path(path).write_text("not a database at all, but long enough to be looked at" * 40)
+
+    with pytest.raises(SpoolSchemaError, match="is not a database"):
+        SqliteStore.open(path)
+
+
+def test_another_programs_database_is_refused_unchanged(path: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    before = Path(path).read_bytes()
+
+    with pytest.raises(SpoolSchemaError, match="no spool of mailactors"):
+        SqliteStore.open(path)
+
+    assert before == Path(path).read_bytes()
+
+
+def test_a_newer_spool_is_refused(path: str) -> None:
+    SqliteStore.open(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("INSERT INTO migrations VALUES (99, '0099_future.sql', 'x')")
+        other.commit()
+
+    with pytest.raises(SpoolSchemaError, match=r"0099_future\.sql.*newer"):
+        SqliteStore.open(path)
+
+
+def test_a_changed_migration_is_refused(path: str) -> None:
+    SqliteStore.open(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("UPDATE migrations SET sha256 = 'another'")
+        other.commit()
+
+    with pytest.raises(SpoolSchemaError, match=r"0001_spool\.sql is not the one"):
+        SqliteStore.open(path)
+
+
+def test_a_refused_file_is_not_kept_locked(path: str) -> None:
+    Path(path).write_text("not a database at all" * 100)
+    with pytest.raises(SpoolSchemaError):
+        SqliteStore.open(path)
+    Path(path).unlink()
+
+    SqliteStore.open(path).close()
+
+
+def test_a_failed_migration_leaves_nothing_behind() -> None:
+    db = apsw.Connection(":memory:")
+    broken = migrations.Migration(1, "0001_broken.sql", "CREATE TABLE a (x); CREATE TABLE a (x);")
+
+    with pytest.raises(apsw.SQLError):
+        migrations.apply_migration(db, broken)
+
+    assert db.execute("SELECT count(*) FROM sqlite_schema").get == 0
+
+
+def test_what_was_accepted_is_there_after_reopening(path: str) -> None:
+    store = SqliteStore.open(path)
+    receive(store, make_accept())
+    before = store.status("m1")
+    store.close()
+
+    store = SqliteStore.open(path)
+
+    assert before == store.status("m1") != ()
+    store.close()
+
+
+def test_a_seq_is_never_used_again(path: str) -> None:
+    store = SqliteStore.open(path)
+    receive(store, make_accept())
+    for table in ("messages", "contents", "deliveries", "keys", "events"):
+        store._db.execute(f"DELETE FROM {table}")
+
+    assert receive(store, make_accept()).seq == 2
+    store.close()
+
+
+def test_a_full_disk_undoes_the_group_and_is_survived(path: str) -> None:
+    store = SqliteStore.open(path)
+    receive(store, make_accept("m1"))
+    room = store._db.pragma("max_page_count")
+    store._db.pragma("max_page_count", store._db.pragma("page_count"))
+    group = [make_accept(f"x{number}") for number in range(100)]
+
+    with pytest.raises(SpoolFullError, match="no room"):
+        store.apply(group, NOW)
+
+    assert [status.id for status in store.statuses(10, None)] == ["m1"]
+    store._db.pragma("max_page_count", room)
+    assert all(isinstance(result, Receipt) for result in store.apply(group, NOW))
+    assert store.ledger().is_balanced
+    store.close()
+
+
+class FaultyDisk(apsw.VFS):
+    """The default file system, whose fsync fails while `is_failing`."""
+
+    is_failing = False
+    usual = apsw.vfs_names()[0]
+
+    def __init__(self) -> None:
+        super().__init__("faulty", self.usual, makedefault=True)
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802
+        disk = self
+
+        class File(apsw.VFSFile):
+            def __init__(self) -> None:
+                super().__init__(disk.usual, name, flags)
+
+            def xSync(self, flags: int) -> None:  # noqa: N802
+                if disk.is_failing:
+                    raise apsw.IOError("fsync failed")
+                super().xSync(flags)
+
+        return File()
+
+
+@pytest.fixture
+def disk() -> Iterator[FaultyDisk]:
+    disk = FaultyDisk()
+    yield disk
+    disk.unregister()
+    apsw.set_default_vfs(disk.usual)
+
+
+def test_a_failed_fsync_ends_the_use_of_the_handle(path: str, disk: FaultyDisk) -> None:
+    store = SqliteStore.open(path)
+    disk.is_failing = True
+
+    with pytest.raises(SpoolBrokenError, match="failed"):
+        store.apply([make_accept()], NOW)
+
+    disk.is_failing = False
+    with pytest.raises(SpoolBrokenError):
+        store.apply([make_accept()], NOW)
+    store.close()
+
+
+def test_a_checkpoint_that_fails_ends_it_after_its_commit(path: str, disk: FaultyDisk) -> None:
+    store = SqliteStore.open(path)
+    receive(store, make_accept())
+    disk.is_failing = True
+
+    store._checkpoint()
+
+    with pytest.raises(SpoolBrokenError, match="at a checkpoint"):
+        store.apply([Claim("main", 1, "node")], NOW)
+    disk.is_failing = False
+    store.close()
+
+
+@pytest.mark.slow
+def test_the_log_is_checkpointed(path: str) -> None:
+    store = SqliteStore.open(path)
+    for number in range(30):
+        store.apply([make_accept(f"m{number}-{other}") for other in range(100)], NOW)
+
+    assert os.stat(f"{path}-wal").st_size < 3 * CHECKPOINT_PAGES * 4_096
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("sql", "index"),
+    [
+        (
+            "SELECT due_at, seq FROM deliveries WHERE stream = ? AND state IN"
+            " ('ready', 'deferred') ORDER BY due_at, seq, n",
+            "deliveries_due",
+        ),
+        (
+            "SELECT seq FROM deliveries WHERE state = 'uncertain' ORDER BY due_at, seq, n",
+            "deliveries_uncertain",
+        ),
+        (
+            "SELECT seq FROM deliveries WHERE state IN ('leased', 'sending') ORDER BY seq, n",
+            "deliveries_taken",
+        ),
+        (
+            "SELECT min(expires_at) FROM messages WHERE open_count > 0 AND expires_at > ?",
+            "messages_open",
+        ),
+    ],
+)
+def test_a_backlog_is_read_along_an_index(sql: str, index: str) -> None:
+    store = SqliteStore.open(":memory:", expect_journal="memory")
+
+    plan = [row[3] for row in store._db.execute(f"EXPLAIN QUERY PLAN {sql}", (0,) * sql.count("?"))]
+
+    assert len(plan) == 1, plan  # no temporary B-tree to sort with
+    assert index in plan[0]
+    store.close()
+
+
+def commit_forever(path: str) -> None:
+    """Accept messages and print each receipt's id, until killed."""
+    store = SqliteStore.open(path)
+    number = 0
+    while True:
+        group = [make_accept(f"m{number + other}") for other in range(5)]
+        number += 5
+        for receipt in store.apply(group, NOW):
+            assert isinstance(receipt, Receipt)
+            sys.stdout.write(f"{receipt.id}\n")
+            sys.stdout.flush()
+
+
+@pytest.mark.slow
+def test_every_receipt_survives_a_kill(path: str) -> None:
+    program = f"from tests.spool.test_sqlite import commit_forever; commit_forever({path!r})"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ) as child:
+        assert child.stdout is not None
+        printed = [child.stdout.readline().strip() for _ in range(200)]
+        child.kill()
+        printed += child.stdout.read().split("\n")[:-1]
+
+    store = SqliteStore.open(path)
+
+    stored = {status.id for status in store.statuses(1_000_000, None)}
+    assert set(printed) <= stored
+    assert store.ledger().is_balanced
+    assert store._db.pragma("integrity_check") == "ok"
+    one(store, Claim("main", 1, "node"))
+    store.close()
