@@ -147,14 +147,20 @@ class Config(pydantic_settings.BaseSettings):
         return self.streams[stream].route or tuple(self.providers)
 
 
-def load_config(path: str | None) -> Config:
+def load_config(path: str | None, service: Mapping[str, str] | None = None) -> Config:
     """Read a configuration file, or take the defaults.
+
+    Args:
+        path: a TOML file, or None.
+        service: keys of `[service]` that win over the file's, such as a command line's.
 
     Raises: ConfigError, with every fault and its key.
     """
     where = path or "the environment"
     try:
         raw = {} if path is None else tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        if service:
+            raw["service"] = {**raw.get("service", {}), **service}
         return Config(**raw)
     except OSError as error:
         raise ConfigError(where, [f"cannot be read: {error.strerror}"]) from None

@@ -29,13 +29,7 @@ from mailactors.providers.smtp import SmtpProvider
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import Child, Supervisor
-from mailactors.spool.actor import (
-    MAILBOX_CAPACITY,
-    SpoolActor,
-    SpoolSignals,
-    Write,
-    fail_write,
-)
+from mailactors.spool.actor import SpoolActor, SpoolSignals, Write, open_writes
 from mailactors.spool.port import SpoolBrokenError, Store
 from mailactors.spool.reader import SpoolReader
 
@@ -98,7 +92,7 @@ def build(
     """Build a gateway. `front` adds the ways in (the HTTP server), which stop first."""
     signals = SpoolSignals()
     reader = SpoolReader(store.reader(), ports.executor("reader"))
-    writes = Mailbox[Write]("spool", MAILBOX_CAPACITY, fail_write)
+    writes = open_writes()
     providers = {
         name: provider_factory(name, settings, ports) for name, settings in config.providers.items()
     }
@@ -132,6 +126,7 @@ def _desk(
         lane.pace.listen(outcomes.nudge)
         lane.health.listen(outcomes.nudge)
         lanes[name] = lane
+    signals.starts.listen(outcomes.nudge)
     for stream in config.streams:
         signals.due(stream).listen(outcomes.nudge)
     return DispatchDesk(outcomes, lanes, plans_of(config), writes, signals, NODE)

@@ -37,7 +37,7 @@ from mailactors.model.outcome import (
 )
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
-from mailactors.runtime.reply import Reply
+from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.spool.actor import SpoolSignals, Write
 from mailactors.spool.port import (
     Claim,
@@ -136,6 +136,7 @@ class DispatcherActor:
         self._streams = {name: _Stream() for name in desk.plans}
         self._waiting = Waiting()
         self._waiting.set_shares({name: plan.share for name, plan in desk.plans.items()})
+        self._spool_starts = 0
         self._crashes: dict[int, int] = {}
         self._upkeep_s = ports.clock.now_s()
         self._doubt_at = 0.0
@@ -150,6 +151,8 @@ class DispatcherActor:
         while True:
             with trio.move_on_at(self._next_wake_s()):
                 await mailbox.wait()
+            if self._spool_starts != self._desk.signals.starts.value:
+                await self._recover()
             for done in mailbox.take():
                 self._ports.faults.point("dispatcher.outcome")
                 await self._handle(done)
@@ -166,15 +169,16 @@ class DispatcherActor:
     # Beginning
 
     async def _recover(self) -> None:
-        """Leases of ours without an attempt are ready again; intents without one are uncertain."""
+        """Settle what a dead predecessor, of ours or of the writer's, left behind.
+
+        Leases that nobody here knows of are ready again; intents whose attempt is not in flight
+        are uncertain.
+        """
+        self._spool_starts = self._desk.signals.starts.value
         flying = [a for lane in self._desk.lanes.values() for a in lane.in_flight.values()]
+        seqs = self._waiting.seqs().union(a.lease.seq for a in flying)
         waits = {name: plan.uncertain_wait_s for name, plan in self._desk.plans.items()}
-        command = Recover(
-            self._desk.node,
-            frozenset(a.id for a in flying),
-            frozenset(a.lease.seq for a in flying),
-            waits,
-        )
+        command = Recover(self._desk.node, frozenset(a.id for a in flying), seqs, waits)
         recovered = await (await self._write(command)).wait(RECOVER_WITHIN_S)
         assert isinstance(recovered, Recovered)
         if recovered.released_count or recovered.uncertain_count:
@@ -184,12 +188,16 @@ class DispatcherActor:
                 released=recovered.released_count,
                 uncertain=recovered.uncertain_count,
             )
+        self._doubt_at = 0.0
+        for stream in self._streams.values():
+            stream.due_at = 0.0
 
     # Outcomes
 
     async def _handle(self, done: Done) -> None:
         attempt, outcome = done.attempt, done.outcome
-        self._desk.lanes[attempt.lane].in_flight.pop(attempt.id, None)
+        if self._desk.lanes[attempt.lane].in_flight.pop(attempt.id, None) is None:
+            return  # the attempt was settled already, from what its dead actor had left
         if isinstance(outcome, NotAttempted):
             await self._put_back(attempt, outcome)
             return
@@ -331,17 +339,28 @@ class DispatcherActor:
         """Take in what the spool has answered."""
         for stream in self._streams.values():
             if stream.claim is not None and stream.claim.is_done:
-                claimed, stream.claim = stream.claim.result(), None
-                assert isinstance(claimed, Claimed)
-                await self._take_in(stream, claimed)
+                claimed, stream.claim = self._answer(stream.claim), None
+                if isinstance(claimed, Claimed):
+                    await self._take_in(stream, claimed)
         if self._expire is not None and self._expire.is_done:
-            expired, self._expire = self._expire.result(), None
-            assert isinstance(expired, Expired)
-            self._forget(expired)
+            expired, self._expire = self._answer(self._expire), None
+            if isinstance(expired, Expired):
+                self._forget(expired)
         if self._overdue is not None and self._overdue.is_done:
-            doubts, self._overdue = self._overdue.result(), None
-            assert isinstance(doubts, Doubts)
-            await self._settle_doubts(doubts)
+            doubts, self._overdue = self._answer(self._overdue), None
+            if isinstance(doubts, Doubts):
+                await self._settle_doubts(doubts)
+
+    def _answer(self, reply: Reply[Result]) -> Result | None:
+        """Return what the spool answered, or None if the writer died on the question.
+
+        Nothing is lost: a successor's start makes us recover, and then ask again.
+        """
+        try:
+            return reply.result()
+        except ActorCrashedError as error:
+            self._journal.note("spool.answer_lost", level="error", error=str(error))
+            return None
 
     async def _take_in(self, stream: _Stream, claimed: Claimed) -> None:
         for lease in claimed.leases:

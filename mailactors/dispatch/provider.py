@@ -61,10 +61,10 @@ class ProviderActor:
                 await self._lane.provider.wait()
                 for item in self._lane.provider.take():
                     assert isinstance(item, Attempt)
+                    self._faults.point("provider.attempt")
                     self._lane.underway[item.id] = item
                     item.began_s = self._clock.now_s()
                     item.phase = Phase.CONNECTING
-                    self._faults.point("provider.attempt")
                     nursery.start_soon(self._attempt, item)
 
     async def _attempt(self, attempt: Attempt) -> None:

@@ -167,6 +167,11 @@ class Waiting:
                 else:
                     del stream.by_lanes[lanes]
 
+    def seqs(self) -> frozenset[int]:
+        """Return which messages wait."""
+        queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
+        return frozenset(lease.seq for queue in queues for lease in queue)
+
     def lanes(self) -> Iterator[str]:
         """Yield the lanes that some message waits for, repeatedly perhaps."""
         for stream in self._streams.values():

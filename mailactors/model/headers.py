@@ -273,7 +273,7 @@ def fold(name: str, value: str, pointer: str) -> str:
         UnrenderableError: A word, with the white space before it, is longer than a line may be.
     """
     line = f"{name}: {value}"
-    if len(line) <= _WIDTH:
+    if len(line) <= _WIDTH or not value:
         return line
     first, *rest = _CHUNK.findall(value)
     limit = _WIDTH if first.startswith("=?") else LINE_OCTETS_MAX

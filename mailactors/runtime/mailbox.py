@@ -52,7 +52,8 @@ class Mailbox(Generic[T]):
 
     Two ways to consume, never mixed on one mailbox: `take()` handles items one by one under the
     cursor; `group()` and `done()` handle several as one, and after a crash redeliver them singly,
-    so that only the guilty one is lost.
+    so that only the guilty one is lost. Where items are idempotent, `tries_max` lets even that one
+    be tried again before it is given up.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Mailbox(Generic[T]):
         capacity: int,
         on_crash: Callable[[T, Exception], None],
         batch_max: int = BATCH_MAX,
+        tries_max: int = 1,
     ) -> None:
         self.name = name
         self.capacity = capacity
@@ -71,6 +73,8 @@ class Mailbox(Generic[T]):
         self._drained: deque[T] = deque()
         self._under_cursor: deque[T] = deque()
         self._suspects = 0
+        self._tries_max = tries_max
+        self._tries = 0
         self._is_nudged = False
         self._room = trio.lowlevel.ParkingLot()
         self._empty = trio.lowlevel.ParkingLot()
@@ -134,6 +138,7 @@ class Mailbox(Generic[T]):
         """Say that what was under the cursor is handled."""
         count = len(self._under_cursor)
         self._under_cursor.clear()
+        self._tries = 0
         self._handled += count
         self._free(count)
 
@@ -145,11 +150,14 @@ class Mailbox(Generic[T]):
         A single item is dropped and reported; of several, nobody knows which it was, so they are
         redelivered one by one.
         """
-        if len(self._under_cursor) > 1:
-            self._suspects += len(self._under_cursor)
+        count = len(self._under_cursor)
+        self._tries += 1 if count == 1 else 0
+        if count > 1 or self._tries < self._tries_max:
+            self._suspects += count
             self._drained.extendleft(reversed(self._under_cursor))
             self._under_cursor.clear()
-        elif self._under_cursor:
+        elif count == 1:
+            self._tries = 0
             item = self._under_cursor.popleft()
             self._crashed += 1
             self._free(1)

@@ -38,6 +38,10 @@ MAILBOX_CAPACITY: Final = 4096
 """Commands that may wait; more than every lane's credits and the door's admission together."""
 
 
+TRIES_MAX: Final = 3
+"""Times that a command on which the writer died is tried; commands are idempotent."""
+
+
 class Write(msgspec.Struct, frozen=True):
     """A command and the slot for its result."""
 
@@ -57,6 +61,8 @@ class SpoolSignals:
 
     def __init__(self) -> None:
         self._due: dict[str, Cell[int]] = {}
+        self.starts: Cell[int] = Cell(0)
+        """Counts starts of the writer: what was asked of its predecessor may have been lost."""
         self.full_until_s: Cell[float] = Cell(0.0)
         """Monotonic; the disk was full, and a new message before then would be refused."""
 
@@ -65,9 +71,13 @@ class SpoolSignals:
         return self._due.setdefault(stream, Cell(0))
 
 
-def fail_write(write: Write, error: Exception) -> None:
-    """Tell the asker that the writer died on this command."""
-    write.reply.fail(ActorCrashedError(describe(error)))
+def open_writes() -> Mailbox[Write]:
+    """Build the writer's mailbox; who asked for what it keeps dying of is told."""
+
+    def lost(write: Write, error: Exception) -> None:
+        write.reply.fail(ActorCrashedError(describe(error)))
+
+    return Mailbox("spool", MAILBOX_CAPACITY, lost, tries_max=TRIES_MAX)
 
 
 class SpoolActor:
@@ -95,6 +105,7 @@ class SpoolActor:
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Commit group after group."""
+        self._signals.starts.publish(self._signals.starts.value + 1)
         task_status.started()
         while True:
             await self._mailbox.wait()

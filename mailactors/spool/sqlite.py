@@ -90,7 +90,10 @@ class SqliteStore(SqliteQuestions):
 
         Raises: SpoolInUseError, SpoolSchemaError, and SpoolError if it cannot be opened at all.
         """
-        lock = None if path == MEMORY else _take_lock(path)
+        lock = None
+        if path != MEMORY:
+            path = os.path.realpath(path)  # one lock, whatever name the file goes by
+            lock = _take_lock(path)
         try:
             db = _connect(path)
             try:
@@ -201,7 +204,7 @@ def _configure(db: apsw.Connection, expect_journal: str) -> None:
 def _take_lock(path: str) -> int:
     # Beside the file, not on it: SQLite has locks of its own there. It goes with the process.
     try:
-        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = _open_private(f"{path}.lock")
     except OSError as error:
         raise SpoolError(f"{path}.lock cannot be opened: {error.strerror}") from error
     try:
@@ -212,7 +215,13 @@ def _take_lock(path: str) -> int:
             f"{path} is in use by another process, which holds {path}.lock:"
             " stop that one, or give this one a spool of its own"
         ) from error
+    if not os.path.exists(path):
+        os.close(_open_private(path))  # SQLite would let others read our mail
     return lock
+
+
+def _open_private(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _give_up_lock(lock: int | None) -> None:

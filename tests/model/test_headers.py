@@ -158,6 +158,13 @@ def test_tab_in_a_value_is_white_space_and_stays() -> None:
     assert line == "X-A: a\tb"
 
 
+@pytest.mark.parametrize("value", ["", " ", "\t \t" * 500])
+def test_empty_value_is_empty_under_the_longest_name_too(value: str) -> None:
+    line = header_line("X" * 76, value, "/headers/0")
+
+    assert line == "X" * 76 + ": "
+
+
 def test_long_header_stays_intact_and_is_folded_only_at_its_white_space() -> None:
     value = f"<https://example.com/{'u' * 300}>,\t <mailto:{'m' * 60}@example.com>, <x:y>"
 

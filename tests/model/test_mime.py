@@ -239,9 +239,10 @@ def test_parsed_bodies_and_attachments_are_the_given_ones(
 
 
 def file_name(part: email.message.Message) -> str:
-    """Return the file name of a part; the library's own `get_filename` strips it."""
-    value = part.get_param("filename", "", "Content-Disposition")
-    return email.utils.collapse_rfc2231_value(value or "")
+    """Return the file name of a part; `get_filename` would strip it, of white space and of <>."""
+    value = part.get_param("filename", '""', "Content-Disposition", unquote=False)
+    quoted = value if isinstance(value, str) else value[2].encode("latin-1").decode()
+    return re.sub(r"\\(.)", r"\1", quoted.removeprefix('"').removesuffix('"'))
 
 
 @PROPERTY

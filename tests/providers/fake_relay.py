@@ -23,6 +23,7 @@ class Fault(enum.Enum):
 
 
 Answer = bytes | Fault
+Script = Mapping[str, Answer | Sequence[Answer]]
 
 EHLO = b"250-relay.example\r\n250-PIPELINING\r\n250-SIZE 100000\r\n250-8BITMIME\r\n250 SMTPUTF8\r\n"
 
@@ -42,7 +43,7 @@ class FakeRelay:
     def __init__(
         self,
         nursery: trio.Nursery,
-        script: Mapping[str, Answer | Sequence[Answer]] | None = None,
+        script: Script | None = None,
         *,
         tls: ssl.SSLContext | None = None,
         is_implicit: bool = False,
@@ -51,7 +52,7 @@ class FakeRelay:
         self.tls = tls
         """What STARTTLS leads to, and with `is_implicit` every connection begins with."""
         self.is_implicit = is_implicit
-        self.script = {**GOOD, **(script or {})}
+        self.script: dict[str, Answer | Sequence[Answer]] = {**GOOD, **(script or {})}
         self.lines: list[bytes] = []
         """Every command line of every connection."""
         self.messages: list[bytes] = []

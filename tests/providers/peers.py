@@ -6,6 +6,7 @@ that skips what it is for is worth nothing.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
@@ -116,12 +117,13 @@ class _Recorder:
         return f"250 2.0.0 OK: queued as {len(self.arrivals):06d}"
 
 
-class _AnyPortController(Controller):  # type: ignore[misc]
+class _AnyPortController(Controller):
     """aiosmtpd's controller, which knocks at the port that it was given and not at its own."""
 
     def _trigger_server(self) -> None:
+        assert isinstance(self.server, asyncio.Server)
         self.port = self.server.sockets[0].getsockname()[1]
-        super()._trigger_server()
+        super()._trigger_server()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -201,7 +203,8 @@ def smtp_sink_peer(*switches: str) -> Iterator[Peer]:
     """Run Postfix's smtp-sink; the switches choose its faults, such as `-q DATA` or `-r RCPT`.
 
     -r and -f answer 4xx and 5xx to the named commands (-b and -B say with which words), -q hangs
-    up, -Q says 421, "." being the final dot; -A 0 refuses after the 354 without reading on.
+    up, -Q says 421, "." being the final dot; -A 0 refuses after the 354 without reading on. What
+    arrives within one tick of the file system's clock is in no particular order.
     """
     sink = shutil.which("smtp-sink") or shutil.which("smtp-sink", path="/usr/sbin")
     if sink is None:
@@ -220,16 +223,18 @@ def smtp_sink_peer(*switches: str) -> Iterator[Peer]:
 
 def _read_sink(folder: Path) -> list[Arrival]:
     dumps = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    return [_parse_sink(path.read_bytes()) for path in dumps]
+    # Only what is whole ends in an empty line. (It may still have been refused: `-r .` dumps, too.)
+    wholes = [dump for path in dumps if (dump := path.read_bytes()).endswith(b"\n\n")]
+    return [_parse_sink(dump) for dump in wholes]
 
 
 def _parse_sink(dump: bytes) -> Arrival:
     """Read a dump: its own headers to the three lines of Received, the message, an empty line.
 
-    smtp-sink writes LF for CRLF and leaves the dots stuffed.
+    smtp-sink writes LF for CRLF.
     """
-    own, received, rest = dump.partition(b"Received: ")
-    content = rest.split(b"\n", 3)[3].removesuffix(b"\n").replace(b"\n.", b"\n")
+    own, _, rest = dump.partition(b"Received: ")
+    content = rest.split(b"\n", 3)[3].removesuffix(b"\n")
     facts = [line.split(": ", 1) for line in own.decode().splitlines()]
     sender = next(value for name, value in facts if name == "X-Mail-Args")
     recipients = tuple(value for name, value in facts if name == "X-Rcpt-Args")

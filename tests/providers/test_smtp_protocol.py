@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import smtplib
-import socket
-import threading
-from base64 import b64encode
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailactors.providers.smtp.protocol import SmtpClient, State, Verb
+from mailactors.providers.smtp.protocol import SmtpClient, State
 from mailactors.providers.smtp.replies import (
     REPLY_LINE_OCTETS_MAX,
     REPLY_OCTETS_MAX,
@@ -56,16 +50,16 @@ def make_client(ehlo: bytes = EHLO) -> SmtpClient:
 def test_reply_of_many_lines_has_one_code_and_clean_text() -> None:
     (reply,) = parse(b"550-5.1.1 No such\r\n550-5.1.1 user\x07 \xc3\xa6\xff\r\n550 5.1.1\r\n")
 
-    assert (550, "5.1.1", "No such user æ\N{REPLACEMENT CHARACTER}") == (
+    assert (
         reply.code,
         reply.enhanced,
         reply.text,
-    )
+    ) == (550, "5.1.1", "No such user æ\N{REPLACEMENT CHARACTER}")
 
 
 @pytest.mark.parametrize("line", [b"250\r\n", b"250 \r\n", b"250 ok\n", b"250-\r\n250\r\n"])
 def test_reply_may_be_terse(line: bytes) -> None:
-    assert [250] == [reply.code for reply in parse(line)]
+    assert [reply.code for reply in parse(line)] == [250]
 
 
 def test_enhanced_code_of_another_class_is_none() -> None:
@@ -179,15 +173,13 @@ def test_no_credential_ends_its_line(username: str, password: str) -> None:
         client = make_client(b"250-relay\r\n250 AUTH " + mechanism + b"\r\n")
         try:
             client.authenticate(username, password)
-        except (UnsendableError, UnicodeEncodeError):
+        except UnsendableError:
             assert client.take_outgoing() == b""
             continue
-        for _ in range(2):
-            said = client.take_outgoing()
+        while said := client.take_outgoing():
             assert said.count(b"\n") == said.count(b"\r\n") == 1
             assert b"\0" not in said
-            if client.awaited is Verb.AUTH and mechanism == b"LOGIN":
-                client.feed(b"334 VXNlcm5hbWU6\r\n")
+            client.feed(b"334 VXNlcm5hbWU6\r\n" if said != b"*\r\n" else b"501 so be it\r\n")
 
 
 @pytest.mark.parametrize("bad", ["\r", "\n", "\0", "a b", "<a", "a>", "\x7f", "\x85", "\u2028"])
@@ -210,7 +202,7 @@ def test_unicode_needs_smtputf8_and_length_is_bounded() -> None:
     with pytest.raises(UnsendableError, match="SMTPUTF8"):
         check_address("bjørn@x.example", smtputf8=False)
     with pytest.raises(UnsendableError, match="longer"):
-        check_address("a" * 243 + "@xy.example", smtputf8=False)
+        check_address("a" * 244 + "@xy.example", smtputf8=False)
 
 
 SMUGGLING = [
@@ -269,7 +261,7 @@ def test_pipelining_writes_the_whole_envelope_at_once() -> None:
     )
     client.feed(b"250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n")
     assert client.state is State.BODY
-    assert [CAT] == client.transaction.accepted
+    assert client.transaction.accepted == [CAT]
 
 
 def test_without_pipelining_nothing_is_said_before_the_answer() -> None:
@@ -281,7 +273,7 @@ def test_without_pipelining_nothing_is_said_before_the_answer() -> None:
         client.feed(b"250 ok\r\n" if len(said) < 4 else b"354 go\r\n")
         said.append(client.take_outgoing())
 
-    assert [1, 1, 1, 1, 0] == [octets.count(b"\n") for octets in said]
+    assert [octets.count(b"\n") for octets in said] == [1, 1, 1, 1, 0]
     assert client.state is State.BODY
 
 
@@ -345,7 +337,7 @@ def test_login_answers_prompts_and_gives_up_in_the_end() -> None:
         client.feed(b"334 more\r\n")
         said.append(client.take_outgoing())
 
-    assert [b"AUTH LOGIN\r\n", b"YW5u\r\n", b"aHVudGVyMg==\r\n", b"*\r\n"] == said
+    assert said == [b"AUTH LOGIN\r\n", b"YW5u\r\n", b"aHVudGVyMg==\r\n", b"*\r\n"]
     with pytest.raises(GarbageError):
         client.feed(b"334 more\r\n")
 
@@ -380,194 +372,3 @@ def test_every_event_in_every_state(state: State, event: str) -> None:
         with pytest.raises(AssertionError):
             EVENTS[event](client)
         assert client.take_outgoing() == b""
-
-
-# Against smtplib: the same server, the same octets, the same verdicts.
-
-
-@dataclass
-class Server:
-    """A server by script: answers by verb or line; collects every line and message."""
-
-    script: dict[str, bytes] = field(default_factory=dict)
-    heard: list[bytes] = field(default_factory=list)
-    _buffer: bytes = b""
-    _is_body: bool = False
-
-    GREETING = b"220 relay ESMTP\r\n"
-    USUAL = {  # noqa: RUF012
-        "EHLO": EHLO,
-        "DATA": b"354 go\r\n",
-        ".": b"250 2.0.0 Ok: queued as X1\r\n",
-        "QUIT": b"221 bye\r\n",
-    }
-
-    def feed(self, data: bytes) -> bytes:
-        """Take octets and return the answers."""
-        self._buffer += data
-        said = b""
-        while (end := b"\r\n.\r\n" if self._is_body else b"\r\n") in self._buffer:
-            heard, _, self._buffer = self._buffer.partition(end)
-            said += self._hear(heard)
-        return said
-
-    def _hear(self, heard: bytes) -> bytes:
-        # smtplib says some verbs in lower case: the same to a server, so the same here.
-        verb, colon, rest = heard.partition(b":")
-        name, *options = (verb if colon else heard).split(b" ")
-        key = "." if self._is_body else name.decode("latin-1").upper()
-        if not self._is_body:
-            path, *parameters = rest.split(b" ")
-            heard = b" ".join([key.encode(), *(o.upper() if colon else o for o in options)])
-            heard += colon + b" ".join([path, *(p.upper() for p in parameters)])
-        self.heard.append(heard)
-        usual = self.USUAL.get(key, b"250 2.1.0 Ok\r\n")
-        said = self.script.get(heard.decode("latin-1"), self.script.get(key, usual))
-        self._is_body = not self._is_body and key == "DATA" and said.startswith(b"354")
-        return said
-
-
-@dataclass(frozen=True)
-class Case:
-    """One message, and how the server answers."""
-
-    script: dict[str, bytes] = field(default_factory=dict)
-    recipients: tuple[str, ...] = (BOB, CAT)
-    message: bytes = b"A: b\r\n\r\nhello\r\n"
-    login: tuple[str, str] | None = None
-    eight_bit: bool = False
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a client concludes: one code for all, or the codes of the refused."""
-
-    code: int
-    refused: dict[str, int] = field(default_factory=dict)
-
-
-@contextmanager
-def served(server: Server) -> Iterator[socket.socket]:
-    near, far = socket.socketpair()
-    far.sendall(server.GREETING)
-
-    def serve() -> None:
-        while data := far.recv(65536):
-            far.sendall(server.feed(data))
-
-    thread = threading.Thread(target=serve)
-    thread.start()
-    try:
-        yield near
-    finally:
-        near.close()
-        thread.join()
-        far.close()
-
-
-def send_by_smtplib(case: Case, server: Server) -> Verdict:
-    with served(server) as near:
-
-        class OverPair(smtplib.SMTP):
-            def _get_socket(self, *_: object) -> socket.socket:
-                return near
-
-        with OverPair("relay", 25, local_hostname="me.example") as smtp:
-            try:
-                if case.login:
-                    smtp.ehlo()
-                    smtp.user, smtp.password = case.login  # type: ignore[attr-defined]
-                    mechanism = "plain" if smtp.has_extn("x-plain") else "login"
-                    smtp.auth(
-                        mechanism.upper(),
-                        getattr(smtp, f"auth_{mechanism}"),
-                        initial_response_ok=mechanism == "plain",
-                    )
-                options = ["BODY=8BITMIME"] if case.eight_bit else []
-                refused = smtp.sendmail(ANN, case.recipients, case.message, options)
-                return Verdict(250, {r: code for r, (code, _) in refused.items()})
-            except smtplib.SMTPRecipientsRefused as error:
-                return Verdict(0, {r: code for r, (code, _) in error.recipients.items()})
-            except smtplib.SMTPResponseException as error:
-                return Verdict(error.smtp_code)
-
-
-def send_by_ours(case: Case, server: Server) -> Verdict:
-    client = SmtpClient("me.example")
-    client.feed(server.GREETING)
-
-    def exchange() -> None:
-        while client.awaited is not None:
-            client.feed(server.feed(client.take_outgoing()))
-
-    client.hello()
-    exchange()
-    if case.login:
-        client.authenticate(*case.login)
-        exchange()
-        if not client.reply.is_positive:
-            return Verdict(client.reply.code)
-    octets = len(case.message)
-    client.mail(ANN, case.recipients, octets=octets, eight_bit=case.eight_bit)
-    exchange()
-    if client.state is State.BODY:
-        assert server.feed(stuff_dots(case.message)) == b""
-        client.end_of_message()
-        exchange()
-    told = client.transaction
-    refused = {r: reply.code for r, reply in told.answers.items() if not reply.is_positive}
-    if refused and not told.accepted:
-        return Verdict(0, refused)
-    for reply in (told.final, told.data, told.mail):
-        if reply is not None:
-            return Verdict(reply.code, refused if reply.is_positive else {})
-    raise AssertionError("no answer at all")
-
-
-CASES = {
-    "plain sending": Case(),
-    "dots": Case(message=b".A: b\r\n\r\n.\r\n..\r\n...x\r\ny.\r\n.\r\n"),
-    "no last line end": Case(message=b"A: b\r\n\r\nhello"),
-    "eight bits": Case(message=b"A: b\r\n\r\n\xe6\xff\r\n", eight_bit=True),
-    "no extensions": Case({"EHLO": b"250 relay\r\n"}),
-    "no EHLO": Case({"EHLO": b"500 what?\r\n"}),
-    "EHLO refused by policy": Case({"EHLO": b"550-go\r\n550 away\r\n"}),
-    "one refused": Case({f"RCPT TO:<{CAT}>": b"550-5.1.1 no\r\n550 5.1.1 such user\r\n"}),
-    "all refused": Case({f"RCPT TO:<{BOB}>": b"450 later\r\n", f"RCPT TO:<{CAT}>": b"550 no\r\n"}),
-    "forwarded": Case({f"RCPT TO:<{BOB}>": b"251 will forward\r\n"}),
-    "mail later": Case({"MAIL": b"451 4.3.0 later\r\n"}),
-    "mail never": Case({"MAIL": b"553 5.7.1 not you\r\n"}, recipients=(BOB,)),
-    "data refused": Case({"DATA": b"554 5.5.1 no valid recipients\r\n"}),
-    "content refused": Case({".": b"554-5.7.1 this\r\n554-5.7.1 is\r\n554 5.7.1 spam\r\n"}),
-    "content later": Case({".": b"451 4.7.0 \xc3\xa6 greylisted\r\n"}),
-    "login": Case(
-        {
-            "EHLO": b"250-relay\r\n250 AUTH LOGIN\r\n",
-            "AUTH": b"334 VXNlcm5hbWU6\r\n",
-            "YW5u".upper(): b"334 UGFzc3dvcmQ6\r\n",
-            b64encode(b"hunter2").decode().upper(): b"235 welcome\r\n",
-        },
-        login=("ann", "hunter2"),
-    ),
-    "plain": Case(
-        {"EHLO": b"250-relay\r\n250-X-PLAIN\r\n250 AUTH PLAIN\r\n", "AUTH": b"235 2.7.0 ok\r\n"},
-        login=("ann", "hünter2"),
-    ),
-    "wrong password": Case(
-        {"EHLO": b"250-relay\r\n250-X-PLAIN\r\n250 AUTH PLAIN\r\n", "AUTH": b"535 5.7.8 no\r\n"},
-        login=("ann", "hunter2"),
-    ),
-}
-
-
-def essence(heard: list[bytes]) -> list[bytes]:
-    """What matters: smtplib resets and quits by itself, we when it costs nothing."""
-    return [line for line in heard if line not in (b"RSET", b"QUIT")]
-
-
-@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_says_and_concludes_what_smtplib_does(case: Case) -> None:
-    theirs, ours = Server(dict(case.script)), Server(dict(case.script))
-
-    assert send_by_smtplib(case, theirs) == send_by_ours(case, ours)
-    assert essence(theirs.heard) == essence(ours.heard)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import datetime
 import ssl
+from collections.abc import Callable
 
 import pytest
 import trio
 import trustme
 
 from mailactors.model.outcome import Accepted, Deferred, Phase, Rejected, Scope
-from tests.providers.fake_relay import FakeRelay, Fault
+from tests.providers.fake_relay import FakeRelay, Fault, Script
 from tests.providers.mails import make_mail, make_provider, open_session
 from tests.providers.peers import Certificate, make_certificate
 
@@ -26,7 +27,10 @@ def certificate() -> Certificate:
 async def test_starttls_then_hello_again_then_login(
     nursery: trio.Nursery, certificate: Certificate
 ) -> None:
-    script = {"EHLO": [OFFER, b"250-relay\r\n250 AUTH PLAIN LOGIN\r\n"], "AUTH": b"235 ok\r\n"}
+    script: Script = {
+        "EHLO": [OFFER, b"250-relay\r\n250 AUTH PLAIN LOGIN\r\n"],
+        "AUTH": b"235 ok\r\n",
+    }
     relay = FakeRelay(nursery, script, tls=certificate.server_context())
 
     with certificate.authority_file() as ca_file:
@@ -35,7 +39,7 @@ async def test_starttls_then_hello_again_then_login(
 
     assert isinstance(outcome, Accepted)
     verbs = [line.split()[0].decode() for line in relay.lines]
-    assert ["EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL", "RCPT", "DATA"] == verbs
+    assert verbs == ["EHLO", "STARTTLS", "EHLO", "AUTH", "MAIL", "RCPT", "DATA"]
 
 
 async def test_implicit_tls_begins_before_the_greeting(
@@ -53,7 +57,7 @@ async def test_implicit_tls_begins_before_the_greeting(
 async def test_what_was_said_before_the_handshake_is_discarded(
     nursery: trio.Nursery, certificate: Certificate
 ) -> None:
-    script = {
+    script: Script = {
         "EHLO": [b"250-relay\r\n250-AUTH PLAIN\r\n250 STARTTLS\r\n", b"250 relay\r\n"],
         "STARTTLS": b"220 go\r\n250-evil.example\r\n250 AUTH PLAIN\r\n235 welcome\r\n25",
     }
@@ -107,7 +111,7 @@ def other_authority() -> Certificate:
     ids=["expired", "name", "authority"],
 )
 async def test_certificate_not_to_be_trusted_is_told_by_its_fault(
-    nursery: trio.Nursery, make: type[Certificate], words: str
+    nursery: trio.Nursery, make: Callable[[], Certificate], words: str
 ) -> None:
     certificate = make()
     relay = FakeRelay(nursery, {"EHLO": OFFER}, tls=certificate.server_context())

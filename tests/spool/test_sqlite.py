@@ -96,6 +96,27 @@ def test_a_second_owner_is_told_who_has_the_file(path: str) -> None:
     SqliteStore.open(path).close()
 
 
+def test_another_name_for_the_file_has_the_same_lock(path: str, tmp_path: Path) -> None:
+    store = SqliteStore.open(path)
+    other = tmp_path / "other.db"
+    other.symlink_to(path)
+
+    with pytest.raises(SpoolInUseError):
+        SqliteStore.open(str(other))
+
+    store.close()
+
+
+def test_the_mail_is_for_its_owners_eyes(path: str) -> None:
+    store = SqliteStore.open(path)
+    receive(store, make_accept())
+
+    modes = {name: os.stat(path + name).st_mode & 0o777 for name in ("", "-wal", "-shm", ".lock")}
+
+    assert set(modes.values()) == {0o600}, modes
+    store.close()
+
+
 def test_a_missing_folder_is_an_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(SpoolError, match="nowhere"):
         SqliteStore.open(str(tmp_path / "nowhere" / "spool.db"))

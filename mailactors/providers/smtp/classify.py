@@ -150,7 +150,8 @@ _RULINGS: Final = {
 }
 
 _HINT: Final = re.compile(
-    r"(?:try|retry|again|wait|in|after)\D{0,30}?(\d{1,6})\s*(s|m|h)(?:ec|in|our|inute|econd|rs)?",
+    r"\b(?:again|retry|wait|after)\b\D{0,30}?(\d{1,6})\s*"
+    r"(s|m|h)(?:ecs?|econds?|ins?|inutes?|rs?|ours?)?\b",
     re.I,
 )
 _UNIT_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}

@@ -124,7 +124,7 @@ class SmtpProvider:
         except trio.TooSlowError:
             timeout_s = self._settings.connect_timeout_s
             raise LostError(Phase.CONNECT, f"no connection within {timeout_s:g} s") from None
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise LostError(Phase.CONNECT, str(error) or type(error).__name__) from None
         return Connection(
             stream,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -12,6 +13,8 @@ from mailactors.providers.smtp.wire import UnsendableError, check_credential, ch
 IMPLICIT_TLS_PORT: Final = 465
 """RFC 8314 §3.3."""
 
+_LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+
 
 class SmtpSettings(BaseModel):
     """How to reach a relay. There is no switch that turns certificate checks off: name a CA."""
@@ -19,7 +22,8 @@ class SmtpSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     kind: Literal["smtp"] = "smtp"
-    host: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9.:_-]+$")]
+    host: Annotated[str, Field(min_length=1, max_length=253)]
+    """A name, or an address without brackets."""
     port: Annotated[int, Field(ge=1, le=65535)] = 587
     """465 when `tls` is "implicit" and no port is given."""
     tls: Literal["starttls", "implicit", "none"] = "starttls"
@@ -43,6 +47,13 @@ class SmtpSettings(BaseModel):
         if isinstance(values, dict) and values.get("tls") == "implicit":
             return {"port": IMPLICIT_TLS_PORT} | values
         return values
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, host: str) -> str:
+        if not all(map(_LABEL.fullmatch, host.split("."))) and not is_address(host):
+            raise ValueError("neither a host name nor an IP address")
+        return host
 
     @field_validator("hello_name", "username", "password")
     @classmethod
@@ -69,13 +80,25 @@ def _reveal(secret: SecretStr | str) -> str:
     return secret.get_secret_value() if isinstance(secret, SecretStr) else secret
 
 
+def is_address(host: str) -> bool:
+    """Say whether a host is an IP address, without brackets.
+
+    >>> is_address("::1"), is_address("[::1]")
+    (True, False)
+    """
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def is_loopback(host: str) -> bool:
     """Say whether a host is this machine, without asking anybody.
 
     >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("127.0.0.1.example.com")
     (True, True, False)
     """
-    try:
+    if is_address(host):
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
+    return host.lower() == "localhost"

@@ -116,17 +116,14 @@ class Connection:
         Raises: LostError; with Phase.FINAL only if the dot may have left.
         """
         async with self._guard():
+            lost = None
             try:
-                view = memoryview(stuffed)
-                for start in range(0, len(view), BLOCK_OCTETS):
-                    with self._losing(Phase.BODY, BLOCK_TIMEOUT_S, "write of the message"):
-                        await self._stream.send_all(view[start : start + BLOCK_OCTETS])
-                self.client.end_of_message()
-                with self._losing(Phase.FINAL, BLOCK_TIMEOUT_S, "write of the final dot"):
-                    await self._write()
-            except LostError:
+                await self._write_message(stuffed)
+            except LostError as error:
+                lost = error
+            if lost is not None:
                 await self._hear_last_words()
-                raise
+                raise lost
         await self.exchange()
 
     async def is_stale(self) -> bool:
@@ -157,6 +154,15 @@ class Connection:
         """Close at once, without a word."""
         self.is_open = False
         await trio.aclose_forcefully(self._stream)
+
+    async def _write_message(self, stuffed: bytes) -> None:
+        view = memoryview(stuffed)
+        for start in range(0, len(view), BLOCK_OCTETS):
+            with self._losing(Phase.BODY, BLOCK_TIMEOUT_S, "write of the message"):
+                await self._stream.send_all(view[start : start + BLOCK_OCTETS])
+        self.client.end_of_message()
+        with self._losing(Phase.FINAL, BLOCK_TIMEOUT_S, "write of the final dot"):
+            await self._write()
 
     async def _write(self) -> None:
         if outgoing := self.client.take_outgoing():

@@ -62,9 +62,13 @@ def check_credential(text: str) -> bytes:
 
     Raises: UnsendableError
     """
-    if any(c in "\r\n\x00" for c in text):
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError:
+        raise UnsendableError("a user name or password that is not Unicode") from None
+    if any(octet in b"\r\n\0" for octet in encoded):
         raise UnsendableError("a user name or password with CR, LF or NUL")
-    return text.encode()
+    return encoded
 
 
 def check_message(message: bytes) -> None:

@@ -1,0 +1,90 @@
+"""One HTTP connection that cannot take the service with it.
+
+hypercorn 0.18 on Trio lets some exceptions of a connection out into the nursery of all of them, and
+so a stranger's request ends the server: a websocket upgrade followed by one more byte (hypercorn
+#225), or an HTTP/2 request that is answered before its body ended (#312, #329, #334). Here they end
+at their own connection. Two more leaks are stopped beside them: a send to a peer that never reads
+is shielded from cancellation and has no deadline, and the read timeout, which would also cut off a
+client that has sent everything and waits for its answer, counts only while a body is owed.
+
+Nothing is patched: this subclass is what our own server starts. It stands on the insides of
+hypercorn 0.18, which is why the dependency is pinned so tightly.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import h11
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ConnectionState
+
+from mailactors.runtime.ports import Journal
+from mailactors.runtime.supervisor import describe
+
+RECEIVE_BYTES: Final = 65536
+
+
+class ContainedConnection(TCPServer):
+    """A connection whose failures are noted and go no further."""
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        stream: Any,
+        journal: Journal,
+        send_within_s: float,
+    ) -> None:
+        super().__init__(app, config, context, ConnectionState({}), stream)
+        self._journal = journal
+        self._send_within_s = send_within_s
+
+    async def run(self) -> None:
+        """Serve the connection to its end, whatever that is."""
+        try:
+            await super().run()
+        except* Exception as group:
+            # What else there is, Cancelled above all, is raised again by `except*` itself.
+            self._journal.note("api.connection", level="warning", error=describe(group))
+
+    async def protocol_send(self, event: Event) -> None:
+        """Write, or give the peer up if it does not read."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            try:
+                # Shielded, or a cancelled request would leave half a frame to the others.
+                with trio.fail_after(self._send_within_s, shield=True):
+                    await self.stream.send_all(event.data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
+                await trio.aclose_forcefully(self.stream)
+                await self.protocol.handle(Closed())
+
+    async def _read_data(self) -> None:
+        data: bytes | bytearray = b"-"
+        while data:
+            try:
+                with trio.fail_after(self._read_within_s()):
+                    data = await self.stream.receive_some(RECEIVE_BYTES)
+            except (trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError):
+                break
+            await self.protocol.handle(RawData(bytes(data)))
+        await self.protocol.handle(Closed())
+
+    def _read_within_s(self) -> float:
+        """Return how long the peer may be silent: limited while it owes us a body.
+
+        Headers are hypercorn's affair (its idle timer runs until a request is complete), HTTP/2
+        bodies Quart's (`BODY_TIMEOUT`).
+        """
+        connection = getattr(self.protocol.protocol, "connection", None)
+        is_owed = isinstance(connection, h11.Connection) and connection.their_state is h11.SEND_BODY
+        return float(self.config.read_timeout or math.inf) if is_owed else math.inf

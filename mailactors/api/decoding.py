@@ -1,0 +1,146 @@
+"""Bodies and queries become typed values here, or clean faults; nowhere else.
+
+What is not JSON is a 400, what is JSON but not what was asked for a 422 with a JSON pointer. Every
+body goes through a typed decoder, which never builds what it does not know: nesting, huge numbers
+and unknown fields end at the first byte that is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.schemas import AddressIn, AttachmentIn
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+JSON_MEDIA_TYPE: Final = "application/json"
+_WHERE = re.compile(r"(.*?)(?: - at (?:`key` in )?`(\$[^`]*)`)?", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
+_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_MISSING = re.compile(r"Object missing required field `(.*)`")
+_WORDS: Final = {
+    "`str`": "a string",
+    "`int`": "an integer",
+    "`float`": "a number",
+    "`bool`": "a boolean",
+    "`array`": "an array",
+    "`object`": "an object",
+    "`null`": "null",
+    "`str | object`": "a string or an object",
+    "`str | array`": "a string or an array",
+    "`str | array | object`": "a string, an object or an array",
+    "`str | null`": "a string or null",
+}
+_NESTED: Final[Mapping[str, type[msgspec.Struct]]] = {"attachments": AttachmentIn}
+
+
+def check_content_type(content_type: str | None) -> None:
+    """Refuse a body that is not declared as JSON; a form's content type is curl's default.
+
+    Raises: ProblemError.
+    """
+    media_type, _, parameters = (content_type or "").partition(";")
+    charset = parameters.strip().lower().replace('"', "")
+    if media_type.strip().lower() != JSON_MEDIA_TYPE or charset not in {"", "charset=utf-8"}:
+        said = f"was {content_type[:100]!r}" if content_type else "is missing"
+        detail = f"The Content-Type {said}; send the header 'Content-Type: {JSON_MEDIA_TYPE}'"
+        raise ProblemError("unsupported-media-type", detail)
+
+
+def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """Return a body as a value of the decoder's type.
+
+    Raises: ProblemError.
+    """
+    try:
+        value = decoder.decode(body)
+        _refuse_duplicates(body)
+    except msgspec.ValidationError as error:
+        fault = _fault(str(error), decoder.type)
+        raise ProblemError("validation", fault.detail, errors=(fault,)) from None
+    except (UnicodeDecodeError, RecursionError):
+        raise ProblemError("malformed-json", "not UTF-8, or nested too deeply") from None
+    except msgspec.DecodeError as error:
+        raise ProblemError("malformed-json", str(error)) from None
+    return value
+
+
+def decode_query(pairs: Iterable[tuple[str, str]], shape: type[T]) -> T:
+    """Return query parameters as a value of a type; each at most once, none unknown.
+
+    Raises: ProblemError.
+    """
+    given: dict[str, str] = {}
+    for name, value in pairs:
+        if name in given:
+            raise _bad_parameter(FaultView("is given twice", parameter=name))
+        given[name] = value
+    try:
+        return msgspec.convert(given, shape, strict=False)
+    except msgspec.ValidationError as error:
+        fault = _fault(str(error), shape)
+        name = (fault.pointer or "").removeprefix("/")
+        raise _bad_parameter(FaultView(fault.detail, parameter=name)) from None
+
+
+def pointer_of(steps: Sequence[str | int]) -> str:
+    """Return a JSON pointer (RFC 6901).
+
+    >>> pointer_of(["headers", "a/b"])
+    '/headers/a~1b'
+    """
+    return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps)
+
+
+def _bad_parameter(fault: FaultView) -> ProblemError:
+    detail = f"{fault.parameter}: {fault.detail}"
+    return ProblemError("invalid-parameter", detail, errors=(fault,))
+
+
+def _fault(text: str, shape: type[msgspec.Struct]) -> FaultView:
+    """Read msgspec's words: what is wrong, and where (`$.to[1]` is `/to/1`)."""
+    found = _WHERE.fullmatch(text)
+    assert found is not None
+    what, where = found[1], found[2] or "$"
+    steps: list[str] = [name or index for name, index in _STEP.findall(where)]
+    if unknown := _UNKNOWN.fullmatch(what):
+        return FaultView(_unknown_words(unknown[1], steps, shape), pointer_of([*steps, unknown[1]]))
+    if missing := _MISSING.fullmatch(what):
+        return FaultView("is required", pointer_of([*steps, missing[1]]))
+    return FaultView(_plain_words(what), pointer_of(steps))
+
+
+def _unknown_words(name: str, steps: Sequence[str], shape: type[msgspec.Struct]) -> str:
+    at = _NESTED.get(steps[0], AddressIn) if steps else shape
+    known = at.__struct_encode_fields__
+    near = difflib.get_close_matches(name[:40], known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
+    return f"is not known; {hint}" if known else "is not known"
+
+
+def _plain_words(text: str) -> str:
+    """Say it in JSON's words and in lower case: "expected a string, got an integer"."""
+    for word, plain in _WORDS.items():
+        text = text.replace(word, plain)
+    return text[:1].lower() + text[1:]
+
+
+def _refuse_duplicates(body: bytes) -> None:
+    """Refuse an object that names a field twice: two readers would read two messages."""
+    json.loads(body.decode(), object_pairs_hook=_unique, parse_int=str, parse_float=str)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise msgspec.DecodeError(f"{twice[:100]!r} is given twice in one object")
+    return unique

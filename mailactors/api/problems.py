@@ -1,0 +1,130 @@
+"""Every answer that is not what was asked for: RFC 9457 problem details with a stable `type`.
+
+A problem says what the client can do about it and shows nothing of our insides. The table below is
+the whole list; a `type` in it is never renamed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+import msgspec
+from quart import Response
+
+from mailactors.errors import MailactorsError
+
+MEDIA_TYPE: Final = "application/problem+json"
+TYPE_PREFIX: Final = "urn:mailactors:problem:"
+ERRORS_MAX: Final = 100
+"""Faults told at once; the client mends these first."""
+
+
+class Kind(NamedTuple):
+    """A type of problem: its HTTP status, and its title, which is the same each time."""
+
+    status: int
+    title: str
+
+
+KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "bad-request": Kind(400, "The request is not well-formed"),
+        "malformed-json": Kind(400, "The body is not JSON"),
+        "invalid-parameter": Kind(400, "A query parameter is not valid"),
+        "idempotency-key-invalid": Kind(400, "The Idempotency-Key header is not valid"),
+        "idempotency-key-mismatch": Kind(400, "The header and the body name different keys"),
+        "not-found": Kind(404, "There is no such resource"),
+        "method-not-allowed": Kind(405, "The resource does not know this method"),
+        "request-timeout": Kind(408, "The body did not arrive in time"),
+        "too-large": Kind(413, "The body is too large"),
+        "unsupported-media-type": Kind(415, "The body is not declared as JSON"),
+        "validation": Kind(422, "The message is not valid"),
+        "idempotency-key-reused": Kind(422, "The key was used with other content before"),
+        "rate-limited": Kind(429, "Too many requests"),
+        "internal": Kind(500, "Something went wrong on our side"),
+        "overloaded": Kind(503, "There is no room just now"),
+        "stopping": Kind(503, "The service is shutting down"),
+        "not-ready": Kind(503, "The service cannot accept messages"),
+        "spool-unavailable": Kind(503, "The spool does not answer"),
+    }
+)
+SLUG_OF_STATUS: Final[Mapping[int, str]] = MappingProxyType(
+    {
+        400: "bad-request",
+        404: "not-found",
+        405: "method-not-allowed",
+        408: "request-timeout",
+        413: "too-large",
+        415: "unsupported-media-type",
+        429: "rate-limited",
+        503: "overloaded",
+    }
+)
+"""For what the framework refuses before a route of ours sees it."""
+CLOSING: Final = frozenset({408, 413})
+"""After these a part of the body is still on its way: the connection is of no more use."""
+
+
+class FaultView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One fault: where (a JSON pointer into the body, or a query parameter), and what it is."""
+
+    detail: str
+    pointer: str | None = None
+    parameter: str | None = None
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Problem details (RFC 9457 §3.1). `errors` has one entry for each fault of a body."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    errors: tuple[FaultView, ...] = ()
+
+
+class ProblemError(MailactorsError):
+    """Raised by whatever refuses a request; becomes its answer."""
+
+    def __init__(
+        self,
+        slug: str,
+        detail: str = "",
+        *,
+        errors: tuple[FaultView, ...] = (),
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(f"{slug}: {detail}")
+        assert slug in KINDS, slug
+        self.slug = slug
+        self.detail = detail
+        self.errors = errors
+        self.retry_after_s = retry_after_s
+
+
+def problem_response(error: ProblemError, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the answer that says what the problem is."""
+    kind = KINDS[error.slug]
+    detail, errors = error.detail, error.errors[:ERRORS_MAX]
+    problem = Problem(TYPE_PREFIX + error.slug, kind.title, kind.status, detail, errors)
+    extra = dict(headers or {})
+    if error.retry_after_s is not None:
+        extra["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return respond(problem, extra)
+
+
+def plain_response(status: int, title: str) -> Response:
+    """Return a problem that is no more than its HTTP status (RFC 9457 §4.2.1)."""
+    return respond(Problem("about:blank", title, status), {})
+
+
+def respond(problem: Problem, headers: Mapping[str, str]) -> Response:
+    """Return a problem as an HTTP response."""
+    body = msgspec.json.encode(problem)
+    response = Response(body, problem.status, dict(headers), content_type=MEDIA_TYPE)
+    if problem.status in CLOSING:
+        response.headers["Connection"] = "close"
+    return response

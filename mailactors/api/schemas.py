@@ -1,0 +1,240 @@
+"""What goes over the wire, as types: bodies are decoded into these and answers made of them.
+
+The OpenAPI document is generated from this file, so a docstring here is documentation there.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from mailactors.intake.admission import SHORT_TEXT_MAX
+
+ITEMS_MAX: Final = 100
+"""Entries of any list in a body: bounds the work of checking it; admission's limits are lower."""
+STATUSES_MAX: Final = 1000
+STATUSES_DEFAULT: Final = 100
+
+ClientId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=SHORT_TEXT_MAX)]
+
+
+class AddressIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A mailbox."""
+
+    address: str
+    name: str = ""
+
+
+Mailbox: TypeAlias = str | AddressIn
+Mailboxes: TypeAlias = (
+    str | AddressIn | Annotated[list[str | AddressIn], Meta(max_length=ITEMS_MAX)]
+)
+
+
+class ShortMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The short form of a message. `id` is the idempotency key, `body` is plain text."""
+
+    id: ClientId
+    to: str | Annotated[list[str], Meta(min_length=1, max_length=ITEMS_MAX)]
+    subject: str
+    body: str
+
+
+class AttachmentIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file, its content in base64. With a `content_id` it is inline (`cid:…` in the HTML)."""
+
+    filename: str
+    content: bytes
+    content_type: str = "application/octet-stream"
+    content_id: str = ""
+
+
+class MessageIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One message.
+
+    Mailboxes are strings, bare or like `Ann <ann@example.org>`, or objects. `raw` is a whole MIME
+    message in base64 that is sent byte for byte, to the recipients given beside it.
+    """
+
+    sender: Mailbox | None = msgspec.field(name="from", default=None)
+    to: Mailboxes = []
+    cc: Mailboxes = []
+    bcc: Mailboxes = []
+    reply_to: Mailboxes = []
+    subject: str = ""
+    text: str | None = None
+    html: str | None = None
+    headers: Annotated[dict[str, str], Meta(max_length=ITEMS_MAX)] = {}
+    attachments: Annotated[list[AttachmentIn], Meta(max_length=ITEMS_MAX)] = []
+    raw: bytes | None = None
+    stream: str = ""
+    expires_in_s: float | None = None
+    send_at: Annotated[datetime, Meta(tz=True)] | None = None
+    tags: Annotated[list[str], Meta(max_length=ITEMS_MAX)] = []
+    metadata: Annotated[dict[str, str], Meta(max_length=ITEMS_MAX)] = {}
+    id: ClientId | None = None
+
+
+class StatusesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `GET /statuses` may be asked. `cursor` is the `next` of the page before."""
+
+    id: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=STATUSES_MAX)] = STATUSES_DEFAULT
+    cursor: Annotated[int, Meta(ge=1, lt=2**63)] | None = None
+
+
+class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """No query parameters at all."""
+
+
+class ShortReceipt(msgspec.Struct, frozen=True):
+    """The message is durable. `message_id` is ours; `status_url` tells what becomes of it."""
+
+    message: str
+    id: str
+    message_id: str
+    status_url: str
+
+
+class Idempotency(msgspec.Struct, frozen=True):
+    """By what a repetition is known, `key` or `fingerprint` (of the content), and how long."""
+
+    by: str
+    window_s: float
+
+
+class MessageReceipt(msgspec.Struct, frozen=True):
+    """The message is durable. `message_id` is its RFC 5322 Message-ID, without brackets."""
+
+    id: str
+    message_id: str
+    status: str
+    status_url: str
+    idempotency: Idempotency
+
+
+class DeliveryBrief(msgspec.Struct, frozen=True):
+    """One recipient's fate as it stands."""
+
+    recipient: str
+    status: str
+    provider: str | None
+    attempts: int
+    error: str | None
+    updated_at: str
+
+
+class StatusView(msgspec.Struct, frozen=True):
+    """A message's status. `id` is the client's, or ours if it gave none; `message_id` is ours."""
+
+    id: str
+    message_id: str
+    to: tuple[str, ...]
+    status: str
+    provider: str | None
+    attempts: int
+    updated_at: str
+    error: str | None
+    deliveries: tuple[DeliveryBrief, ...]
+
+
+class StatusPage(msgspec.Struct, frozen=True):
+    """Statuses, newest first. `next` is the cursor of the page after, or null."""
+
+    statuses: tuple[StatusView, ...]
+    next: str | None
+
+
+class DeliveryView(msgspec.Struct, frozen=True):
+    """One recipient's fate. `next_at` is when something is due, for one that is pending."""
+
+    recipient: str
+    status: str
+    provider: str | None
+    attempts: int
+    error: str | None
+    updated_at: str
+    next_at: str | None
+
+
+class NextStep(msgspec.Struct, frozen=True):
+    """What was decided for one recipient, and when it is due."""
+
+    recipient: str
+    status: str
+    due_at: str | None
+
+
+class TimelineEntry(msgspec.Struct, frozen=True):
+    """One attempt or decision: its rule, its inputs (`facts`), and the next step."""
+
+    at: str
+    kind: str
+    rule: str | None
+    provider: str | None
+    outcome: str | None
+    reason: str | None
+    next: tuple[NextStep, ...]
+    facts: dict[str, Any]
+
+
+class MessageView(msgspec.Struct, frozen=True):
+    """A message, the state of each delivery, and the timeline, oldest first."""
+
+    id: str
+    client_id: str | None
+    message_id: str
+    status: str
+    stream: str
+    sender: str = msgspec.field(name="from")
+    subject: str
+    accepted_at: str
+    not_before: str
+    expires_at: str
+    attempts: int
+    declared_risks: int
+    deliveries: tuple[DeliveryView, ...]
+    timeline: tuple[TimelineEntry, ...]
+
+
+class ProviderView(msgspec.Struct, frozen=True):
+    """A provider as it is now. Times are seconds from now; null where there is nothing to say.
+
+    `permits` are those to be had in `next_permit_in_s`; null means no limit.
+    """
+
+    name: str
+    gate: str
+    gate_opens_in_s: float | None
+    probes_free: int
+    opened_count: int
+    last_success_s_ago: float | None
+    paused: bool
+    next_permit_in_s: float
+    permits: int | None
+    in_flight: int
+    slots_free: int
+    concurrency_max: int
+
+
+class Providers(msgspec.Struct, frozen=True):
+    """All providers, in the order of the configuration."""
+
+    providers: tuple[ProviderView, ...]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """`ok` or `ready`."""
+
+    status: str
+
+
+class Index(msgspec.Struct, frozen=True):
+    """What is served here."""
+
+    service: str
+    version: str
+    routes: dict[str, str]

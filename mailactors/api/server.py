@@ -1,0 +1,205 @@
+"""The HTTP server: an actor that binds, serves, and finishes what it began when it is stopped.
+
+Owns the listening sockets and the connections. It never decides about mail: while it is down, mail
+that was accepted flows. It takes hypercorn's connections without hypercorn's worker, whose nursery
+dies with any of them (`api.containment`); so the application's lifespan events are not sent.
+
+Stopping, by the event or by cancellation, is the same: close the listeners, let idle connections
+go, give requests in flight `graceful_s` to be answered, then close what is left by force.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import ssl
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+from quart_trio import QuartTrio
+
+from mailactors.api.containment import ContainedConnection
+from mailactors.api.guard import guard
+from mailactors.runtime.cell import Cell
+from mailactors.runtime.ports import Journal
+
+LOGGER_NAME: Final = "mailactors.http"
+"""Where hypercorn reports errors of the application. There is no access log: paths and queries
+hold what clients call their messages."""
+HEADER_BYTES_MAX: Final = 16 * 1024
+STREAMS_MAX: Final = 32
+"""Requests at once on one HTTP/2 connection."""
+
+
+class Timeouts(msgspec.Struct, frozen=True):
+    """How long a peer may take. Seconds."""
+
+    read_s: float = 10.0
+    """Silence while a body is owed."""
+    keep_alive_s: float = 5.0
+    """An idle connection, and from its opening to the end of the first request's headers."""
+    send_s: float = 10.0
+    """A peer that does not read."""
+    graceful_s: float = 5.0
+    """Requests in flight when the server is stopped."""
+
+
+@dataclass(eq=False)
+class Listening:
+    """What outlives the server: where to listen, and how to stop.
+
+    `bound` tells where the present server listens, as URLs. After the first bind of port 0 a
+    restarted server takes the same port again. `drained` is set once a server that was told to
+    stop by `shutdown` has answered its last request.
+    """
+
+    host: str
+    port: int
+    tls: ssl.SSLContext | None = None
+    connections_max: int = 1000
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    bound: Cell[tuple[str, ...]] = field(default_factory=lambda: Cell(()))
+    shutdown: trio.Event = field(default_factory=trio.Event)
+    drained: trio.Event = field(default_factory=trio.Event)
+
+
+class ServerStatistics(msgspec.Struct, frozen=True):
+    """A snapshot for metrics."""
+
+    connections: int
+    connections_total: int
+    connections_refused: int
+
+
+class ApiServer:
+    """The shell."""
+
+    def __init__(self, app: QuartTrio, listening: Listening, journal: Journal) -> None:
+        self._app = ASGIWrapper(guard(app))
+        self._listening = listening
+        self._journal = journal
+        self._config = server_config(listening.timeouts)
+        self._context = WorkerContext(None)
+        self._live: set[ContainedConnection] = set()
+        self._gone = trio.Event()
+        self._total = 0
+        self._refused = 0
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until cancelled; after `shutdown`, wait to be.
+
+        Raises: OSError when the address cannot be bound.
+        """
+        listeners = await self._bind()
+        with contextlib.ExitStack() as sockets:
+            for listener in listeners:
+                sockets.callback(listener.socket.close)
+            async with trio.open_nursery() as nursery:
+                stop = trio.Event()
+                handlers = await nursery.start(self._keep_connections, stop)
+                try:
+                    task_status.started()
+                    await self._accept(listeners, handlers)
+                finally:
+                    self._listening.bound.publish(())
+                    stop.set()
+        self._listening.drained.set()
+        await trio.sleep_forever()
+
+    def statistics(self) -> ServerStatistics:
+        """Return how many connections there are, were, and were too many."""
+        return ServerStatistics(len(self._live), self._total, self._refused)
+
+    async def _bind(self) -> list[trio.SocketListener]:
+        at = self._listening
+        listeners = await trio.open_tcp_listeners(at.port, host=at.host)
+        names = [listener.socket.getsockname() for listener in listeners]
+        at.port = at.port or names[0][1]
+        scheme = "https" if at.tls else "http"
+        at.bound.publish(tuple(f"{scheme}://{format_host(n[0])}:{n[1]}" for n in names))
+        self._journal.note("api.listening", at=", ".join(at.bound.value))
+        return listeners
+
+    async def _accept(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
+        """Accept connections until told to stop; the listeners are closed then."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stop_accepting, nursery.cancel_scope)
+            await trio.serve_listeners(self._serve, listeners, handler_nursery=handlers)
+
+    async def _stop_accepting(self, scope: trio.CancelScope) -> None:
+        await self._listening.shutdown.wait()
+        scope.cancel()
+
+    async def _keep_connections(
+        self, stop: trio.Event, task_status: trio.TaskStatus[trio.Nursery]
+    ) -> None:
+        """Hold the connections' nursery, out of reach of cancellation, until it may be closed."""
+        with trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                task_status.started(nursery)
+                await stop.wait()
+                await self._context.terminated.set()
+                with trio.move_on_after(self._listening.timeouts.graceful_s):
+                    await self._wait_all_gone()
+                for connection in list(self._live):
+                    await trio.aclose_forcefully(connection.stream)
+                nursery.cancel_scope.cancel()
+
+    async def _wait_all_gone(self) -> None:
+        while self._live:
+            self._gone = trio.Event()
+            await self._gone.wait()
+
+    async def _serve(self, stream: trio.SocketStream) -> None:
+        """Serve one connection, unless there are too many."""
+        if len(self._live) >= self._listening.connections_max:
+            self._refused += 1
+            await trio.aclose_forcefully(stream)
+            return
+        connection = self._connection(stream)
+        self._live.add(connection)
+        self._total += 1
+        try:
+            await connection.run()
+        finally:
+            self._live.discard(connection)
+            self._gone.set()
+
+    def _connection(self, stream: trio.SocketStream) -> ContainedConnection:
+        at = self._listening
+        over: Any = stream
+        if at.tls is not None:
+            over = trio.SSLStream(stream, at.tls, server_side=True, https_compatible=True)
+        return ContainedConnection(
+            self._app, self._config, self._context, over, self._journal, at.timeouts.send_s
+        )
+
+
+def server_config(timeouts: Timeouts) -> Config:
+    """Return what hypercorn's connections are told."""
+    config = Config()
+    config.accesslog = None
+    config.errorlog = logging.getLogger(LOGGER_NAME)
+    config.include_date_header = True
+    config.include_server_header = False
+    config.h11_max_incomplete_size = HEADER_BYTES_MAX
+    config.h2_max_header_list_size = HEADER_BYTES_MAX
+    config.h2_max_concurrent_streams = STREAMS_MAX
+    config.keep_alive_timeout = timeouts.keep_alive_s
+    config.read_timeout = timeouts.read_s  # type: ignore[assignment]  # any number will do
+    config.ssl_handshake_timeout = timeouts.keep_alive_s
+    return config
+
+
+def format_host(host: str) -> str:
+    """Return a host as it is written in a URL.
+
+    >>> format_host("::1")
+    '[::1]'
+    """
+    return f"[{host}]" if ":" in host else host

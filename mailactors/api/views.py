@@ -1,0 +1,147 @@
+"""From what the spool and the lanes know to what the API shows. Plain functions.
+
+Here UTC seconds become RFC 3339 text, and monotonic times become seconds from now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from mailactors.api.schemas import (
+    DeliveryBrief,
+    DeliveryView,
+    MessageView,
+    NextStep,
+    ProviderView,
+    StatusView,
+    TimelineEntry,
+)
+from mailactors.dispatch.lane import Gate, Lane, Pace
+from mailactors.model.lifecycle import PENDING, summarize
+from mailactors.spool.port import DeliveryStatus, Event, MessageStatus
+
+YEAR_9999_S: Final = 253_402_300_799.0
+UNLIMITED: Final = Pace().permits
+_SHOWN_APART: Final = frozenset({"rule", "provider", "outcome", "reason", "next"})
+
+
+def rfc3339(utc_s: float) -> str:
+    """Return UTC seconds as text with milliseconds.
+
+    >>> rfc3339(1005268127.9)
+    '2001-11-09T01:08:47.900Z'
+    """
+    moment = datetime.fromtimestamp(min(max(utc_s, 0.0), YEAR_9999_S), UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def status_view(status: MessageStatus) -> StatusView:
+    """Return a message in a line; provider and error are the newest delivery's that has one."""
+    newest_first = sorted(status.deliveries, key=lambda d: (-d.updated_at, d.n))
+    return StatusView(
+        id=status.client_id or status.id,
+        message_id=status.id,
+        to=tuple(delivery.recipient for delivery in status.deliveries),
+        status=summarize(frozenset(d.state for d in status.deliveries)),
+        provider=next((d.provider for d in newest_first if d.provider), None),
+        attempts=status.attempts,
+        updated_at=rfc3339(newest_first[0].updated_at if newest_first else status.accepted_at),
+        error=next((d.error for d in newest_first if d.error), None),
+        deliveries=tuple(map(_delivery_brief, status.deliveries)),
+    )
+
+
+def message_view(status: MessageStatus, events: Sequence[Event]) -> MessageView:
+    """Return all that is known of a message but its content."""
+    recipients = {str(d.n): d.recipient for d in status.deliveries}
+    return MessageView(
+        id=status.id,
+        client_id=status.client_id or None,
+        message_id=status.message_id,
+        status=summarize(frozenset(d.state for d in status.deliveries)),
+        stream=status.stream,
+        sender=status.sender,
+        subject=status.subject,
+        accepted_at=rfc3339(status.accepted_at),
+        not_before=rfc3339(status.not_before),
+        expires_at=rfc3339(status.expires_at),
+        attempts=status.attempts,
+        declared_risks=status.declared_risks,
+        deliveries=tuple(map(_delivery_view, status.deliveries)),
+        timeline=tuple(_entry(event, recipients) for event in events),
+    )
+
+
+def provider_view(lane: Lane, now_s: float) -> ProviderView:
+    """Return a lane as it is now."""
+    health, pace = lane.health.value, lane.pace.value
+    is_shut = health.gate in {Gate.OPEN, Gate.DISABLED}
+    ago_s = now_s - health.last_success_s
+    return ProviderView(
+        name=lane.name,
+        gate=health.gate.value,
+        gate_opens_in_s=round(max(0.0, health.until_s - now_s), 3) if is_shut else None,
+        probes_free=health.probes_free,
+        opened_count=health.opened_count,
+        last_success_s_ago=round(max(0.0, ago_s), 3) if health.last_success_s >= 0 else None,
+        paused=pace.is_paused,
+        next_permit_in_s=round(max(0.0, pace.next_permit_s - now_s), 3),
+        permits=pace.permits if pace.permits < UNLIMITED else None,
+        in_flight=len(lane.in_flight),
+        slots_free=lane.slots_free,
+        concurrency_max=lane.concurrency_max,
+    )
+
+
+def _delivery_brief(delivery: DeliveryStatus) -> DeliveryBrief:
+    return DeliveryBrief(
+        recipient=delivery.recipient,
+        status=delivery.state.value,
+        provider=delivery.provider or None,
+        attempts=delivery.attempts,
+        error=delivery.error or None,
+        updated_at=rfc3339(delivery.updated_at),
+    )
+
+
+def _delivery_view(delivery: DeliveryStatus) -> DeliveryView:
+    return DeliveryView(
+        recipient=delivery.recipient,
+        status=delivery.state.value,
+        provider=delivery.provider or None,
+        attempts=delivery.attempts,
+        error=delivery.error or None,
+        updated_at=rfc3339(delivery.updated_at),
+        next_at=rfc3339(delivery.due_at) if delivery.state in PENDING else None,
+    )
+
+
+def _entry(event: Event, recipients: dict[str, str]) -> TimelineEntry:
+    facts = event.facts
+    return TimelineEntry(
+        at=rfc3339(event.at),
+        kind=event.kind,
+        rule=facts.get("rule"),
+        provider=facts.get("provider"),
+        outcome=facts.get("outcome"),
+        reason=facts.get("reason"),
+        next=_next_steps(facts.get("next"), recipients),
+        facts={name: value for name, value in facts.items() if name not in _SHOWN_APART},
+    )
+
+
+def _next_steps(words: Any, recipients: dict[str, str]) -> tuple[NextStep, ...]:
+    """Read the dispatcher's words, such as {"0": "deferred", "0.due_at": 1005268127.9}."""
+    if not isinstance(words, dict):
+        return ()
+    return tuple(
+        NextStep(recipients[n], state, _optional_time(words.get(f"{n}.due_at")))
+        for n, state in words.items()
+        if n in recipients
+    )
+
+
+def _optional_time(utc_s: float | None) -> str | None:
+    return None if utc_s is None else rfc3339(utc_s)

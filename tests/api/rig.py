@@ -1,0 +1,145 @@
+"""A whole accept path in memory: spool, registry, door, API, and real sockets where asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import trio
+from quart_trio import QuartTrio
+
+from mailactors.api.app import create_app
+from mailactors.api.server import ApiServer, Listening, Timeouts
+from mailactors.dispatch.lane import Lane, open_lane
+from mailactors.intake.admission import Rules, Stream
+from mailactors.intake.door import Door
+from mailactors.intake.registry import RegistryActor, open_registry
+from mailactors.model.message import Address
+from mailactors.providers.port import Capabilities
+from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.ports import NoFaults, Ports, SystemClock, SystemEntropy, SystemIds
+from mailactors.runtime.ports import TcpConnector, ThreadExecutor
+from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
+from mailactors.spool.reader import SpoolReader
+from mailactors.spool.sqlite import SqliteStore
+
+T = TypeVar("T")
+
+RULES = Rules(
+    default_from=Address("mailactors@mail.example"),
+    streams={"transactional": Stream(3600.0), "bulk": Stream(60.0)},
+    key_window_s=86400.0,
+    fingerprint_window_s=60.0,
+)
+
+
+class InlineExecutor:
+    """Runs work where it is, as the simulator does."""
+
+    async def run(self, work: Callable[[], T]) -> T:
+        await trio.lowlevel.checkpoint()
+        return work()
+
+    def close(self) -> None:
+        pass
+
+
+class ListJournal:
+    """Keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, dict[str, Any]]] = []
+
+    def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
+        self.notes.append((event, {"level": level, **facts}))
+
+    def events(self) -> list[str]:
+        return [event for event, _ in self.notes]
+
+
+@dataclass(eq=False)
+class Rig:
+    """Everything that a test may want to touch."""
+
+    app: QuartTrio
+    door: Door
+    store: SqliteStore
+    reader: SpoolReader
+    lanes: dict[str, Lane]
+    signals: SpoolSignals
+    journal: ListJournal
+    stopping: trio.Event
+    spool_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Cancelled, it leaves a spool that never answers."""
+
+
+@contextlib.asynccontextmanager
+async def open_rig() -> AsyncIterator[Rig]:
+    """Start the actors of the accept path."""
+    clock, journal, signals = SystemClock(), ListJournal(), SpoolSignals()
+    ports = Ports(
+        clock=clock,
+        entropy=SystemEntropy(),
+        ids=SystemIds(clock),
+        faults=NoFaults(),
+        executor=ThreadExecutor,
+        connector=TcpConnector(),
+        journal=journal,
+    )
+    store = SqliteStore.open(":memory:", expect_journal="memory")
+    executor = InlineExecutor()
+    spool = open_writes()
+    registry = open_registry()
+    door = Door(RULES, registry, signals, ports)
+    reader = SpoolReader(store.reader(), executor)
+    lanes = {"primary": open_lane("primary", 4, Capabilities(True), _outcomes(), clock)}
+    stopping = trio.Event()
+    app = create_app(
+        door, reader, lanes, clock, signals=signals, journal=journal, stopping=stopping
+    )
+    rig = Rig(app, door, store, reader, lanes, signals, journal, stopping)
+    spool_actor = SpoolActor(store, spool, executor, signals, clock, NoFaults(), journal)
+    registry_actor = RegistryActor(registry, spool, NoFaults())
+
+    async def run_spool() -> None:
+        with rig.spool_scope:
+            await spool_actor.run(trio.TASK_STATUS_IGNORED)
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(run_spool)
+            await nursery.start(lambda task_status: registry_actor.run(task_status))
+            yield rig
+            nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+def _outcomes() -> Mailbox[Any]:
+    return Mailbox("outcomes", 64, lambda _item, _error: None)
+
+
+@dataclass(eq=False)
+class Served:
+    """A server on a loopback port."""
+
+    server: ApiServer
+    listening: Listening
+    scope: trio.CancelScope
+
+    @property
+    def port(self) -> int:
+        return self.listening.port
+
+
+@contextlib.asynccontextmanager
+async def serve(app: Any, journal: ListJournal, **timeouts: float) -> AsyncIterator[Served]:
+    """Serve an application on a free loopback port."""
+    listening = Listening("127.0.0.1", 0, timeouts=Timeouts(**timeouts))
+    server = ApiServer(app, listening, journal)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: server.run(task_status))
+        yield Served(server, listening, nursery.cancel_scope)
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,177 @@
+"""Mailboxes: bounds, batches, and what survives an actor."""
+
+import pytest
+import trio
+import trio.testing
+
+from mailactors.runtime.mailbox import Mailbox, MailboxFullError
+
+
+def open_mailbox(capacity: int = 10, batch_max: int = 256) -> tuple[Mailbox[int], list[int]]:
+    lost: list[int] = []
+    return Mailbox("m", capacity, lambda item, _error: lost.append(item), batch_max), lost
+
+
+async def test_items_come_out_in_the_order_they_went_in() -> None:
+    mailbox, _ = open_mailbox()
+    for item in (1, 2, 3):
+        mailbox.put_nowait(item)
+
+    await mailbox.wait()
+
+    assert list(mailbox.take()) == [1, 2, 3]
+
+
+async def test_a_full_mailbox_refuses_at_once() -> None:
+    mailbox, _ = open_mailbox(capacity=2)
+    mailbox.put_nowait(1)
+    mailbox.put_nowait(2)
+
+    with pytest.raises(MailboxFullError, match="m: 2 items"):
+        mailbox.put_nowait(3)
+
+
+async def test_drained_items_count_against_the_bound_until_they_are_handled() -> None:
+    mailbox, _ = open_mailbox(capacity=2)
+    mailbox.put_nowait(1)
+    mailbox.put_nowait(2)
+    await mailbox.wait()
+    taking = mailbox.take()
+    next(taking)
+
+    with pytest.raises(MailboxFullError):
+        mailbox.put_nowait(3)
+    next(taking)
+    mailbox.put_nowait(3)
+
+    assert len(mailbox) == 2
+
+
+async def test_put_waits_for_room(autojump_clock: trio.testing.MockClock) -> None:
+    mailbox, _ = open_mailbox(capacity=1)
+    mailbox.put_nowait(1)
+    got: list[int] = []
+
+    async def receive() -> None:
+        await trio.sleep(5)
+        while len(got) < 2:
+            await mailbox.wait()
+            got.extend(mailbox.take())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await mailbox.put(2)
+        sent_at_s = trio.current_time()
+
+    assert sent_at_s == 5
+    assert got == [1, 2]
+
+
+async def test_a_batch_is_bounded() -> None:
+    mailbox, _ = open_mailbox(batch_max=2)
+    for item in (1, 2, 3):
+        mailbox.put_nowait(item)
+
+    await mailbox.wait()
+    first = list(mailbox.take())
+    await mailbox.wait()
+
+    assert (first, list(mailbox.take())) == ([1, 2], [3])
+
+
+async def test_many_nudges_wake_once_and_bring_nothing() -> None:
+    mailbox, _ = open_mailbox()
+    mailbox.nudge()
+    mailbox.nudge()
+
+    await mailbox.wait()
+    items = list(mailbox.take())
+    with trio.move_on_after(0) as scope:
+        await mailbox.wait()
+
+    assert items == []
+    assert scope.cancelled_caught
+
+
+async def test_a_crash_loses_only_the_item_under_the_cursor() -> None:
+    mailbox, lost = open_mailbox()
+    for item in (1, 2, 3):
+        mailbox.put_nowait(item)
+    await mailbox.wait()
+    taking = mailbox.take()
+    next(taking)
+    next(taking)
+
+    mailbox.crash(ValueError())
+    await mailbox.wait()
+
+    assert lost == [2]
+    assert list(mailbox.take()) == [3]
+    assert mailbox.statistics().crashed == 1
+
+
+async def test_a_crash_between_items_loses_none() -> None:
+    mailbox, lost = open_mailbox()
+    mailbox.put_nowait(1)
+    await mailbox.wait()
+
+    mailbox.crash(ValueError())
+
+    assert lost == []
+    assert list(mailbox.take()) == [1]
+
+
+async def test_a_group_that_crashed_comes_back_one_by_one_and_only_the_guilty_is_lost() -> None:
+    mailbox, lost = open_mailbox()
+    for item in (1, 2, 3):
+        mailbox.put_nowait(item)
+    await mailbox.wait()
+    assert mailbox.group() == [1, 2, 3]
+
+    mailbox.crash(ValueError())
+    handled = []
+    for _ in range(3):
+        (item,) = mailbox.group()
+        if item == 2:
+            mailbox.crash(ValueError())
+        else:
+            mailbox.done()
+            handled.append(item)
+
+    assert (handled, lost) == ([1, 3], [2])
+    assert len(mailbox) == 0
+
+
+async def test_after_the_suspects_groups_are_whole_again() -> None:
+    mailbox, _ = open_mailbox()
+    mailbox.put_nowait(1)
+    mailbox.put_nowait(2)
+    await mailbox.wait()
+    mailbox.group()
+    mailbox.crash(ValueError())
+    for _ in range(2):
+        mailbox.group()
+        mailbox.done()
+    mailbox.put_nowait(3)
+    mailbox.put_nowait(4)
+    await mailbox.wait()
+
+    assert mailbox.group() == [3, 4]
+
+
+async def test_wait_empty_returns_when_everything_is_handled(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    mailbox, _ = open_mailbox()
+    mailbox.put_nowait(1)
+
+    async def receive() -> None:
+        await trio.sleep(3)
+        await mailbox.wait()
+        list(mailbox.take())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(receive)
+        await mailbox.wait_empty()
+
+    assert trio.current_time() == 3

@@ -1,0 +1,92 @@
+"""Reply slots and cells."""
+
+import pytest
+import trio
+import trio.testing
+
+from mailactors.runtime.cell import Cell
+from mailactors.runtime.reply import ActorCrashedError, DeadlineError, Reply
+
+
+async def test_every_waiter_gets_the_value(autojump_clock: trio.testing.MockClock) -> None:
+    reply = Reply[int]()
+    got: list[int] = []
+
+    async def wait() -> None:
+        got.append(await reply.wait(10))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        nursery.start_soon(wait)
+        await trio.sleep(1)
+        reply.resolve(7)
+
+    assert got == [7, 7]
+
+
+async def test_a_failure_is_raised_at_the_waiter() -> None:
+    reply = Reply[int]()
+    reply.fail(ActorCrashedError("gone"))
+
+    with pytest.raises(ActorCrashedError, match="gone"):
+        await reply.wait(1)
+
+
+async def test_a_deadline_passes(autojump_clock: trio.testing.MockClock) -> None:
+    with pytest.raises(DeadlineError, match="within 5 s"):
+        await Reply[int]().wait(5)
+
+    assert trio.current_time() == 5
+
+
+async def test_the_first_answer_stands() -> None:
+    reply = Reply[int]()
+    reply.resolve(1)
+    reply.fail(ActorCrashedError())
+    reply.resolve(2)
+
+    assert await reply.wait(1) == 1
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_a_follower_gets_what_the_leader_gets(is_late: bool) -> None:
+    leader, follower = Reply[int](), Reply[int]()
+    if is_late:
+        leader.resolve(3)
+        follower.follow(leader)
+    else:
+        follower.follow(leader)
+        leader.resolve(3)
+
+    assert follower.result() == 3
+
+
+async def test_a_follower_fails_with_the_leader() -> None:
+    leader, follower = Reply[int](), Reply[int]()
+    follower.follow(leader)
+    leader.fail(ActorCrashedError("gone"))
+
+    with pytest.raises(ActorCrashedError):
+        follower.result()
+
+
+async def test_filling_calls_back_once() -> None:
+    calls: list[int] = []
+    reply = Reply[int](lambda: calls.append(1))
+
+    reply.resolve(1)
+    reply.resolve(2)
+
+    assert calls == [1]
+
+
+def test_a_cell_counts_changes_and_tells_listeners() -> None:
+    cell = Cell("a")
+    seen: list[str] = []
+    cell.listen(lambda: seen.append(cell.value))
+
+    cell.publish("b")
+    cell.publish("b")
+    cell.publish("c")
+
+    assert (cell.value, cell.version, seen) == ("c", 2, ["b", "c"])

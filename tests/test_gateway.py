@@ -1,0 +1,312 @@
+"""The gateway as a whole, in virtual time: failover, deferral, uncertainty, deadlines, crashes."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mailactors.intake.submission import KeyConflictError, OverloadedError, StoppingError
+from mailactors.model.message import Address
+from mailactors.model.outcome import Accepted, Deferred, Phase, Reason, Rejected, Scope, Uncertain
+from mailactors.wiring import Gateway
+from tests.gateways import (
+    CrashPlan,
+    NotingJournal,
+    letter,
+    make_config,
+    make_ports,
+    open_store,
+    provider,
+    running,
+    simulated,
+    states,
+    status,
+    submit,
+    wait_for_states,
+)
+
+BUSY = Deferred(Scope.PROVIDER, Reason("busy", 503))
+LOST = Uncertain(Phase.FINAL, Reason("the connection was lost"))
+
+
+async def test_a_message_is_sent_through_the_primary(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            receipt = await gateway.door.submit(letter())
+            await wait_for_states(gateway, sent=1)
+            message = await status(gateway, "1")
+
+            assert receipt.id == message.id
+            assert [d.provider for d in message.deliveries] == ["primary"]
+            assert message.attempts == 1
+            assert [(message.id, ("bob@example.com",))] == list(
+                provider(gateway, "primary").received
+            )
+
+
+@pytest.mark.parametrize(
+    ("down", "expected", "attempts"),
+    [
+        (["primary"], "secondary", 2),
+        (["primary", "secondary"], "tertiary", 3),
+    ],
+)
+async def test_a_message_goes_to_the_next_provider_at_once(
+    down: list[str], expected: str, attempts: int, autojump_clock: MockClock
+) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            for name in down:
+                provider(gateway, name).behaviour.is_refusing = True
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, sent=1)
+            message = await status(gateway, "1")
+
+            assert expected == message.deliveries[0].provider
+            assert attempts == message.attempts
+            assert trio.current_time() < 1.0
+
+
+async def test_when_all_are_down_it_is_deferred_by_the_table_and_sent_later(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            for name in gateway.providers:
+                provider(gateway, name).behaviour.is_refusing = True
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, deferred=1)
+            assert (await status(gateway, "1")).attempts == 3
+            await trio.sleep(2.0)  # the first wait is one second, the second two to four
+            assert (await status(gateway, "1")).attempts == 6
+
+            provider(gateway, "tertiary").behaviour.is_refusing = False
+            await wait_for_states(gateway, within_s=10.0, sent=1)
+
+            assert (await status(gateway, "1")).deliveries[0].provider == "tertiary"
+
+
+async def test_after_retries_walks_the_table_on_one_provider_first(
+    autojump_clock: MockClock,
+) -> None:
+    config = make_config(streams={"transactional": {"failover": "after_retries"}})
+    with open_store() as store:
+        async with running(config, store) as gateway:
+            provider(gateway, "primary").behaviour.is_refusing = True
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, sent=1)
+            message = await status(gateway, "1")
+
+            assert message.deliveries[0].provider == "secondary"
+            assert message.attempts == 6  # one, four retries, then the next provider
+            assert 1 + 2 + 4 + 8 <= trio.current_time() <= 1 + 4 + 16 + 32 + 1
+
+
+async def test_each_recipient_has_a_fate_of_its_own(autojump_clock: MockClock) -> None:
+    to = tuple(Address(f"{name}@example.com") for name in ("good", "gone", "later"))
+    mixed = Accepted(
+        "42",
+        refused={
+            "gone@example.com": Rejected(Scope.RECIPIENT, Reason("no such user", 550, "5.1.1")),
+            "later@example.com": Deferred(Scope.RECIPIENT, Reason("greylisted", 451), 300.0),
+        },
+    )
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.append(mixed)
+            await gateway.door.submit(letter(to=to))
+            await wait_for_states(gateway, sent=1, bounced=1, deferred=1)
+            await trio.sleep(299)
+            assert states(await status(gateway, "1")) == ["sent", "bounced", "deferred"]
+            await wait_for_states(gateway, sent=2, bounced=1)
+
+            assert primary.received[-1][1] == ("later@example.com",)
+            assert len(primary.received) == 2
+
+
+async def test_an_uncertain_message_is_resent_once_declared(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(LOST)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            await trio.sleep(59)
+            assert provider(gateway, "secondary").calls == 0
+            await wait_for_states(gateway, within_s=5, sent=1)
+            message = await status(gateway, "1")
+
+            assert message.declared_risks == 1
+            assert len(provider(gateway, "primary").received) == 2
+
+
+async def test_a_stream_that_holds_never_resends(autojump_clock: MockClock) -> None:
+    config = make_config(streams={"invoices": {"on_uncertain": "hold"}})
+    with open_store() as store:
+        async with running(config, store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(LOST)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, held=1)
+            await trio.sleep(3_600)
+
+            assert states(await status(gateway, "1")) == ["held"]
+            assert sum(provider(gateway, name).calls for name in gateway.providers) == 1
+
+
+async def test_a_message_expires_where_it_waits(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            for name in gateway.providers:
+                provider(gateway, name).behaviour.is_refusing = True
+            await gateway.door.submit(letter(expires_in_s=30))
+            await wait_for_states(gateway, within_s=33, expired=1)
+            attempts = (await status(gateway, "1")).attempts
+            await trio.sleep(1000)
+
+            assert attempts == (await status(gateway, "1")).attempts
+
+
+async def test_a_message_that_every_provider_refuses_has_failed(
+    autojump_clock: MockClock,
+) -> None:
+    too_large = Rejected(Scope.MESSAGE, Reason("too large", 552))
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            for name in gateway.providers:
+                provider(gateway, name).behaviour.script.append(too_large)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, failed=1)
+
+            assert (await status(gateway, "1")).attempts == 3
+
+
+async def test_a_quota_spills_to_the_next_provider(autojump_clock: MockClock) -> None:
+    config = make_config({"primary": simulated(quota={"per_minute": 3}), "secondary": simulated()})
+    with open_store() as store:
+        async with running(config, store) as gateway:
+            await submit(gateway, 5)
+            await wait_for_states(gateway, sent=5)
+
+            assert (
+                provider(gateway, "primary").calls,
+                provider(gateway, "secondary").calls,
+            ) == (3, 2)
+
+
+async def test_a_throttled_provider_is_left_alone_until_it_said(
+    autojump_clock: MockClock,
+) -> None:
+    slow_down = Deferred(Scope.PROVIDER, Reason("slow down", 429), 20.0, throttled=True)
+    with open_store() as store:
+        async with running(make_config({"only": simulated()}), store) as gateway:
+            provider(gateway, "only").behaviour.script.append(slow_down)
+            await submit(gateway, 3)
+            await trio.sleep(19.9)
+            calls_before = provider(gateway, "only").calls
+            await wait_for_states(gateway, sent=3)
+
+            assert calls_before <= 3  # those already on their way when it said so
+            assert trio.current_time() >= 20
+
+
+async def test_a_dead_provider_is_soon_left_alone(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            provider(gateway, "primary").behaviour.script.extend([BUSY] * 1000)
+            for n in range(200):
+                await gateway.door.submit(letter(str(n)))
+                await trio.sleep(0.05)
+            await wait_for_states(gateway, sent=200)
+
+            assert provider(gateway, "primary").calls <= 20
+            notes = gateway.ports.journal
+            assert isinstance(notes, NotingJournal)
+            assert notes.named("breaker.moved")[0]["after"] == "open"
+
+
+async def test_identical_submissions_at_once_make_one_message(autojump_clock: MockClock) -> None:
+    ids: list[str] = []
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+
+            async def submit_one() -> None:
+                ids.append((await gateway.door.submit(letter())).id)
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(100):
+                    nursery.start_soon(submit_one)
+            await wait_for_states(gateway, sent=1)
+
+            assert len(set(ids)) == 1
+            with pytest.raises(KeyConflictError):
+                await gateway.door.submit(letter(text="another body"))
+
+
+async def test_without_a_key_the_content_is_the_key_for_a_minute(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            first = await gateway.door.submit(letter(key=None))
+            again = await gateway.door.submit(letter(key=None))
+
+            assert (first.id, False, True) == (again.id, first.is_replay, again.is_replay)
+
+
+async def test_after_the_door_is_closed_nothing_is_accepted(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            gateway.door.close()
+
+            with pytest.raises(StoppingError):
+                await gateway.door.submit(letter())
+
+
+POINTS = [
+    "spool__commit",
+    "spool__committed",
+    "registry__submit",
+    "dispatcher__outcome",
+    "limiter__attempt",
+    "limiter__done",
+    "breaker__attempt",
+    "breaker__done",
+    "provider__attempt",
+    "provider__intended",
+    "provider__sent",
+]
+
+
+@pytest.mark.parametrize("point", POINTS)
+async def test_an_actor_that_crashes_loses_nothing_and_repeats_nothing_undeclared(
+    point: str, autojump_clock: MockClock
+) -> None:
+    plan = CrashPlan(**{point: 2})
+    with open_store() as store:
+        async with running(make_config(), store, make_ports(plan)) as gateway:
+            accepted = 0
+            for n in range(20):
+                accepted += await submit_until_accepted(gateway, str(n))
+            await wait_for_states(gateway, sent=accepted)
+            sent = [
+                marker
+                for name in gateway.providers
+                for marker, _ in provider(gateway, name).received
+            ]
+            risks = (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
+
+            assert accepted == 20
+            assert len(set(sent)) == 20
+            assert len(sent) - 20 <= risks <= 4
+            assert sum(plan.times.values()) == 0
+            assert gateway.desk.in_flight == 0
+
+
+async def submit_until_accepted(gateway: Gateway, name: str) -> int:
+    """Submit as a client would, with the same key after an error."""
+    for _ in range(5):
+        try:
+            await gateway.door.submit(letter(name))
+        except OverloadedError:
+            continue
+        return 1
+    return 0
