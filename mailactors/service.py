@@ -12,17 +12,18 @@ import trio
 
 from mailactors import __version__
 from mailactors.api.app import create_app
-from mailactors.api.server import ApiServer
+from mailactors.api.server import ApiServer, Listening
 from mailactors.config import Config
 from mailactors.dispatch.lane import Lane
 from mailactors.errors import MailactorsError
 from mailactors.intake.door import Door
 from mailactors.observe.logs import LogJournal, forward_library_logs
-from mailactors.runtime.ports import system_ports
+from mailactors.runtime.ports import Ports, system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
+from mailactors.spool.actor import SpoolSignals
 from mailactors.spool.reader import SpoolReader
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.wiring import Gateway, build
+from mailactors.wiring import Front, Gateway, build
 
 EXAMPLE: Final = (
     '{"id":"1","to":"chahak@example.com","subject":"Hello","body":"This is a test email."}'
@@ -52,21 +53,35 @@ async def _serve(config: Config, store: SqliteStore, is_demo: bool) -> None:
     journal = LogJournal(config.log)
     forward_library_logs(journal)
     ports = system_ports(journal)
-    host, port = split_listen(config.service.listen)
-    servers: list[ApiServer] = []
-
-    def front(door: Door, reader: SpoolReader, lanes: Mapping[str, Lane]) -> list[Child]:
-        app = create_app(door, reader, lanes, ports)
-        server = ApiServer(app, host, port, ports)
-        servers.append(server)
-        return [Child("api", lambda: server, restarts=SERVER_RESTARTS)]
-
-    gateway = build(config, ports, store, front=front)
+    listening = Listening(*split_listen(config.service.listen))
+    gateway = build(config, ports, store, fronts=[http_front(listening, ports)])
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, gateway, servers[0])
+            nursery.start_soon(_obey, signals, gateway, listening)
             await nursery.start(_run, gateway, nursery.cancel_scope)
-            announce(config, servers[0].urls, is_demo)
+            announce(config, listening.bound.value[0], is_demo)
+
+
+def http_front(listening: Listening, ports: Ports) -> Front:
+    """Return the HTTP server as a way into a gateway."""
+
+    def front(
+        door: Door, reader: SpoolReader, lanes: Mapping[str, Lane], signals: SpoolSignals
+    ) -> Child:
+        app = create_app(
+            door,
+            reader,
+            lanes,
+            ports.clock,
+            signals=signals,
+            journal=ports.journal,
+            stopping=listening.shutdown,
+        )
+        return Child(
+            "api", lambda: ApiServer(app, listening, ports.journal), restarts=SERVER_RESTARTS
+        )
+
+    return front
 
 
 async def _run(
@@ -76,7 +91,7 @@ async def _run(
     scope.cancel()
 
 
-async def _obey(signals: AsyncIterator[int], gateway: Gateway, server: ApiServer) -> None:
+async def _obey(signals: AsyncIterator[int], gateway: Gateway, listening: Listening) -> None:
     """Stop in order at the first signal, at once at the second: nothing is lost either way."""
     async with trio.open_nursery() as nursery:
         is_stopping = False
@@ -84,12 +99,12 @@ async def _obey(signals: AsyncIterator[int], gateway: Gateway, server: ApiServer
             if is_stopping:
                 os._exit(128 + number)
             is_stopping = True
-            nursery.start_soon(_stop, gateway, server)
+            nursery.start_soon(_stop, gateway, listening)
 
 
-async def _stop(gateway: Gateway, server: ApiServer) -> None:
+async def _stop(gateway: Gateway, listening: Listening) -> None:
     gateway.ports.journal.note("service.stopping", drain_s=gateway.config.service.drain_s)
-    server.shutdown.set()
+    listening.shutdown.set()
     await gateway.stop()
 
 
@@ -103,9 +118,8 @@ def split_listen(listen: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def announce(config: Config, urls: list[str], is_demo: bool) -> None:
+def announce(config: Config, url: str, is_demo: bool) -> None:
     """Say on standard output where the gateway listens, and what to try first."""
-    url = urls[0]
     providers = ", ".join(f"{name} ({each.kind})" for name, each in config.providers.items())
     lines = [
         f"mailactors {__version__} is ready on {url}",

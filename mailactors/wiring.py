@@ -6,7 +6,7 @@ providers that they pass in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -72,6 +72,7 @@ class Gateway:
             await provider.aclose()
 
 
+Front = Callable[[Door, SpoolReader, Mapping[str, Lane], SpoolSignals], Child]
 ProviderFactory = Callable[[str, ProviderSettings, Ports], Provider]
 
 
@@ -87,9 +88,9 @@ def build(
     ports: Ports,
     store: Store,
     provider_factory: ProviderFactory = make_provider,
-    front: Callable[[Door, SpoolReader, Mapping[str, Lane]], list[Child]] = lambda *_: [],
+    fronts: Sequence[Front] = (),
 ) -> Gateway:
-    """Build a gateway. `front` adds the ways in (the HTTP server), which stop first."""
+    """Build a gateway. `fronts` are the ways in (the HTTP server); they start last, stop first."""
     signals = SpoolSignals()
     reader = SpoolReader(store.reader(), ports.executor("reader"))
     writes = open_writes()
@@ -104,7 +105,7 @@ def build(
         *_lane_children(config, desk, providers, reader, ports),
         Child("dispatcher", lambda: DispatcherActor(desk, ports), (desk.outcomes,)),
         Child("registry", lambda: RegistryActor(registry, writes, ports.faults), (registry,)),
-        *front(door, reader, desk.lanes),
+        *(front(door, reader, desk.lanes, signals) for front in fronts),
     ]
     supervisor = Supervisor(children, ports.clock, ports.journal)
     return Gateway(config, ports, door, reader, desk, supervisor, providers)

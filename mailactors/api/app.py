@@ -170,7 +170,8 @@ class Api:
         try:
             return await self._door.submit(submission)
         except SubmissionRejectedError as error:
-            raise validation_problem([locate(fault, body) for fault in error.faults]) from None
+            faults = dict.fromkeys(locate(fault, body) for fault in error.faults)
+            raise validation_problem([*faults]) from None
         except KeyConflictError as error:
             detail = f"message {error.message_id} has this key and other content"
             raise ProblemError("idempotency-key-reused", detail) from None

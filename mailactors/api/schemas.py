@@ -83,7 +83,7 @@ class StatusesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     id: str | None = None
     limit: Annotated[int, Meta(ge=1, le=STATUSES_MAX)] = STATUSES_DEFAULT
-    cursor: Annotated[int, Meta(ge=1, lt=2**63)] | None = None
+    cursor: Annotated[int, Meta(ge=1, le=2**53)] | None = None
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

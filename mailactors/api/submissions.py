@@ -161,12 +161,10 @@ def locate(fault: Fault, body: msgspec.Struct) -> FaultView:
     first = names.get(first, first)
     steps: list[str | int] = [first] if first else []
     value: object = getattr(body, "sender" if first == "from" else first, None)
+    if isinstance(value, Mapping):
+        steps += _entry_of(value, first, rest)
+        rest = []
     for step in rest:
-        if isinstance(value, Mapping):
-            # The door's pointer is a number for a header and a name for a metadata entry.
-            is_index = first == "headers" and step.isdecimal()
-            steps.append(list(value)[int(step)] if is_index else step)
-            break
         if isinstance(value, list) and step.isdecimal():
             steps.append(step)
             value = value[int(step)]
@@ -174,6 +172,16 @@ def locate(fault: Fault, body: msgspec.Struct) -> FaultView:
             steps.append(step)
             value = None
     return FaultView(fault.detail, pointer_of(steps))
+
+
+def _entry_of(value: Mapping[str, str], field: str, rest: Sequence[str]) -> list[str]:
+    """Return the key that is meant: the door numbers headers, and names metadata entries."""
+    if not rest:
+        return []
+    if field == "headers":
+        return [list(value)[int(rest[0])]]
+    name = "/".join(rest)
+    return [name if name in value else name.replace("~1", "/").replace("~0", "~")]
 
 
 def _faults_beside_raw(body: MessageIn) -> list[FaultView]:

@@ -129,7 +129,7 @@ def decide_end(
 def decide_age(state: BreakerState, settings: BreakerSettings, now_s: float, draw: float) -> None:
     """Count calls in flight that have become slow, without waiting for their end."""
     for attempt_id, began_s in state.in_flight.items():
-        if now_s - began_s < settings.slow_call_s:
+        if now_s < began_s + settings.slow_call_s:  # as `next_age_s`, to the last bit
             break
         if attempt_id in state.too_old:
             continue
@@ -212,7 +212,10 @@ def _open(
     state: BreakerState, settings: BreakerSettings, now_s: float, draw: float, gate: Gate
 ) -> None:
     was_stable = now_s - state.closed_at_s > 2 * settings.open_cap_s
-    state.opened_count = 1 if state.gate is Gate.CLOSED and was_stable else state.opened_count + 1
+    if state.gate is Gate.CLOSED and was_stable:
+        state.opened_count = 1
+    elif state.gate in {Gate.CLOSED, Gate.HALF_OPEN}:  # a late result is no relapse
+        state.opened_count += 1
     if gate is Gate.DISABLED:
         open_s = DISABLED_S * (1.0 - JITTER + 2.0 * JITTER * draw)
     else:
@@ -260,6 +263,7 @@ class BreakerActor:
         """Go on from what was published, and from what the provider actor has under way."""
         health = self._lane.health.value
         state = BreakerState(health.gate, health.until_s, opened_count=health.opened_count)
+        state.closed_at_s = self._clock.now_s()  # the count of relapses stands for now
         state.last_success_s = health.last_success_s
         state.in_flight = {a.id: a.began_s for a in self._lane.underway.values()}
         if health.gate is Gate.HALF_OPEN:
@@ -269,12 +273,12 @@ class BreakerActor:
     def _go_down(self, attempt: Attempt) -> None:
         now_s = self._clock.now_s()
         until_s = decide_admit(self._state, self._settings, attempt.id, attempt.is_panic, now_s)
+        self._publish()  # before passing it on: whoever dies after that would have it twice
         if until_s is None:
             self._lane.provider.put_nowait(attempt)
         else:
             refusal = NotAttempted(Why.BREAKER, until_s)
             self._lane.limiter.put_nowait(Done(attempt, refusal, now_s))
-        self._publish()
 
     def _come_up(self, done: Done) -> None:
         now_s = self._clock.now_s()

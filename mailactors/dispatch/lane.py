@@ -9,6 +9,7 @@ everywhere, and an overflow is a bug.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -50,6 +51,8 @@ class Attempt:
     phase: Phase = Phase.QUEUED
     began_s: float = 0.0
     """Monotonic; when the provider actor took it up."""
+    permit_s: float | None = None
+    """Monotonic; when the limiter gave its permit. None before, and when its end came back."""
 
     def __post_init__(self) -> None:
         self.recipients = self.recipients or self.lease.recipients
@@ -144,24 +147,26 @@ def open_lane(
     """Build a lane's desk: mailboxes that pass on what their actor died of.
 
     Where an actor dies with an attempt under its cursor, that attempt was not sent; with a `Done`
-    under its cursor, the outcome travels on without it.
+    under its cursor, the outcome travels on without it. Either way the next one up hears of it, so
+    that probes and permits are given back.
     """
     room = concurrency_max + CONTROL_ROOM
+    limiter = Mailbox(f"limiter:{name}", 2 * room, pass_up(outcomes.put_nowait, clock))
+    breaker = Mailbox(f"breaker:{name}", 2 * room, pass_up(limiter.put_nowait, clock))
+    provider = Mailbox(f"provider:{name}", room, pass_up(breaker.put_nowait, clock))
+    return Lane(name, concurrency_max, capabilities, limiter, breaker, provider)
+
+
+def pass_up(send: Callable[[Done], None], clock: Clock) -> Callable[[LaneMessage, Exception], None]:
+    """Return what a mailbox does with the item that its actor died of: `send` its end."""
 
     def lost(item: LaneMessage, _error: Exception) -> None:
         match item:
             case Attempt():
-                outcomes.put_nowait(Done(item, NotAttempted(Why.CRASHED), clock.now_s()))
+                send(Done(item, NotAttempted(Why.CRASHED), clock.now_s()))
             case Done():
-                outcomes.put_nowait(item)
+                send(item)
             case Pause() | Resume() | Reset():
                 pass
 
-    return Lane(
-        name,
-        concurrency_max,
-        capabilities,
-        limiter=Mailbox(f"limiter:{name}", 2 * room, lost),
-        breaker=Mailbox(f"breaker:{name}", 2 * room, lost),
-        provider=Mailbox(f"provider:{name}", room, lost),
-    )
+    return lost

@@ -20,7 +20,7 @@ from typing import Final, assert_never
 import pydantic
 import trio
 
-from mailactors.dispatch.lane import Attempt, Done, Gate, Lane, Pace, Pause, Reset, Resume
+from mailactors.dispatch.lane import Attempt, Done, Gate, Lane, Pace, Pause, Phase, Reset, Resume
 from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Scope, Why
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
@@ -74,11 +74,14 @@ class Window:
         self.buckets[-1][1] += count
         self.total += count
 
-    def take_back(self) -> None:
-        """Uncount the latest permit."""
-        if self.buckets and self.buckets[-1][1] > 0:
-            self.buckets[-1][1] -= 1
-            self.total -= 1
+    def take_back(self, at_s: float) -> None:
+        """Uncount a permit given at that time; nothing, if it has left the window already."""
+        number = int(at_s // self.bucket_s)
+        for bucket in reversed(self.buckets):
+            if bucket[0] == number and bucket[1] > 0:
+                bucket[1] -= 1
+                self.total -= 1
+                return
 
     def opens_at_s(self, now_s: float) -> float:
         """Return when a permit is to be had: now, or when enough buckets have left the window."""
@@ -103,8 +106,8 @@ class LimiterState:
     windows: list[Window]
     theoretical_arrival_s: float = -1e9
     """GCRA's TAT: before it no permit is given."""
-    taken: int = 0
-    """Permits given so far; the number of the latest one."""
+    latest_s: float = -1e9
+    """When the latest permit was given; where permits are spaced, this names it."""
     closed_until_s: float = -1e9
     is_paused: bool = False
 
@@ -132,27 +135,39 @@ def decide_take(state: LimiterState, now_s: float) -> float | None:
     state.theoretical_arrival_s = now_s + state.interval_s
     for window in state.windows:
         window.add(now_s, 1)
-    state.taken += 1
+    state.latest_s = now_s
     return None
 
 
-def decide_return(state: LimiterState, permit: int, outcome: Outcome, now_s: float) -> None:
-    """Learn from an attempt's end; an ignored one gives its permit back.
+def decide_return(
+    state: LimiterState, permit_s: float | None, outcome: Outcome, now_s: float
+) -> None:
+    """Learn from an attempt's end; an ignored one gives back its permit, given at `permit_s`.
 
     The spacing is only undone for the latest permit: later ones were spaced from it.
     """
-    match outcome:
-        case NotAttempted():
-            if permit == state.taken:
-                state.theoretical_arrival_s = now_s
-            for window in state.windows:
-                window.take_back()
-        case Deferred(scope=Scope.PROVIDER, retry_after_s=wait_s, throttled=throttled):
-            if throttled or wait_s is not None:
-                wait_s = min(RETRY_AFTER_MAX_S, THROTTLE_WAIT_S if wait_s is None else wait_s)
-                state.closed_until_s = max(state.closed_until_s, now_s + wait_s)
-        case _:
-            pass
+    if not isinstance(outcome, NotAttempted):
+        state.closed_until_s = max(state.closed_until_s, now_s + asked_wait_s(outcome))
+    elif permit_s is not None:
+        if permit_s == state.latest_s:
+            state.theoretical_arrival_s = now_s
+        for window in state.windows:
+            window.take_back(permit_s)
+
+
+def asked_wait_s(outcome: Outcome) -> float:
+    """Return for how long a provider asks us to keep away, 0 for not at all.
+
+    A `Retry-After: 0` with a "too fast" is not believed: the message would go out again at once.
+    """
+    if isinstance(outcome, NotAttempted):
+        return 0.0
+    longest_s = 0.0
+    for each in (outcome, *outcome.refused.values()):
+        if isinstance(each, Deferred) and each.scope is Scope.PROVIDER:
+            throttle_s = THROTTLE_WAIT_S if each.throttled else 0.0
+            longest_s = max(longest_s, throttle_s, each.retry_after_s or 0.0)
+    return min(longest_s, RETRY_AFTER_MAX_S)
 
 
 def permits_now(state: LimiterState) -> int:
@@ -180,7 +195,6 @@ class LimiterActor:
         self._outcomes = outcomes
         self._clock = ports.clock
         self._faults = ports.faults
-        self._permits: dict[str, int] = {}
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Restore what was given before, then serve."""
@@ -205,15 +219,27 @@ class LimiterActor:
             self._publish()
 
     async def _restore(self) -> None:
-        """Count the intents of the past: neither a crash nor a restart refills a quota."""
+        """Count the intents of the past: neither a crash nor a restart refills a quota.
+
+        Attempts that are past the limiter but maybe not yet in the spool count too, as of now.
+        What the provider asked for, and a pause, stand as a predecessor published them.
+        """
         wall_now, now_s = self._clock.wall_time(), self._clock.now_s()
+        granted = [a for a in self._lane.in_flight.values() if a.permit_s is not None]
+        unsent = [a for a in granted if a.phase is not Phase.SENDING]
         for window in self._state.windows:
             since = wall_now - window.length_s
             counts = await self._count_attempts(self._lane.name, since, window.bucket_s)
             for number, count in sorted(counts.items()):
                 ended_ago_s = max(0.0, wall_now - (number + 1) * window.bucket_s)
                 window.add(now_s - ended_ago_s, count)
+            window.add(now_s, len(unsent))
+        for attempt in granted:
+            attempt.permit_s = now_s if attempt in unsent else None
         self._state.theoretical_arrival_s = now_s + self._state.interval_s
+        self._state.is_paused = self._lane.pace.value.is_paused
+        if not self._state.is_paused:
+            self._state.closed_until_s = self._lane.pace.value.next_permit_s
 
     def _go_down(self, attempt: Attempt) -> None:
         now_s = self._clock.now_s()
@@ -224,16 +250,15 @@ class LimiterActor:
             return
         until_s = decide_take(self._state, now_s)
         if until_s is None:
-            self._permits[attempt.id] = self._state.taken
+            attempt.permit_s = now_s
             self._lane.breaker.put_nowait(attempt)
         else:
             why = Why.PAUSED if self._state.is_paused else Why.LIMITER
             self._refuse(attempt, NotAttempted(why, until_s), now_s)
 
     def _come_up(self, done: Done) -> None:
-        permit = self._permits.pop(done.attempt.id, None)
-        if permit is not None:
-            decide_return(self._state, permit, done.outcome, self._clock.now_s())
+        permit_s, done.attempt.permit_s = done.attempt.permit_s, None
+        decide_return(self._state, permit_s, done.outcome, self._clock.now_s())
         self._publish()  # before the outcome: whoever reads it must see the pace that follows
         self._outcomes.put_nowait(done)
 

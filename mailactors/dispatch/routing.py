@@ -50,6 +50,8 @@ class LaneView:
             self.pace_seen, self.health_seen = versions
             self.used = 0
             self.blocked_until_s = -1e9
+        elif not self.lane.in_flight:
+            self.used = 0  # all of it came back without news, as from an actor that died of it
 
     def opens_at_s(self, now_s: float) -> float:
         """Return when the lane takes a message: now, later, or `inf` for "when it says so"."""
@@ -119,9 +121,11 @@ class Waiting:
 
     def __init__(self) -> None:
         self._streams: dict[str, _StreamQueue] = {}
+        self._turn = 0.0
+        """The turn of the latest message: who had nothing to send, or could not, saves up none."""
 
     def set_shares(self, shares: Mapping[str, float]) -> None:
-        """Set each stream's share; streams that are new begin at the present turn."""
+        """Set each stream's share."""
         for stream, share in shares.items():
             queue = self._streams.setdefault(stream, _StreamQueue(share))
             queue.share = share
@@ -133,8 +137,6 @@ class Waiting:
     def push(self, lease: Lease, lanes: tuple[str, ...], *, is_first: bool = False) -> None:
         """Add a message; `is_first` puts it before the others that the same lanes may take."""
         stream = self._streams[lease.stream]
-        if not len(stream):
-            stream.turn = max(stream.turn, self._present_turn())
         queue = stream.by_lanes.setdefault(lanes, deque())
         if is_first:
             queue.appendleft(lease)
@@ -153,7 +155,8 @@ class Waiting:
                 lease = queue.popleft()
                 if not queue:
                     del stream.by_lanes[lanes]
-                stream.turn += 1.0 / stream.share
+                self._turn = max(self._turn, stream.turn)
+                stream.turn = self._turn + 1.0 / stream.share
                 return lease, choice
         return None
 
@@ -180,10 +183,6 @@ class Waiting:
 
     def __len__(self) -> int:
         return sum(len(stream) for stream in self._streams.values())
-
-    def _present_turn(self) -> float:
-        turns = [stream.turn for stream in self._streams.values() if len(stream)]
-        return min(turns, default=0.0)
 
 
 def _age(queue: deque[Lease]) -> tuple[float, int]:

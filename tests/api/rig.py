@@ -19,8 +19,15 @@ from mailactors.intake.registry import RegistryActor, open_registry
 from mailactors.model.message import Address
 from mailactors.providers.port import Capabilities
 from mailactors.runtime.mailbox import Mailbox
-from mailactors.runtime.ports import NoFaults, Ports, SystemClock, SystemEntropy, SystemIds
-from mailactors.runtime.ports import TcpConnector, ThreadExecutor
+from mailactors.runtime.ports import (
+    NoFaults,
+    Ports,
+    SystemClock,
+    SystemEntropy,
+    SystemIds,
+    TcpConnector,
+    ThreadExecutor,
+)
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.reader import SpoolReader
 from mailactors.spool.sqlite import SqliteStore
@@ -110,7 +117,7 @@ async def open_rig() -> AsyncIterator[Rig]:
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_spool)
-            await nursery.start(lambda task_status: registry_actor.run(task_status))
+            await nursery.start(registry_actor.run)
             yield rig
             nursery.cancel_scope.cancel()
     finally:
@@ -128,18 +135,61 @@ class Served:
     server: ApiServer
     listening: Listening
     scope: trio.CancelScope
+    ended: trio.Event
 
     @property
     def port(self) -> int:
         return self.listening.port
 
+    async def connect(self) -> trio.SocketStream:
+        return await trio.open_tcp_stream("127.0.0.1", self.port)
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send a request on a connection of its own and return all that comes until it closes."""
+        async with await self.connect() as stream:
+            await stream.send_all(request)
+            return await read_all(stream)
+
+
+async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
+    """Return what comes until the peer closes, or breaks off."""
+    received = b""
+    try:
+        async for chunk in stream:
+            received += chunk
+    except trio.BrokenResourceError:
+        pass
+    return received
+
+
+async def read_until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
+    """Return what comes up to the first chunk that brings `end`."""
+    received = b""
+    while end not in received:
+        chunk = await stream.receive_some()
+        assert chunk, received
+        received += chunk
+    return received
+
 
 @contextlib.asynccontextmanager
-async def serve(app: Any, journal: ListJournal, **timeouts: float) -> AsyncIterator[Served]:
+async def serve(
+    app: Any, journal: ListJournal, listening: Listening | None = None, **timeouts: float
+) -> AsyncIterator[Served]:
     """Serve an application on a free loopback port."""
-    listening = Listening("127.0.0.1", 0, timeouts=Timeouts(**timeouts))
+    listening = listening or Listening("127.0.0.1", 0)
+    listening.timeouts = Timeouts(**timeouts)
     server = ApiServer(app, listening, journal)
+    served = Served(server, listening, trio.CancelScope(), trio.Event())
+
+    async def run(task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with served.scope:
+                await server.run(task_status)
+        finally:
+            served.ended.set()
+
     async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: server.run(task_status))
-        yield Served(server, listening, nursery.cancel_scope)
-        nursery.cancel_scope.cancel()
+        await nursery.start(run)
+        yield served
+        served.scope.cancel()

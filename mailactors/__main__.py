@@ -1,0 +1,5 @@
+"""`python -m mailactors`."""
+
+from mailactors.cli import main
+
+main()

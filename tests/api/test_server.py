@@ -1,0 +1,430 @@
+"""The server on real loopback sockets: what strangers send, slow peers, and stopping."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import trio
+import trustme
+from quart import Response
+from quart_trio import QuartTrio
+
+from mailactors.api.server import LOGGER_NAME, Listening, Timeouts, format_host
+from tests.api.rig import ListJournal, Rig, Served, open_rig, read_all, read_until, serve
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+POST = b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+SILENCE_S = 0.15
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with open_rig() as rig:
+        yield rig
+
+
+@pytest.fixture
+async def served(rig: Rig) -> AsyncIterator[Served]:
+    async with serve(rig.app, rig.journal) as served:
+        yield served
+
+
+class Waiter:
+    """An application with one route that waits to be let go."""
+
+    def __init__(self) -> None:
+        self.app = QuartTrio("waiter")
+        self.entered, self.leave, self.cancelled = trio.Event(), trio.Event(), trio.Event()
+        self.app.add_url_rule("/", "wait", self.wait, methods=["GET", "POST"])
+        self.app.add_url_rule("/big", "big", self.big)
+
+    async def wait(self) -> str:
+        self.entered.set()
+        try:
+            await self.leave.wait()
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+        return "done"
+
+    async def big(self) -> Response:
+        self.entered.set()
+        return Response(b"x" * 50_000_000)
+
+
+@pytest.fixture
+def waiter() -> Waiter:
+    return Waiter()
+
+
+async def assert_serving(served: Served) -> None:
+    answer = await served.ask(GET)
+    assert answer.startswith(b"HTTP/1.1 200"), answer
+
+
+# Requests that end an uncontained hypercorn 0.18
+
+
+async def test_a_websocket_upgrade_with_one_more_byte_costs_only_its_connection(
+    rig: Rig, served: Served
+) -> None:
+    async with await served.connect() as stream:
+        await stream.send_all(UPGRADE + b"x")
+        await read_all(stream)
+
+    await assert_serving(served)
+    assert "api.connection" in rig.journal.events()
+
+
+async def test_a_websocket_is_refused(served: Served) -> None:
+    answer = await served.ask(UPGRADE)
+
+    assert answer.startswith(b"HTTP/1.1 403")
+    await assert_serving(served)
+
+
+async def test_an_http2_request_answered_before_its_body_ended_costs_only_its_connection(
+    rig: Rig, served: Served
+) -> None:
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    client.send_headers(1, h2_headers("POST", "/nowhere"))
+    async with await served.connect() as stream:
+        await stream.send_all(client.data_to_send())
+        await h2_answer(stream, client)
+        client.send_data(1, b"too late", end_stream=True)
+        await stream.send_all(client.data_to_send())
+        await read_all(stream)
+
+    await assert_serving(served)
+    assert "api.connection" in rig.journal.events()
+
+
+async def test_an_http2_body_over_the_limit_costs_only_its_connection(served: Served) -> None:
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    headers = [*h2_headers("POST", "/send-email"), ("content-type", "application/json")]
+    client.send_headers(1, [*headers, ("content-length", "99999999")])
+    client.send_data(1, b"x" * 1000)
+    async with await served.connect() as stream:
+        await stream.send_all(client.data_to_send())
+        status = await h2_answer(stream, client)
+        client.send_data(1, b"x" * 1000)
+        await stream.send_all(client.data_to_send())
+        await read_all(stream)
+
+    assert status == "413"
+    await assert_serving(served)
+
+
+async def test_http2_by_prior_knowledge_is_served(served: Served) -> None:
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    client.send_headers(1, h2_headers("GET", "/healthz"), end_stream=True)
+    async with await served.connect() as stream:
+        await stream.send_all(client.data_to_send())
+
+        assert await h2_answer(stream, client) == "200"
+
+
+def h2_headers(method: str, path: str) -> list[tuple[str, str]]:
+    return [(":method", method), (":path", path), (":scheme", "http"), (":authority", "x")]
+
+
+async def h2_answer(stream: trio.SocketStream, client: h2.connection.H2Connection) -> str:
+    """Return the status of the first response."""
+    while True:
+        for event in client.receive_data(await stream.receive_some()):
+            if isinstance(event, h2.events.ResponseReceived):
+                return dict(event.headers)[b":status"].decode()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: !\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100,
+        b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n",
+        b"GET //statuses HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /statuses?id=%ff%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET /v1/messages/%ff%00 HTTP/1.1\r\nHost: \xff\r\nConnection: close\r\n\r\n",
+        b"GET http://[ HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    ],
+)
+async def test_garbage_is_answered_or_cut_off_and_harms_nobody(
+    rig: Rig, served: Served, garbage: bytes
+) -> None:
+    async with await served.connect() as stream:
+        await stream.send_all(garbage)
+        await stream.send_eof()
+        answer = await read_all(stream)
+
+    assert b"HTTP/1.1 500" not in answer
+    assert "api.fault" not in rig.journal.events()
+    await assert_serving(served)
+
+
+async def test_connect_is_refused(served: Served) -> None:
+    answer = await served.ask(b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 405")
+    assert b"application/problem+json" in answer
+
+
+async def test_hypercorn_writes_neither_an_access_log_nor_a_banner(
+    served: Served, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        answer = await served.ask(GET)
+
+    assert b"server:" not in answer.lower()
+    assert [record.name for record in caplog.records if "hypercorn" in record.name] == []
+    assert not logging.getLogger(LOGGER_NAME).handlers
+    assert capfd.readouterr() == ("", "")
+
+
+# Bodies that are too large, and peers that are too slow
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        POST + b"Content-Length: 17000000\r\n\r\n",
+        POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1036640\r\n" + b"x" * 0x1036640 + b"\r\n",
+    ],
+    ids=["content-length", "chunked"],
+)
+async def test_a_body_over_the_limit_gets_its_answer_and_the_connection_is_closed(
+    served: Served, request_: bytes
+) -> None:
+    async with await served.connect() as stream, trio.open_nursery() as nursery:
+        nursery.start_soon(send_what_is_taken, stream, request_)
+        answer = await read_all(stream)
+
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in answer.lower()
+    await assert_serving(served)
+
+
+async def send_what_is_taken(stream: trio.SocketStream, data: bytes) -> None:
+    try:
+        await stream.send_all(data)
+    except trio.BrokenResourceError:
+        pass
+
+
+async def test_a_body_that_stalls_is_cut_off(rig: Rig) -> None:
+    async with serve(rig.app, rig.journal, read_s=0.05) as served:
+        answer = await served.ask(POST + b'Content-Length: 100\r\n\r\n{"id":')
+
+        assert answer == b""
+        await assert_serving(served)
+
+
+async def test_a_body_that_trickles_gets_408_in_the_end(rig: Rig) -> None:
+    rig.app.config["BODY_TIMEOUT"] = 0.05
+    async with serve(rig.app, rig.journal) as served:
+        answer = await served.ask(POST + b'Content-Length: 100\r\n\r\n{"id":')
+
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"urn:mailactors:problem:request-timeout" in answer
+        await assert_serving(served)
+
+
+async def test_headers_that_never_end_are_cut_off(rig: Rig) -> None:
+    async with serve(rig.app, rig.journal, keep_alive_s=0.05) as served:
+        assert await served.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n") == b""
+        assert await served.ask(b"") == b""
+        await assert_serving(served)
+
+
+async def test_a_client_that_waits_for_its_answer_is_not_slow(waiter: Waiter) -> None:
+    async with serve(waiter.app, ListJournal(), read_s=0.02) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+            with trio.move_on_after(SILENCE_S) as silence:
+                await stream.receive_some()
+            waiter.leave.set()
+
+            assert silence.cancelled_caught
+            assert b"done" in await read_until(stream, b"done")
+
+
+async def test_a_client_that_does_not_read_is_given_up(waiter: Waiter) -> None:
+    async with serve(waiter.app, ListJournal(), send_s=0.05) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+            await waiter.entered.wait()
+            await wait_connections(served, 0)
+
+
+async def wait_connections(served: Served, count: int) -> None:
+    while served.server.statistics().connections != count:
+        await trio.sleep(0.005)  # the server has no event for it
+
+
+async def test_a_client_that_hangs_up_cancels_its_handler(waiter: Waiter) -> None:
+    async with serve(waiter.app, ListJournal()) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await waiter.entered.wait()
+
+        with trio.fail_after(2):
+            await waiter.cancelled.wait()
+
+
+async def test_a_connection_too_many_is_closed_at_once(waiter: Waiter) -> None:
+    listening = Listening("127.0.0.1", 0, connections_max=1)
+    async with serve(waiter.app, ListJournal(), listening) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await waiter.entered.wait()
+
+            assert await served.ask(b"") == b""
+            assert served.server.statistics().connections_refused == 1
+
+
+# Stopping
+
+
+async def stop_by_event(served: Served) -> None:
+    served.listening.shutdown.set()
+    await served.listening.drained.wait()
+
+
+async def stop_by_cancellation(served: Served) -> None:
+    served.scope.cancel()
+    await served.ended.wait()
+
+
+@pytest.mark.parametrize("stop", [stop_by_event, stop_by_cancellation])
+async def test_a_request_in_flight_is_answered_before_the_server_stops(
+    waiter: Waiter, stop: Callable[[Served], object]
+) -> None:
+    async with serve(waiter.app, ListJournal()) as served:
+        async with await served.connect() as stream, trio.open_nursery() as nursery:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await waiter.entered.wait()
+            nursery.start_soon(stop, served)
+            await wait_refused(served)
+            waiter.leave.set()
+
+            assert b"done" in await read_all(stream)
+
+
+async def wait_refused(served: Served) -> None:
+    """Return when nobody listens any more; a connection made before is closed by the server."""
+    while True:
+        try:
+            async with await served.connect() as stream:
+                await read_all(stream)
+        except OSError:
+            return
+
+
+@pytest.mark.parametrize("stop", [stop_by_event, stop_by_cancellation])
+async def test_a_request_that_does_not_end_is_cut_after_the_grace(
+    waiter: Waiter, stop: Callable[[Served], object]
+) -> None:
+    async with serve(waiter.app, ListJournal(), graceful_s=0.05) as served:
+        async with await served.connect() as stream, trio.open_nursery() as nursery:
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await waiter.entered.wait()
+            nursery.start_soon(stop, served)
+
+            with trio.fail_after(2):
+                assert await read_all(stream) == b""
+
+
+async def test_a_client_that_does_not_read_cannot_hold_the_stop(waiter: Waiter) -> None:
+    async with serve(waiter.app, ListJournal(), graceful_s=0.05, send_s=60) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+            await waiter.entered.wait()
+
+            with trio.fail_after(2):
+                await stop_by_cancellation(served)
+
+
+async def test_an_idle_connection_does_not_hold_the_stop(rig: Rig) -> None:
+    async with serve(rig.app, rig.journal, graceful_s=60, keep_alive_s=60) as served:
+        async with await served.connect() as stream:
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            await read_until(stream, b'"ok"')
+
+            with trio.fail_after(2):
+                await stop_by_event(served)
+
+
+# Binding
+
+
+async def test_a_restarted_server_takes_the_same_port_again(rig: Rig) -> None:
+    listening = Listening("127.0.0.1", 0)
+    async with serve(rig.app, rig.journal, listening) as served:
+        first = listening.bound.value
+        await assert_serving(served)
+    assert listening.bound.value == ()
+
+    async with serve(rig.app, rig.journal, listening) as served:
+        assert listening.bound.value == first == (f"http://127.0.0.1:{served.port}",)
+        await assert_serving(served)
+
+
+async def test_an_address_in_use_is_an_error_at_the_start(rig: Rig) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        listening = Listening("127.0.0.1", taken.getsockname()[1])
+
+        with pytest.RaisesGroup(OSError, flatten_subgroups=True):
+            async with serve(rig.app, rig.journal, listening):
+                pass
+
+
+async def test_it_serves_over_tls(rig: Rig) -> None:
+    authority, server_side = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(server_side)
+    client_side = ssl.create_default_context()
+    authority.configure_trust(client_side)
+    listening = Listening("127.0.0.1", 0, tls=server_side)
+    async with serve(rig.app, rig.journal, listening) as served:
+        tcp = await served.connect()
+        async with trio.SSLStream(
+            tcp, client_side, server_hostname="localhost", https_compatible=True
+        ) as stream:
+            await stream.send_all(GET)
+            answer = await read_all(stream)
+        plain = await served.ask(GET)
+
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert plain[:4] != b"HTTP"
+    assert listening.bound.value == ()
+
+
+def test_an_ipv6_host_is_bracketed_in_a_url() -> None:
+    assert format_host("::1") == "[::1]"
+
+
+def test_the_server_gives_a_submission_longer_than_the_door_does() -> None:
+    from mailactors.intake.door import ACCEPT_WITHIN_S
+
+    assert Timeouts().graceful_s <= ACCEPT_WITHIN_S
