@@ -14,7 +14,8 @@ import trio
 
 from mailactors.config import Config, ProviderSettings, SmtpProviderSettings
 from mailactors.dispatch.breaker import BreakerActor
-from mailactors.dispatch.dispatcher import DispatchDesk, DispatcherActor, open_outcomes
+from mailactors.dispatch.desk import DispatchDesk, open_outcomes
+from mailactors.dispatch.dispatcher import DispatcherActor
 from mailactors.dispatch.lane import CONTROL_ROOM, Lane, open_lane
 from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import ProviderActor

@@ -10,18 +10,17 @@ a handful of times), never keeps a body.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import trio
 
-from mailactors.dispatch.lane import Attempt, Done, Lane, Phase
+from mailactors.dispatch.desk import DispatchDesk
+from mailactors.dispatch.lane import Attempt, Done, Phase
 from mailactors.dispatch.record import reason_text, settle_of, unsettled
 from mailactors.dispatch.retry import (
     Decision,
-    Plan,
     candidates,
     decide_doubt,
     decide_next,
@@ -35,10 +34,9 @@ from mailactors.model.outcome import (
     Outcome,
     Why,
 )
-from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
-from mailactors.spool.actor import SpoolSignals, Write
+from mailactors.spool.actor import Write
 from mailactors.spool.port import (
     Claim,
     Claimed,
@@ -69,49 +67,11 @@ CRASHES_MAX: Final = 3
 """A message on which actors died this often is failed: poison never loops."""
 
 
-@dataclass(eq=False)
-class DispatchDesk:
-    """What outlives the dispatcher: its mailbox, the lanes, the plans, and whether to go on."""
-
-    outcomes: Mailbox[Done]
-    lanes: dict[str, Lane]
-    plans: dict[str, Plan]
-    spool: Mailbox[Write]
-    signals: SpoolSignals
-    node: str
-    is_draining: bool = False
-    drained: trio.Event = field(default_factory=trio.Event)
-    """Set when nothing is in flight any more after `drain`."""
-
-    def drain(self) -> None:
-        """Send nothing new; outcomes of what is in flight are still recorded."""
-        self.is_draining = True
-        self.outcomes.nudge()
-
-    def plan(self, stream: str) -> Plan:
-        """Return a stream's plan; one that is configured no more goes by the first stream's."""
-        return self.plans.get(stream) or next(iter(self.plans.values()))
-
-    @property
-    def in_flight(self) -> int:
-        """Attempts whose outcome the dispatcher has not read yet."""
-        return sum(len(lane.in_flight) for lane in self.lanes.values())
-
-
 class DispatcherStatistics(msgspec.Struct, frozen=True):
     """A snapshot for metrics."""
 
     waiting: int
     in_flight: int
-
-
-def open_outcomes(lanes: Mapping[str, Lane], capacity: int) -> Mailbox[Done]:
-    """Build the dispatcher's mailbox; an outcome that it died on is left to the spool's intents."""
-
-    def lost(done: Done, _error: Exception) -> None:
-        lanes[done.attempt.lane].in_flight.pop(done.attempt.id, None)
-
-    return Mailbox("dispatcher", capacity, lost)
 
 
 @dataclass(eq=False)

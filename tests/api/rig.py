@@ -34,6 +34,8 @@ from mailactors.spool.sqlite import SqliteStore
 
 T = TypeVar("T")
 
+WITHIN_S = 5.0
+"""After this a test that waits for an answer has failed."""
 RULES = Rules(
     default_from=Address("mailactors@mail.example"),
     streams={"transactional": Stream(3600.0), "bulk": Stream(60.0)},
@@ -154,21 +156,20 @@ class Served:
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
     """Return what comes until the peer closes, or breaks off."""
     received = b""
-    try:
+    with trio.fail_after(WITHIN_S), contextlib.suppress(trio.BrokenResourceError):
         async for chunk in stream:
             received += chunk
-    except trio.BrokenResourceError:
-        pass
     return received
 
 
 async def read_until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
     """Return what comes up to the first chunk that brings `end`."""
     received = b""
-    while end not in received:
-        chunk = await stream.receive_some()
-        assert chunk, received
-        received += chunk
+    with trio.fail_after(WITHIN_S):
+        while end not in received:
+            chunk = await stream.receive_some()
+            assert chunk, received
+            received += chunk
     return received
 
 

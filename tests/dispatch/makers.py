@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import trio
 
-from mailactors.dispatch.lane import Done, Lane, open_lane
+from mailactors.dispatch.lane import Attempt, Done, Lane, open_lane
 from mailactors.providers.port import Capabilities
 from mailactors.runtime.mailbox import Mailbox
-from mailactors.runtime.ports import SystemClock
+from mailactors.runtime.ports import Faults, NoFaults, Ports, SilentJournal, system_ports
+from mailactors.runtime.supervisor import InjectedCrashError
 from mailactors.spool.port import Lease, Progress
 
 NOW = 1_800_000_000.0
@@ -38,27 +41,6 @@ def make_lease(
     )
 
 
-def open_outcomes() -> Mailbox[Done]:
-    return Mailbox("outcomes", 1000, lambda _done, _error: None)
-
-
-def make_lane(name: str = "primary", concurrency_max: int = 8) -> Lane:
-    return open_lane(name, concurrency_max, Capabilities(True), open_outcomes(), SystemClock())
-
-
-class HandClock:
-    """A clock that a plain test moves by hand."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def now_s(self) -> float:
-        return self.now
-
-    def wall_time(self) -> float:
-        return NOW + self.now
-
-
 class TrioClock:
     """Both clocks are Trio's, so that a mock clock moves dates as well."""
 
@@ -67,3 +49,50 @@ class TrioClock:
 
     def wall_time(self) -> float:
         return NOW + trio.current_time()
+
+
+class EvenEntropy:
+    """Always the middle: latencies are medians, jitter is none."""
+
+    def draw(self, *key: str | int) -> float:
+        return 0.5
+
+
+class CrashAt:
+    """A fault port that makes an actor crash the next `times` times that it comes to a point."""
+
+    def __init__(self, name: str, times: int = 1) -> None:
+        self.name = name
+        self.times = times
+
+    def point(self, name: str) -> None:
+        if name == self.name and self.times > 0:
+            self.times -= 1
+            raise InjectedCrashError(name)
+
+
+def make_ports(faults: Faults | None = None) -> Ports:
+    return dataclasses.replace(
+        system_ports(SilentJournal()),
+        clock=TrioClock(),
+        entropy=EvenEntropy(),
+        faults=faults or NoFaults(),
+    )
+
+
+def open_outcomes() -> Mailbox[Done]:
+    return Mailbox("outcomes", 1000, lambda _done, _error: None)
+
+
+def make_lane(
+    name: str = "primary", concurrency_max: int = 8, outcomes: Mailbox[Done] | None = None
+) -> Lane:
+    outcomes = outcomes or open_outcomes()
+    return open_lane(name, concurrency_max, Capabilities(True), outcomes, TrioClock())
+
+
+def make_attempt(lane: Lane, number: int = 1, *, is_panic: bool = False) -> Attempt:
+    """Build an attempt that is on its way, as the dispatcher does."""
+    attempt = Attempt(f"attempt-{number}", make_lease(number), lane.name, is_panic)
+    lane.in_flight[attempt.id] = attempt
+    return attempt

@@ -95,6 +95,7 @@ class _Recorder:
     """An aiosmtpd handler that keeps what it gets and refuses whom it is told to."""
 
     refuse: dict[str, str]
+    answer_after_s: float = 0.0
     arrivals: list[Arrival] = field(default_factory=list)
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
@@ -114,6 +115,7 @@ class _Recorder:
             user=session.auth_data,
         )
         self.arrivals.append(arrival)
+        await asyncio.sleep(self.answer_after_s)
         return f"250 2.0.0 OK: queued as {len(self.arrivals):06d}"
 
 
@@ -132,6 +134,7 @@ def aiosmtpd_peer(
     certificate: Certificate | None = None,
     login: tuple[str, str] | None = None,
     refuse: dict[str, str] | None = None,
+    answer_after_s: float = 0.0,
     **options: Any,
 ) -> Iterator[Peer]:
     """Run aiosmtpd on a thread: STARTTLS with a certificate, AUTH with a login.
@@ -140,9 +143,10 @@ def aiosmtpd_peer(
         certificate: offers and requires STARTTLS.
         login: the one user name and password; AUTH is then required.
         refuse: replies to RCPT, by recipient.
+        answer_after_s: how long a message that is kept already waits for its 250.
         options: of aiosmtpd's SMTP class, such as `data_size_limit` or `enable_SMTPUTF8`.
     """
-    recorder = _Recorder(refuse or {})
+    recorder = _Recorder(refuse or {}, answer_after_s)
 
     def authenticate(_s: Any, _session: Any, _e: Any, _mechanism: str, data: Any) -> AuthResult:
         assert isinstance(data, LoginPassword)

@@ -1,0 +1,51 @@
+"""The dispatcher's desk: what outlives the dispatcher, and what others may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import trio
+
+from mailactors.dispatch.lane import Done, Lane
+from mailactors.dispatch.retry import Plan
+from mailactors.runtime.mailbox import Mailbox
+from mailactors.spool.actor import SpoolSignals, Write
+
+
+@dataclass(eq=False)
+class DispatchDesk:
+    """What outlives the dispatcher: its mailbox, the lanes, the plans, and whether to go on."""
+
+    outcomes: Mailbox[Done]
+    lanes: dict[str, Lane]
+    plans: dict[str, Plan]
+    spool: Mailbox[Write]
+    signals: SpoolSignals
+    node: str
+    is_draining: bool = False
+    drained: trio.Event = field(default_factory=trio.Event)
+    """Set when nothing is in flight any more after `drain`."""
+
+    def drain(self) -> None:
+        """Send nothing new; outcomes of what is in flight are still recorded."""
+        self.is_draining = True
+        self.outcomes.nudge()
+
+    def plan(self, stream: str) -> Plan:
+        """Return a stream's plan; one that is configured no more goes by the first stream's."""
+        return self.plans.get(stream) or next(iter(self.plans.values()))
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts whose outcome the dispatcher has not read yet."""
+        return sum(len(lane.in_flight) for lane in self.lanes.values())
+
+
+def open_outcomes(lanes: Mapping[str, Lane], capacity: int) -> Mailbox[Done]:
+    """Build the dispatcher's mailbox; an outcome that it died on is left to the spool's intents."""
+
+    def lost(done: Done, _error: Exception) -> None:
+        lanes[done.attempt.lane].in_flight.pop(done.attempt.id, None)
+
+    return Mailbox("dispatcher", capacity, lost)

@@ -1,0 +1,553 @@
+"""How fast a provider may be asked: never above a quota in any window, hardly ever below it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mailactors.dispatch.lane import (
+    Attempt,
+    Done,
+    Gate,
+    Health,
+    LaneMessage,
+    Pause,
+    Phase,
+    Reset,
+    Resume,
+)
+from mailactors.dispatch.limiter import (
+    RETRY_AFTER_MAX_S,
+    THROTTLE_WAIT_S,
+    LimiterActor,
+    LimiterState,
+    Quota,
+    decide_return,
+    decide_take,
+    new_state,
+    next_permit_s,
+    permits_now,
+)
+from mailactors.model.outcome import (
+    Accepted,
+    Deferred,
+    NotAttempted,
+    Outcome,
+    Reason,
+    Rejected,
+    Scope,
+    Why,
+)
+from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.ports import Faults, SilentJournal
+from mailactors.runtime.supervisor import Child, Supervisor
+from tests.dispatch.makers import (
+    NOW,
+    CrashAt,
+    TrioClock,
+    make_attempt,
+    make_lane,
+    make_ports,
+    open_outcomes,
+)
+
+SENT = Accepted("42")
+IGNORED = NotAttempted(Why.CRASHED)
+REASON = Reason("slow down", 429)
+TOO_FAST = Deferred(Scope.PROVIDER, REASON, throttled=True)
+
+LENGTHS_S = {"per_minute": 60.0, "per_hour": 3600.0, "per_day": 86400.0}
+
+
+# Properties of the decisions
+
+
+class Op(NamedTuple):
+    """What happens next: wait, then take a few permits, or let one that is out come back."""
+
+    gap: float | Literal["opening", "before"]
+    takes: int
+    back: Outcome | None
+    which: int
+
+
+gaps = st.one_of(
+    st.sampled_from(["opening", "before"]),  # to the very moment of the next permit
+    st.sampled_from([0.0, 0.1, 1.0, 59.0, 60.0, 61.0, 1440.0, 3600.0, 86400.0]),
+    st.floats(0.0, 100.0),
+)
+ops = st.builds(
+    Op,
+    gap=gaps,
+    takes=st.integers(0, 12),
+    back=st.sampled_from([None, SENT, IGNORED, IGNORED, TOO_FAST]),
+    which=st.integers(0, 100),
+)
+quotas = st.builds(
+    Quota,
+    per_s=st.none() | st.sampled_from([0.3, 1.0, 3.0, 10.0]) | st.floats(0.1, 100.0),
+    per_minute=st.none() | st.integers(1, 20),
+    per_hour=st.none() | st.integers(1, 40),
+    per_day=st.none() | st.integers(1, 60),
+)
+
+
+def moment_after(state: LimiterState, now_s: float, gap: float | str) -> float:
+    if not isinstance(gap, str):
+        return now_s + gap
+    opening_s = next_permit_s(state, now_s)
+    return opening_s if gap == "opening" else max(now_s, math.nextafter(opening_s, 0.0))
+
+
+def drive(state: LimiterState, begin_s: float, script: Sequence[Op]) -> list[float]:
+    """Play a script; return when the permits were given that did not come back ignored."""
+    now_s, out, used = begin_s, list[float](), list[float]()
+    for op in script:
+        now_s = moment_after(state, now_s, op.gap)
+        for _ in range(op.takes):
+            if decide_take(state, now_s) is None:
+                out.append(now_s)
+        if op.back is not None and out:
+            permit_s = out.pop(op.which % len(out))
+            decide_return(state, permit_s, op.back, now_s)
+            if op.back != IGNORED:
+                used.append(permit_s)
+    return sorted(used + out)
+
+
+def most_in_any_window(times_s: Sequence[float], length_s: float) -> int:
+    most = first = 0
+    for last, at_s in enumerate(times_s):
+        while times_s[first] <= at_s - length_s:
+            first += 1
+        most = max(most, last - first + 1)
+    return most
+
+
+def assert_within(quota: Quota, times_s: Sequence[float]) -> None:
+    for name, length_s in LENGTHS_S.items():
+        count_max = getattr(quota, name)
+        if count_max is not None:
+            assert most_in_any_window(times_s, length_s) <= count_max
+    if quota.per_s is not None:
+        for earlier_s, later_s in zip(times_s, times_s[1:], strict=False):
+            assert later_s >= earlier_s + 1.0 / quota.per_s
+
+
+@given(
+    quota=quotas,
+    begin_s=st.sampled_from([0.0, 59.999999, 1e6 + 0.3]) | st.floats(0.0, 1e7),
+    script=st.lists(ops, max_size=60),
+)
+@example(  # a permit that comes back late must not be taken off a later one's bucket
+    quota=Quota(per_minute=2),
+    begin_s=5.0,
+    script=[
+        Op(0.0, 1, None, 0),
+        Op(59.5, 1, None, 0),
+        Op(0.1, 0, IGNORED, 0),
+        Op(1.5, 2, None, 0),
+    ],
+)
+@settings(deadline=None, max_examples=300)
+def test_no_window_of_any_length_ever_has_more_permits_than_its_quota(
+    quota: Quota, begin_s: float, script: list[Op]
+) -> None:
+    state = new_state(quota)
+
+    times_s = drive(state, begin_s, script)
+
+    assert_within(quota, times_s)
+
+
+@given(quota=quotas, script=st.lists(ops, max_size=30), begin_s=st.floats(0.0, 1e7))
+@settings(deadline=None, max_examples=100)
+def test_a_refusal_names_a_time_at_which_a_permit_is_to_be_had(
+    quota: Quota, script: list[Op], begin_s: float
+) -> None:
+    state = new_state(quota)
+    drive(state, begin_s, script)
+    now_s = begin_s + 1e6
+
+    while (until_s := decide_take(state, now_s)) is None:
+        if quota == Quota():
+            return
+    again = decide_take(state, until_s)
+
+    assert until_s > now_s
+    assert again is None
+
+
+@given(quota=quotas, script=st.lists(ops, max_size=30))
+@settings(deadline=None, max_examples=100)
+def test_ignored_attempts_cost_nothing(quota: Quota, script: list[Op]) -> None:
+    state = new_state(quota)
+    now_s = 0.0
+    for op in script:
+        now_s = moment_after(state, now_s, op.gap)
+        assert decide_take(state, now_s) is None
+        decide_return(state, now_s, IGNORED, now_s)
+
+    assert now_s == next_permit_s(state, now_s)
+    assert all(window.total == 0 for window in state.windows)
+
+
+@pytest.mark.parametrize("quota", [Quota(per_minute=60), Quota(per_minute=1000)], ids=str)
+@pytest.mark.parametrize("demand_s", [0.01, 0.9])
+def test_constant_demand_uses_95_percent_of_a_minutes_quota(quota: Quota, demand_s: float) -> None:
+    state, now_s, given_count = new_state(quota), 12.3, 0
+    assert quota.per_minute is not None
+    while now_s < 12.3 + 1800.0:
+        until_s = decide_take(state, now_s)
+        given_count += until_s is None
+        now_s = now_s + demand_s if until_s is None else until_s
+
+    possible = min(quota.per_minute * 30, 1800.0 / demand_s)
+    assert given_count >= 0.95 * possible
+
+
+def test_a_second_has_as_many_permits_as_its_rate_and_they_are_spaced() -> None:
+    state, now_s, times_s = new_state(Quota(per_s=10.0)), 0.0, []
+    while now_s < 10.0:
+        until_s = decide_take(state, now_s)
+        times_s.append(now_s)
+        now_s = now_s + 0.001 if until_s is None else until_s
+
+    assert len({round(at_s, 1) for at_s in times_s}) >= 99
+
+
+# Single decisions
+
+
+def test_two_permits_of_different_times_are_both_given_back() -> None:
+    state = new_state(Quota(per_minute=2))
+    decide_take(state, 5.0)
+    decide_take(state, 6.0)
+
+    decide_return(state, 5.0, IGNORED, 7.0)
+    decide_return(state, 6.0, IGNORED, 7.0)
+
+    assert 7.0 == next_permit_s(state, 7.0)
+    assert 2 == permits_now(state)
+
+
+def test_spacing_is_undone_for_the_latest_permit_only() -> None:
+    state = new_state(Quota(per_s=0.1))
+    decide_take(state, 0.0)
+    decide_take(state, 10.0)
+
+    decide_return(state, 0.0, IGNORED, 11.0)
+    after_the_first = next_permit_s(state, 11.0)
+    decide_return(state, 10.0, IGNORED, 11.0)
+    after_both = next_permit_s(state, 11.0)
+
+    assert (20.0, 11.0) == (after_the_first, after_both)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "closed_s"),
+    [
+        (SENT, 0.0),
+        (TOO_FAST, THROTTLE_WAIT_S),
+        (Deferred(Scope.PROVIDER, REASON, 0.0, True), THROTTLE_WAIT_S),
+        (Deferred(Scope.PROVIDER, REASON, 30.0, True), 30.0),
+        (Deferred(Scope.PROVIDER, REASON, 30.0), 30.0),
+        (Deferred(Scope.PROVIDER, REASON, 1e9), RETRY_AFTER_MAX_S),
+        (Deferred(Scope.PROVIDER, REASON), 0.0),
+        (Deferred(Scope.RECIPIENT, REASON, 300.0), 0.0),
+        (Deferred(Scope.MESSAGE, REASON, 300.0), 0.0),
+        (Rejected(Scope.PROVIDER, REASON), 0.0),
+        (Accepted("42", {"r1@x.example": TOO_FAST}), THROTTLE_WAIT_S),
+        (NotAttempted(Why.BREAKER, 99.0), 0.0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("permit_s", [0.0, None], ids=["with-permit", "after-a-crash"])
+def test_a_provider_that_says_when_to_come_back_closes_the_limiter(
+    outcome: Outcome, closed_s: float, permit_s: float | None
+) -> None:
+    state = new_state(Quota())
+    decide_take(state, 0.0)
+
+    decide_return(state, permit_s, outcome, 5.0)
+
+    assert 5.0 + closed_s == next_permit_s(state, 5.0)
+
+
+def test_a_shorter_wait_does_not_cut_a_longer_one() -> None:
+    state = new_state(Quota())
+    decide_return(state, None, Deferred(Scope.PROVIDER, REASON, 30.0), 0.0)
+
+    decide_return(state, None, TOO_FAST, 1.0)
+
+    assert 30.0 == next_permit_s(state, 1.0)
+
+
+def test_a_paused_limiter_gives_nothing_for_ever() -> None:
+    state = new_state(Quota())
+    state.is_paused = True
+
+    until_s = decide_take(state, 5.0)
+
+    assert math.inf == until_s
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"),
+    [
+        (Quota(), 1_000_000),
+        (Quota(per_s=5), 1),
+        (Quota(per_minute=7), 7),
+        (Quota(per_minute=7, per_hour=3), 3),
+        (Quota(per_s=5, per_minute=7), 1),
+    ],
+    ids=str,
+)
+def test_permits_now_are_what_the_tightest_limit_leaves(quota: Quota, expected: int) -> None:
+    assert expected == permits_now(new_state(quota))
+
+
+# The actor
+
+
+async def no_attempts(_lane: str, _since: float, _bucket_s: float) -> dict[int, int]:
+    await trio.lowlevel.checkpoint()
+    return {}
+
+
+class Bench:
+    """A limiter under a supervisor; the test plays breaker, provider and dispatcher."""
+
+    def __init__(self, quota: Quota, faults: Faults | None = None) -> None:
+        self.outcomes = open_outcomes()
+        self.lane = make_lane(outcomes=self.outcomes)
+        ports = make_ports(faults)
+
+        def build() -> LimiterActor:
+            return LimiterActor(self.lane, quota, no_attempts, self.outcomes, ports)
+
+        child = Child("limiter", build, (self.lane.limiter,))
+        self.supervisor = Supervisor([child], ports.clock, SilentJournal())
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        await nursery.start(lambda task_status: self.supervisor.run(task_status=task_status))
+
+    async def say(self, *messages: LaneMessage) -> None:
+        for message in messages:
+            self.lane.limiter.put_nowait(message)
+        await trio.testing.wait_all_tasks_blocked()
+
+    def attempt(self, number: int = 1, *, is_panic: bool = False) -> Attempt:
+        return make_attempt(self.lane, number, is_panic=is_panic)
+
+    async def passed(self) -> list[LaneMessage]:
+        return await drained(self.lane.breaker)
+
+    async def refused(self) -> list[Outcome]:
+        return [done.outcome for done in await drained(self.outcomes)]
+
+
+async def drained(mailbox: Mailbox[Done] | Mailbox[LaneMessage]) -> list[Any]:
+    mailbox.nudge()
+    await mailbox.wait()
+    return list(mailbox.take())
+
+
+@pytest.mark.parametrize("gate", [Gate.OPEN, Gate.DISABLED])
+async def test_a_closed_gate_costs_no_permit(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, gate: Gate
+) -> None:
+    bench = Bench(Quota(per_minute=1))
+    await bench.start(nursery)
+    bench.lane.health.publish(Health(gate, until_s=100.0))
+
+    await bench.say(bench.attempt(1))
+    refused = await bench.refused()
+    bench.lane.health.publish(Health())
+    second = bench.attempt(2)
+    await bench.say(second)
+
+    assert [NotAttempted(Why.BREAKER, 100.0)] == refused
+    assert [second] == await bench.passed()
+
+
+async def test_an_attempt_in_panic_passes_a_closed_gate_but_not_an_empty_quota(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota(per_minute=1))
+    await bench.start(nursery)
+    bench.lane.health.publish(Health(Gate.OPEN, until_s=100.0))
+    first, second = bench.attempt(1, is_panic=True), bench.attempt(2, is_panic=True)
+
+    await bench.say(first, second)
+
+    assert [first] == await bench.passed()
+    assert [NotAttempted(Why.LIMITER, 61.0)] == await bench.refused()
+
+
+async def test_a_gate_whose_time_is_over_lets_a_probe_through(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota())
+    await bench.start(nursery)
+    bench.lane.health.publish(Health(Gate.OPEN, until_s=5.0))
+    await trio.sleep(5.0)
+    probe = bench.attempt()
+
+    await bench.say(probe)
+
+    assert [probe] == await bench.passed()
+
+
+async def test_an_ignored_end_gives_the_permit_back_before_the_dispatcher_hears_of_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota(per_minute=1))
+    await bench.start(nursery)
+    attempt = bench.attempt()
+    await bench.say(attempt)
+    taken = bench.lane.pace.value
+
+    await bench.say(Done(attempt, IGNORED, 0.0))
+
+    assert 61.0 == taken.next_permit_s
+    assert bench.lane.pace.value.next_permit_s < 0.0
+    assert [IGNORED] == await bench.refused()
+
+
+async def test_pause_and_resume_are_published(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota())
+    await bench.start(nursery)
+
+    await bench.say(Pause(), bench.attempt())
+    paused, refused = bench.lane.pace.value, await bench.refused()
+    await bench.say(Resume())
+
+    assert (True, math.inf) == (paused.is_paused, paused.next_permit_s)
+    assert [NotAttempted(Why.PAUSED, math.inf)] == refused
+    assert not bench.lane.pace.value.is_paused
+
+
+async def test_a_reset_lifts_what_the_provider_asked_for(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota())
+    await bench.start(nursery)
+    attempt = bench.attempt()
+    await bench.say(attempt, Done(attempt, Deferred(Scope.PROVIDER, REASON, 600.0), 0.0))
+    closed = bench.lane.pace.value
+
+    await bench.say(Reset())
+
+    assert 600.0 == closed.next_permit_s
+    assert bench.lane.pace.value.next_permit_s <= 0.0
+
+
+# After a crash, after a restart
+
+
+async def test_a_crash_neither_resumes_a_pause_nor_forgets_a_retry_after(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    paused = Bench(Quota(), CrashAt("limiter.attempt"))
+    throttled = Bench(Quota(), CrashAt("limiter.attempt"))
+    await paused.start(nursery)
+    await throttled.start(nursery)
+    end = Done(throttled.attempt(1), Deferred(Scope.PROVIDER, REASON, 600.0), 0.0)
+
+    await paused.say(Pause(), paused.attempt())
+    await throttled.say(end, throttled.attempt(2))
+
+    assert paused.lane.pace.value.is_paused
+    assert 600.0 == throttled.lane.pace.value.next_permit_s
+
+
+async def test_a_crash_does_not_give_permits_again_that_are_not_yet_in_the_spool(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    faults = CrashAt("limiter.reset")
+    bench = Bench(Quota(per_minute=3), faults)
+    await bench.start(nursery)
+    queued, connecting = bench.attempt(1), bench.attempt(2)
+    await bench.say(queued, connecting)
+    connecting.phase = Phase.CONNECTING
+
+    await bench.say(Reset())
+    after_crash = bench.lane.pace.value.permits
+    await bench.say(Done(queued, IGNORED, 0.0), Done(connecting, SENT, 0.0))
+
+    assert 0 == faults.times
+    assert 1 == after_crash
+    assert 2 == bench.lane.pace.value.permits
+
+
+class Restored(NamedTuple):
+    """A past, and when the successor starts."""
+
+    intents_ago_s: list[float]
+    wall_offset_s: float
+
+
+def restored_state(quota: Quota, past: Restored) -> LimiterState:
+    """Start a limiter on a spool that has these intents; return its state."""
+    wall_now = NOW + past.wall_offset_s
+
+    class Clock(TrioClock):
+        def wall_time(self) -> float:
+            return wall_now
+
+    async def count(_lane: str, since: float, bucket_s: float) -> dict[int, int]:
+        await trio.lowlevel.checkpoint()
+        started = [wall_now - ago_s for ago_s in past.intents_ago_s]
+        return Counter(int(at // bucket_s) for at in started if at >= since)
+
+    async def main() -> LimiterState:
+        lane = make_lane()
+        ports = dataclasses.replace(make_ports(), clock=Clock())
+        actor = LimiterActor(lane, quota, count, open_outcomes(), ports)
+        await actor._restore()
+        return actor._state
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    clock.jump(1e5 + 0.7)
+    return trio.run(main, clock=clock)
+
+
+@given(
+    per_minute=st.integers(1, 10),
+    intents_ago_s=st.lists(st.floats(0.0, 70.0), max_size=15),
+    wall_offset_s=st.floats(0.0, 60.0),
+    script=st.lists(ops.filter(lambda op: op.back != TOO_FAST), max_size=20),
+)
+@settings(deadline=None, max_examples=100)
+def test_a_restart_never_refills_a_quota(
+    per_minute: int, intents_ago_s: list[float], wall_offset_s: float, script: list[Op]
+) -> None:
+    # What a predecessor gave kept to the quota, too.
+    past = sorted(-ago_s for ago_s in intents_ago_s)[-per_minute:]
+    quota, begin_s = Quota(per_minute=per_minute), 1e5 + 0.7
+    state = restored_state(quota, Restored([-at_s for at_s in past], wall_offset_s))
+
+    times_s = drive(state, begin_s, script)
+
+    all_s = [begin_s + at_s for at_s in past] + times_s
+    assert most_in_any_window(all_s, 60.0 - 1e-6) <= per_minute
+
+
+def test_a_restart_begins_with_the_spacing_of_a_permit_just_given() -> None:
+    state = restored_state(Quota(per_s=2.0), Restored([], 0.0))
+
+    until_s = decide_take(state, 1e5 + 0.7)
+
+    assert 1e5 + 0.7 + 0.5 == until_s

@@ -1,0 +1,121 @@
+"""The house rules that a machine can hold: who imports whom, and who may ask the world."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "mailactors"
+
+ROOMS = (
+    *("errors", "runtime", "model", "providers", "spool", "outcome", "dispatch", "intake"),
+    *("observe", "smtpd", "api", "config", "wiring", "service", "sim", "cli", "__main__"),
+)
+"""Each room may import those before it."""
+FORBIDDEN = {("runtime", "model"), ("model", "runtime"), ("smtpd", "api"), ("api", "smtpd")}
+"""What the order alone would allow."""
+PORTS = {"runtime/ports.py"}
+AMBIENT = {
+    "time.time",
+    "time.monotonic",
+    "time.perf_counter",
+    "time.sleep",
+    "datetime.now",
+    "datetime.utcnow",
+    "uuid.uuid4",
+    "os.urandom",
+    "random.random",
+    "random.choice",
+    "random.uniform",
+    "random.randint",
+    "random.shuffle",
+    "trio.current_time",
+}
+LINES_MAX = 400
+FUNCTION_LINES_MAX = 50
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_rooms(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mailactors."):
+            yield (node.module or "").split(".")[1]
+        elif isinstance(node, ast.Import):
+            yield from (
+                alias.name.split(".")[1]
+                for alias in node.names
+                if alias.name.startswith("mailactors.")
+            )
+
+
+def calls(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            yield ast.unparse(node.func)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_rooms_before_it(path: Path) -> None:
+    room = room_of(path)
+    if room == "__init__":
+        return
+    tree = ast.parse(path.read_text())
+
+    wrong = [
+        other
+        for other in imported_rooms(tree)
+        if ROOMS.index(other) > ROOMS.index(room) or (room, other) in FORBIDDEN
+    ]
+
+    assert [] == wrong
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_ports_ask_the_world(path: Path) -> None:
+    if path.relative_to(PACKAGE).as_posix() in PORTS:
+        return
+    asked = {".".join(name.split(".")[-2:]) for name in calls(ast.parse(path.read_text()))}
+
+    assert set() == asked & AMBIENT
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    functions = [
+        node
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    long = [f.name for f in functions if (f.end_lineno or 0) - f.lineno > FUNCTION_LINES_MAX + 15]
+
+    assert text.count("\n") <= LINES_MAX
+    assert [] == long
+
+
+def test_decisions_are_plain_functions() -> None:
+    impure = [
+        f"{path.name}: {node.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("decide")
+        and (
+            isinstance(node, ast.AsyncFunctionDef)
+            or any("clock" in name or "journal" in name for name in calls(node))
+        )
+    ]
+
+    assert [] == impure
+
+
+def test_every_room_is_known() -> None:
+    rooms = {room_of(path) for path in FILES} - {"__init__"}
+
+    assert rooms <= set(ROOMS)
