@@ -142,11 +142,14 @@ def _request(
     try:
         with httpx2.Client(trust_env=False, timeout=REQUEST_WITHIN_S) as client:
             answer = client.request(method, url.rstrip("/") + path, json=body, params=query)
-    except httpx2.HTTPError as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         _fail(f"no gateway answers at {url} ({error}); start one with: mailactors serve")
     if not answer.is_success:
         _fail(_problem_text(answer.status_code, answer.text))
-    return answer.json()
+    try:
+        return answer.json()
+    except ValueError:
+        _fail(f"what answers at {url} is no gateway")
 
 
 def _problem_text(status_code: int, text: str) -> str:
@@ -166,7 +169,8 @@ def _print_statuses(statuses: list[dict[str, Any]]) -> None:
         recipients = ", ".join(each["to"]) if isinstance(each["to"], list) else each["to"]
         cells = (each["id"], recipients, each["status"], each["provider"] or "")
         table.add_row(*cells, str(each["attempts"]), each["updated_at"], each["error"] or "")
-    rich.console.Console().print(table)
+    # What a provider says is no markup.
+    rich.console.Console(markup=False, highlight=False, emoji=False).print(table)
 
 
 def _fail(text: str) -> NoReturn:

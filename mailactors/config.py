@@ -7,6 +7,8 @@ imports this module: `wiring` hands each room its own part.
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,11 +22,15 @@ from mailactors.dispatch.breaker import BreakerSettings
 from mailactors.dispatch.limiter import Quota
 from mailactors.dispatch.retry import Failover, Preference
 from mailactors.errors import MailactorsError
+from mailactors.intake.admission import normal_address
 from mailactors.observe.logs import LogSettings
 from mailactors.providers.simulated import SimulatedSettings
 from mailactors.providers.smtp import SmtpSettings
 
 ENVIRONMENT_PREFIX: Final = "MAILACTORS_"
+ENVIRONMENT_DELIMITER: Final = "__"
+PORT_MAX: Final = 65535
+_LISTEN: Final = re.compile(r"(?:\[[0-9a-fA-F:]+\]|[^:\s]+):(?P<port>\d{1,5})", re.ASCII)
 
 
 class ConfigError(MailactorsError):
@@ -75,12 +81,26 @@ class StreamSettings(_Frozen):
 class ServiceSettings(_Frozen):
     """`[service]`: the process itself."""
 
-    listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:]+):\d{1,5}$")] = "127.0.0.1:8025"
+    listen: str = "127.0.0.1:8025"
     spool: str = "mailactors.db"
     default_from: str = "mailactors@mail.example"
     """The sender of the short form, which has none."""
     drain_s: Annotated[float, Field(ge=0)] = 10.0
     """How long a stop waits for what is in flight."""
+
+    @pydantic.field_validator("listen")
+    @classmethod
+    def _is_host_and_port(cls, listen: str) -> str:
+        found = _LISTEN.fullmatch(listen)
+        if found is None or int(found["port"]) > PORT_MAX:
+            raise ValueError("is HOST:PORT, such as 127.0.0.1:8025 or [::1]:8025")
+        return listen
+
+    @pydantic.field_validator("default_from")
+    @classmethod
+    def _is_an_address(cls, default_from: str) -> str:
+        normal_address(default_from)
+        return default_from
 
 
 class IdempotencySettings(_Frozen):
@@ -105,11 +125,11 @@ DEMO_PROVIDERS: Final[dict[str, ProviderSettings]] = {
 
 
 class Config(pydantic_settings.BaseSettings):
-    """The whole tree. Variables such as MAILACTORS_SERVICE__LISTEN win over the file."""
+    """The whole tree. `load_config` lets the environment win over the file."""
 
     model_config = pydantic_settings.SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX,
-        env_nested_delimiter="__",
+        env_nested_delimiter=ENVIRONMENT_DELIMITER,
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
@@ -130,8 +150,8 @@ class Config(pydantic_settings.BaseSettings):
         dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
         file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
-        """Let the environment win over the file, and read nothing else."""
-        return env_settings, init_settings
+        """Read nothing but what is given, so that a test's or a simulation's tree is its own."""
+        return (init_settings,)
 
     @pydantic.model_validator(mode="after")
     def _routes_exist(self) -> Self:
@@ -140,6 +160,8 @@ class Config(pydantic_settings.BaseSettings):
                 if provider not in self.providers:
                     hint = nearest(provider, self.providers)
                     raise ValueError(f"streams.{name}.route: no provider {provider!r}{hint}")
+            if len(set(stream.route)) < len(stream.route):
+                raise ValueError(f"streams.{name}.route: names a provider twice")
         return self
 
     def route(self, stream: str) -> tuple[str, ...]:
@@ -148,20 +170,23 @@ class Config(pydantic_settings.BaseSettings):
 
 
 def load_config(path: str | None, service: Mapping[str, str] | None = None) -> Config:
-    """Read a configuration file, or take the defaults.
+    """Read a configuration file, or take the defaults; variables such as
+    MAILACTORS_SERVICE__LISTEN win over it.
 
     Args:
         path: a TOML file, or None.
-        service: keys of `[service]` that win over the file's, such as a command line's.
+        service: keys of `[service]` that win over both, such as a command line's.
 
     Raises: ConfigError, with every fault and its key.
     """
-    where = path or "the environment"
+    where = path or "the configuration"
+    if stray := list(stray_variables(os.environ)):
+        raise ConfigError("the environment", stray)
     try:
         raw = {} if path is None else tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        if service:
-            raw["service"] = {**raw.get("service", {}), **service}
-        return Config(**raw)
+        environment = pydantic_settings.EnvSettingsSource(Config)()
+        given = {"service": dict(service)} if service else {}
+        return Config(**merge(merge(raw, environment), given))
     except OSError as error:
         raise ConfigError(where, [f"cannot be read: {error.strerror}"]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -170,6 +195,34 @@ def load_config(path: str | None, service: Mapping[str, str] | None = None) -> C
         raise ConfigError(where, list(problem_lines(error))) from None
     except pydantic_settings.SettingsError as error:
         raise ConfigError(where, [str(error)]) from None
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both tables as one; where both say something, `above` wins.
+
+    >>> merge({"a": {"x": 1, "y": 1}}, {"a": {"y": 2}})
+    {'a': {'x': 1, 'y': 2}}
+    """
+    merged = dict(below)
+    for key, value in above.items():
+        known = merged.get(key)
+        are_tables = isinstance(known, Mapping) and isinstance(value, Mapping)
+        merged[key] = merge(known, value) if are_tables else value
+    return merged
+
+
+def stray_variables(environment: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each variable that looks like one of ours and is none.
+
+    Only those with the delimiter: others, such as MAILACTORS_PORT, may be an orchestrator's.
+    """
+    for variable in sorted(environment):
+        name = variable.upper().removeprefix(ENVIRONMENT_PREFIX)
+        table, delimiter, _ = name.partition(ENVIRONMENT_DELIMITER)
+        is_ours = name != variable.upper() and delimiter
+        if is_ours and table.lower() not in Config.model_fields:
+            hint = nearest(table, [known.upper() for known in Config.model_fields])
+            yield f"{variable}: there is no table {table!r}{hint}"
 
 
 def problem_lines(error: pydantic.ValidationError) -> Iterator[str]:
@@ -187,20 +240,23 @@ def problem_lines(error: pydantic.ValidationError) -> Iterator[str]:
             kind = fault["ctx"]["tag"]
             yield f"{key}.kind: there is no kind {kind!r}{nearest(kind, _KINDS)}"
         elif key:
-            yield f"{key}: {fault['msg']}"
+            yield f"{key}: {fault['msg'].removeprefix('Value error, ')}"
         else:
             yield fault["msg"].removeprefix("Value error, ")
 
 
 _KINDS: Final = ["simulated", "smtp"]
-_PLACES: Final[dict[str, type[pydantic.BaseModel]]] = {
-    "service": ServiceSettings,
-    "log": LogSettings,
-    "idempotency": IdempotencySettings,
-    "streams": StreamSettings,
-    "quota": Quota,
-    "breaker": BreakerSettings,
+_TABLES: Final[dict[str, tuple[type[pydantic.BaseModel], ...]]] = {
+    "": (Config,),
+    "service": (ServiceSettings,),
+    "log": (LogSettings,),
+    "idempotency": (IdempotencySettings,),
+    "streams.*": (StreamSettings,),
+    "providers.*": (SimulatedProviderSettings, SmtpProviderSettings),
+    "providers.*.quota": (Quota,),
+    "providers.*.breaker": (BreakerSettings,),
 }
+"""What may be in each table; a star stands for a name of the user's."""
 
 
 def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
@@ -211,13 +267,10 @@ def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
 
 def _known_keys(location: list[str]) -> list[str]:
     """Return the keys that are known beside the last part of a location."""
-    if location[0] == "providers" and len(location) == 3:
-        kinds: list[type[pydantic.BaseModel]] = [SimulatedProviderSettings, SmtpProviderSettings]
-        return [key for kind in kinds for key in kind.model_fields]
-    model: type[pydantic.BaseModel] = Config
-    for part in location[:-1]:
-        model = _PLACES.get(part, model)
-    return list(model.model_fields)
+    table = location[:-1]
+    if table[:1] in (["streams"], ["providers"]):
+        table[1] = "*"
+    return [key for model in _TABLES[".".join(table)] for key in model.model_fields]
 
 
 def effective(config: Config) -> dict[str, Any]:

@@ -3,9 +3,13 @@
 hypercorn 0.18 on Trio lets some exceptions of a connection out into the nursery of all of them, and
 so a stranger's request ends the server: a websocket upgrade followed by one more byte (hypercorn
 #225), or an HTTP/2 request that is answered before its body ended (#312, #329, #334). Here they end
-at their own connection. Two more leaks are stopped beside them: a send to a peer that never reads
-is shielded from cancellation and has no deadline, and the read timeout, which would also cut off a
-client that has sent everything and waits for its answer, counts only while a body is owed.
+at their own connection. Three more leaks are stopped beside them:
+
+- a send to a peer that never reads is shielded from cancellation and has no deadline;
+- closing, and starting the idle timer, are cancelled together with the request that was answered,
+  so that the connection stays open and dead;
+- the read timeout would also cut off a client that has sent everything and waits for its answer:
+  here it counts only while a body is owed.
 
 Nothing is patched: this subclass is what our own server starts. It stands on the insides of
 hypercorn 0.18, which is why the dependency is pinned so tightly.
@@ -55,13 +59,17 @@ class ContainedConnection(TCPServer):
             self._journal.note("api.connection", level="warning", error=describe(group))
 
     async def protocol_send(self, event: Event) -> None:
-        """Write, or give the peer up if it does not read."""
+        """Write, or close, or mark the connection idle; to the end, but not for ever.
+
+        Each is shielded: quart-trio cancels a request's tasks once it is answered, in the middle of
+        what hypercorn does after it, and the connection would be neither closed nor ever idle.
+        """
         if not isinstance(event, RawData):
-            await super().protocol_send(event)
+            with trio.move_on_after(self._send_within_s, shield=True):
+                await super().protocol_send(event)
             return
         async with self.send_lock:
             try:
-                # Shielded, or a cancelled request would leave half a frame to the others.
                 with trio.fail_after(self._send_within_s, shield=True):
                     await self.stream.send_all(event.data)
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):

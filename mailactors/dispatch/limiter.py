@@ -212,6 +212,7 @@ class LimiterActor:
                         self._come_up(item)
                     case Pause() | Resume():
                         self._state.is_paused = isinstance(item, Pause)
+                        self._publish()  # at once: a successor goes on from it
                     case Reset():
                         self._state.closed_until_s = self._clock.now_s()
                     case _:

@@ -35,6 +35,18 @@ METADATA_MAX: Final = 20
 SHORT_TEXT_MAX: Final = 256
 """Characters of a key, an id, a tag, or a metadata entry."""
 SEND_AT_AHEAD_MAX_S: Final = 30 * 86400.0
+HEADERS_ALLOWED: Final = (
+    *("References", "In-Reply-To", "Auto-Submitted", "Precedence", "Importance", "Priority"),
+    *("Keywords", "Comments", "Organization", "Feedback-ID"),
+)
+"""Custom headers that may be set beside any List-* (RFC 2369, RFC 8058) and most X-*."""
+_HEADER_ALLOWED: Final = re.compile(
+    "|".join([*HEADERS_ALLOWED, "List-[a-z0-9-]+", "X-[a-z0-9-]+"]), re.IGNORECASE
+)
+_HEADER_COMMANDS: Final = re.compile(
+    "X-(?:SMTPAPI|MSYS-API|(?:Mailgun|MC|PM|SES|Sib|Mailin|Mailactors)-.*)", re.IGNORECASE
+)
+"""What vendors obey, and what is ours: a client could undo what its stream's settings say."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -73,6 +85,7 @@ def decide_admission(submission: Submission, rules: Rules, message_id: str, now:
     sender = submission.sender or rules.default_from
     checked = _check_addresses(submission, sender, faults)
     faults.extend(_check_sizes(submission))
+    faults.extend(_check_header_names(submission))
     faults.extend(_check_options(submission, rules, now))
     content = _content(submission, sender, checked)
     if not faults:
@@ -157,6 +170,16 @@ def _texts(submission: Submission) -> Iterator[str]:
     yield submission.html or ""
 
 
+def _check_header_names(submission: Submission) -> Iterator[Fault]:
+    for index, (name, _) in enumerate(submission.headers[:HEADERS_MAX]):
+        if _HEADER_COMMANDS.fullmatch(name):
+            yield Fault(f"/headers/{index}/name", "is a command to a provider, which only we give")
+        elif not _HEADER_ALLOWED.fullmatch(name):
+            names = ", ".join(HEADERS_ALLOWED)
+            detail = f"is not a header that may be set; those are {names}, List-* and X-*"
+            yield Fault(f"/headers/{index}/name", detail)
+
+
 def _check_options(submission: Submission, rules: Rules, now: float) -> Iterator[Fault]:
     if submission.stream and submission.stream not in rules.streams:
         names = ", ".join(rules.streams)
@@ -167,7 +190,9 @@ def _check_options(submission: Submission, rules: Rules, now: float) -> Iterator
         yield Fault("/send_at", f"is more than {SEND_AT_AHEAD_MAX_S / 86400:g} days ahead")
     shorts = [("/id", submission.client_id), ("/idempotency_key", submission.key or "")]
     shorts += [(f"/tags/{i}", tag) for i, tag in enumerate(submission.tags)]
-    shorts += [(f"/metadata/{key}", key + value) for key, value in submission.metadata.items()]
+    for key, value in submission.metadata.items():
+        name = key.replace("~", "~0").replace("/", "~1")
+        shorts.append((f"/metadata/{name}", key + value))
     for pointer, text in shorts:
         if len(text) > SHORT_TEXT_MAX:
             yield Fault(pointer, f"is longer than {SHORT_TEXT_MAX} characters")

@@ -2,16 +2,18 @@
 
 The service's journal. Recipients are hashed with a key of this process, so that lines about one
 recipient can be joined and the recipient not be read from them; bodies and subjects are never
-passed here, and a fact under a name that smells of a secret is masked all the same.
+passed here, and a fact under a name that smells of a secret is masked all the same. Providers like
+to repeat addresses in what they answer, so that every text is searched for them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import secrets
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Final, Literal, TextIO, TypeAlias
 
 import pydantic
@@ -22,11 +24,13 @@ from mailactors.model.message import domain_of
 Level: TypeAlias = Literal["debug", "info", "warning", "error"]
 
 LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-MASKED: Final = frozenset(
-    {"password", "secret", "token", "authorization", "api_key", "body", "text", "html", "subject"}
+MASKED: Final = re.compile(
+    r"(?:.*_)?(?:password|secret|token|authorization|api_key|body|text|html|subject)", re.IGNORECASE
 )
+"""Names of facts that are never shown, alone or as the last word (`smtp_password`)."""
 TEXT_MAX: Final = 1000
 """Characters of one fact; what a provider says is hostile and may be long."""
+_ADDRESS: Final = re.compile(r"""[^\s<>()"',;:@]{1,254}@[^\s<>()"',;:@]{1,254}""")
 
 
 class LogSettings(pydantic.BaseModel):
@@ -92,15 +96,26 @@ def hash_recipient(address: str) -> str:
 def mask(
     _logger: object, _method: str, facts: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Hash recipients, mask secrets, cut what is long."""
+    """Hash addresses, mask secrets, cut what is long."""
     for name, value in facts.items():
-        if name in MASKED:
-            facts[name] = "***"
-        elif name == "recipient":
-            facts[name] = hash_recipient(str(value))
-        elif isinstance(value, str) and len(value) > TEXT_MAX:
-            facts[name] = value[:TEXT_MAX] + "…"
+        facts[name] = masked(name, value)
     return facts
+
+
+def masked(name: str, value: Any) -> Any:
+    """Return a fact as it may be shown, and so with what is inside of it."""
+    if MASKED.fullmatch(name):
+        return "***"
+    if name == "recipient":
+        return hash_recipient(str(value))
+    if isinstance(value, str):
+        text = _ADDRESS.sub(lambda found: hash_recipient(found[0]), value)
+        return text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "…"
+    if isinstance(value, Mapping):
+        return {str(inner): masked(str(inner), item) for inner, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [masked(name, item) for item in value]
+    return value
 
 
 def _renderer(settings: LogSettings, out: TextIO) -> structlog.typing.Processor:

@@ -115,12 +115,14 @@ class SpoolActor:
 
     async def _commit(self, group: list[Write]) -> None:
         """Make a group durable, then answer; keep what may not be refused until there is room."""
+        group = unanswered(group)
+        if not group:
+            return
         results = await self._apply(group)
         while results is None:
-            group = refuse_new(group)
-            if not group:
+            if not refuse_new(group):
                 return
-            await trio.sleep(FULL_RETRY_S)
+            group = await self._wait_for_room()
             results = await self._apply(group)
         self._faults.point("spool.committed")
         for write, result in zip(group, results, strict=True):
@@ -128,6 +130,14 @@ class SpoolActor:
         for stream in streams_with_work(group):
             due = self._signals.due(stream)
             due.publish(due.value + 1)
+
+    async def _wait_for_room(self) -> list[Write]:
+        """Refuse new messages until it is time to try again, and return what waits for it."""
+        with trio.move_on_after(FULL_RETRY_S):
+            while True:
+                await self._mailbox.wait()
+                refuse_new(self._mailbox.group())
+        return unanswered(self._mailbox.group())
 
     async def _apply(self, group: list[Write]) -> list[Result] | None:
         """Return the results, or None when the disk is full."""
@@ -150,6 +160,15 @@ class SpoolActor:
     def statistics(self) -> SpoolStatistics:
         """Return the number of commits and commands so far."""
         return SpoolStatistics(self._commits, self._commands)
+
+
+def unanswered(group: list[Write]) -> list[Write]:
+    """Return the commands that are still to be done.
+
+    Others are in a group when the writer died after it had answered them: what was refused must
+    not be accepted after all.
+    """
+    return [write for write in group if not write.reply.is_done]
 
 
 def refuse_new(group: list[Write]) -> list[Write]:

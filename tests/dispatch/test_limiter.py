@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -139,7 +140,7 @@ def assert_within(quota: Quota, times_s: Sequence[float]) -> None:
         if count_max is not None:
             assert most_in_any_window(times_s, length_s) <= count_max
     if quota.per_s is not None:
-        for earlier_s, later_s in zip(times_s, times_s[1:], strict=False):
+        for earlier_s, later_s in itertools.pairwise(times_s):
             assert later_s >= earlier_s + 1.0 / quota.per_s
 
 

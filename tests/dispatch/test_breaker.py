@@ -1,0 +1,706 @@
+"""Whether a provider is worth asking: the gate's table, its probes, and that it never wedges."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from mailactors.dispatch.breaker import (
+    DISABLED_S,
+    FAILURES_IN_A_ROW_MAX,
+    JITTER,
+    BreakerActor,
+    BreakerSettings,
+    BreakerState,
+    close,
+    decide_admit,
+    decide_age,
+    decide_end,
+    next_age_s,
+    open_time_s,
+    probes_free,
+)
+from mailactors.dispatch.lane import Done, Gate, LaneMessage, Pause, Phase, Reset
+from mailactors.model.outcome import (
+    Accepted,
+    Deferred,
+    NotAttempted,
+    Outcome,
+    Reason,
+    Rejected,
+    Scope,
+    Uncertain,
+    Why,
+)
+from mailactors.model.outcome import Phase as Lost
+from mailactors.runtime.ports import Faults, SilentJournal
+from mailactors.runtime.supervisor import Child, Supervisor
+from tests.dispatch.makers import CrashAt, make_attempt, make_lane, make_ports, open_outcomes
+
+DEFAULTS = BreakerSettings()
+REASON = Reason("because")
+SENT = Accepted("42")
+DOWN = Deferred(Scope.PROVIDER, REASON)
+KEY_REVOKED = Rejected(Scope.PROVIDER, REASON)
+IGNORED = NotAttempted(Why.SPOOL)
+HEALTHY: dict[str, Outcome] = {
+    "accepted": SENT,
+    **{
+        f"{kind.__name__}-{scope.value}".lower(): kind(scope, REASON)
+        for kind in (Deferred, Rejected)
+        for scope in (Scope.RECIPIENT, Scope.DOMAIN, Scope.MESSAGE)
+    },
+}
+UNHEALTHY: dict[str, Outcome] = {
+    "deferred-provider": DOWN,
+    "uncertain": Uncertain(Lost.FINAL, REASON),
+}
+SILENT: dict[str, Outcome] = {
+    "throttled": Deferred(Scope.PROVIDER, REASON, throttled=True),
+    "not-attempted": IGNORED,
+}
+NOW_S = 1000.0
+LAST_DRAW = 1.0 - 2.0**-53
+
+
+def call(
+    state: BreakerState,
+    outcome: Outcome,
+    now_s: float,
+    *,
+    took_s: float = 0.0,
+    using: BreakerSettings = DEFAULTS,
+    draw: float = 0.5,
+) -> None:
+    """Admit an attempt that ends at `now_s`."""
+    name = f"call-{now_s}-{len(state.in_flight)}"
+    assert decide_admit(state, using, name, False, now_s - took_s) is None
+    decide_end(state, using, name, outcome, now_s, draw)
+
+
+# The table: every gate, every event
+
+
+def gate_closed() -> BreakerState:
+    state = BreakerState()
+    state.in_flight["late"] = NOW_S - 1.0
+    return state
+
+
+def gate_open() -> BreakerState:
+    state = gate_closed()
+    state.gate, state.until_s, state.opened_count = Gate.OPEN, NOW_S + 5.0, 1
+    return state
+
+
+def gate_half_open() -> BreakerState:
+    state = gate_open()
+    state.until_s = NOW_S - 1.0
+    assert decide_admit(state, DEFAULTS, "probe", False, NOW_S - 1.0) is None
+    return state
+
+
+def gate_disabled() -> BreakerState:
+    state = gate_open()
+    state.gate, state.until_s = Gate.DISABLED, NOW_S + DISABLED_S
+    return state
+
+
+def ends(attempt_id: str, outcome: Outcome) -> Callable[[BreakerState], None]:
+    return lambda state: decide_end(state, DEFAULTS, attempt_id, outcome, NOW_S, 0.5)
+
+
+def asks(now_s: float, *, is_panic: bool = False) -> Callable[[BreakerState], None]:
+    return lambda state: void(decide_admit(state, DEFAULTS, "new", is_panic, now_s))
+
+
+def void(_value: object) -> None:
+    """Drop a value that a test looks at elsewhere."""
+
+
+GATES = {
+    Gate.CLOSED: gate_closed,
+    Gate.OPEN: gate_open,
+    Gate.HALF_OPEN: gate_half_open,
+    Gate.DISABLED: gate_disabled,
+}
+EVENTS: dict[str, Callable[[BreakerState], None]] = {
+    "asked": asks(NOW_S),
+    "asked much later": asks(NOW_S + 1e5),
+    "asked in panic": asks(NOW_S + 1e5, is_panic=True),
+    "late success": ends("late", SENT),
+    "late failure": ends("late", DOWN),
+    "late silence": ends("late", IGNORED),
+    "late refusal of us": ends("late", KEY_REVOKED),
+    "probe's success": ends("probe", SENT),
+    "probe's failure": ends("probe", DOWN),
+    "probe's silence": ends("probe", IGNORED),
+    "probe's refusal of us": ends("probe", KEY_REVOKED),
+    "age": lambda state: decide_age(state, DEFAULTS, NOW_S + 100.0, 0.5),
+    "reset": lambda state: close(state, NOW_S),
+}
+C, O, H, D = Gate.CLOSED, Gate.OPEN, Gate.HALF_OPEN, Gate.DISABLED  # noqa: E741
+TABLE = {
+    #                        closed open half disabled
+    "asked": (C, O, H, D),
+    "asked much later": (C, H, H, H),
+    "asked in panic": (C, O, H, D),
+    "late success": (C, O, H, D),
+    "late failure": (C, O, H, D),
+    "late silence": (C, O, H, D),
+    "late refusal of us": (D, D, D, D),
+    "probe's success": (C, O, H, D),
+    "probe's failure": (C, O, O, D),
+    "probe's silence": (C, O, H, D),
+    "probe's refusal of us": (D, D, D, D),
+    "age": (C, O, O, D),
+    "reset": (C, C, C, C),
+}
+ROWS = [
+    (before, event, after)
+    for event, row in TABLE.items()
+    for before, after in zip((C, O, H, D), row, strict=True)
+]
+
+
+@pytest.mark.parametrize(("before", "event", "after"), ROWS)
+def test_each_gate_moves_on_each_event_as_the_table_says(
+    before: Gate, event: str, after: Gate
+) -> None:
+    state = GATES[before]()
+
+    EVENTS[event](state)
+
+    assert after is state.gate
+
+
+def test_the_table_has_a_row_for_every_event() -> None:
+    assert set(EVENTS) == set(TABLE)
+
+
+@pytest.mark.parametrize(
+    ("gate", "at_s", "expected"),
+    [
+        (Gate.CLOSED, NOW_S, None),
+        (Gate.OPEN, NOW_S, NOW_S + 5.0),
+        (Gate.OPEN, NOW_S + 5.0, None),
+        (Gate.HALF_OPEN, NOW_S, None),
+        (Gate.DISABLED, NOW_S, NOW_S + DISABLED_S),
+        (Gate.DISABLED, NOW_S + DISABLED_S, None),
+    ],
+)
+def test_a_refusal_says_when_to_ask_again(gate: Gate, at_s: float, expected: float | None) -> None:
+    state = GATES[gate]()
+
+    actual = decide_admit(state, DEFAULTS, "new", False, at_s)
+
+    assert expected == actual
+
+
+# Reasons to open
+
+
+def test_it_opens_on_the_failure_rate_once_there_are_enough_calls() -> None:
+    state = BreakerState()
+    gates = []
+
+    for number in range(20):
+        call(state, SENT if number % 2 else DOWN, NOW_S + number)
+        gates.append(state.gate)
+
+    assert [Gate.CLOSED] * 19 + [Gate.OPEN] == gates
+
+
+def test_it_stays_closed_below_the_failure_rate() -> None:
+    state = BreakerState()
+
+    for number in range(500):
+        call(state, DOWN if number % 9 < 4 else SENT, NOW_S + number / 10)
+
+    assert Gate.CLOSED is state.gate
+
+
+def test_failures_that_left_the_window_are_forgotten() -> None:
+    state = BreakerState()
+    for number in range(9):
+        call(state, DOWN, NOW_S + number / 10)
+
+    call(state, SENT, NOW_S + 100.0)
+
+    assert [[NOW_S + 100.0, 1, 0]] == list(state.calls)
+
+
+def test_it_opens_on_a_run_of_failures_before_there_are_enough_calls() -> None:
+    state = BreakerState()
+    gates = []
+
+    for number in range(FAILURES_IN_A_ROW_MAX):
+        call(state, DOWN, NOW_S + number * 100)
+        gates.append(state.gate)
+
+    assert [Gate.CLOSED] * (FAILURES_IN_A_ROW_MAX - 1) + [Gate.OPEN] == gates
+
+
+def test_it_opens_on_age_for_a_provider_that_answers_nobody() -> None:
+    state = BreakerState()
+    for number in range(FAILURES_IN_A_ROW_MAX):
+        decide_admit(state, DEFAULTS, f"call-{number}", False, NOW_S)
+    age_s = next_age_s(state, DEFAULTS)
+
+    decide_age(state, DEFAULTS, age_s, 0.5)
+
+    assert NOW_S + DEFAULTS.slow_call_s == age_s
+    assert Gate.OPEN is state.gate
+    assert math.inf == next_age_s(state, DEFAULTS)
+
+
+def test_a_call_that_was_counted_for_its_age_is_not_counted_again_at_its_end() -> None:
+    state = BreakerState()
+    decide_admit(state, DEFAULTS, "slow", False, NOW_S)
+    decide_age(state, DEFAULTS, NOW_S + 9.0, 0.5)
+
+    decide_end(state, DEFAULTS, "slow", DOWN, NOW_S + 20.0, 0.5)
+
+    assert 1 == state.failures_in_a_row
+    assert not state.too_old
+
+
+def test_a_success_that_took_too_long_is_a_failure() -> None:
+    state = BreakerState()
+
+    for number in range(FAILURES_IN_A_ROW_MAX):
+        call(state, SENT, NOW_S + number, took_s=8.1)
+
+    assert Gate.OPEN is state.gate
+
+
+@given(began_s=st.floats(0.0, 1e7), slow_call_s=st.floats(0.1, 60.0))
+@example(began_s=104326.4, slow_call_s=8.1)
+@settings(deadline=None, max_examples=500)
+def test_looking_at_ages_at_the_time_announced_always_makes_progress(
+    began_s: float, slow_call_s: float
+) -> None:
+    using = BreakerSettings(slow_call_s=slow_call_s)
+    state = BreakerState()
+    decide_admit(state, using, "call", False, began_s)
+
+    decide_age(state, using, next_age_s(state, using), 0.5)
+
+    assert math.inf == next_age_s(state, using)
+
+
+@pytest.mark.parametrize("outcome", (HEALTHY | SILENT).values(), ids=HEALTHY | SILENT)
+def test_bounces_and_throttling_never_open_it(outcome: Outcome) -> None:
+    state = BreakerState()
+
+    for number in range(1000):
+        call(state, outcome, NOW_S + number / 100)
+
+    assert (Gate.CLOSED, 0) == (state.gate, state.failures_in_a_row)
+
+
+@pytest.mark.parametrize("outcome", UNHEALTHY.values(), ids=UNHEALTHY)
+def test_what_speaks_against_the_provider_opens_it(outcome: Outcome) -> None:
+    state = BreakerState()
+
+    for number in range(FAILURES_IN_A_ROW_MAX):
+        call(state, outcome, NOW_S + number)
+
+    assert Gate.OPEN is state.gate
+
+
+def test_a_provider_that_refuses_us_is_left_alone_for_long_at_the_first_word() -> None:
+    state = BreakerState()
+
+    call(state, KEY_REVOKED, NOW_S)
+
+    assert (Gate.DISABLED, NOW_S + DISABLED_S) == (state.gate, state.until_s)
+
+
+# How long it stays open
+
+
+@pytest.mark.parametrize("draw", [0.0, 0.5, LAST_DRAW])
+def test_open_time_doubles_to_its_cap_within_its_jitter(draw: float) -> None:
+    plain_s = [min(60.0, 5.0 * 2.0 ** min(n - 1, 60)) for n in range(1, 10_001)]
+
+    actual_s = [open_time_s(DEFAULTS, n, draw) for n in range(1, 10_001)]
+
+    for plain, actual in zip(plain_s, actual_s, strict=True):
+        assert plain * (1 - JITTER) <= actual <= plain * (1 + JITTER)
+
+
+def relapse(state: BreakerState, now_s: float) -> float:
+    """Let a probe fail; return when the gate opens again."""
+    decide_admit(state, DEFAULTS, "probe", False, now_s)
+    decide_end(state, DEFAULTS, "probe", DOWN, now_s, 0.5)
+    return state.until_s
+
+
+def test_each_relapse_doubles_the_open_time() -> None:
+    state = gate_open()
+    state.until_s = NOW_S
+
+    waits_s = [relapse(state, state.until_s) - now_s for now_s in iter_until(state, 6)]
+
+    assert [10.0, 20.0, 40.0, 60.0, 60.0, 60.0] == waits_s
+
+
+def iter_until(state: BreakerState, times: int) -> Iterator[float]:
+    for _ in range(times):
+        yield state.until_s
+
+
+def test_late_results_do_not_lengthen_the_open_time() -> None:
+    state = BreakerState()
+    for number in range(30):
+        decide_admit(state, DEFAULTS, f"call-{number}", False, NOW_S)
+
+    for number in range(15):
+        decide_end(state, DEFAULTS, f"call-{number}", DOWN, NOW_S, 0.5)
+    for number in range(15, 30):
+        decide_end(state, DEFAULTS, f"call-{number}", KEY_REVOKED, NOW_S, 0.5)
+
+    assert 1 == state.opened_count
+
+
+@pytest.mark.parametrize(("stable_s", "expected"), [(119.0, 4), (121.0, 1)])
+def test_the_growth_is_forgotten_once_the_provider_proved_stable(
+    stable_s: float, expected: int
+) -> None:
+    state = gate_open()
+    state.opened_count = 3
+    close(state, NOW_S)
+
+    for _ in range(FAILURES_IN_A_ROW_MAX):
+        call(state, DOWN, NOW_S + stable_s)
+
+    assert expected == state.opened_count
+
+
+# Probes
+
+
+def test_as_many_probes_as_settings_say_close_the_gate() -> None:
+    state = gate_open()
+
+    gates = []
+    for number in range(3):
+        call(state, SENT, state.until_s + number)
+        gates.append(state.gate)
+
+    assert [Gate.HALF_OPEN, Gate.HALF_OPEN, Gate.CLOSED] == gates
+
+
+def test_a_probe_too_many_is_asked_to_come_again() -> None:
+    state, at_s = gate_open(), NOW_S + 5.0
+    for number in range(3):
+        decide_admit(state, DEFAULTS, f"probe-{number}", False, at_s)
+
+    actual = decide_admit(state, DEFAULTS, "one too many", False, at_s)
+
+    assert at_s + DEFAULTS.slow_call_s == actual
+    assert "one too many" not in state.in_flight
+
+
+@pytest.mark.parametrize("outcome", SILENT.values(), ids=SILENT)
+def test_a_probe_that_ends_without_a_word_on_the_provider_is_given_back(outcome: Outcome) -> None:
+    state, at_s = gate_open(), NOW_S + 5.0
+
+    for number in range(100):
+        call(state, outcome, at_s + number)
+
+    assert (Gate.HALF_OPEN, 3) == (state.gate, probes_free(state, DEFAULTS))
+
+
+def test_a_late_result_is_no_probes_result() -> None:
+    state = gate_half_open()
+
+    for number in range(50):
+        decide_end(state, DEFAULTS, f"late-{number}", DOWN, NOW_S, 0.5)
+
+    assert (Gate.HALF_OPEN, 2) == (state.gate, probes_free(state, DEFAULTS))
+
+
+class Op(NamedTuple):
+    """What happens next."""
+
+    kind: Literal["ask", "panic", "end", "age", "wait", "until"]
+    which: int
+    outcome: Outcome
+    gap_s: float
+
+
+ops = st.builds(
+    Op,
+    kind=st.sampled_from(["ask", "ask", "ask", "panic", "end", "end", "age", "wait", "until"]),
+    which=st.integers(0, 50),
+    outcome=st.sampled_from([SENT, DOWN, DOWN, IGNORED, KEY_REVOKED, *SILENT.values()]),
+    gap_s=st.floats(0.0, 20.0),
+)
+some_settings = st.builds(
+    BreakerSettings,
+    window_s=st.floats(1.0, 60.0),
+    calls_min=st.integers(1, 20),
+    failure_rate=st.floats(0.1, 1.0),
+    slow_call_s=st.floats(0.5, 30.0),
+    open_s=st.floats(0.5, 10.0),
+    open_cap_s=st.floats(10.0, 100.0),
+    probes=st.integers(1, 5),
+)
+
+
+class Machine:
+    """A breaker, what is in flight by the test's own account, and the time."""
+
+    def __init__(self, using: BreakerSettings) -> None:
+        self.state = BreakerState()
+        self.using = using
+        self.now_s = 0.0
+        self.out: list[str] = []
+        self.probes_out: set[str] = set()
+        self.count = 0
+
+    def play(self, op: Op) -> None:
+        """Do one thing, then check what must always be true."""
+        match op.kind:
+            case "ask" | "panic":
+                self.ask(is_panic=op.kind == "panic")
+            case "end" if self.out:
+                self.end(self.out[op.which % len(self.out)], op.outcome)
+            case "age":
+                decide_age(self.state, self.using, self.now_s, 0.5)
+            case "wait":
+                self.now_s += op.gap_s
+            case "until":
+                self.now_s = max(self.now_s, self.state.until_s)
+            case _:
+                pass
+        self.check()
+
+    def ask(self, *, is_panic: bool = False) -> bool:
+        self.count += 1
+        name, before = f"attempt-{self.count}", self.state.gate
+        until_s = decide_admit(self.state, self.using, name, is_panic, self.now_s)
+        if until_s is not None:
+            assert not is_panic
+            assert until_s > self.now_s
+            return False
+        self.out.append(name)
+        if before in {Gate.OPEN, Gate.DISABLED}:
+            self.probes_out.clear()  # those of an earlier half-open gate are late results now
+        if not is_panic and self.state.gate is Gate.HALF_OPEN:
+            self.probes_out.add(name)
+        return True
+
+    def end(self, name: str, outcome: Outcome) -> None:
+        self.out.remove(name)
+        self.probes_out.discard(name)
+        decide_end(self.state, self.using, name, outcome, self.now_s, 0.5)
+
+    def check(self) -> None:
+        state = self.state
+        assert set(self.out) == set(state.in_flight)
+        assert state.too_old <= set(state.in_flight)
+        assert state.probes_out <= set(state.in_flight)
+        if state.gate is Gate.HALF_OPEN:
+            assert self.probes_out == state.probes_out
+            assert len(self.probes_out) + state.probes_passed <= self.using.probes
+            assert state.probes_passed < self.using.probes
+        longest_s = max(DISABLED_S, self.using.open_cap_s) * (1 + JITTER)
+        assert state.until_s <= self.now_s + longest_s
+
+
+@given(using=some_settings, script=st.lists(ops, max_size=80))
+@settings(deadline=None, max_examples=200)
+def test_a_half_open_gate_never_has_more_probes_out_than_it_may(
+    using: BreakerSettings, script: list[Op]
+) -> None:
+    machine = Machine(using)
+
+    for op in script:
+        machine.play(op)
+
+
+@given(using=some_settings, script=st.lists(ops, max_size=60), is_prompt=st.booleans())
+@settings(deadline=None, max_examples=200)
+def test_from_any_state_a_healthy_provider_closes_the_gate_again(
+    using: BreakerSettings, script: list[Op], is_prompt: bool
+) -> None:
+    machine = Machine(using)
+    for op in script:
+        machine.play(op)
+    state, begin_s = machine.state, machine.now_s
+    was_disabled = state.gate is Gate.DISABLED
+
+    if is_prompt:  # otherwise what is in flight never ends, and only its age tells
+        for name in list(machine.out):
+            machine.end(name, SENT)
+    calls = 0
+    while state.gate is not Gate.CLOSED and calls < 1000:
+        calls += 1
+        if state.gate in {Gate.OPEN, Gate.DISABLED}:
+            machine.now_s = max(machine.now_s, state.until_s)
+        if machine.ask():
+            machine.end(machine.out[-1], SENT)
+        else:
+            machine.now_s = max(machine.now_s, next_age_s(state, using))
+            decide_age(state, using, machine.now_s, 0.5)
+
+    worst_s = (DISABLED_S if was_disabled else using.open_cap_s) * (1 + JITTER)
+    stuck_s = 0.0 if is_prompt else using.slow_call_s + using.open_cap_s * (1 + JITTER)
+    assert Gate.CLOSED is state.gate
+    assert calls <= 2 * using.probes + 3
+    assert machine.now_s - begin_s <= worst_s + stuck_s + 1e-6
+
+
+# The actor
+
+
+class Bench:
+    """A breaker under a supervisor; the test plays limiter and provider."""
+
+    def __init__(self, faults: Faults | None = None, using: BreakerSettings = DEFAULTS) -> None:
+        self.lane = make_lane(concurrency_max=100, outcomes=open_outcomes())
+        ports = make_ports(faults)
+        child = Child(
+            "breaker", lambda: BreakerActor(self.lane, using, ports), (self.lane.breaker,)
+        )
+        self.supervisor = Supervisor([child], ports.clock, SilentJournal())
+        self.count = 0
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        await nursery.start(lambda task_status: self.supervisor.run(task_status=task_status))
+
+    async def say(self, *messages: LaneMessage) -> None:
+        for message in messages:
+            self.lane.breaker.put_nowait(message)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def fail(self, times: int = FAILURES_IN_A_ROW_MAX) -> None:
+        """Let attempts go down and come back with a failure."""
+        for _ in range(times):
+            self.count += 1
+            attempt = make_attempt(self.lane, self.count)
+            await self.say(attempt, Done(attempt, DOWN, 0.0))
+
+    async def came_up(self) -> list[Outcome]:
+        self.lane.limiter.nudge()
+        await self.lane.limiter.wait()
+        return [item.outcome for item in self.lane.limiter.take() if isinstance(item, Done)]
+
+
+async def test_an_open_gate_is_published_before_the_outcome_that_opened_it(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    await bench.start(nursery)
+
+    await bench.fail()
+    attempt = make_attempt(bench.lane, 99)
+    await bench.say(attempt)
+
+    health = bench.lane.health.value
+    assert (Gate.OPEN, 5.0) == (health.gate, health.until_s)
+    assert [DOWN] * 10 + [NotAttempted(Why.BREAKER, 5.0)] == await bench.came_up()
+
+
+async def test_the_actor_wakes_by_itself_when_calls_become_too_old(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    await bench.start(nursery)
+    await bench.say(*(make_attempt(bench.lane, number) for number in range(10)))
+
+    before = bench.lane.health.value.gate
+    await trio.sleep(DEFAULTS.slow_call_s + 0.1)
+
+    assert (Gate.CLOSED, Gate.OPEN) == (before, bench.lane.health.value.gate)
+
+
+async def test_a_crash_leaves_an_open_gate_open_and_its_count_as_it_was(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    await bench.start(nursery)
+    await bench.fail()
+    before = bench.lane.health.value
+
+    bench.supervisor.crash("breaker")
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert before == bench.lane.health.value
+    await trio.sleep(before.until_s)
+    await bench.fail(1)
+    assert (Gate.OPEN, 2) == (
+        bench.lane.health.value.gate,
+        bench.lane.health.value.opened_count,
+    )
+
+
+async def test_a_successor_knows_the_ages_of_what_the_provider_has_under_way(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    await bench.start(nursery)
+    attempts = [make_attempt(bench.lane, number) for number in range(10)]
+    await bench.say(*attempts)
+    for attempt in attempts:
+        attempt.phase = Phase.SENDING
+        bench.lane.underway[attempt.id] = attempt
+    await trio.sleep(7.0)
+
+    bench.supervisor.crash("breaker")
+    await trio.sleep(1.5)
+
+    assert Gate.OPEN is bench.lane.health.value.gate
+
+
+async def test_a_reset_closes_the_gate_at_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    await bench.start(nursery)
+    await bench.fail()
+
+    await bench.say(Reset())
+
+    assert Gate.CLOSED is bench.lane.health.value.gate
+
+
+async def test_a_pause_sent_to_the_wrong_actor_costs_one_crash(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    await bench.start(nursery)
+
+    await bench.say(Pause())
+
+    assert [1] == [child.crash_count for child in bench.supervisor.statistics()]
+
+
+async def test_a_probe_that_a_crash_took_is_given_back(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(CrashAt("breaker.reset"))
+    await bench.start(nursery)
+    await bench.fail()
+    await trio.sleep(5.0)
+    probe = make_attempt(bench.lane, 99)
+    await bench.say(probe)
+    taken = bench.lane.health.value.probes_free
+
+    bench.lane.underway[probe.id] = probe
+    await bench.say(Reset())
+    after_crash = bench.lane.health.value.probes_free
+    del bench.lane.underway[probe.id]
+    await bench.say(Done(probe, IGNORED, 0.0))
+
+    assert (2, 2, 3) == (taken, after_crash, bench.lane.health.value.probes_free)
