@@ -164,7 +164,9 @@ def _problem_text(status_code: int, text: str) -> str:
 
 
 def _print_statuses(statuses: list[dict[str, Any]]) -> None:
-    table = rich.table.Table("id", "to", "status", "provider", "attempts", "updated", "error")
+    table = rich.table.Table()
+    for title in ("id", "to", "status", "provider", "attempts", "updated", "error"):
+        table.add_column(title, overflow="fold")  # an id that is cut is of no use
     for each in statuses:
         recipients = ", ".join(each["to"]) if isinstance(each["to"], list) else each["to"]
         cells = (each["id"], recipients, each["status"], each["provider"] or "")

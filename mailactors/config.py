@@ -170,8 +170,9 @@ class Config(pydantic_settings.BaseSettings):
 
 
 def load_config(path: str | None, service: Mapping[str, str] | None = None) -> Config:
-    """Read a configuration file, or take the defaults; variables such as
-    MAILACTORS_SERVICE__LISTEN win over it.
+    """Read a configuration file, or take the defaults.
+
+    Variables such as MAILACTORS_SERVICE__LISTEN win over the file. They name tables in lower case.
 
     Args:
         path: a TOML file, or None.
@@ -184,7 +185,7 @@ def load_config(path: str | None, service: Mapping[str, str] | None = None) -> C
         raise ConfigError("the environment", stray)
     try:
         raw = {} if path is None else tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        environment = pydantic_settings.EnvSettingsSource(Config)()
+        environment = pydantic_settings.EnvSettingsSource(Config)() or {}
         given = {"service": dict(service)} if service else {}
         return Config(**merge(merge(raw, environment), given))
     except OSError as error:
@@ -206,8 +207,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         known = merged.get(key)
-        are_tables = isinstance(known, Mapping) and isinstance(value, Mapping)
-        merged[key] = merge(known, value) if are_tables else value
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            value = merge(known, value)  # noqa: PLW2901
+        merged[key] = value
     return merged
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Final
 
 import trio
@@ -14,14 +14,10 @@ from mailactors import __version__
 from mailactors.api.app import create_app
 from mailactors.api.server import ApiServer, Listening
 from mailactors.config import Config
-from mailactors.dispatch.lane import Lane
 from mailactors.errors import MailactorsError
-from mailactors.intake.door import Door
 from mailactors.observe.logs import LogJournal, forward_library_logs
 from mailactors.runtime.ports import Ports, system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
-from mailactors.spool.actor import SpoolSignals
-from mailactors.spool.reader import SpoolReader
 from mailactors.spool.sqlite import SqliteStore
 from mailactors.wiring import Front, Gateway, build
 
@@ -44,9 +40,16 @@ def serve_gateway(config: Config, *, is_demo: bool) -> None:
     try:
         trio.run(_serve, config, store, is_demo)
     except ExceptionGroup as group:
-        raise ServiceFailedError(describe(group)) from group
+        raise ServiceFailedError(why_it_ended(group, config)) from group
     finally:
         store.close()
+
+
+def why_it_ended(group: ExceptionGroup[Exception], config: Config) -> str:
+    """Return the reason in one line. An OSError that gets so far is the listener's first bind."""
+    is_bind = group.subgroup(lambda error: isinstance(error, OSError)) is not None
+    where = f"cannot listen on {config.service.listen}: " if is_bind else ""
+    return where + describe(group)
 
 
 async def _serve(config: Config, store: SqliteStore, is_demo: bool) -> None:
@@ -65,15 +68,13 @@ async def _serve(config: Config, store: SqliteStore, is_demo: bool) -> None:
 def http_front(listening: Listening, ports: Ports) -> Front:
     """Return the HTTP server as a way into a gateway."""
 
-    def front(
-        door: Door, reader: SpoolReader, lanes: Mapping[str, Lane], signals: SpoolSignals
-    ) -> Child:
+    def front(gateway: Gateway) -> Child:
         app = create_app(
-            door,
-            reader,
-            lanes,
+            gateway.door,
+            gateway.reader,
+            gateway.lanes,
             ports.clock,
-            signals=signals,
+            signals=gateway.signals,
             journal=ports.journal,
             stopping=listening.shutdown,
         )

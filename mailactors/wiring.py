@@ -6,17 +6,16 @@ providers that they pass in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
 
-from mailactors.config import Config, ProviderSettings, SmtpProviderSettings
+from mailactors.config import Config, LaneSettings, ProviderSettings, SmtpProviderSettings
 from mailactors.dispatch.breaker import BreakerActor
 from mailactors.dispatch.desk import DispatchDesk, open_outcomes
 from mailactors.dispatch.dispatcher import DispatcherActor
-from mailactors.dispatch.lane import CONTROL_ROOM, Lane, open_lane
+from mailactors.dispatch.lane import Gate, Lane, Reset, open_lane
 from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import ProviderActor
 from mailactors.dispatch.retry import Plan
@@ -27,35 +26,68 @@ from mailactors.model.message import Address
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
-from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import Child, Supervisor
-from mailactors.spool.actor import SpoolActor, SpoolSignals, Write, open_writes
+from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.port import SpoolBrokenError, Store
 from mailactors.spool.reader import SpoolReader
 
 NODE: Final = "single"
 """The node's name in the spool while one process owns it."""
+OUTCOMES_CAPACITY: Final = 1_000_000
+"""The credits of all lanes bound what the dispatcher's mailbox holds; this is never reached."""
 
 
-@dataclass(frozen=True)
+ProviderFactory = Callable[[str, ProviderSettings, Ports], Provider]
+Front = Callable[["Gateway"], Child]
+"""Makes a way in, such as the HTTP server; it starts last and stops first."""
+
+
+def make_provider(name: str, settings: ProviderSettings, ports: Ports) -> Provider:
+    """Build a provider of the kind that its settings name."""
+    if isinstance(settings, SmtpProviderSettings):
+        return SmtpProvider(name, settings, ports.clock, ports.connector)
+    return SimulatedProvider(name, settings, ports.clock, ports.entropy)
+
+
 class Gateway:
-    """A whole gateway, not yet running, and what others need to talk to it."""
+    """A whole gateway: its actors, and what others need to talk to it."""
 
-    config: Config
-    ports: Ports
-    door: Door
-    reader: SpoolReader
-    desk: DispatchDesk
-    supervisor: Supervisor
-    providers: Mapping[str, Provider]
+    def __init__(
+        self, config: Config, ports: Ports, store: Store, provider_factory: ProviderFactory
+    ) -> None:
+        self.config = config
+        self.ports = ports
+        self.signals = SpoolSignals()
+        self.reader = SpoolReader(store.reader(), ports.executor("reader"))
+        self.writes = open_writes()
+        self.registry = open_registry()
+        self.door = Door(rules_of(config), self.registry, self.signals, ports)
+        self._provider_factory = provider_factory
+        self._retiring: trio.Nursery | None = None
+        lanes: dict[str, Lane] = {}
+        outcomes = open_outcomes(lanes, OUTCOMES_CAPACITY)
+        self.desk = DispatchDesk(
+            outcomes, lanes, plans_of(config, store), self.writes, self.signals, NODE
+        )
+        for name in config.providers:
+            self._open_lane(name)
+        self.signals.listen(outcomes.nudge)
+        self.supervisor = Supervisor(self._children(store), ports.clock, ports.journal)
+
+    @property
+    def lanes(self) -> dict[str, Lane]:
+        """The lanes by name, in the configuration's order; those that retire are still here."""
+        return self.desk.lanes
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`.
 
         Raises: RestartsExhaustedError, SpoolBrokenError (in a group) when it cannot go on.
         """
-        await self.supervisor.run(task_status=task_status)
+        async with trio.open_nursery() as self._retiring:
+            await self.supervisor.run(task_status=task_status)
+            self._retiring.cancel_scope.cancel()
 
     async def stop(self) -> None:
         """Accept nothing new, wait up to `drain_s` for what is in flight, record it, end.
@@ -67,21 +99,125 @@ class Gateway:
         self.desk.drain()
         with trio.move_on_after(self.config.service.drain_s):
             await self.desk.drained.wait()
-            await self.desk.spool.wait_empty()
+            await self.writes.wait_empty()
         await self.supervisor.stop()
-        for provider in self.providers.values():
-            await provider.aclose()
+        for lane in self.lanes.values():
+            await lane.out.aclose()
 
+    async def reload(self, config: Config) -> None:
+        """Take over providers, streams and limits of a new configuration; keep what is in flight.
 
-Front = Callable[[Door, SpoolReader, Mapping[str, Lane], SpoolSignals], Child]
-ProviderFactory = Callable[[str, ProviderSettings, Ports], Provider]
+        A provider that is still there keeps its lane, and is given another chance if its breaker
+        had disabled it. One that is gone takes nothing new and ends with its last attempt. What
+        belongs to the process (address, spool, logs) stays as it was.
+        """
+        before, self.config = self.config, config
+        for name in config.providers:
+            if name not in self.lanes:
+                self._open_lane(name)
+                for child in self._lane_children(name):
+                    await self.supervisor.add(child, before="dispatcher")
+            else:
+                await self._change_lane(name, before.providers.get(name))
+        for name, lane in self.lanes.items():
+            if name not in config.providers and not lane.is_retired:
+                assert self._retiring is not None
+                self._retiring.start_soon(self._retire, lane)
+        plans = plans_of(config)
+        fallback = next(iter(plans.values()))
+        self.desk.plans = dict.fromkeys(self.desk.plans, fallback) | plans
+        self.door.rules = rules_of(config)
+        self.desk.changes.publish(self.desk.changes.value + 1)
+        self.ports.journal.note("service.reloaded", providers=list(config.providers))
 
+    # Lanes
 
-def make_provider(name: str, settings: ProviderSettings, ports: Ports) -> Provider:
-    """Build a provider of the kind that its settings name."""
-    if isinstance(settings, SmtpProviderSettings):
-        return SmtpProvider(name, settings, ports.clock, ports.connector)
-    return SimulatedProvider(name, settings, ports.clock, ports.entropy)
+    def _open_lane(self, name: str) -> None:
+        settings = self.config.providers[name]
+        out = self._provider_factory(name, settings, self.ports)
+        outcomes = self.desk.outcomes
+        lane = open_lane(name, settings.concurrency_max, out, outcomes, self.ports.clock)
+        lane.pace.listen(outcomes.nudge)
+        lane.health.listen(outcomes.nudge)
+        self.lanes[name] = lane
+
+    async def _change_lane(self, name: str, before: ProviderSettings | None) -> None:
+        """Let a lane go on with new settings."""
+        lane, after = self.lanes[name], self.config.providers[name]
+        lane.unretire()
+        lane.resize(after.concurrency_max)
+        if before is None or way_out_of(before) != way_out_of(after):
+            former, lane.out = lane.out, self._provider_factory(name, after, self.ports)
+            await former.aclose()
+        if before is None or before.breaker != after.breaker:
+            self.supervisor.restart(f"breaker:{name}")
+        if before is None or before.quota != after.quota:
+            self.supervisor.restart(f"limiter:{name}")
+        if lane.health.value.gate is Gate.DISABLED:
+            lane.breaker.put_nowait(Reset())
+
+    async def _retire(self, lane: Lane) -> None:
+        """End a lane that no route names any more, once nothing is in flight."""
+        lane.retire()
+        await lane.emptied.wait()
+        if not lane.is_retired:
+            return  # a later reload brought it back
+        for kind in ("limiter", "breaker", "provider"):
+            await self.supervisor.remove(f"{kind}:{lane.name}")
+        del self.lanes[lane.name]
+        self.desk.changes.publish(self.desk.changes.value + 1)
+        await lane.out.aclose()
+
+    # Actors
+
+    def _children(self, store: Store) -> list[Child]:
+        lanes = [child for name in self.lanes for child in self._lane_children(name)]
+        return [self._spool_child(store), *lanes, self._dispatcher_child(), self._registry_child()]
+
+    def _spool_child(self, store: Store) -> Child:
+        ports, executor = self.ports, self.ports.executor("spool")
+
+        def make() -> SpoolActor:
+            return SpoolActor(
+                store,
+                self.writes,
+                executor,
+                self.signals,
+                ports.clock,
+                ports.faults,
+                ports.journal,
+            )
+
+        return Child("spool", make, (self.writes,), fatal=(SpoolBrokenError,))
+
+    def _lane_children(self, name: str) -> list[Child]:
+        """Return three children, the provider first: who sends on is there before who sends."""
+        lane, ports = self.lanes[name], self.ports
+
+        def make_limiter() -> LimiterActor:
+            quota = self.config.providers[name].quota
+            return LimiterActor(lane, quota, self.reader.count_attempts, self.desk.outcomes, ports)
+
+        def make_breaker() -> BreakerActor:
+            return BreakerActor(lane, self.config.providers[name].breaker, ports)
+
+        return [
+            Child(
+                f"provider:{name}",
+                lambda: ProviderActor(lane, self.writes, ports),
+                (lane.provider,),
+            ),
+            Child(f"breaker:{name}", make_breaker, (lane.breaker,)),
+            Child(f"limiter:{name}", make_limiter, (lane.limiter,)),
+        ]
+
+    def _dispatcher_child(self) -> Child:
+        desk, ports = self.desk, self.ports
+        return Child("dispatcher", lambda: DispatcherActor(desk, ports), (desk.outcomes,))
+
+    def _registry_child(self) -> Child:
+        mailbox, faults = self.registry, self.ports.faults
+        return Child("registry", lambda: RegistryActor(mailbox, self.writes, faults), (mailbox,))
 
 
 def build(
@@ -91,108 +227,24 @@ def build(
     provider_factory: ProviderFactory = make_provider,
     fronts: Sequence[Front] = (),
 ) -> Gateway:
-    """Build a gateway. `fronts` are the ways in (the HTTP server); they start last, stop first."""
-    signals = SpoolSignals()
-    reader = SpoolReader(store.reader(), ports.executor("reader"))
-    writes = open_writes()
-    providers = {
-        name: provider_factory(name, settings, ports) for name, settings in config.providers.items()
-    }
-    desk = _desk(config, ports, providers, writes, signals)
-    registry = open_registry()
-    door = Door(rules_of(config), registry, signals, ports)
-    children = [
-        _spool_child(store, writes, signals, ports),
-        *_lane_children(config, desk, providers, reader, ports),
-        Child("dispatcher", lambda: DispatcherActor(desk, ports), (desk.outcomes,)),
-        Child("registry", lambda: RegistryActor(registry, writes, ports.faults), (registry,)),
-        *(front(door, reader, desk.lanes, signals) for front in fronts),
-    ]
-    supervisor = Supervisor(children, ports.clock, ports.journal)
-    return Gateway(config, ports, door, reader, desk, supervisor, providers)
+    """Build a gateway that is not running yet."""
+    gateway = Gateway(config, ports, store, provider_factory)
+    for front in fronts:
+        gateway.supervisor.append(front(gateway))
+    return gateway
 
 
-def _desk(
-    config: Config,
-    ports: Ports,
-    providers: Mapping[str, Provider],
-    writes: Mailbox[Write],
-    signals: SpoolSignals,
-) -> DispatchDesk:
-    lanes: dict[str, Lane] = {}
-    room = sum(each.concurrency_max + CONTROL_ROOM for each in config.providers.values())
-    outcomes = open_outcomes(lanes, room)
-    for name, settings in config.providers.items():
-        capabilities = providers[name].capabilities
-        lane = open_lane(name, settings.concurrency_max, capabilities, outcomes, ports.clock)
-        lane.pace.listen(outcomes.nudge)
-        lane.health.listen(outcomes.nudge)
-        lanes[name] = lane
-    signals.starts.listen(outcomes.nudge)
-    for stream in config.streams:
-        signals.due(stream).listen(outcomes.nudge)
-    return DispatchDesk(outcomes, lanes, plans_of(config), writes, signals, NODE)
+def way_out_of(settings: ProviderSettings) -> dict[str, object]:
+    """Return the settings of a provider without those of its lane."""
+    return settings.model_dump(exclude=set(LaneSettings.model_fields))
 
 
-def _spool_child(
-    store: Store, writes: Mailbox[Write], signals: SpoolSignals, ports: Ports
-) -> Child:
-    executor = ports.executor("spool")
+def plans_of(config: Config, store: Store | None = None) -> dict[str, Plan]:
+    """Return what the dispatcher needs to know of each stream.
 
-    def make() -> SpoolActor:
-        return SpoolActor(
-            store, writes, executor, signals, ports.clock, ports.faults, ports.journal
-        )
-
-    return Child("spool", make, (writes,), fatal=(SpoolBrokenError,))
-
-
-def _lane_children(
-    config: Config,
-    desk: DispatchDesk,
-    providers: Mapping[str, Provider],
-    reader: SpoolReader,
-    ports: Ports,
-) -> list[Child]:
-    """Return three children a lane, the provider first: who sends on is there before who sends."""
-    children = []
-    for name, lane in desk.lanes.items():
-        settings = config.providers[name]
-        children += [
-            Child(
-                f"provider:{name}", _provider(lane, providers[name], desk, ports), (lane.provider,)
-            ),
-            Child(f"breaker:{name}", _breaker(lane, settings, ports), (lane.breaker,)),
-            Child(
-                f"limiter:{name}", _limiter(lane, settings, desk, reader, ports), (lane.limiter,)
-            ),
-        ]
-    return children
-
-
-def _provider(
-    lane: Lane, provider: Provider, desk: DispatchDesk, ports: Ports
-) -> Callable[[], ProviderActor]:
-    return lambda: ProviderActor(lane, provider, desk.spool, ports)
-
-
-def _breaker(lane: Lane, settings: ProviderSettings, ports: Ports) -> Callable[[], BreakerActor]:
-    return lambda: BreakerActor(lane, settings.breaker, ports)
-
-
-def _limiter(
-    lane: Lane,
-    settings: ProviderSettings,
-    desk: DispatchDesk,
-    reader: SpoolReader,
-    ports: Ports,
-) -> Callable[[], LimiterActor]:
-    return lambda: LimiterActor(lane, settings.quota, reader.count_attempts, desk.outcomes, ports)
-
-
-def plans_of(config: Config) -> dict[str, Plan]:
-    """Return what the dispatcher needs to know of each stream."""
-    return {
+    Streams that are configured no more but have messages in the store go by the first one's plan.
+    """
+    plans = {
         name: Plan(
             config.route(name),
             stream.failover,
@@ -202,6 +254,8 @@ def plans_of(config: Config) -> dict[str, Plan]:
         )
         for name, stream in config.streams.items()
     }
+    left_over = () if store is None else store.pending_counts()
+    return dict.fromkeys(left_over, next(iter(plans.values()))) | plans
 
 
 def rules_of(config: Config) -> Rules:

@@ -169,6 +169,6 @@ async def wait_for_states(gateway: Gateway, within_s: float = 600.0, **counts: i
 
 def provider(gateway: Gateway, name: str) -> SimulatedProvider:
     """Return a simulated provider, to look at and to change."""
-    found = gateway.providers[name]
+    found = gateway.lanes[name].out
     assert isinstance(found, SimulatedProvider)
     return found

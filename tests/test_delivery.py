@@ -134,8 +134,8 @@ async def test_all_down_defers_by_the_table_and_sends_when_one_returns(
         providers = {name: relay(peer.port) for name in ("primary", "secondary", "tertiary")}
         async with running(make_config(providers), store) as gateway:
             door = Door(gateway)
-            for each in gateway.providers.values():
-                each._connector = door  # type: ignore[attr-defined]  # the one seam a relay has
+            for lane in gateway.lanes.values():
+                lane.out._connector = door  # type: ignore[attr-defined]  # the one seam a relay has
             await gateway.door.submit(letter())
             await wait_for_states(gateway, deferred=1)
             assert 3 == (await status(gateway, "1")).attempts

@@ -71,7 +71,7 @@ async def test_when_all_are_down_it_is_deferred_by_the_table_and_sent_later(
 ) -> None:
     with open_store() as store:
         async with running(make_config(), store) as gateway:
-            for name in gateway.providers:
+            for name in gateway.lanes:
                 provider(gateway, name).behaviour.is_refusing = True
             await gateway.door.submit(letter())
             await wait_for_states(gateway, deferred=1)
@@ -149,13 +149,13 @@ async def test_a_stream_that_holds_never_resends(autojump_clock: MockClock) -> N
             await trio.sleep(3_600)
 
             assert states(await status(gateway, "1")) == ["held"]
-            assert sum(provider(gateway, name).calls for name in gateway.providers) == 1
+            assert sum(provider(gateway, name).calls for name in gateway.lanes) == 1
 
 
 async def test_a_message_expires_where_it_waits(autojump_clock: MockClock) -> None:
     with open_store() as store:
         async with running(make_config(), store) as gateway:
-            for name in gateway.providers:
+            for name in gateway.lanes:
                 provider(gateway, name).behaviour.is_refusing = True
             await gateway.door.submit(letter(expires_in_s=30))
             await wait_for_states(gateway, within_s=33, expired=1)
@@ -171,7 +171,7 @@ async def test_a_message_that_every_provider_refuses_has_failed(
     too_large = Rejected(Scope.MESSAGE, Reason("too large", 552))
     with open_store() as store:
         async with running(make_config(), store) as gateway:
-            for name in gateway.providers:
+            for name in gateway.lanes:
                 provider(gateway, name).behaviour.script.append(too_large)
             await gateway.door.submit(letter())
             await wait_for_states(gateway, failed=1)
@@ -288,9 +288,7 @@ async def test_an_actor_that_crashes_loses_nothing_and_repeats_nothing_undeclare
                 accepted += await submit_until_accepted(gateway, str(n))
             await wait_for_states(gateway, sent=accepted)
             sent = [
-                marker
-                for name in gateway.providers
-                for marker, _ in provider(gateway, name).received
+                marker for name in gateway.lanes for marker, _ in provider(gateway, name).received
             ]
             risks = (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
 

@@ -9,6 +9,7 @@ import trio
 
 from mailactors.dispatch.lane import Done, Lane
 from mailactors.dispatch.retry import Plan
+from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.spool.actor import SpoolSignals, Write
 
@@ -23,6 +24,8 @@ class DispatchDesk:
     spool: Mailbox[Write]
     signals: SpoolSignals
     node: str
+    changes: Cell[int] = field(default_factory=lambda: Cell(0))
+    """Counts changes of lanes and plans by a reload."""
     is_draining: bool = False
     drained: trio.Event = field(default_factory=trio.Event)
     """Set when nothing is in flight any more after `drain`."""
@@ -46,6 +49,8 @@ def open_outcomes(lanes: Mapping[str, Lane], capacity: int) -> Mailbox[Done]:
     """Build the dispatcher's mailbox; an outcome that it died on is left to the spool's intents."""
 
     def lost(done: Done, _error: Exception) -> None:
-        lanes[done.attempt.lane].in_flight.pop(done.attempt.id, None)
+        lane = lanes[done.attempt.lane]
+        lane.in_flight.pop(done.attempt.id, None)
+        lane.note_end()
 
     return Mailbox("dispatcher", capacity, lost)

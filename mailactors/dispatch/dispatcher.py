@@ -92,10 +92,10 @@ class DispatcherActor:
         self._ports = ports
         self._clock = ports.clock
         self._journal = ports.journal
-        self._views = {name: LaneView(lane) for name, lane in desk.lanes.items()}
-        self._streams = {name: _Stream() for name in desk.plans}
+        self._views: dict[str, LaneView] = {}
+        self._streams: dict[str, _Stream] = {}
         self._waiting = Waiting()
-        self._waiting.set_shares({name: plan.share for name, plan in desk.plans.items()})
+        self._changes_seen = -1
         self._spool_starts = 0
         self._crashes: dict[int, int] = {}
         self._upkeep_s = ports.clock.now_s()
@@ -105,12 +105,15 @@ class DispatcherActor:
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Settle what a predecessor left, then dispatch."""
+        await self._reconfigure()
         await self._recover()
         task_status.started()
         mailbox = self._desk.outcomes
         while True:
             with trio.move_on_at(self._next_wake_s()):
                 await mailbox.wait()
+            if self._changes_seen != self._desk.changes.value:
+                await self._reconfigure()
             if self._spool_starts != self._desk.signals.starts.value:
                 await self._recover()
             for done in mailbox.take():
@@ -127,6 +130,19 @@ class DispatcherActor:
         return DispatcherStatistics(len(self._waiting), self._desk.in_flight)
 
     # Beginning
+
+    async def _reconfigure(self) -> None:
+        """Take in lanes and plans that came, went or changed; who waits chooses again."""
+        self._changes_seen = self._desk.changes.value
+        lanes, plans = self._desk.lanes, self._desk.plans
+        self._views = {
+            name: self._views.get(name) or LaneView(lane) for name, lane in lanes.items()
+        }
+        for name in plans:
+            self._streams.setdefault(name, _Stream())
+        self._waiting.set_shares({name: plan.share for name, plan in plans.items()})
+        for lease in self._waiting.take_all():
+            await self._push(lease)
 
     async def _recover(self) -> None:
         """Settle what a dead predecessor, of ours or of the writer's, left behind.
@@ -156,8 +172,10 @@ class DispatcherActor:
 
     async def _handle(self, done: Done) -> None:
         attempt, outcome = done.attempt, done.outcome
-        if self._desk.lanes[attempt.lane].in_flight.pop(attempt.id, None) is None:
+        lane = self._desk.lanes[attempt.lane]
+        if lane.in_flight.pop(attempt.id, None) is None:
             return  # the attempt was settled already, from what its dead actor had left
+        lane.note_end()
         if isinstance(outcome, NotAttempted):
             await self._put_back(attempt, outcome)
             return
@@ -242,7 +260,7 @@ class DispatcherActor:
     def _is_able(self, name: str, lease: Lease) -> bool:
         """Whether a lane can carry what is left of a message's envelope."""
         is_partial = len(lease.recipients) < lease.recipients_total
-        return self._desk.lanes[name].capabilities.own_envelope or not is_partial
+        return self._desk.lanes[name].out.capabilities.own_envelope or not is_partial
 
     def _dispatch(self) -> None:
         """Give lanes what they take now."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import msgspec
+import trio
 
 from mailactors.model.outcome import NotAttempted, Outcome, Why
-from mailactors.providers.port import Capabilities
+from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock
@@ -120,7 +121,8 @@ class Lane:
 
     name: str
     concurrency_max: int
-    capabilities: Capabilities
+    out: Provider
+    """The way out itself; a reload may put another in its place between two attempts."""
     limiter: Mailbox[LaneMessage]
     breaker: Mailbox[LaneMessage]
     provider: Mailbox[LaneMessage]
@@ -130,17 +132,45 @@ class Lane:
     """Every attempt between the dispatcher's choice and its reading of the outcome, by id."""
     underway: dict[str, Attempt] = field(default_factory=dict)
     """Those that the provider actor has taken up, oldest first."""
+    is_retired: bool = False
+    """No route names it any more; it ends when nothing is in flight."""
+    emptied: trio.Event = field(default_factory=trio.Event)
+    """Set when a retired lane has nothing in flight."""
 
     @property
     def slots_free(self) -> int:
         """Credits that are left."""
         return self.concurrency_max - len(self.in_flight)
 
+    def resize(self, concurrency_max: int) -> None:
+        """Change the credits; more than the new number may be in flight for a while."""
+        room = max(concurrency_max, len(self.in_flight)) + CONTROL_ROOM
+        self.concurrency_max = concurrency_max
+        self.limiter.capacity = self.breaker.capacity = 2 * room
+        self.provider.capacity = room
+
+    def retire(self) -> None:
+        """Take nothing new from now on."""
+        self.is_retired = True
+        self.note_end()
+
+    def unretire(self) -> None:
+        """Take messages again, if it was retired."""
+        if self.is_retired:
+            self.is_retired = False
+            self.emptied.set()
+            self.emptied = trio.Event()
+
+    def note_end(self) -> None:
+        """Tell whoever waits for a retired lane when its last attempt has ended."""
+        if self.is_retired and not self.in_flight:
+            self.emptied.set()
+
 
 def open_lane(
     name: str,
     concurrency_max: int,
-    capabilities: Capabilities,
+    out: Provider,
     outcomes: Mailbox[Done],
     clock: Clock,
 ) -> Lane:
@@ -154,7 +184,7 @@ def open_lane(
     limiter = Mailbox(f"limiter:{name}", 2 * room, pass_up(outcomes.put_nowait, clock))
     breaker = Mailbox(f"breaker:{name}", 2 * room, pass_up(limiter.put_nowait, clock))
     provider = Mailbox(f"provider:{name}", room, pass_up(breaker.put_nowait, clock))
-    return Lane(name, concurrency_max, capabilities, limiter, breaker, provider)
+    return Lane(name, concurrency_max, out, limiter, breaker, provider)
 
 
 def pass_up(send: Callable[[Done], None], clock: Clock) -> Callable[[LaneMessage, Exception], None]:

@@ -28,7 +28,7 @@ from mailactors.model.outcome import (
     Why,
 )
 from mailactors.model.outcome import Phase as Lost
-from mailactors.providers.port import Mail, Provider, Session
+from mailactors.providers.port import Mail, Session
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import Reply
@@ -43,9 +43,8 @@ INTENT_WITHIN_S: Final = 60.0
 class ProviderActor:
     """The shell around a provider: one task an attempt, as many as the lane has credits."""
 
-    def __init__(self, lane: Lane, provider: Provider, spool: Mailbox[Write], ports: Ports) -> None:
+    def __init__(self, lane: Lane, spool: Mailbox[Write], ports: Ports) -> None:
         self._lane = lane
-        self._provider = provider
         self._spool = spool
         self._clock = ports.clock
         self._faults = ports.faults
@@ -83,7 +82,7 @@ class ProviderActor:
         self._report(attempt, outcome)
 
     async def _try(self, attempt: Attempt) -> Outcome:
-        session = await self._provider.connect()
+        session = await self._lane.out.connect()
         if isinstance(session, Deferred | Rejected):
             return session
         intended = await self._intend(attempt, session)

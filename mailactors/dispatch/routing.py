@@ -160,6 +160,13 @@ class Waiting:
                 return lease, choice
         return None
 
+    def take_all(self) -> list[Lease]:
+        """Take out every message, oldest first."""
+        queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
+        for stream in self._streams.values():
+            stream.by_lanes = {}
+        return sorted((lease for q in queues for lease in q), key=lambda each: each.seq)
+
     def remove(self, seqs: frozenset[int]) -> None:
         """Take out messages that need no lane any more."""
         for stream in self._streams.values():

@@ -30,7 +30,7 @@ MASKED: Final = re.compile(
 """Names of facts that are never shown, alone or as the last word (`smtp_password`)."""
 TEXT_MAX: Final = 1000
 """Characters of one fact; what a provider says is hostile and may be long."""
-_ADDRESS: Final = re.compile(r"""[^\s<>()"',;:@]{1,254}@[^\s<>()"',;:@]{1,254}""")
+_WORD: Final = re.compile(r"""[^\s<>()"',;:]+""")
 
 
 class LogSettings(pydantic.BaseModel):
@@ -109,13 +109,17 @@ def masked(name: str, value: Any) -> Any:
     if name == "recipient":
         return hash_recipient(str(value))
     if isinstance(value, str):
-        text = _ADDRESS.sub(lambda found: hash_recipient(found[0]), value)
+        text = _WORD.sub(_without_address, value) if "@" in value else value
         return text if len(text) <= TEXT_MAX else text[:TEXT_MAX] + "…"
     if isinstance(value, Mapping):
         return {str(inner): masked(str(inner), item) for inner, item in value.items()}
     if isinstance(value, list | tuple):
         return [masked(name, item) for item in value]
     return value
+
+
+def _without_address(word: re.Match[str]) -> str:
+    return hash_recipient(word[0]) if "@" in word[0].strip("@") else word[0]
 
 
 def _renderer(settings: LogSettings, out: TextIO) -> structlog.typing.Processor:

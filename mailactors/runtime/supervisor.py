@@ -98,6 +98,7 @@ class _Kept:
     crash_count: int = 0
     injected: Exception | None = None
     is_stopping: bool = False
+    is_renewed: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
 
 
@@ -113,6 +114,7 @@ class Supervisor:
 
     def __init__(self, children: Sequence[Child], clock: Clock, journal: Journal) -> None:
         self._kept = [_Kept(child) for child in children]
+        self._nursery: trio.Nursery | None = None
         self._clock = clock
         self._journal = journal
 
@@ -122,29 +124,60 @@ class Supervisor:
         Raises: RestartsExhaustedError (in a group); whatever a child's first start raises.
         """
         async with trio.open_nursery() as nursery:
-            for kept in self._kept:
+            self._nursery = nursery
+            for kept in list(self._kept):
                 await nursery.start(self._keep, kept)
             task_status.started()
 
     async def stop(self) -> None:
         """Stop the children one after the other, last started first."""
         for kept in reversed(self._kept):
-            kept.is_stopping = True
-            kept.scope.cancel()
-            await kept.ended.wait()
+            await self._stop_one(kept)
+
+    def append(self, child: Child) -> None:
+        """Add a child before `run`; it starts last and stops first."""
+        assert self._nursery is None
+        self._kept.append(_Kept(child))
+
+    async def add(self, child: Child, *, before: str) -> None:
+        """Start one more child; it stops after the child named `before`, as if started sooner."""
+        assert self._nursery is not None
+        kept = _Kept(child)
+        self._kept.insert(self._kept.index(self._find(before)), kept)
+        await self._nursery.start(self._keep, kept)
+
+    async def remove(self, name: str) -> None:
+        """Stop one child for good."""
+        kept = self._find(name)
+        await self._stop_one(kept)
+        self._kept.remove(kept)
+
+    def restart(self, name: str) -> None:
+        """Let a child be built anew, as after a crash, but on purpose: it does not count."""
+        kept = self._find(name)
+        kept.is_renewed = True
+        kept.scope.cancel()
 
     def crash(self, name: str) -> None:
         """Make a child crash where it stands (tests, the simulator)."""
-        for kept in self._kept:
-            if kept.child.name == name:
-                kept.injected = InjectedCrashError(f"{name} was made to crash")
-                kept.scope.cancel()
-                return
-        raise KeyError(name)
+        kept = self._find(name)
+        kept.injected = InjectedCrashError(f"{name} was made to crash")
+        kept.scope.cancel()
 
     def statistics(self) -> list[ChildStatistics]:
         """Return each child's name and how often it has crashed."""
         return [ChildStatistics(k.child.name, k.crash_count) for k in self._kept]
+
+    def _find(self, name: str) -> _Kept:
+        for kept in self._kept:
+            if kept.child.name == name:
+                return kept
+        raise KeyError(name)
+
+    async def _stop_one(self, kept: _Kept) -> None:
+        kept.is_stopping = True
+        kept.scope.cancel()
+        await kept.ended.wait()
 
     async def _keep(self, kept: _Kept, task_status: trio.TaskStatus[None]) -> None:
         """Run one child again and again; only its first start may fail the whole."""
@@ -152,6 +185,9 @@ class Supervisor:
         try:
             while not kept.is_stopping:
                 error = await self._run_once(kept, start)
+                is_renewed, kept.is_renewed = kept.is_renewed, False
+                if error is None and is_renewed:
+                    continue
                 if error is None:
                     return
                 if not start.is_over or isinstance(error, kept.child.fatal):

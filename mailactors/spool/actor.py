@@ -12,6 +12,7 @@ Source: PostgreSQL's fsyncgate; SQLite, "How To Corrupt", §3.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -61,6 +62,7 @@ class SpoolSignals:
 
     def __init__(self) -> None:
         self._due: dict[str, Cell[int]] = {}
+        self._listeners: list[Callable[[], None]] = []
         self.starts: Cell[int] = Cell(0)
         """Counts starts of the writer: what was asked of its predecessor may have been lost."""
         self.full_until_s: Cell[float] = Cell(0.0)
@@ -68,7 +70,17 @@ class SpoolSignals:
 
     def due(self, stream: str) -> Cell[int]:
         """Return the count of a stream's commits that brought messages nobody has leased."""
-        return self._due.setdefault(stream, Cell(0))
+        if stream not in self._due:
+            self._due[stream] = Cell(0)
+            for listener in self._listeners:
+                self._due[stream].listen(listener)
+        return self._due[stream]
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, which must not block, when there is new work or a new writer."""
+        self._listeners.append(listener)
+        for cell in (self.starts, *self._due.values()):
+            cell.listen(listener)
 
 
 def open_writes() -> Mailbox[Write]:

@@ -87,7 +87,8 @@ def open_outcomes() -> Mailbox[Done]:
 def make_lane(
     name: str = "primary", concurrency_max: int = 8, outcomes: Mailbox[Done] | None = None
 ) -> Lane:
-    outcomes = outcomes or open_outcomes()
+    if outcomes is None:  # an empty mailbox is falsy
+        outcomes = open_outcomes()
     return open_lane(name, concurrency_max, Capabilities(True), outcomes, TrioClock())
 
 

@@ -1,0 +1,359 @@
+"""Which waiting message goes next, through which lane: order, shares, panic."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mailactors.dispatch.lane import Gate, Health, Pace
+from mailactors.dispatch.routing import (
+    PANIC_IN_FLIGHT_MAX,
+    PANIC_INTERVAL_S,
+    PANIC_SUCCESS_WITHIN_S,
+    Choice,
+    LaneView,
+    Waiting,
+    choose_lane,
+)
+from mailactors.spool.port import Lease
+from tests.dispatch.makers import NOW, make_attempt, make_lane, make_lease
+
+ROUTE = ("primary", "secondary")
+NOW_S = 1000.0
+CLOSED = Health(last_success_s=NOW_S)
+OPEN = Health(Gate.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 10.0)
+DEAD = Health(Gate.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - PANIC_SUCCESS_WITHIN_S)
+DISABLED = Health(Gate.DISABLED, until_s=NOW_S + 900.0, last_success_s=NOW_S)
+
+
+def views_of(**health: Health) -> dict[str, LaneView]:
+    views = {}
+    for name, each in health.items():
+        views[name] = LaneView(make_lane(name))
+        views[name].lane.health.publish(each)
+    return views
+
+
+def fly(view: LaneView, count: int) -> None:
+    """Let attempts be in flight, as if the dispatcher had sent them."""
+    for number in range(count):
+        make_attempt(view.lane, number)
+    view.used += count
+
+
+# A lane's view
+
+
+def test_a_fresh_lane_takes_a_message_now() -> None:
+    view = LaneView(make_lane())
+
+    assert view.opens_at_s(NOW_S) <= NOW_S
+
+
+def test_a_lane_without_credits_opens_when_it_says_so() -> None:
+    view = LaneView(make_lane(concurrency_max=2))
+    view.refresh()
+    fly(view, 2)
+
+    assert math.inf == view.opens_at_s(NOW_S)
+
+
+def test_a_lane_is_sent_no_more_than_the_permits_it_published() -> None:
+    view = LaneView(make_lane())
+    view.lane.pace.publish(Pace(next_permit_s=NOW_S, permits=2))
+    view.refresh()
+
+    fly(view, 1)
+    after_one = view.opens_at_s(NOW_S)
+    fly(view, 1)
+    after_two = view.opens_at_s(NOW_S)
+    view.lane.pace.publish(Pace(next_permit_s=NOW_S + 1.0, permits=2))
+    after_news = view.opens_at_s(NOW_S)
+
+    assert (NOW_S, math.inf, NOW_S + 1.0) == (after_one, after_two, after_news)
+
+
+def test_a_lane_whose_messages_came_back_without_news_is_not_shut_for_ever() -> None:
+    view = LaneView(make_lane())
+    view.lane.health.publish(OPEN)
+    view.refresh()
+    fly(view, 1)
+    while_out = view.opens_at_s(NOW_S + 10.0)
+
+    view.lane.in_flight.clear()
+
+    assert math.inf == while_out
+    assert view.opens_at_s(NOW_S + 10.0) <= NOW_S + 10.0
+
+
+def test_a_half_open_lane_is_sent_no_more_than_its_free_probes() -> None:
+    view = LaneView(make_lane())
+    view.lane.health.publish(Health(Gate.HALF_OPEN, probes_free=1))
+    view.refresh()
+
+    before = view.opens_at_s(NOW_S)
+    fly(view, 1)
+
+    assert before <= NOW_S
+    assert math.inf == view.opens_at_s(NOW_S)
+
+
+@pytest.mark.parametrize("health", [OPEN, DISABLED], ids=["open", "disabled"])
+def test_an_open_lane_takes_one_message_once_its_time_is_over(health: Health) -> None:
+    view = LaneView(make_lane())
+    view.lane.health.publish(health)
+    view.refresh()
+
+    before = view.opens_at_s(NOW_S)
+    fly(view, 1)
+
+    assert (health.until_s, math.inf) == (before, view.opens_at_s(NOW_S + 1e4))
+
+
+def test_a_refusal_holds_until_its_time_or_any_news() -> None:
+    view = LaneView(make_lane())
+    view.refresh()
+    view.blocked_until_s = NOW_S + 8.0
+
+    blocked = view.opens_at_s(NOW_S)
+    view.lane.health.publish(CLOSED)
+
+    assert NOW_S + 8.0 == blocked
+    assert view.opens_at_s(NOW_S) <= NOW_S
+
+
+# Choosing
+
+
+def test_the_first_lane_that_takes_a_message_is_chosen() -> None:
+    views = views_of(primary=CLOSED, secondary=CLOSED)
+
+    assert Choice("primary") == choose_lane(ROUTE, ROUTE, views, NOW_S)
+
+
+def test_a_lane_that_must_wait_is_passed_over() -> None:
+    views = views_of(primary=CLOSED, secondary=CLOSED)
+    views["primary"].lane.pace.publish(Pace(next_permit_s=NOW_S + 0.1))
+
+    assert Choice("secondary") == choose_lane(ROUTE, ROUTE, views, NOW_S)
+
+
+def test_there_is_no_panic_while_a_lane_of_the_route_is_closed_though_busy() -> None:
+    views = views_of(primary=OPEN, secondary=CLOSED)
+    views["secondary"].lane.pace.publish(Pace(next_permit_s=NOW_S + 60.0))
+
+    assert choose_lane(ROUTE, ROUTE, views, NOW_S) is None
+    assert choose_lane(("primary",), ROUTE, views, NOW_S) is None
+
+
+def test_when_every_breaker_is_open_the_latest_success_is_the_least_bad_lane() -> None:
+    better = Health(Gate.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 1.0)
+    views = views_of(primary=OPEN, secondary=better)
+
+    assert Choice("secondary", True) == choose_lane(ROUTE, ROUTE, views, NOW_S)
+
+
+def test_panic_keeps_to_the_lanes_that_may_take_the_message() -> None:
+    better = Health(Gate.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 1.0)
+    views = views_of(primary=OPEN, secondary=better)
+
+    assert Choice("primary", True) == choose_lane(("primary",), ROUTE, views, NOW_S)
+
+
+@pytest.mark.parametrize("health", [DEAD, DISABLED], ids=["dead", "disabled"])
+def test_a_dead_or_disabled_lane_is_no_use_in_panic(health: Health) -> None:
+    views = views_of(primary=health, secondary=health)
+
+    assert choose_lane(ROUTE, ROUTE, views, NOW_S) is None
+
+
+def test_a_free_probe_comes_before_panic() -> None:
+    views = views_of(primary=OPEN, secondary=Health(Gate.HALF_OPEN, probes_free=1))
+
+    assert Choice("secondary") == choose_lane(ROUTE, ROUTE, views, NOW_S)
+
+
+def test_panic_is_paced_and_bounded() -> None:
+    views = views_of(primary=OPEN)
+    view = views["primary"]
+
+    view.panicked_s = NOW_S
+    paced = choose_lane(("primary",), ("primary",), views, NOW_S)
+    later = choose_lane(("primary",), ("primary",), views, NOW_S + PANIC_INTERVAL_S)
+    fly(view, PANIC_IN_FLIGHT_MAX)
+    bounded = choose_lane(("primary",), ("primary",), views, NOW_S + PANIC_INTERVAL_S)
+
+    assert (None, Choice("primary", True), None) == (paced, later, bounded)
+
+
+def test_a_paused_lane_is_not_used_in_panic() -> None:
+    views = views_of(primary=OPEN)
+    views["primary"].lane.pace.publish(Pace(next_permit_s=math.inf, is_paused=True))
+
+    assert choose_lane(("primary",), ("primary",), views, NOW_S) is None
+
+
+# Waiting
+
+Chooser = Callable[[Lease, tuple[str, ...]], Choice | None]
+
+
+def through(*free: str) -> Chooser:
+    """Choose the first of a message's lanes that is free."""
+
+    def choose(_lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
+        return next((Choice(lane) for lane in lanes if lane in free), None)
+
+    return choose
+
+
+def waiting_for(**shares: float) -> Waiting:
+    waiting = Waiting()
+    waiting.set_shares(shares)
+    return waiting
+
+
+def pop_all(waiting: Waiting, choose: Chooser) -> list[int]:
+    seqs = []
+    while (chosen := waiting.pop(choose)) is not None:
+        seqs.append(chosen[0].seq)
+    return seqs
+
+
+def push_all(waiting: Waiting, stream: str, seqs: Iterable[int], lanes: tuple[str, ...]) -> None:
+    for seq in seqs:
+        waiting.push(make_lease(seq, stream=stream), lanes)
+
+
+def test_messages_of_a_stream_go_in_the_order_they_came() -> None:
+    waiting = waiting_for(bulk=1.0)
+    push_all(waiting, "bulk", range(5), ROUTE)
+
+    assert [0, 1, 2, 3, 4] == pop_all(waiting, through("primary"))
+    assert 0 == len(waiting)
+
+
+def test_a_message_that_was_put_back_goes_before_its_fellows() -> None:
+    waiting = waiting_for(bulk=1.0)
+    push_all(waiting, "bulk", range(3), ROUTE)
+
+    waiting.push(make_lease(9), ROUTE, is_first=True)
+
+    assert [9, 0, 1, 2] == pop_all(waiting, through("primary"))
+
+
+def test_a_message_that_waits_for_one_lane_does_not_block_others() -> None:
+    waiting = waiting_for(bulk=1.0)
+    push_all(waiting, "bulk", [0], ("primary",))
+    push_all(waiting, "bulk", [1, 2], ("secondary",))
+
+    free_secondary = pop_all(waiting, through("secondary"))
+    free_primary = pop_all(waiting, through("primary"))
+
+    assert ([1, 2], [0]) == (free_secondary, free_primary)
+
+
+def test_of_several_that_could_go_the_one_that_is_due_longest_goes_first() -> None:
+    waiting = waiting_for(bulk=1.0)
+    waiting.push(make_lease(1, due_at=NOW + 1.0), ("primary",))
+    waiting.push(make_lease(2, due_at=NOW), ("secondary", "primary"))
+
+    assert [2, 1] == pop_all(waiting, through("primary"))
+
+
+def test_nothing_is_taken_out_when_no_lane_is_free() -> None:
+    waiting = waiting_for(bulk=1.0)
+    push_all(waiting, "bulk", range(3), ROUTE)
+
+    assert waiting.pop(through()) is None
+    assert 3 == len(waiting)
+    assert 3 == waiting.count("bulk")
+
+
+def test_messages_that_need_no_lane_any_more_are_taken_out() -> None:
+    waiting = waiting_for(bulk=1.0, otp=1.0)
+    push_all(waiting, "bulk", [1, 2], ROUTE)
+    push_all(waiting, "otp", [3], ("primary",))
+
+    waiting.remove(frozenset({1, 3}))
+
+    assert frozenset({2}) == waiting.seqs()
+    assert set(ROUTE) == set(waiting.lanes())
+
+
+def streams_popped(waiting: Waiting, count: int, *free: str) -> Counter[str]:
+    taken = [waiting.pop(through(*free)) for _ in range(count)]
+    return Counter(chosen[0].stream for chosen in taken if chosen is not None)
+
+
+@given(shares=st.lists(st.floats(0.25, 8.0), min_size=1, max_size=4))
+@settings(deadline=None, max_examples=60)
+def test_streams_share_a_lane_in_proportion(shares: list[float]) -> None:
+    names = [f"stream-{number}" for number in range(len(shares))]
+    waiting = waiting_for(**dict(zip(names, shares, strict=True)))
+    for name in names:
+        push_all(waiting, name, range(100), ("primary",))
+
+    popped = streams_popped(waiting, 100, "primary")
+
+    for name, share in zip(names, shares, strict=True):
+        assert abs(popped[name] - 100 * share / sum(shares)) <= len(shares)
+
+
+def test_a_stream_that_was_idle_saves_up_no_turns() -> None:
+    waiting = waiting_for(otp=1.0, bulk=1.0)
+    for seq in range(100):  # otp's messages go as they come: nothing waits in between
+        push_all(waiting, "otp", [seq], ("primary",))
+        waiting.pop(through("primary"))
+
+    push_all(waiting, "bulk", range(50), ("primary",))
+    push_all(waiting, "otp", range(50), ("primary",))
+    popped = streams_popped(waiting, 20, "primary")
+
+    assert abs(popped["otp"] - popped["bulk"]) <= 1
+
+
+def test_a_stream_that_was_blocked_saves_up_no_turns() -> None:
+    waiting = waiting_for(otp=1.0, bulk=1.0)
+    push_all(waiting, "bulk", range(50), ("primary",))
+    push_all(waiting, "otp", range(100), ("secondary", "primary"))
+    streams_popped(waiting, 50, "secondary")
+
+    popped = streams_popped(waiting, 20, "primary")
+
+    assert abs(popped["otp"] - popped["bulk"]) <= 1
+
+
+@given(
+    pushes=st.lists(
+        st.tuples(
+            st.sampled_from(["otp", "bulk"]),
+            st.sampled_from([("primary",), ("secondary",), ROUTE]),
+            st.booleans(),
+        ),
+        max_size=40,
+    ),
+    frees=st.lists(st.sampled_from([(), ("primary",), ("secondary",), ROUTE]), max_size=80),
+)
+@settings(deadline=None, max_examples=200)
+def test_every_message_goes_exactly_once_and_through_a_lane_that_may_take_it(
+    pushes: list[tuple[str, tuple[str, ...], bool]], frees: list[tuple[str, ...]]
+) -> None:
+    waiting = waiting_for(otp=4.0, bulk=1.0)
+    for seq, (stream, lanes, is_first) in enumerate(pushes):
+        waiting.push(make_lease(seq, stream=stream), lanes, is_first=is_first)
+
+    taken = []
+    for free in [*frees, *[ROUTE] * len(pushes)]:
+        if (chosen := waiting.pop(through(*free))) is not None:
+            taken.append(chosen)
+            assert chosen[1].lane in pushes[chosen[0].seq][1]
+            assert chosen[1].lane in free
+
+    assert list(range(len(pushes))) == sorted(lease.seq for lease, _ in taken)
+    assert 0 == len(waiting)

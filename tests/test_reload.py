@@ -1,0 +1,149 @@
+"""Reload: providers come, go and change while mail flows, and nothing in flight is disturbed."""
+
+import trio
+from trio.testing import MockClock
+
+from mailactors.dispatch.lane import Gate
+from mailactors.model.outcome import Reason, Rejected, Scope
+from tests.gateways import (
+    letter,
+    make_config,
+    open_store,
+    provider,
+    running,
+    simulated,
+    status,
+    submit,
+    wait_for_states,
+)
+
+REVOKED = Rejected(Scope.PROVIDER, Reason("the key was revoked", 401))
+
+
+async def test_an_added_provider_takes_over(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config({"old": simulated()}), store) as gateway:
+            provider(gateway, "old").behaviour.is_refusing = True
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, deferred=1)
+
+            await gateway.reload(make_config({"old": simulated(), "new": simulated()}))
+            await wait_for_states(gateway, sent=1)
+
+            assert "new" == (await status(gateway, "1")).deliveries[0].provider
+
+
+async def test_a_removed_provider_finishes_what_it_has_and_takes_nothing_new(
+    autojump_clock: MockClock,
+) -> None:
+    both = make_config({"old": simulated(latency_s=30.0), "new": simulated()})
+    with open_store() as store:
+        async with running(both, store) as gateway:
+            old = provider(gateway, "old")
+            await gateway.door.submit(letter("1"))
+            await trio.sleep(1)
+            await gateway.reload(make_config({"new": simulated()}))
+            await gateway.door.submit(letter("2"))
+            await wait_for_states(gateway, sent=2)
+            await trio.sleep(1)
+
+            assert "old" == (await status(gateway, "1")).deliveries[0].provider
+            assert "new" == (await status(gateway, "2")).deliveries[0].provider
+            assert 1 == old.calls
+            assert ["new"] == list(gateway.lanes)
+
+
+async def test_a_provider_that_comes_back_before_it_is_gone_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    both = make_config({"old": simulated(latency_s=30.0), "new": simulated()})
+    with open_store() as store:
+        async with running(both, store) as gateway:
+            await gateway.door.submit(letter("1"))
+            await trio.sleep(1)
+            await gateway.reload(make_config({"new": simulated()}))
+            await trio.sleep(1)
+            await gateway.reload(both)
+            await wait_for_states(gateway, sent=1)
+            await gateway.door.submit(letter("2"))
+            await wait_for_states(gateway, sent=2)
+
+            assert "old" == (await status(gateway, "2")).deliveries[0].provider
+
+
+async def test_a_disabled_provider_gets_another_chance(autojump_clock: MockClock) -> None:
+    config = make_config({"primary": simulated(), "secondary": simulated()})
+    with open_store() as store:
+        async with running(config, store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(REVOKED)
+            await submit(gateway, 2)
+            await wait_for_states(gateway, sent=2)
+            assert Gate.DISABLED is gateway.lanes["primary"].health.value.gate
+
+            await gateway.reload(config)
+            await trio.sleep(0.1)
+            await gateway.door.submit(letter("again"))
+            await wait_for_states(gateway, sent=3)
+
+            assert Gate.CLOSED is gateway.lanes["primary"].health.value.gate
+            assert "primary" == (await status(gateway, "again")).deliveries[0].provider
+
+
+async def test_changed_settings_take_effect_for_the_next_attempt(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(make_config({"only": simulated(error_rate=1.0)}), store) as gateway:
+            before = provider(gateway, "only")
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, deferred=1)
+
+            await gateway.reload(make_config({"only": simulated(error_rate=0.0)}))
+            await wait_for_states(gateway, sent=1)
+
+            assert before is not provider(gateway, "only")
+
+
+async def test_a_lower_quota_counts_what_was_sent_before(autojump_clock: MockClock) -> None:
+    limited = make_config({"only": simulated(quota={"per_minute": 3})})
+    with open_store() as store:
+        async with running(make_config({"only": simulated()}), store) as gateway:
+            await submit(gateway, 3)
+            await wait_for_states(gateway, sent=3)
+
+            await gateway.reload(limited)
+            await gateway.door.submit(letter("one more"))
+            await trio.sleep(50)
+            calls_within_the_minute = provider(gateway, "only").calls
+            await wait_for_states(gateway, sent=4)
+
+            assert 3 == calls_within_the_minute
+
+
+async def test_a_route_may_change_under_waiting_messages(autojump_clock: MockClock) -> None:
+    providers = {"a": simulated(quota={"per_minute": 1}), "b": simulated()}
+    first = make_config(providers, streams={"mail": {"route": ["a"]}})
+    second = make_config(providers, streams={"mail": {"route": ["b"]}})
+    with open_store() as store:
+        async with running(first, store) as gateway:
+            await submit(gateway, 5)
+            await wait_for_states(gateway, sent=1, leased=4)
+
+            await gateway.reload(second)
+            await wait_for_states(gateway, within_s=5, sent=5)
+
+            assert 4 == provider(gateway, "b").calls
+
+
+async def test_messages_of_a_stream_that_is_gone_are_still_sent(
+    autojump_clock: MockClock,
+) -> None:
+    providers = {"only": simulated(quota={"per_minute": 1})}
+    with open_store() as store:
+        async with running(make_config(providers, streams={"old": {}}), store) as gateway:
+            await submit(gateway, 2)
+            await wait_for_states(gateway, sent=1, leased=1)
+        async with running(make_config(streams={"new": {}}), store) as gateway:
+            await wait_for_states(gateway, sent=2)
+
+            assert "old" == (await status(gateway, "1")).stream
