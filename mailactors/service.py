@@ -60,8 +60,8 @@ async def _serve(config: Config, store: SqliteStore, is_demo: bool) -> None:
     gateway = build(config, ports, store, fronts=[http_front(listening, ports)])
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_obey, signals, gateway, listening)
             await nursery.start(_run, gateway, nursery.cancel_scope)
+            nursery.start_soon(_obey, signals, gateway, listening)  # also what came meanwhile
             announce(config, listening.bound.value[0], is_demo)
 
 

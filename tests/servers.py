@@ -58,7 +58,14 @@ def serving(folder: Path, config: str) -> Iterator[Served]:
     """Serve from a folder with a configuration; what still runs at the end is killed."""
     file = folder / "mailactors.toml"
     file.write_text(config)
-    command = [sys.executable, "-m", "mailactors", "serve", "--config", str(file)]
+    with serving_with(folder, "--config", str(file)) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def serving_with(folder: Path, *arguments: str) -> Iterator[Served]:
+    """Serve from a folder with a command line; standard error goes to `serve.log` there."""
+    command = [sys.executable, "-m", "mailactors", "serve", *arguments]
     with (folder / "serve.log").open("a") as log:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=log, text=True, cwd=folder, env=os.environ

@@ -44,7 +44,8 @@ from mailactors.intake.submission import (
 )
 from mailactors.runtime.ports import Clock, Journal
 from mailactors.spool.actor import SpoolSignals
-from mailactors.spool.port import MessageStatus, Questions, Receipt, SpoolError
+from mailactors.spool.port import Receipt, SpoolError
+from mailactors.spool.questions import MessageStatus, Questions
 from mailactors.spool.reader import SpoolReader
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -90,11 +91,10 @@ class Api:
     async def statuses(self) -> Response:
         """Return every message's status, newest first, by pages; or those that one name means."""
         query = decode_query(request.args.items(multi=True), schemas.StatusesQuery)
-        if query.id is not None:
-            name = query.id
+        if isinstance(name := query.id, str):
             found = await self._reader.ask(lambda spool: spool.status(name))
             return _answer(schemas.StatusPage(tuple(map(views.status_view, found)), None))
-        limit, before = query.limit, query.cursor
+        limit, before = query.limit, query.cursor if isinstance(query.cursor, int) else None
         found = await self._reader.ask(lambda spool: spool.statuses(limit + 1, before))
         shown = found[:limit]
         following = str(shown[-1].seq) if len(found) > limit else None

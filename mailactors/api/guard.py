@@ -1,8 +1,10 @@
-"""What never reaches the application: websockets, and CONNECT, which hypercorn would pass on."""
+"""What never reaches the application: websockets, CONNECT, and targets that Quart chokes on."""
 
 from __future__ import annotations
 
+from http.client import METHOD_NOT_ALLOWED
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -10,11 +12,6 @@ from mailactors.api.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX, Problem
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
-
-_KIND = KINDS["method-not-allowed"]
-_BODY = msgspec.json.encode(
-    Problem(TYPE_PREFIX + "method-not-allowed", _KIND.title, _KIND.status, "this is no proxy")
-)
 
 
 def guard(app: ASGIFramework) -> ASGIFramework:
@@ -24,20 +21,35 @@ def guard(app: ASGIFramework) -> ASGIFramework:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1000, "reason": None})
         elif scope["type"] == "http" and scope["method"] == "CONNECT":
-            await _refuse(send)
+            await _refuse(send, "method-not-allowed", "this is no proxy")
+        elif scope["type"] == "http" and not _is_readable(scope["path"]):
+            await _refuse(send, "bad-request", "the request's target cannot be read")
         else:
             await app(scope, receive, send)
 
     return guarded
 
 
-async def _refuse(send: ASGISendCallable) -> None:
+def _is_readable(path: str) -> bool:
+    """Say whether a target has a path, be it in the absolute form (RFC 9112 §3.2.2)."""
+    if path.startswith("/"):
+        return True
+    try:
+        return urlsplit(path).path.startswith("/")
+    except ValueError:
+        return False
+
+
+async def _refuse(send: ASGISendCallable, slug: str, detail: str) -> None:
+    kind = KINDS[slug]
+    body = msgspec.json.encode(Problem(TYPE_PREFIX + slug, kind.title, kind.status, detail))
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
-        (b"content-length", str(len(_BODY)).encode()),
-        (b"allow", b"GET, POST"),
+        (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
     ]
-    start: Any = {"type": "http.response.start", "status": _KIND.status, "headers": headers}
+    if kind.status == METHOD_NOT_ALLOWED:
+        headers.append((b"allow", b"GET, POST"))
+    start: Any = {"type": "http.response.start", "status": kind.status, "headers": headers}
     await send(start)
-    await send({"type": "http.response.body", "body": _BODY, "more_body": False})
+    await send({"type": "http.response.body", "body": body, "more_body": False})

@@ -198,18 +198,12 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         _, components = msgspec.json.schema_components([route.query], ref_template=_REF)
         properties = components[route.query.__name__]["properties"]
         parameters += [
-            {"name": name, "in": "query", "required": False, "schema": _without_null(schema)}
+            {"name": name, "in": "query", "required": False, "schema": schema}
             for name, schema in properties.items()
         ]
     if route.body is not None:
         parameters.append(_IDEMPOTENCY_KEY)
     return parameters
-
-
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """Return an optional parameter's schema: it is absent or a value, never null."""
-    kinds = [kind for kind in schema.get("anyOf", []) if kind != {"type": "null"}]
-    return kinds[0] if kinds else schema
 
 
 def _ref(type_: type[msgspec.Struct]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, TypeAlias
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from mailactors.intake.admission import SHORT_TEXT_MAX
 
@@ -79,11 +79,14 @@ class MessageIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StatusesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `GET /statuses` may be asked. `cursor` is the `next` of the page before."""
+    """What `GET /statuses` may be asked. `cursor` is the `next` of the page before.
 
-    id: str | None = None
+    What is absent is UNSET and not None: the text "null" would be read as None, and it is an id.
+    """
+
+    id: str | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=STATUSES_MAX)] = STATUSES_DEFAULT
-    cursor: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+    cursor: Annotated[int, Meta(ge=1, le=2**53)] | UnsetType = UNSET
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,6 +15,7 @@ import msgspec
 from mailactors.api.decoding import pointer_of
 from mailactors.api.problems import FaultView, ProblemError
 from mailactors.api.schemas import AddressIn, Mailbox, Mailboxes, MessageIn, ShortMessage
+from mailactors.intake.admission import SHORT_TEXT_MAX
 from mailactors.intake.submission import Fault, Submission
 from mailactors.model.message import Address, Attachment
 
@@ -61,11 +62,13 @@ def parse_key(values: Sequence[str]) -> str | None:
     """
     if not values:
         return None
-    text = values[0].strip()
-    if len(values) == 1 and (quoted := _STRING.fullmatch(text)) and quoted[1]:
-        return re.sub(r"\\(.)", r"\1", quoted[1])
-    if len(values) == 1 and _BARE_KEY.fullmatch(text):
-        return text
+    text, key = values[0].strip(), ""
+    if quoted := _STRING.fullmatch(text):
+        key = re.sub(r"\\(.)", r"\1", quoted[1])
+    elif _BARE_KEY.fullmatch(text):
+        key = text
+    if len(values) == 1 and 0 < len(key) <= SHORT_TEXT_MAX:
+        return key
     detail = 'give one key, such as Idempotency-Key: "8e03978e-40d5-43dd-bc93-6894a57f9324"'
     raise ProblemError("idempotency-key-invalid", detail)
 

@@ -20,7 +20,7 @@ from mailactors.api.schemas import (
 )
 from mailactors.dispatch.lane import Gate, Lane, Pace
 from mailactors.model.lifecycle import PENDING, summarize
-from mailactors.spool.port import DeliveryStatus, Event, MessageStatus
+from mailactors.spool.questions import DeliveryStatus, Event, MessageStatus
 
 YEAR_9999_S: Final = 253_402_300_799.0
 UNLIMITED: Final = Pace().permits

@@ -11,6 +11,7 @@ from mailactors.dispatch.lane import Done, Lane
 from mailactors.dispatch.retry import Plan
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.tally import Histogram, Tally
 from mailactors.spool.actor import SpoolSignals, Write
 
 
@@ -26,6 +27,12 @@ class DispatchDesk:
     node: str
     changes: Cell[int] = field(default_factory=lambda: Cell(0))
     """Counts changes of lanes and plans by a reload."""
+    attempts: Tally = field(default_factory=Tally)
+    """By provider and outcome."""
+    decided_s: Histogram = field(default_factory=Histogram)
+    """From an attempt's last byte or timeout to the decision on what follows."""
+    recorded_s: Histogram = field(default_factory=Histogram)
+    """From the same moment until outcome and decision were durable."""
     is_draining: bool = False
     drained: trio.Event = field(default_factory=trio.Event)
     """Set when nothing is in flight any more after `drain`."""

@@ -185,7 +185,9 @@ class DispatcherActor:
         decision = decide_next(
             attempt.lease, attempt.recipients, attempt.lane, outcome, plan, now, draw
         )
-        await self._write(settle_of(attempt, outcome, decision, done.ended_s - attempt.began_s))
+        self._desk.decided_s.observe(self._clock.now_s() - done.ended_s)
+        await self._record(done, decision)
+        self._desk.attempts.add(attempt.lane, outcome_word(outcome))
         self._note_attempt(attempt, outcome, decision)
         self._crashes.pop(attempt.lease.seq, None)
         self._expect(attempt.lease.stream, decision)
@@ -202,6 +204,16 @@ class DispatcherActor:
                 progress=decision.progress,
             )
             await self._push(onward, is_first=True)
+
+    async def _record(self, done: Done, decision: Decision) -> None:
+        """Have outcome and decision made durable; measure how long that takes."""
+        duration_s = done.ended_s - done.attempt.began_s
+        command = settle_of(done.attempt, done.outcome, decision, duration_s)
+
+        def recorded() -> None:
+            self._desk.recorded_s.observe(self._clock.now_s() - done.ended_s)
+
+        await self._desk.spool.put(Write(command, Reply(recorded)))
 
     def _expect(self, stream: str, decision: Decision) -> None:
         """Remember when the spool will have something for us again."""

@@ -14,7 +14,7 @@ import email_validator
 import msgspec
 
 from mailactors.intake.submission import Fault, Submission, SubmissionRejectedError
-from mailactors.model.headers import UnrenderableError
+from mailactors.model.headers import UnrenderableError, wire_address
 from mailactors.model.message import (
     RECIPIENTS_MAX,
     Address,
@@ -65,6 +65,12 @@ class Rules(msgspec.Struct, frozen=True):
     streams: dict[str, Stream]
     key_window_s: float
     fingerprint_window_s: float
+    per_minute: int | None = None
+    """Messages that the whole service accepts; None for no limit."""
+    backlog_max: int = 1_000_000
+    """Deliveries on the way beyond which nothing new is accepted."""
+    free_bytes_min: int = 0
+    """Room on the spool's disk that new messages may not use up."""
 
     @property
     def default_stream(self) -> str:
@@ -149,7 +155,10 @@ def normal_address(address: str) -> str:
     if len(address) > SHORT_TEXT_MAX * 2:
         raise email_validator.EmailSyntaxError("the address is too long")
     valid = email_validator.validate_email(address, check_deliverability=False)
-    return f"{valid.local_part}@{valid.ascii_domain}"
+    try:
+        return wire_address(f"{valid.local_part}@{valid.ascii_domain}", "")
+    except UnrenderableError as error:
+        raise email_validator.EmailSyntaxError(error.problem) from None
 
 
 def _check_sizes(submission: Submission) -> Iterator[Fault]:

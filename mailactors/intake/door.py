@@ -6,27 +6,45 @@ the commit happens in the spool's actor, and the same key returns the answer.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 
+from mailactors.dispatch.limiter import Window
 from mailactors.intake.admission import Rules, decide_admission, submission_fingerprint
 from mailactors.intake.registry import RETRY_AFTER_S, Submit
 from mailactors.intake.submission import (
+    IntakeError,
     KeyConflictError,
     OverloadedError,
+    RateLimitedError,
     StoppingError,
     Submission,
+    SubmissionRejectedError,
 )
-from mailactors.model.message import Message, fingerprint, pack_content
+from mailactors.model.message import fingerprint, pack_content
 from mailactors.runtime.mailbox import Mailbox, MailboxFullError
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, DeadlineError, Reply
+from mailactors.runtime.tally import Tally
 from mailactors.spool.actor import SpoolSignals
-from mailactors.spool.port import Accept, Conflict, Key, Receipt, Result, SpoolFullError
+from mailactors.spool.port import (
+    Accept,
+    AcceptedMany,
+    AcceptMany,
+    Conflict,
+    Key,
+    Receipt,
+    Result,
+    SpoolFullError,
+)
 
 ACCEPT_WITHIN_S: Final = 10.0
 """How long a submission may take to become durable before its client is told to come again."""
+NEARLY_FULL_RETRY_S: Final = 30.0
+"""How long to keep away while there is too much on its way, or too little room for more."""
 FINGERPRINT_SCOPE: Final = "\x00fingerprint:"
 """Keys that we derived live apart from those that clients gave."""
 
@@ -35,13 +53,20 @@ class Door:
     """Admission, then the registry."""
 
     def __init__(
-        self, rules: Rules, registry: Mailbox[Submit], signals: SpoolSignals, ports: Ports
+        self,
+        rules: Rules,
+        registry: Mailbox[Submit],
+        signals: SpoolSignals,
+        ports: Ports,
     ) -> None:
         self.rules = rules
+        self.results = Tally()
+        """Submissions by what became of them."""
         self._registry = registry
         self._signals = signals
         self._ports = ports
         self._is_open = True
+        self._minute = Window(60.0, 0)
 
     def close(self) -> None:
         """Accept nothing new from now on."""
@@ -56,26 +81,79 @@ class Door:
             OverloadedError: there is no room now; nothing was accepted, or nobody knows yet (the
                 same key will tell).
         """
-        accept = self.admit(submission)
-        reply = Reply[Result]()
         try:
-            self._registry.put_nowait(Submit(accept, reply))
-            result = await reply.wait(ACCEPT_WITHIN_S)
-        except MailboxFullError:
-            raise OverloadedError("too many submissions at once", RETRY_AFTER_S) from None
-        except SpoolFullError as error:
-            raise OverloadedError(str(error), RETRY_AFTER_S) from None
-        except (DeadlineError, ActorCrashedError) as error:
-            raise OverloadedError(f"not durable yet: {error}", RETRY_AFTER_S) from None
-        return self._receipt(accept.message, result)
+            self._check_room(1)
+            accept = self._admit(submission)
+            reply = Reply[Result]()
+            with _overload_explained():
+                self._registry.put_nowait(Submit(accept, reply))
+                result = await reply.wait(ACCEPT_WITHIN_S)
+            return self._receipt(accept, result)
+        except IntakeError as error:
+            self.results.add(type(error).__name__)
+            raise
 
-    def admit(self, submission: Submission) -> Accept:
-        """Check a submission and return the command that would make it durable."""
+    async def submit_many(
+        self, submissions: Sequence[Submission]
+    ) -> list[Receipt | SubmissionRejectedError | KeyConflictError]:
+        """Make several submissions durable in one commit; an answer for each, in order.
+
+        A faulty one does not hold up the others.
+
+        Raises: OverloadedError, for all of them.
+        """
+        self._check_room(len(submissions))
+        admitted = [self._try_to_admit(submission) for submission in submissions]
+        accepts = [each for each in admitted if isinstance(each, Accept)]
+        reply = Reply[Result]()
+        with _overload_explained():
+            self._registry.put_nowait(Submit(AcceptMany(tuple(accepts)), reply))
+            result = await reply.wait(ACCEPT_WITHIN_S)
+        assert isinstance(result, AcceptedMany)
+        receipts = iter(result.results)
+        return [
+            self._receipt_or_conflict(each, next(receipts)) if isinstance(each, Accept) else each
+            for each in admitted
+        ]
+
+    def seconds_until_room(self) -> float:
+        """Return how long a new message would be refused for now; 0 when there is room."""
+        return max(0.0, self._signals.full_until_s.value - self._ports.clock.now_s())
+
+    def minute_left(self) -> tuple[int, int] | None:
+        """Return the service's limit a minute and what is left of it, or None without one."""
+        if self.rules.per_minute is None:
+            return None
+        self._minute.forget(self._ports.clock.now_s())
+        return self.rules.per_minute, max(0, self.rules.per_minute - self._minute.total)
+
+    def _check_room(self, count: int) -> None:
+        """Raise OverloadedError unless `count` more messages may come in; count them."""
         if not self._is_open:
             raise StoppingError
-        wait_s = self._signals.full_until_s.value - self._ports.clock.now_s()
-        if wait_s > 0:
-            raise OverloadedError("the spool's disk is full", wait_s)
+        rules, room, now_s = self.rules, self._signals.room.value, self._ports.clock.now_s()
+        if self.seconds_until_room():
+            raise OverloadedError("the spool's disk is full", self.seconds_until_room())
+        if room.free_bytes is not None and room.free_bytes < rules.free_bytes_min:
+            raise OverloadedError("the spool's disk is nearly full", NEARLY_FULL_RETRY_S)
+        if room.backlog >= rules.backlog_max:
+            raise OverloadedError("too many messages are on their way", NEARLY_FULL_RETRY_S)
+        if rules.per_minute is not None:
+            self._minute.count_max = rules.per_minute - count + 1
+            opens_at_s = self._minute.opens_at_s(now_s)
+            if opens_at_s > now_s:
+                raise RateLimitedError(rules.per_minute, opens_at_s - now_s)
+            self._minute.add(now_s, count)
+
+    def _try_to_admit(self, submission: Submission) -> Accept | SubmissionRejectedError:
+        try:
+            return self._admit(submission)
+        except SubmissionRejectedError as error:
+            self.results.add(type(error).__name__)
+            return error
+
+    def _admit(self, submission: Submission) -> Accept:
+        """Check a submission and return the command that would make it durable."""
         now = self._ports.clock.wall_time()
         message = decide_admission(submission, self.rules, self._ports.ids.new_id(), now)
         packed = pack_content(message.content)
@@ -96,15 +174,40 @@ class Door:
         expires_at = now + self.rules.fingerprint_window_s
         return Key(FINGERPRINT_SCOPE + submission.scope, print_, print_, expires_at)
 
-    def _receipt(self, message: Message, result: Result) -> Receipt:
+    def _receipt_or_conflict(
+        self, accept: Accept, result: Receipt | Conflict
+    ) -> Receipt | KeyConflictError:
+        try:
+            return self._receipt(accept, result)
+        except KeyConflictError as error:
+            self.results.add(type(error).__name__)
+            return error
+
+    def _receipt(self, accept: Accept, result: Result) -> Receipt:
         if isinstance(result, Conflict):
             raise KeyConflictError(result.id)
         assert isinstance(result, Receipt)
+        message = accept.message
         result = msgspec.structs.replace(result, is_replay=result.id != message.id)
+        word = "replayed" if result.is_replay else "accepted"
+        self.results.add(word)
         self._ports.journal.note(
-            "message.replayed" if result.is_replay else "message.accepted",
+            f"message.{word}",
             id=result.id,
             stream=message.stream,
             recipients=len(message.envelope.recipients),
         )
         return result
+
+
+@contextlib.contextmanager
+def _overload_explained() -> Iterator[None]:
+    """Turn what the mailboxes and the spool raise into what a client is told."""
+    try:
+        yield
+    except MailboxFullError:
+        raise OverloadedError("too many submissions at once", RETRY_AFTER_S) from None
+    except SpoolFullError as error:
+        raise OverloadedError(str(error), RETRY_AFTER_S) from None
+    except (DeadlineError, ActorCrashedError) as error:
+        raise OverloadedError(f"not durable yet: {error}", RETRY_AFTER_S) from None

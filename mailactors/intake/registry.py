@@ -19,7 +19,7 @@ from mailactors.runtime.ports import Faults
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.spool.actor import Write
-from mailactors.spool.port import Accept, Result
+from mailactors.spool.port import Accept, AcceptMany, Result
 
 MAILBOX_CAPACITY: Final = 2048
 RETRY_AFTER_S: Final = 1.0
@@ -28,9 +28,12 @@ PENDING_MAX: Final = 8192
 
 
 class Submit(msgspec.Struct, frozen=True):
-    """Accept a message, or join the one with the same key that is being accepted."""
+    """Accept a message, or join the one with the same key that is being accepted.
 
-    accept: Accept
+    Several at once are not joined here but by the spool, in the order in which they came.
+    """
+
+    accept: Accept | AcceptMany
     reply: Reply[Result]
 
 
@@ -68,19 +71,26 @@ class RegistryActor:
                 self._handle(submit)
 
     def _handle(self, submit: Submit) -> None:
+        if isinstance(submit.accept, AcceptMany):
+            self._forward(submit)
+            return
         key = submit.accept.key
         name = (key.scope, key.key)
         pending = self._pending.get(name)
         if pending is not None and pending.fingerprint == key.fingerprint:
             submit.reply.follow(pending.reply)
             return
+        if self._forward(submit) and pending is None:
+            self._pending[name] = _Pending(key.fingerprint, submit.reply)
+
+    def _forward(self, submit: Submit) -> bool:
+        """Hand the command to the spool's writer, unless it is too far behind."""
         try:
             self._spool.put_nowait(Write(submit.accept, submit.reply))
         except MailboxFullError:
             submit.reply.fail(OverloadedError("the spool is behind", RETRY_AFTER_S))
-            return
-        if pending is None:
-            self._pending[name] = _Pending(key.fingerprint, submit.reply)
+            return False
+        return True
 
     def _prune(self) -> None:
         """Forget what was answered: from then on the spool knows it."""

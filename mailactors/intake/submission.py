@@ -72,6 +72,14 @@ class OverloadedError(IntakeError):
         self.retry_after_s = retry_after_s
 
 
+class RateLimitedError(OverloadedError):
+    """The service's own limit is used up; `limit` a minute, `retry_after_s` until there is room."""
+
+    def __init__(self, limit: int, retry_after_s: float) -> None:
+        super().__init__(f"more than {limit} messages a minute", retry_after_s)
+        self.limit = limit
+
+
 class StoppingError(OverloadedError):
     """The service is shutting down and accepts nothing new."""
 

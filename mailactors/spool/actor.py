@@ -23,8 +23,10 @@ from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock, Executor, Faults, Journal
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
+from mailactors.runtime.tally import Histogram
 from mailactors.spool.port import (
     Accept,
+    AcceptMany,
     Command,
     Result,
     SpoolBrokenError,
@@ -39,6 +41,7 @@ MAILBOX_CAPACITY: Final = 4096
 """Commands that may wait; more than every lane's credits and the door's admission together."""
 
 
+GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 TRIES_MAX: Final = 3
 """Times that a command on which the writer died is tried; commands are idempotent."""
 
@@ -57,16 +60,28 @@ class SpoolStatistics(msgspec.Struct, frozen=True):
     commands: int
 
 
+class Room(msgspec.Struct, frozen=True):
+    """How full the spool is, as it was looked at last."""
+
+    backlog: int = 0
+    """Deliveries that are not final."""
+    free_bytes: int | None = None
+    """Room on the spool's disk; None where there is no disk."""
+
+
 class SpoolSignals:
     """What the writer lets others see without being asked."""
 
     def __init__(self) -> None:
         self._due: dict[str, Cell[int]] = {}
         self._listeners: list[Callable[[], None]] = []
+        self.commits = Histogram(GROUP_BOUNDS)
+        """How many commands shared each commit."""
         self.starts: Cell[int] = Cell(0)
         """Counts starts of the writer: what was asked of its predecessor may have been lost."""
         self.full_until_s: Cell[float] = Cell(0.0)
         """Monotonic; the disk was full, and a new message before then would be refused."""
+        self.room: Cell[Room] = Cell(Room())
 
     def due(self, stream: str) -> Cell[int]:
         """Return the count of a stream's commits that brought messages nobody has leased."""
@@ -112,8 +127,6 @@ class SpoolActor:
         self._clock = clock
         self._faults = faults
         self._journal = journal
-        self._commits = 0
-        self._commands = 0
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Commit group after group."""
@@ -165,13 +178,13 @@ class SpoolActor:
         except SpoolBrokenError as error:
             self._journal.note("spool.broken", level="error", error=str(error))
             raise
-        self._commits += 1
-        self._commands += len(group)
+        self._signals.commits.observe(len(group))
         return results
 
     def statistics(self) -> SpoolStatistics:
-        """Return the number of commits and commands so far."""
-        return SpoolStatistics(self._commits, self._commands)
+        """Return the number of commits and commands so far, predecessors' included."""
+        commits = self._signals.commits
+        return SpoolStatistics(sum(commits.counts), int(commits.total))
 
 
 def unanswered(group: list[Write]) -> list[Write]:
@@ -187,7 +200,7 @@ def refuse_new(group: list[Write]) -> list[Write]:
     """Fail the commands of a group that bring new messages, and return the others."""
     kept = []
     for write in group:
-        if isinstance(write.command, Accept):
+        if isinstance(write.command, Accept | AcceptMany):
             write.reply.fail(SpoolFullError("the spool's disk is full"))
         else:
             kept.append(write)
@@ -196,5 +209,10 @@ def refuse_new(group: list[Write]) -> list[Write]:
 
 def streams_with_work(group: list[Write]) -> list[str]:
     """Return the streams of a group's new messages, each once, in order."""
-    commands = (write.command for write in group)
-    return list(dict.fromkeys(c.message.stream for c in commands if isinstance(c, Accept)))
+    accepts: list[Accept] = []
+    for write in group:
+        if isinstance(write.command, Accept):
+            accepts.append(write.command)
+        elif isinstance(write.command, AcceptMany):
+            accepts.extend(write.command.accepts)
+    return list(dict.fromkeys(accept.message.stream for accept in accepts))

@@ -1,4 +1,4 @@
-"""The spool's port: commands that change it, in groups that are durable together, and questions.
+"""The spool's port: commands that change it, in groups that are durable together.
 
 Commands are values, so that a group of them can be replayed one by one after a crash: each is
 idempotent by the ids that it carries. A store executes them synchronously; `spool.actor` decides
@@ -6,7 +6,7 @@ when, and tells no one before the commit. All times are UTC seconds and come fro
 store never asks for the time.
 
 A delivery is addressed by (`seq`, `n`): its message's place in the order of acceptance, and its
-own place in the message's envelope, from 0.
+own place in the message's envelope, from 0. What may be asked is in `spool.questions`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import msgspec
 from mailactors.errors import MailactorsError
 from mailactors.model.lifecycle import State
 from mailactors.model.message import Message
+from mailactors.spool.questions import Questions
 
 
 class SpoolError(MailactorsError):
@@ -94,6 +95,18 @@ class Conflict(msgspec.Struct, frozen=True):
     """The key belongs to a message with other content; `id` is that message."""
 
     id: str
+
+
+class AcceptMany(msgspec.Struct, frozen=True):
+    """Accept several in one transaction. → AcceptedMany"""
+
+    accepts: tuple[Accept, ...]
+
+
+class AcceptedMany(msgspec.Struct, frozen=True):
+    """What each `Accept` would have answered, in order."""
+
+    results: tuple[Receipt | Conflict, ...]
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -295,11 +308,12 @@ class Recovered(msgspec.Struct, frozen=True):
 
 
 Command: TypeAlias = (
-    Accept | Claim | Intend | Settle | Release | Expire | Overdue | Resolve | Cancel | Recover
+    Accept | AcceptMany | Claim | Intend | Settle | Release | Expire | Overdue | Resolve | Cancel | Recover
 )
 Result: TypeAlias = (
     Receipt
     | Conflict
+    | AcceptedMany
     | Claimed
     | Intended
     | Withdrawn
@@ -309,90 +323,6 @@ Result: TypeAlias = (
     | Cancelled
     | Recovered
 )
-
-
-class DeliveryStatus(msgspec.Struct, frozen=True):
-    """One recipient's fate as it stands."""
-
-    n: int
-    recipient: str
-    state: State
-    provider: str
-    attempts: int
-    due_at: float
-    updated_at: float
-    error: str
-
-
-class MessageStatus(msgspec.Struct, frozen=True):
-    """A message and its deliveries as they stand. `declared_risks` counts deliveries resent."""
-
-    seq: int
-    id: str
-    client_id: str
-    message_id: str
-    stream: str
-    sender: str
-    subject: str
-    accepted_at: float
-    not_before: float
-    expires_at: float
-    attempts: int
-    declared_risks: int
-    deliveries: tuple[DeliveryStatus, ...]
-
-
-class Event(msgspec.Struct, frozen=True):
-    """One line of a message's timeline."""
-
-    seq: int
-    at: float
-    kind: str
-    facts: dict[str, Any]
-
-
-class Ledger(msgspec.Struct, frozen=True):
-    """Accepted deliveries and where they are: `accepted == sum(states.values())`, always.
-
-    `accepted` is counted when a message is accepted, on its own row, so the identity can fail.
-    """
-
-    accepted: int
-    states: dict[str, int]
-    declared_risks: int
-
-    @property
-    def is_balanced(self) -> bool:
-        """Whether every accepted delivery is in exactly one state."""
-        return self.accepted == sum(self.states.values())
-
-
-class Questions(Protocol):
-    """What may be asked of the spool; none of it changes anything. Each has an ORDER BY."""
-
-    def status(self, name: str) -> tuple[MessageStatus, ...]:
-        """Return the messages that this name means: our id, or the client's (newest first)."""
-        ...
-
-    def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
-        """Return up to `limit` messages, newest first, older than `before_seq` if given."""
-        ...
-
-    def timeline(self, seq: int) -> tuple[Event, ...]:
-        """Return a message's events, oldest first."""
-        ...
-
-    def ledger(self) -> Ledger:
-        """Return the accounting identity over all deliveries."""
-        ...
-
-    def pending_counts(self) -> dict[str, dict[str, int]]:
-        """Return the number of pending deliveries by stream, then by state."""
-        ...
-
-    def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
-        """Return intents of a provider since a time, by floor(started_at / bucket_s)."""
-        ...
 
 
 class Store(Questions, Protocol):

@@ -20,13 +20,13 @@ from mailactors.spool import sqlite_upkeep as upkeep
 from mailactors.spool.migrations import apply_migration, find_missing, load_migrations
 from mailactors.spool.port import (
     Accept,
+    AcceptMany,
     Cancel,
     Claim,
     Command,
     Expire,
     Intend,
     Overdue,
-    Questions,
     Recover,
     Release,
     Resolve,
@@ -38,6 +38,7 @@ from mailactors.spool.port import (
     SpoolInUseError,
     SpoolSchemaError,
 )
+from mailactors.spool.questions import Questions
 from mailactors.spool.sqlite_questions import DISK_ERRORS, SqliteQuestions
 
 MEMORY: Final = ":memory:"
@@ -54,6 +55,7 @@ _SYNCHRONOUS_FULL: Final = 2
 
 _APPLY: Final[dict[type[Any], Callable[[apsw.Connection, Any, float], Result]]] = {
     Accept: flow.accept,
+    AcceptMany: flow.accept_many,
     Claim: flow.claim,
     Intend: flow.intend,
     Settle: flow.settle,

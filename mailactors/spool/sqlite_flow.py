@@ -15,6 +15,8 @@ from mailactors.model.lifecycle import FINAL, NEXT, State, check_transition
 from mailactors.model.message import domain_of
 from mailactors.spool.port import (
     Accept,
+    AcceptedMany,
+    AcceptMany,
     Claim,
     Claimed,
     Conflict,
@@ -86,6 +88,11 @@ def accept(db: apsw.Connection, command: Accept, now: float) -> Receipt | Confli
     return Receipt(
         seq, message.id, message.message_id, command.client_id, message.accepted_at, is_replay=False
     )
+
+
+def accept_many(db: apsw.Connection, command: AcceptMany, now: float) -> AcceptedMany:
+    """Accept several, one after the other."""
+    return AcceptedMany(tuple(accept(db, each, now) for each in command.accepts))
 
 
 def _known(db: apsw.Connection, key: Key, id_: str, now: float) -> Receipt | Conflict | None:

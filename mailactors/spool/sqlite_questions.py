@@ -10,13 +10,8 @@ import apsw
 import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.port import (
-    DeliveryStatus,
-    Event,
-    Ledger,
-    MessageStatus,
-    SpoolBrokenError,
-)
+from mailactors.spool.port import SpoolBrokenError
+from mailactors.spool.questions import DeliveryStatus, Event, Ledger, MessageStatus
 from mailactors.spool.sqlite_rows import fetch, to_json
 
 NAMED_MAX: Final = 100

@@ -17,7 +17,8 @@ from mailactors.intake.admission import Rules, Stream
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
 from mailactors.model.message import Address
-from mailactors.providers.port import Capabilities
+from mailactors.model.outcome import Refusal
+from mailactors.providers.port import Capabilities, Session
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import (
     NoFaults,
@@ -52,6 +53,18 @@ class InlineExecutor:
         return work()
 
     def close(self) -> None:
+        pass
+
+
+class _NoProvider:
+    """A provider that nobody asks."""
+
+    capabilities = Capabilities(own_envelope=True)
+
+    async def connect(self) -> Session | Refusal:
+        raise AssertionError
+
+    async def aclose(self) -> None:
         pass
 
 
@@ -103,7 +116,7 @@ async def open_rig() -> AsyncIterator[Rig]:
     registry = open_registry()
     door = Door(RULES, registry, signals, ports)
     reader = SpoolReader(store.reader(), executor)
-    lanes = {"primary": open_lane("primary", 4, Capabilities(True), _outcomes(), clock)}
+    lanes = {"primary": open_lane("primary", 4, _NoProvider(), _outcomes(), clock)}
     stopping = trio.Event()
     app = create_app(
         door, reader, lanes, clock, signals=signals, journal=journal, stopping=stopping

@@ -169,13 +169,13 @@ async def test_a_missing_field_is_pointed_at(client: Client) -> None:
 
 
 async def test_every_fault_is_told_at_once(client: Client) -> None:
-    body = {**FULL, "to": ["a@", "b@"], "stream": "none", "headers": {"X": "1"}, "tags": ["\x00"]}
+    body = {**FULL, "to": ["a@", "b@"], "stream": "none", "headers": {"Bcc": "1"}, "tags": ["\x00"]}
 
     response = await client.post("/v1/messages", json=body)
 
     errors = (await response.get_json())["errors"]
     pointers = [error["pointer"] for error in errors]
-    assert pointers == ["/to/0", "/to/1", "/stream", "/tags/0"]
+    assert pointers == ["/to/0", "/to/1", "/headers/Bcc", "/stream", "/tags/0"]
 
 
 # Bodies
@@ -261,7 +261,9 @@ async def test_the_header_is_the_key(client: Client, header: str, key: str) -> N
     assert answer["idempotency"] == {"by": "key", "window_s": 86400.0}
 
 
-@pytest.mark.parametrize("header", ["", '""', '"a', 'a"', "a b", '"a";b=1', "a, b", '"\\a"', "é"])
+@pytest.mark.parametrize(
+    "header", ["", '""', '"a', 'a"', "a b", '"a";b=1', "a, b", '"\\a"', "é", "x" * 257]
+)
 async def test_a_header_that_is_no_key_is_refused(client: Client, header: str) -> None:
     headers = {"Idempotency-Key": header}
 
@@ -420,9 +422,12 @@ async def test_a_status_has_exactly_the_promised_fields(client: Client) -> None:
 
 
 async def test_a_status_of_an_unknown_id_is_an_empty_list(client: Client) -> None:
-    response = await client.get("/statuses?id=unknown")
+    await client.post("/send-email", json=SHORT)
 
-    assert await response.get_json() == {"statuses": [], "next": None}
+    for name in ("unknown", "null", ""):
+        response = await client.get(f"/statuses?id={name}")
+
+        assert await response.get_json() == {"statuses": [], "next": None}
 
 
 @pytest.mark.parametrize(
@@ -432,6 +437,7 @@ async def test_a_status_of_an_unknown_id_is_an_empty_list(client: Client) -> Non
         ("limit=1001", "limit"),
         ("limit=x", "limit"),
         ("cursor=0", "cursor"),
+        ("cursor=null", "cursor"),
         ("cursor=99999999999999999999", "cursor"),
         ("id=a&id=b", "id"),
         ("limt=3", "limt"),

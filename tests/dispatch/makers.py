@@ -7,7 +7,8 @@ import dataclasses
 import trio
 
 from mailactors.dispatch.lane import Attempt, Done, Lane, open_lane
-from mailactors.providers.port import Capabilities
+from mailactors.providers.port import Provider
+from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Faults, NoFaults, Ports, SilentJournal, system_ports
 from mailactors.runtime.supervisor import InjectedCrashError
@@ -85,11 +86,16 @@ def open_outcomes() -> Mailbox[Done]:
 
 
 def make_lane(
-    name: str = "primary", concurrency_max: int = 8, outcomes: Mailbox[Done] | None = None
+    name: str = "primary",
+    concurrency_max: int = 8,
+    outcomes: Mailbox[Done] | None = None,
+    out: Provider | None = None,
 ) -> Lane:
     if outcomes is None:  # an empty mailbox is falsy
         outcomes = open_outcomes()
-    return open_lane(name, concurrency_max, Capabilities(True), outcomes, TrioClock())
+    clock = TrioClock()
+    out = out or SimulatedProvider(name, SimulatedSettings(), clock, EvenEntropy())
+    return open_lane(name, concurrency_max, out, outcomes, clock)
 
 
 def make_attempt(lane: Lane, number: int = 1, *, is_panic: bool = False) -> Attempt:

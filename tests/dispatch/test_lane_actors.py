@@ -109,11 +109,12 @@ class Bench:
     ) -> None:
         self.faults = faults or CrashPlan()
         self.outcomes = Mailbox[Done]("outcomes", 1000, lambda _done, _error: None)
-        self.lane = make_lane(concurrency_max=concurrency_max, outcomes=self.outcomes)
+        self.provider = SlowProvider()
+        self.lane = make_lane("primary", concurrency_max, self.outcomes, self.provider)
         self.spool = Mailbox[Write]("spool", 1000, lambda _write, _error: None)
         self.answer: Answering = intended
         self.intents: list[Intend] = []
-        self.provider = SlowProvider()
+        self.intents_at: list[float] = []
         self.ends: list[Done] = []
         self.supervisor = self._supervisor(quota or Quota(), breaker or BreakerSettings())
 
@@ -121,7 +122,7 @@ class Bench:
         ports, lane = make_ports(self.faults), self.lane
 
         def build_provider() -> ProviderActor:
-            return ProviderActor(lane, self.provider, self.spool, ports)
+            return ProviderActor(lane, self.spool, ports)
 
         def build_limiter() -> LimiterActor:
             return LimiterActor(lane, quota, self._count_attempts, self.outcomes, ports)
@@ -139,9 +140,9 @@ class Bench:
         nursery.start_soon(self._play_dispatcher)
         await nursery.start(lambda task_status: self.supervisor.run(task_status=task_status))
 
-    async def _count_attempts(self, _lane: str, _since: float, _bucket_s: float) -> dict[int, int]:
+    async def _count_attempts(self, _lane: str, since: float, bucket_s: float) -> dict[int, int]:
         await trio.lowlevel.checkpoint()
-        return {}
+        return Counter(int(at // bucket_s) for at in self.intents_at if at >= since)
 
     async def _play_spool(self) -> None:
         while True:
@@ -149,6 +150,7 @@ class Bench:
             for write in self.spool.take():
                 assert isinstance(write.command, Intend)
                 self.intents.append(write.command)
+                self.intents_at.append(TrioClock().wall_time())
                 answer = self.answer(write.command)
                 if isinstance(answer, Exception):
                     write.reply.fail(answer)

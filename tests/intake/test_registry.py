@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -96,9 +97,10 @@ async def test_the_same_key_with_other_content_is_the_spools_to_decide() -> None
 
 async def test_the_same_key_in_another_scope_is_another_key() -> None:
     async with running() as rig:
-        accept = make_accept("m1", key="k")
-        rig.submit(accept)
-        rig.submit(make_accept("m2", key="k2"))
+        for scope in ("m1", "m2"):
+            accept = make_accept(scope, key="k")
+            key = msgspec.structs.replace(accept.key, scope=scope)
+            rig.submit(msgspec.structs.replace(accept, key=key))
         forwarded = await rig.forwarded()
 
         assert ["m1", "m2"] == [

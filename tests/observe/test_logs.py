@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mailactors.intake.submission import SubmissionRejectedError
+from mailactors.intake.submission import OverloadedError, SubmissionRejectedError
 from mailactors.model.message import Address, Attachment
 from mailactors.model.outcome import Accepted, Deferred, Phase, Reason, Rejected, Scope, Uncertain
 from mailactors.observe.logs import (
@@ -32,7 +32,6 @@ from tests.gateways import (
     running,
     simulated,
     status,
-    wait_for_states,
 )
 
 
@@ -128,9 +127,11 @@ def test_a_hostile_text_is_searched_in_linear_time() -> None:
     ["password", "secret", "token", "authorization", "api_key", "body", "text", "html", "subject"],
 )
 def test_what_smells_of_a_secret_is_masked(name: str) -> None:
-    line = note(**{name: "canary", f"smtp_{name}": "canary", name.upper(): "canary", "tokens": 3})
+    names = (name, f"smtp_{name}", name.upper())
 
-    assert {line[name], line[f"smtp_{name}"], line[name.upper()]} == {"***"}
+    line = note(tokens=3, **dict.fromkeys(names, "canary"))
+
+    assert [line[each] for each in names] == ["***"] * 3
     assert line["tokens"] == 3
 
 
@@ -193,8 +194,10 @@ def test_warnings_of_libraries_become_notes() -> None:
     assert (second["level"], second["message"]) == ("error", "and this")
 
 
-CANARIES = ("canary-to", "canary-cc", "canary-bcc", "canary-from", "canary-subject", "canary-text")
-CANARIES += ("canary-html", "canary-file", "canary-key", "canary-password", "canary-name")
+CANARIES = (
+    *("canary-to", "canary-cc", "canary-bcc", "canary-from", "canary-subject", "canary-text"),
+    *("canary-html", "canary-file", "canary-key", "canary-password", "canary-name"),
+)
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -207,8 +210,12 @@ async def test_a_whole_gateway_at_level_debug_tells_nobodys_secrets(
     ports = dataclasses.replace(make_ports(plan), journal=journal)
     unknown = Reason("<canary-to@example.com>: canary-cc@example.com unknown", 550)
     relay = {
-        **{"kind": "smtp", "host": "127.0.0.1", "port": 1, "tls": "none"},
-        **{"username": "canary-name", "password": "canary-password"},
+        "kind": "smtp",
+        "host": "127.0.0.1",
+        "port": 1,
+        "tls": "none",
+        "username": "canary-name",
+        "password": "canary-password",
     }
     config = make_config(
         {"relay": relay, "primary": simulated(), "secondary": simulated()},
@@ -233,9 +240,8 @@ async def test_a_whole_gateway_at_level_debug_tells_nobodys_secrets(
                 accepted += await submit_canaries(gateway, str(accepted))
             with pytest.raises(SubmissionRejectedError):
                 await gateway.door.submit(letter(to=(Address("canary-to@@example.com"),)))
-            with trio.fail_after(600):
-                while not await is_settled(gateway, accepted):
-                    await trio.sleep(1)
+            await trio.sleep(3600)
+            assert await is_settled(gateway, accepted)
 
     lines = out.getvalue()
     assert [canary for canary in CANARIES if canary in lines] == []
@@ -258,8 +264,7 @@ async def submit_canaries(gateway: Any, name: str) -> int:
     }
     try:
         await gateway.door.submit(letter(name, **fields))
-    except Exception as error:
-        assert "canary" not in str(error)
+    except OverloadedError:
         return 0
     return 1
 

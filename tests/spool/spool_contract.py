@@ -29,7 +29,6 @@ from mailactors.spool.port import (
     Intended,
     Key,
     Lease,
-    Ledger,
     Overdue,
     Progress,
     Receipt,
@@ -44,6 +43,7 @@ from mailactors.spool.port import (
     Store,
     Withdrawn,
 )
+from mailactors.spool.questions import Ledger
 
 NOW = 1_800_000_000.0
 LIFE_S = 3_600.0

@@ -1,0 +1,89 @@
+"""The document: every route and answer, no reference that leads nowhere, answers that fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import jsonschema
+import pytest
+
+from mailactors.api.openapi import ROUTES, document
+from mailactors.api.problems import KINDS, TYPE_PREFIX
+from tests.api.rig import Rig, open_rig
+
+DOCUMENT = document()
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    async with open_rig() as rig:
+        yield rig
+
+
+def fits(answer: Any, path: str, method: str, status: int, media: str) -> None:
+    """Check an answer against the schema that the document has for it."""
+    response = DOCUMENT["paths"][path][method]["responses"][str(status)]
+    schema = {**response["content"][media]["schema"], "components": DOCUMENT["components"]}
+    jsonschema.Draft202012Validator(schema).validate(answer)
+
+
+async def test_the_document_is_served_and_lists_every_route(rig: Rig) -> None:
+    served = await (await rig.app.test_client().get("/openapi.json")).get_json()
+
+    rules = {(rule.rule, *(rule.methods or set()) - {"HEAD", "OPTIONS"}) for rule in rules_of(rig)}
+    assert served == json.loads(json.dumps(DOCUMENT))
+    assert rules == {(route.rule, route.method) for route in ROUTES}
+    assert {route.path for route in ROUTES} == set(DOCUMENT["paths"])
+
+
+def rules_of(rig: Rig) -> list[Any]:
+    return list(rig.app.url_map.iter_rules())
+
+
+def test_no_reference_leads_nowhere() -> None:
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(DOCUMENT)))
+
+    assert references == set(DOCUMENT["components"]["schemas"])
+
+
+def test_every_schema_is_a_schema() -> None:
+    for schema in DOCUMENT["components"]["schemas"].values():
+        jsonschema.Draft202012Validator.check_schema(schema)
+
+
+def test_every_problem_that_a_route_may_answer_is_told() -> None:
+    text = json.dumps(DOCUMENT)
+    reserved = {"bad-request", "rate-limited", "method-not-allowed"}
+
+    told = {slug for slug in KINDS if f"`{TYPE_PREFIX}{slug}`" in text}
+
+    assert told == set(KINDS) - reserved
+
+
+async def test_answers_fit_the_document(rig: Rig) -> None:
+    client = rig.app.test_client()
+    short = {"id": "a", "to": "a@example.org", "subject": "s", "body": "b"}
+    for status in (202, 200):
+        response = await client.post("/send-email", json=short)
+        fits(await response.get_json(), "/send-email", "post", status, "application/json")
+    faulty = await client.post("/send-email", json={**short, "to": "x"})
+    message = {"from": "a@example.org", "to": "b@example.org", "text": "x"}
+    receipt = await client.post("/v1/messages", json=message)
+    missing = await client.get("/v1/messages/none")
+
+    fits(await faulty.get_json(), "/send-email", "post", 422, "application/problem+json")
+    fits(await receipt.get_json(), "/v1/messages", "post", 202, "application/json")
+    path = "/v1/messages/{name}"
+    fits(await missing.get_json(), path, "get", 404, "application/problem+json")
+    for path, url in (
+        ("/statuses", "/statuses"),
+        ("/v1/messages/{name}", "/v1/messages/a"),
+        ("/v1/providers", "/v1/providers"),
+        ("/healthz", "/healthz"),
+        ("/readyz", "/readyz"),
+        ("/", "/"),
+    ):
+        fits(await (await client.get(url)).get_json(), path, "get", 200, "application/json")

@@ -1,0 +1,385 @@
+"""Admission: every fault with its pointer, all at once; limits; what is normalized."""
+
+from typing import Any
+
+import pytest
+
+from mailactors.intake.admission import (
+    ATTACHMENTS_MAX,
+    HEADERS_ALLOWED,
+    HEADERS_MAX,
+    MESSAGE_BYTES_MAX,
+    METADATA_MAX,
+    SEND_AT_AHEAD_MAX_S,
+    SHORT_TEXT_MAX,
+    SUBJECT_CHARACTERS_MAX,
+    TAGS_MAX,
+    Rules,
+    Stream,
+    decide_admission,
+    normal_address,
+    submission_fingerprint,
+)
+from mailactors.intake.submission import Fault, Submission, SubmissionRejectedError
+from mailactors.model.message import RECIPIENTS_MAX, Address, Attachment, Message
+
+NOW = 1_800_000_000.0
+RULES = Rules(
+    default_from=Address("default@sender.example"),
+    streams={"transactional": Stream(3600.0), "otp": Stream(600.0)},
+    key_window_s=86400.0,
+    fingerprint_window_s=60.0,
+)
+BOB = Address("bob@example.com")
+
+
+def admit(**fields: Any) -> Message:
+    return decide_admission(Submission(**{"to": (BOB,), **fields}), RULES, "id1", NOW)
+
+
+def faults(**fields: Any) -> tuple[Fault, ...]:
+    with pytest.raises(SubmissionRejectedError) as caught:
+        admit(**fields)
+    return caught.value.faults
+
+
+def pointers(**fields: Any) -> list[str]:
+    return [fault.pointer for fault in faults(**fields)]
+
+
+def many(count: int) -> tuple[Address, ...]:
+    return tuple(Address(f"r{n}@example.com") for n in range(count))
+
+
+def test_what_is_not_said_is_the_configurations() -> None:
+    message = admit(subject="Hello", text="Hi")
+
+    assert message.envelope.sender == "default@sender.example"
+    assert message.content.sender == RULES.default_from
+    assert message.message_id == "id1@sender.example"
+    assert message.stream == "transactional"
+    assert (message.accepted_at, message.not_before, message.date_s) == (NOW, NOW, NOW)
+    assert message.expires_at == NOW + 3600
+
+
+def test_what_is_said_is_kept() -> None:
+    file = Attachment("a.txt", b"a", "text/plain")
+    message = admit(
+        sender=Address("ann@sender.example", "Ann"),
+        cc=(Address("carl@example.com"),),
+        reply_to=(Address("re@sender.example"),),
+        subject="Hello",
+        text="Hi",
+        html="<p>Hi</p>",
+        headers=(("X-Order", "17"),),
+        attachments=(file,),
+        tags=("a",),
+        metadata={"order": "17"},
+    )
+
+    assert message.content.sender == Address("ann@sender.example", "Ann")
+    assert message.content.cc == (Address("carl@example.com"),)
+    assert message.content.reply_to == (Address("re@sender.example"),)
+    assert (message.content.text, message.content.html) == ("Hi", "<p>Hi</p>")
+    assert (message.content.headers, message.content.attachments) == ((("X-Order", "17"),), (file,))
+    assert (message.content.tags, message.content.metadata) == (("a",), {"order": "17"})
+
+
+def test_all_faults_are_told_at_once_with_their_pointers() -> None:
+    found = pointers(
+        sender=Address("nobody"),
+        to=(BOB, Address("b@"), Address("@c")),
+        cc=(Address("d d@example.com"),),
+        bcc=(Address("e@.example"),),
+        reply_to=(Address(""),),
+        headers=(("X-Good", "1"), ("Sender", "x@example.com")),
+        stream="none",
+        expires_in_s=0,
+        send_at=NOW + SEND_AT_AHEAD_MAX_S + 1,
+        tags=("good", "b\nad"),
+        metadata={"a/b~c": "\x00"},
+        key="k\r",
+        client_id="x" * (SHORT_TEXT_MAX + 1),
+    )
+
+    assert sorted(found) == sorted(
+        [
+            *("/from", "/to/1", "/to/2", "/cc/0", "/bcc/0", "/reply_to/0", "/headers/1/name"),
+            *("/stream", "/expires_in_s", "/send_at", "/tags/1", "/metadata/a~1b~0c"),
+            *("/idempotency_key", "/id"),
+        ]
+    )
+
+
+def test_the_error_says_all_faults_in_one_line() -> None:
+    with pytest.raises(SubmissionRejectedError) as caught:
+        admit(stream="none", expires_in_s=-1)
+
+    assert str(caught.value) == (
+        "/stream: there is no stream 'none'; there are transactional, otp; "
+        "/expires_in_s: must be more than 0"
+    )
+
+
+def test_a_message_without_recipients_is_refused() -> None:
+    assert faults(to=()) == (Fault("/to", "there is no recipient"),)
+
+
+@pytest.mark.parametrize("field", ["to", "cc", "bcc"])
+def test_one_recipient_in_any_field_is_enough(field: str) -> None:
+    message = admit(**{"to": (), field: (BOB,)})
+
+    assert message.envelope.recipients == ("bob@example.com",)
+
+
+LIMITS: list[tuple[str, Any, Any]] = [
+    ("/to", {"to": many(RECIPIENTS_MAX)}, {"to": many(RECIPIENTS_MAX + 1)}),
+    (
+        "/to",
+        {"to": many(RECIPIENTS_MAX - 2), "cc": (BOB,), "bcc": (BOB,)},
+        {"to": many(RECIPIENTS_MAX - 1), "cc": (BOB,), "bcc": (BOB,)},
+    ),
+    (
+        "/attachments",
+        {"attachments": (Attachment("a", b""),) * ATTACHMENTS_MAX},
+        {"attachments": (Attachment("a", b""),) * (ATTACHMENTS_MAX + 1)},
+    ),
+    (
+        "/headers",
+        {"headers": (("X-A", "1"),) * HEADERS_MAX},
+        {"headers": (("X-A", "1"),) * (HEADERS_MAX + 1)},
+    ),
+    ("/tags", {"tags": ("t",) * TAGS_MAX}, {"tags": ("t",) * (TAGS_MAX + 1)}),
+    (
+        "/metadata",
+        {"metadata": {str(n): "" for n in range(METADATA_MAX)}},
+        {"metadata": {str(n): "" for n in range(METADATA_MAX + 1)}},
+    ),
+    (
+        "/subject",
+        {"subject": "s" * SUBJECT_CHARACTERS_MAX},
+        {"subject": "s" * (SUBJECT_CHARACTERS_MAX + 1)},
+    ),
+    ("/tags/0", {"tags": ("t" * SHORT_TEXT_MAX,)}, {"tags": ("t" * (SHORT_TEXT_MAX + 1),)}),
+    (
+        "/metadata/k",
+        {"metadata": {"k": "v" * (SHORT_TEXT_MAX - 1)}},
+        {"metadata": {"k": "v" * SHORT_TEXT_MAX}},
+    ),
+    ("/id", {"client_id": "i" * SHORT_TEXT_MAX}, {"client_id": "i" * (SHORT_TEXT_MAX + 1)}),
+    ("/idempotency_key", {"key": "k" * SHORT_TEXT_MAX}, {"key": "k" * (SHORT_TEXT_MAX + 1)}),
+    (
+        "/send_at",
+        {"send_at": NOW + SEND_AT_AHEAD_MAX_S},
+        {"send_at": NOW + SEND_AT_AHEAD_MAX_S + 0.001},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("pointer", "most", "too_much"), LIMITS, ids=[f"{n}{case[0]}" for n, case in enumerate(LIMITS)]
+)
+def test_a_limit_lets_the_most_pass_and_no_more(pointer: str, most: Any, too_much: Any) -> None:
+    admit(**most)
+
+    assert pointers(**too_much) == [pointer]
+
+
+@pytest.mark.parametrize("size", [MESSAGE_BYTES_MAX, MESSAGE_BYTES_MAX + 1])
+def test_text_html_and_attachments_share_one_limit_in_bytes(size: int) -> None:
+    fields: dict[str, Any] = {
+        "text": "é",
+        "html": "<p>",
+        "attachments": (Attachment("a", bytes(size - 5)),),
+    }
+
+    if size <= MESSAGE_BYTES_MAX:
+        admit(**fields)
+    else:
+        (fault,) = faults(**fields)
+        assert fault.pointer == ""
+        assert str(size) in fault.detail
+
+
+def test_too_many_headers_are_not_looked_into() -> None:
+    assert pointers(headers=(("Bcc", "x"),) * (HEADERS_MAX + 9)) == [
+        "/headers",
+        *(f"/headers/{n}/name" for n in range(HEADERS_MAX)),
+    ]
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, str.title])
+@pytest.mark.parametrize(
+    "name", [*HEADERS_ALLOWED, "List-Unsubscribe", "List-Unsubscribe-Post", "List-Id", "X-Order-2"]
+)
+def test_an_allowed_header_passes_in_any_case(name: str, change: Any) -> None:
+    message = admit(headers=((change(name), "value"),))
+
+    assert message.content.headers == ((change(name), "value"),)
+
+
+@pytest.mark.parametrize("change", [str.lower, str.upper, str])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "X-SMTPAPI",
+            "X-MSYS-API",
+            "X-Mailgun-Tag",
+            "X-MC-Tags",
+            "X-PM-Tag",
+            "X-SES-Message-Tags",
+        ),
+        *("X-Sib-Sandbox", "X-Mailin-Tag", "X-Mailactors-Id"),
+    ],
+)
+def test_a_command_to_a_provider_is_refused(name: str, change: Any) -> None:
+    (fault,) = faults(headers=(("X-Good", "1"), (change(name), "value")))
+
+    assert fault.pointer == "/headers/1/name"
+    assert "command" in fault.detail
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("From", "To", "Bcc", "Sender", "Subject", "Date", "Message-ID", "Reply-To", "Received"),
+        *("DKIM-Signature", "Content-Type", "Resent-To", "Return-Path", "MIME-Version"),
+        *("Disposition-Notification-To", "Return-Receipt-To", "Errors-To", "Approved"),
+        *("X", "X-", "X-A:", "X-A\r\nBcc", "X-A\n", "X-Ä", " X-A", "X_A", "", "List", "List-"),
+    ],
+)
+def test_any_other_header_is_refused_and_the_allowed_ones_are_named(name: str) -> None:
+    (fault,) = faults(headers=((name, "value"),))
+
+    assert fault.pointer == "/headers/0/name"
+    assert "References, In-Reply-To, " in fault.detail
+    assert fault.detail.endswith("List-* and X-*")
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"headers": (("X-A", "a\r\nBcc: x@example.com"),)}, "/headers/0/value"),
+        ({"subject": "a\nb"}, "/subject"),
+        ({"subject": "=?utf-8?q?a=0D=0ABcc:_b?="}, "/subject"),
+        ({"text": "\ud800"}, "/text"),
+        ({"html": "\ud800"}, "/html"),
+        ({"to": (Address("a@example.com", "A\r\nB"),)}, "/to/0/name"),
+        ({"attachments": (Attachment("a\nb", b""),)}, "/attachments/0/filename"),
+        (
+            {"attachments": (Attachment("a", b"", "multipart/mixed"),)},
+            "/attachments/0/content_type",
+        ),
+        ({"raw": b"a\nb"}, "/raw"),
+        ({"raw": b"Bcc: x@example.com\r\n\r\n"}, "/raw"),
+    ],
+)
+def test_what_cannot_be_rendered_is_refused(fields: dict[str, Any], pointer: str) -> None:
+    assert pointers(**fields) == [pointer]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("Bob@EXAMPLE.com", "Bob@example.com"),
+        ("bob@bücher.example", "bob@xn--bcher-kva.example"),
+        ("bob@BÜCHER.example", "bob@xn--bcher-kva.example"),
+        ("bob@xn--bcher-kva.example", "bob@xn--bcher-kva.example"),
+        ("jose\u0301@example.com", "josé@example.com"),
+        ("bob+tag@example.com", "bob+tag@example.com"),
+    ],
+)
+def test_an_address_is_normalized(given: str, expected: str) -> None:
+    assert normal_address(given) == expected
+    assert admit(to=(Address(given),)).envelope.recipients == (expected,)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", "bob", "bob@", "@example.com", "bob@example", "a b@example.com", "bob@[127.0.0.1]"),
+        *('"bob"@example.com', "bob@example.com\n", "bob@exa mple.com", "bob@-x.example"),
+        *("bob@example.com, ann@example.com", "<bob@example.com>", "bob@@example.com"),
+        *(
+            "=?utf-8?q?bob?=@example.com",
+            "bob@" + "x" * 600,
+            "bob\x00@example.com",
+            "\ud800@example.com",
+        ),
+        "bob@xn--a.example",
+    ],
+)
+def test_what_is_no_address_is_refused_at_its_place(address: str) -> None:
+    assert pointers(bcc=(BOB, Address(address))) == ["/bcc/1"]
+
+
+def test_a_recipient_named_twice_is_one_delivery() -> None:
+    message = admit(
+        to=(BOB, Address("bob@EXAMPLE.com", "Bob"), Address("ann@example.com")),
+        cc=(BOB,),
+        bcc=(Address("ann@bücher.example"), Address("ann@xn--bcher-kva.example")),
+    )
+
+    assert message.envelope.recipients == (
+        "bob@example.com",
+        "ann@example.com",
+        "ann@xn--bcher-kva.example",
+    )
+    assert len(message.content.to) == 3
+
+
+def test_bcc_is_in_the_envelope_only() -> None:
+    message = admit(bcc=(Address("secret@example.com"),))
+
+    assert "secret@example.com" in message.envelope.recipients
+    assert "secret" not in str(message.content)
+
+
+@pytest.mark.parametrize(
+    ("send_at", "expected"), [(None, NOW), (NOW - 3600, NOW), (NOW + 3600, NOW + 3600)]
+)
+def test_a_message_is_not_sent_before_its_time(send_at: float | None, expected: float) -> None:
+    message = admit(send_at=send_at)
+
+    assert (message.not_before, message.date_s) == (expected, expected)
+    assert message.expires_at == expected + 3600
+
+
+@pytest.mark.parametrize(
+    ("stream", "expires_in_s", "expected"),
+    [("", None, 3600), ("otp", None, 600), ("otp", 60, 60), ("otp", 6000, 600), ("", 0.5, 0.5)],
+)
+def test_the_smaller_lifetime_wins(
+    stream: str, expires_in_s: float | None, expected: float
+) -> None:
+    message = admit(stream=stream, expires_in_s=expires_in_s)
+
+    assert message.expires_at - NOW == expected
+
+
+def test_the_fingerprint_is_of_the_content_and_not_of_who_asks() -> None:
+    plain = Submission(to=(BOB,), subject="Hello", metadata={"a": "1", "b": "2"})
+    same = Submission(
+        to=(BOB,), subject="Hello", metadata={"b": "2", "a": "1"}, scope="s", key="k", client_id="c"
+    )
+
+    assert submission_fingerprint(plain) == submission_fingerprint(same)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"subject": "Other"}, {"text": ""}, {"html": ""}, {"to": (BOB, BOB)}, {"cc": (BOB,)}),
+        *({"bcc": (BOB,)}, {"reply_to": (BOB,)}, {"sender": BOB}, {"stream": "otp"}, {"raw": b""}),
+        *({"tags": ("a",)}, {"metadata": {"a": "1"}}, {"headers": (("X-A", "1"),)}),
+        *({"send_at": NOW}, {"expires_in_s": 1.0}, {"attachments": (Attachment("a", b""),)}),
+    ],
+)
+def test_any_other_content_has_another_fingerprint(change: dict[str, Any]) -> None:
+    plain: dict[str, Any] = {"to": (BOB,), "subject": "Hello"}
+
+    before = submission_fingerprint(Submission(**plain))
+    after = submission_fingerprint(Submission(**{**plain, **change}))
+
+    assert before != after

@@ -1,0 +1,233 @@
+"""The door: an answer means durable, and everything else is said in words that help."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mailactors.intake.admission import Rules, Stream, submission_fingerprint
+from mailactors.intake.door import ACCEPT_WITHIN_S, FINGERPRINT_SCOPE, Door
+from mailactors.intake.registry import RETRY_AFTER_S, Submit
+from mailactors.intake.submission import (
+    IntakeError,
+    KeyConflictError,
+    OverloadedError,
+    StoppingError,
+    SubmissionRejectedError,
+)
+from mailactors.model.message import Address, fingerprint
+from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.ports import Ports
+from mailactors.runtime.reply import ActorCrashedError
+from mailactors.spool.actor import SpoolSignals
+from mailactors.spool.port import Accept, Conflict, Receipt, SpoolFullError
+from tests.gateways import EPOCH_S, NotingJournal, letter, make_ports
+
+RULES = Rules(Address("me@sender.example"), {"mail": Stream(3600.0)}, 86400.0, 60.0)
+
+
+@dataclass
+class Rig:
+    """A door in front of a registry that is played by the test."""
+
+    capacity: int = 10
+    signals: SpoolSignals = field(default_factory=SpoolSignals)
+    ports: Ports = field(default_factory=make_ports)
+
+    def __post_init__(self) -> None:
+        self.registry: Mailbox[Submit] = Mailbox("registry", self.capacity, lambda _s, _e: None)
+        self.door = Door(RULES, self.registry, self.signals, self.ports)
+
+    async def submitted(self) -> Submit:
+        await self.registry.wait()
+        (submit,) = self.registry.take()
+        return submit
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: Receipt | Conflict | Exception | None) -> AsyncIterator[Rig]:
+    """Run a registry that answers everything alike; None makes a receipt of each message."""
+    rig = Rig()
+
+    async def serve() -> None:
+        while True:
+            submit = await rig.submitted()
+            if isinstance(answer, Exception):
+                submit.reply.fail(answer)
+            else:
+                submit.reply.resolve(answer or receipt_of(submit.accept))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        yield rig
+        nursery.cancel_scope.cancel()
+
+
+def receipt_of(accept: Accept) -> Receipt:
+    message = accept.message
+    return Receipt(1, message.id, message.message_id, accept.client_id, 0.0, is_replay=False)
+
+
+async def test_a_durable_submission_is_answered_with_its_receipt() -> None:
+    async with answering(None) as rig:
+        receipt = await rig.door.submit(letter("17"))
+
+    assert (receipt.client_id, receipt.is_replay) == ("17", False)
+    journal = rig.ports.journal
+    assert isinstance(journal, NotingJournal)
+    assert journal.notes == [
+        ("message.accepted", {"id": receipt.id, "stream": "mail", "recipients": 1})
+    ]
+
+
+async def test_a_receipt_of_another_message_is_a_replay() -> None:
+    first = Receipt(1, "earlier", "earlier@sender.example", "17", 0.0, is_replay=False)
+    async with answering(first) as rig:
+        receipt = await rig.door.submit(letter("17"))
+
+    assert (receipt.id, receipt.is_replay) == ("earlier", True)
+    journal = rig.ports.journal
+    assert isinstance(journal, NotingJournal)
+    assert journal.named("message.replayed")[0]["id"] == "earlier"
+
+
+async def test_a_conflict_names_the_message_that_has_the_key() -> None:
+    async with answering(Conflict("earlier")) as rig:
+        with pytest.raises(KeyConflictError) as caught:
+            await rig.door.submit(letter())
+
+    assert caught.value.message_id == "earlier"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (SpoolFullError("the spool's disk is full"), "disk is full"),
+        (ActorCrashedError("ValueError: no"), "not durable yet"),
+        (OverloadedError("the spool is behind", 1.0), "behind"),
+    ],
+)
+async def test_what_may_work_later_is_overload(error: Exception, words: str) -> None:
+    async with answering(error) as rig:
+        with pytest.raises(OverloadedError, match=words) as caught:
+            await rig.door.submit(letter())
+
+    assert caught.value.retry_after_s == RETRY_AFTER_S
+
+
+async def test_an_answer_has_a_deadline(autojump_clock: MockClock) -> None:
+    rig = Rig()
+
+    with pytest.raises(OverloadedError, match="not durable yet: no answer within 10 s"):
+        await rig.door.submit(letter())
+
+    assert trio.current_time() == ACCEPT_WITHIN_S
+
+
+async def test_a_full_mailbox_is_overload_at_once() -> None:
+    rig = Rig(capacity=0)
+
+    with pytest.raises(OverloadedError, match="too many submissions"):
+        await rig.door.submit(letter())
+
+
+async def test_a_disk_that_is_known_to_be_full_costs_no_wait(autojump_clock: MockClock) -> None:
+    async with answering(None) as rig:
+        rig.signals.full_until_s.publish(trio.current_time() + 0.75)
+        with pytest.raises(OverloadedError, match="disk is full") as caught:
+            await rig.door.submit(letter())
+        assert caught.value.retry_after_s == 0.75
+
+        await trio.sleep(0.75)
+        await rig.door.submit(letter())
+
+
+async def test_a_closed_door_says_so_before_it_looks() -> None:
+    rig = Rig()
+    rig.door.close()
+
+    with pytest.raises(StoppingError) as caught:
+        await rig.door.submit(letter(to=()))
+
+    assert isinstance(caught.value, OverloadedError)
+    assert caught.value.retry_after_s == 5.0
+
+
+async def test_a_faulty_submission_goes_no_further() -> None:
+    rig = Rig()
+
+    with pytest.raises(SubmissionRejectedError):
+        await rig.door.submit(letter(to=()))
+
+    assert len(rig.registry) == 0
+
+
+async def test_what_has_begun_is_answered_though_the_door_is_closed() -> None:
+    async with trio.open_nursery() as nursery:
+        rig = Rig()
+        got: list[Receipt] = []
+
+        async def submit() -> None:
+            got.append(await rig.door.submit(letter()))
+
+        nursery.start_soon(submit)
+        submitted = await rig.submitted()
+        rig.door.close()
+        submitted.reply.resolve(receipt_of(submitted.accept))
+
+    assert len(got) == 1
+
+
+async def test_a_client_that_goes_away_takes_nothing_back() -> None:
+    rig = Rig()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.door.submit, letter())
+            submitted = await rig.submitted()
+            scope.cancel()
+
+    submitted.reply.resolve(receipt_of(submitted.accept))
+
+    assert submitted.reply.is_done
+
+
+async def test_a_clients_key_is_kept_for_the_long_window() -> None:
+    rig = Rig()
+
+    accept = rig.door.admit(letter(key="k", scope="s"))
+
+    key = accept.key
+    assert (key.scope, key.key) == ("s", "k")
+    assert key.fingerprint == submission_fingerprint(letter())
+    assert key.expires_at == pytest.approx(EPOCH_S + trio.current_time() + 86400, abs=1)
+    assert accept.digest == fingerprint(accept.packed)
+
+
+async def test_without_a_key_the_content_is_one_in_a_scope_of_its_own() -> None:
+    rig = Rig()
+
+    accept = rig.door.admit(letter(key=None, scope="s"))
+
+    key = accept.key
+    assert key.scope == FINGERPRINT_SCOPE + "s"
+    assert key.key == key.fingerprint == submission_fingerprint(letter())
+    assert key.expires_at == pytest.approx(EPOCH_S + trio.current_time() + 60, abs=1)
+
+
+async def test_every_submission_has_a_marker_of_its_own() -> None:
+    rig = Rig()
+
+    ids = {rig.door.admit(letter()).message.id for _ in range(100)}
+
+    assert len(ids) == 100
+
+
+async def test_every_refusal_is_an_intake_error() -> None:
+    refusals = (SubmissionRejectedError, KeyConflictError, OverloadedError, StoppingError)
+
+    assert all(issubclass(refusal, IntakeError) for refusal in refusals)

@@ -1,0 +1,129 @@
+"""The life of a delivery: every pair of states, what is final, and a message's one word."""
+
+import itertools
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailactors.errors import MailactorsError
+from mailactors.model.lifecycle import (
+    CLAIMABLE,
+    FINAL,
+    NEXT,
+    PENDING,
+    IllegalTransitionError,
+    State,
+    check_transition,
+    summarize,
+)
+
+WITHDRAWN = "expired suppressed cancelled"
+FOLLOWING = {
+    "ready": f"leased failed {WITHDRAWN}",
+    "deferred": f"leased failed {WITHDRAWN}",
+    "leased": f"ready deferred sending failed {WITHDRAWN}",
+    "sending": "sent bounced failed leased ready deferred uncertain expired",
+    "uncertain": "sent bounced failed ready deferred held",
+    "held": "sent bounced failed ready",
+}
+"""Written out once more: whoever changes the table has to mean it."""
+PAIRS = list(itertools.product(State, State))
+
+
+def is_legal(before: State, after: State) -> bool:
+    return after.value in FOLLOWING.get(before.value, "").split()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [pair for pair in PAIRS if is_legal(*pair)], ids=" to ".join
+)
+def test_a_step_of_the_table_is_let_pass(before: State, after: State) -> None:
+    check_transition(before, after)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [pair for pair in PAIRS if not is_legal(*pair)], ids=" to ".join
+)
+def test_a_step_that_is_not_in_the_table_is_a_bug(before: State, after: State) -> None:
+    with pytest.raises(IllegalTransitionError, match=f"from {before} to {after}"):
+        check_transition(before, after)
+
+
+def test_the_table_has_every_state_and_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        typing.cast("dict[State, frozenset[State]]", NEXT)[State.SENT] = frozenset()
+
+    assert set(NEXT) == set(State)
+    assert issubclass(IllegalTransitionError, MailactorsError)
+
+
+def test_final_and_pending_part_the_states() -> None:
+    assert {state.value for state in FINAL} == {"sent", "bounced", "failed", *WITHDRAWN.split()}
+    assert FINAL | PENDING == set(State)
+    assert FINAL & PENDING == set()
+    assert CLAIMABLE < PENDING
+    assert State.HELD in PENDING
+
+
+@pytest.mark.parametrize("start", sorted(PENDING))
+def test_every_pending_state_can_reach_an_end(start: State) -> None:
+    assert reachable(start) & FINAL
+
+
+@pytest.mark.parametrize("end", sorted(FINAL))
+def test_a_final_state_is_never_left(end: State) -> None:
+    assert reachable(end) == {end}
+
+
+def test_what_may_have_been_sent_is_never_withdrawn_as_if_it_were_not() -> None:
+    assert NEXT[State.UNCERTAIN] & {State.EXPIRED, State.CANCELLED, State.SUPPRESSED} == set()
+    assert NEXT[State.HELD] & {State.EXPIRED, State.CANCELLED, State.SUPPRESSED} == set()
+
+
+def test_nothing_is_sent_without_an_intent() -> None:
+    before_sent = {state for state in State if State.SENT in NEXT[state]}
+    before_sending = {state for state in State if State.SENDING in NEXT[state]}
+
+    assert before_sent == {State.SENDING, State.UNCERTAIN, State.HELD}
+    assert before_sending == {State.LEASED}
+
+
+def reachable(start: State) -> set[State]:
+    found = {start}
+    while True:
+        more = found.union(*(NEXT[state] for state in found))
+        if more == found:
+            return found
+        found = more
+
+
+@pytest.mark.parametrize("state", State)
+def test_deliveries_that_agree_give_the_message_their_state(state: State) -> None:
+    assert summarize(frozenset({state})) == state.value
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        ("sent deferred", "deferred"),
+        ("ready deferred", "ready"),
+        ("ready leased", "leased"),
+        ("leased held", "held"),
+        ("held uncertain", "uncertain"),
+        ("uncertain sending", "sending"),
+        ("sent bounced", "partial"),
+        ("expired cancelled", "partial"),
+    ],
+)
+def test_the_most_telling_state_is_the_messages(states: str, expected: str) -> None:
+    assert summarize(frozenset(map(State, states.split()))) == expected
+
+
+@given(st.frozensets(st.sampled_from(State), min_size=1))
+def test_a_message_is_pending_as_long_as_any_delivery_is(states: frozenset[State]) -> None:
+    status = summarize(states)
+
+    assert (status in {state.value for state in PENDING}) == bool(states & PENDING)
+    assert status == "partial" or State(status) in states
