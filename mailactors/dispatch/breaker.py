@@ -15,13 +15,25 @@ Source: Nygard, "Release It!"; resilience4j and Polly v8 for the shape of the se
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 import pydantic
 import trio
 
-from mailactors.dispatch.lane import Attempt, Done, Gate, Health, Lane, Pause, Reset, Resume
+from mailactors.dispatch.lane import (
+    NEVER_S,
+    Attempt,
+    Done,
+    Gate,
+    Health,
+    Lane,
+    Pause,
+    Reset,
+    Resume,
+    Stage,
+)
 from mailactors.model.outcome import (
     NotAttempted,
     Outcome,
@@ -39,7 +51,6 @@ DISABLED_S: Final = 900.0
 """How long a provider that refuses us as such (401, 535, suspended) is left alone."""
 JITTER: Final = 0.2
 """Open times vary by ± this share, so that many gateways do not probe in step."""
-NEVER_S: Final = -1e9
 
 
 class BreakerSettings(pydantic.BaseModel):
@@ -113,6 +124,7 @@ def decide_end(
     verdict = decide_verdict(outcome)
     if verdict is Verdict.IGNORED:
         return
+    # Before all counting: one such answer is enough, at whatever gate and however late.
     if isinstance(outcome, Rejected) and outcome.scope is Scope.PROVIDER:
         _open(state, settings, now_s, draw, Gate.DISABLED)
         return
@@ -139,6 +151,20 @@ def decide_age(state: BreakerState, settings: BreakerSettings, now_s: float, dra
             _open(state, settings, now_s, draw, Gate.OPEN)
     if state.gate is Gate.CLOSED and is_failing(state, settings):
         _open(state, settings, now_s, draw, Gate.OPEN)
+
+
+def correct_ages(state: BreakerState, underway: Mapping[str, Attempt], now_s: float) -> None:
+    """Let each call's age begin when its own provider's time did.
+
+    An attempt that waits for our own disk is no sign of a slow provider.
+    """
+    for attempt_id, began_s in state.in_flight.items():
+        attempt = underway.get(attempt_id)
+        if attempt is not None and attempt.stage is Stage.INTENDING:
+            state.in_flight[attempt_id] = now_s
+        elif attempt is not None:
+            state.in_flight[attempt_id] = max(began_s, attempt.sending_s)
+    state.in_flight = dict(sorted(state.in_flight.items(), key=lambda each: each[1]))
 
 
 def next_age_s(state: BreakerState, settings: BreakerSettings) -> float:
@@ -282,6 +308,7 @@ class BreakerActor:
 
     def _come_up(self, done: Done) -> None:
         now_s = self._clock.now_s()
+        correct_ages(self._state, {done.attempt.id: done.attempt}, now_s)
         draw = self._entropy.draw("breaker", self._lane.name, self._state.opened_count)
         decide_end(self._state, self._settings, done.attempt.id, done.outcome, now_s, draw)
         self._publish()  # before the outcome: whoever reads it must see the gate that follows
@@ -290,6 +317,7 @@ class BreakerActor:
     def _look_at_ages(self) -> None:
         now_s = self._clock.now_s()
         if now_s >= next_age_s(self._state, self._settings):
+            correct_ages(self._state, self._lane.underway, now_s)
             draw = self._entropy.draw("breaker", self._lane.name, self._state.opened_count)
             decide_age(self._state, self._settings, now_s, draw)
             self._publish()

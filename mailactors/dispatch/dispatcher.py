@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from mailactors.dispatch.desk import DispatchDesk
-from mailactors.dispatch.lane import Attempt, Done, Phase
+from mailactors.dispatch.lane import Attempt, Done, Lane, Stage
 from mailactors.dispatch.record import reason_text, settle_of, unsettled
 from mailactors.dispatch.retry import (
     Decision,
@@ -26,7 +26,7 @@ from mailactors.dispatch.retry import (
     decide_next,
     outcome_word,
 )
-from mailactors.dispatch.routing import Choice, LaneView, Waiting, choose_lane
+from mailactors.dispatch.routing import Choice, LaneView, Waiting, choose_lane, next_choice_s
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import (
     Accepted,
@@ -135,9 +135,7 @@ class DispatcherActor:
         """Take in lanes and plans that came, went or changed; who waits chooses again."""
         self._changes_seen = self._desk.changes.value
         lanes, plans = self._desk.lanes, self._desk.plans
-        self._views = {
-            name: self._views.get(name) or LaneView(lane) for name, lane in lanes.items()
-        }
+        self._views = {name: self._view(lane) for name, lane in lanes.items()}
         for name in plans:
             self._streams.setdefault(name, _Stream())
         self._waiting.set_shares({name: plan.share for name, plan in plans.items()})
@@ -226,8 +224,9 @@ class DispatcherActor:
         """Nothing was sent: the message keeps its place, unless it has no business any more."""
         lease = attempt.lease
         if outcome.why is Why.WITHDRAWN:
+            self._crashes.pop(lease.seq, None)
             return
-        if attempt.phase is Phase.INTENDING:
+        if attempt.stage is Stage.INTENDING:
             await self._write(unsettled(attempt))
         if outcome.why is Why.CRASHED and await self._is_poison(lease):
             return
@@ -268,6 +267,11 @@ class DispatcherActor:
             self._waiting.push(lease, lanes, is_first=is_first)
         else:
             await self._fail(lease, "no provider of its route can carry what is left of it")
+
+    def _view(self, lane: Lane) -> LaneView:
+        """Return what is known of a lane; of one that came back under its old name, nothing."""
+        view = self._views.get(lane.name)
+        return view if view is not None and view.lane is lane else LaneView(lane)
 
     def _is_able(self, name: str, lease: Lease) -> bool:
         """Whether a lane can carry what is left of a message's envelope."""
@@ -384,15 +388,16 @@ class DispatcherActor:
 
     def _next_wake_s(self) -> float:
         """Return the earliest time at which something is to be done without being told."""
+        if self._desk.is_draining:
+            return self._upkeep_s
         now_s, now = self._clock.now_s(), self._clock.wall_time()
         times = [self._upkeep_s]
         for name, stream in self._streams.items():
             if stream.claim is None and self._has_room(name):
                 times.append(now_s + stream.due_at - now)
-        for name in set(self._waiting.lanes()):
-            view = self._views[name]
-            times.append(view.opens_at_s(now_s))
-            times.append(view.panics_at_s(now_s))
+        for stream_name, lanes in self._waiting.groups():
+            route = self._desk.plan(stream_name).route
+            times.append(next_choice_s(lanes, route, self._views, now_s))
         return min(times)
 
     def _note_attempt(self, attempt: Attempt, outcome: Outcome, decision: Decision) -> None:

@@ -23,11 +23,13 @@ from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock
 from mailactors.spool.port import Lease
 
+NEVER_S: Final = -1e9
+"""A monotonic time before any other."""
 CONTROL_ROOM: Final = 16
 """Room in a lane's mailboxes beside the credits, for control messages."""
 
 
-class Phase(enum.IntEnum):
+class Stage(enum.IntEnum):
     """How far an attempt has come; decides what its loss means."""
 
     QUEUED = 0
@@ -49,9 +51,11 @@ class Attempt:
     is_panic: bool = False
     recipients: tuple[tuple[int, str], ...] = ()
     """What the intent covers; the lease's recipients until then."""
-    phase: Phase = Phase.QUEUED
+    stage: Stage = Stage.QUEUED
     began_s: float = 0.0
     """Monotonic; when the provider actor took it up."""
+    sending_s: float = 0.0
+    """Monotonic; when its intent was durable, so that the provider's own time began."""
     permit_s: float | None = None
     """Monotonic; when the limiter gave its permit. None before, and when its end came back."""
 
@@ -100,7 +104,7 @@ class Health(msgspec.Struct, frozen=True):
     """When an open gate lets probes through."""
     probes_free: int = 0
     """Probes that a half-open gate would let through now."""
-    last_success_s: float = -1e9
+    last_success_s: float = NEVER_S
     """Rounded to whole seconds, so that a busy provider does not publish at every message."""
     opened_count: int = 0
     """Times opened in a row without a lasting recovery: the open time doubles with it."""
@@ -132,6 +136,8 @@ class Lane:
     """Every attempt between the dispatcher's choice and its reading of the outcome, by id."""
     underway: dict[str, Attempt] = field(default_factory=dict)
     """Those that the provider actor has taken up, oldest first."""
+    is_paused: bool = False
+    """What an operator asked for; the limiter obeys it, and so does its successor."""
     is_retired: bool = False
     """No route names it any more; it ends when nothing is in flight."""
     emptied: trio.Event = field(default_factory=trio.Event)
@@ -148,6 +154,21 @@ class Lane:
         self.concurrency_max = concurrency_max
         self.limiter.capacity = self.breaker.capacity = 2 * room
         self.provider.capacity = room
+
+    def pause(self) -> None:
+        """Give no more permits until `resume`; what is in flight goes on."""
+        self.is_paused = True
+        self.limiter.put_nowait(Pause())
+
+    def resume(self) -> None:
+        """Give permits again."""
+        self.is_paused = False
+        self.limiter.put_nowait(Resume())
+
+    def reset(self) -> None:
+        """Forget what was learnt of the provider: close the breaker, lift a learnt pause."""
+        self.limiter.put_nowait(Reset())
+        self.breaker.put_nowait(Reset())
 
     def retire(self) -> None:
         """Take nothing new from now on."""

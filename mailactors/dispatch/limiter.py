@@ -20,7 +20,18 @@ from typing import Final, assert_never
 import pydantic
 import trio
 
-from mailactors.dispatch.lane import Attempt, Done, Gate, Lane, Pace, Pause, Phase, Reset, Resume
+from mailactors.dispatch.lane import (
+    NEVER_S,
+    Attempt,
+    Done,
+    Gate,
+    Lane,
+    Pace,
+    Pause,
+    Reset,
+    Resume,
+    Stage,
+)
 from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Scope, Why
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
@@ -30,6 +41,7 @@ BUCKETS: Final = 60
 THROTTLE_WAIT_S: Final = 1.0
 """How long to keep away from a provider that said "too fast" without saying for how long."""
 ROUNDING_S: Final = 1e-6
+RETRY_AFTER_JITTER: Final = 0.1
 RETRY_AFTER_MAX_S: Final = 3600.0
 """A longer Retry-After is believed for this long, then asked about again."""
 
@@ -104,11 +116,11 @@ class LimiterState:
     interval_s: float
     """Between permits; 0 for no limit on the second."""
     windows: list[Window]
-    theoretical_arrival_s: float = -1e9
+    theoretical_arrival_s: float = NEVER_S
     """GCRA's TAT: before it no permit is given."""
-    latest_s: float = -1e9
+    latest_s: float = NEVER_S
     """When the latest permit was given; where permits are spaced, this names it."""
-    closed_until_s: float = -1e9
+    closed_until_s: float = NEVER_S
     is_paused: bool = False
 
 
@@ -140,14 +152,16 @@ def decide_take(state: LimiterState, now_s: float) -> float | None:
 
 
 def decide_return(
-    state: LimiterState, permit_s: float | None, outcome: Outcome, now_s: float
+    state: LimiterState, permit_s: float | None, outcome: Outcome, now_s: float, draw: float
 ) -> None:
     """Learn from an attempt's end; an ignored one gives back its permit, given at `permit_s`.
 
-    The spacing is only undone for the latest permit: later ones were spaced from it.
+    The spacing is only undone for the latest permit: later ones were spaced from it. What the
+    provider asks for is a lower bound; jitter keeps many gateways from coming back in step.
     """
     if not isinstance(outcome, NotAttempted):
-        state.closed_until_s = max(state.closed_until_s, now_s + asked_wait_s(outcome))
+        wait_s = asked_wait_s(outcome) * (1.0 + RETRY_AFTER_JITTER * draw)
+        state.closed_until_s = max(state.closed_until_s, now_s + wait_s)
     elif permit_s is not None:
         if permit_s == state.latest_s:
             state.theoretical_arrival_s = now_s
@@ -194,6 +208,7 @@ class LimiterActor:
         self._count_attempts = count_attempts
         self._outcomes = outcomes
         self._clock = ports.clock
+        self._entropy = ports.entropy
         self._faults = ports.faults
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
@@ -211,8 +226,8 @@ class LimiterActor:
                     case Done():
                         self._come_up(item)
                     case Pause() | Resume():
-                        self._state.is_paused = isinstance(item, Pause)
-                        self._publish()  # at once: a successor goes on from it
+                        self._lane.is_paused = isinstance(item, Pause)
+                        self._state.is_paused = self._lane.is_paused
                     case Reset():
                         self._state.closed_until_s = self._clock.now_s()
                     case _:
@@ -223,11 +238,11 @@ class LimiterActor:
         """Count the intents of the past: neither a crash nor a restart refills a quota.
 
         Attempts that are past the limiter but maybe not yet in the spool count too, as of now.
-        What the provider asked for, and a pause, stand as a predecessor published them.
+        What the provider asked for stands as a predecessor published it.
         """
         wall_now, now_s = self._clock.wall_time(), self._clock.now_s()
         granted = [a for a in self._lane.in_flight.values() if a.permit_s is not None]
-        unsent = [a for a in granted if a.phase is not Phase.SENDING]
+        unsent = [a for a in granted if a.stage is not Stage.SENDING]
         for window in self._state.windows:
             since = wall_now - window.length_s
             counts = await self._count_attempts(self._lane.name, since, window.bucket_s)
@@ -238,8 +253,8 @@ class LimiterActor:
         for attempt in granted:
             attempt.permit_s = now_s if attempt in unsent else None
         self._state.theoretical_arrival_s = now_s + self._state.interval_s
-        self._state.is_paused = self._lane.pace.value.is_paused
-        if not self._state.is_paused:
+        self._state.is_paused = self._lane.is_paused
+        if not self._lane.pace.value.is_paused:
             self._state.closed_until_s = self._lane.pace.value.next_permit_s
 
     def _go_down(self, attempt: Attempt) -> None:
@@ -259,7 +274,8 @@ class LimiterActor:
 
     def _come_up(self, done: Done) -> None:
         permit_s, done.attempt.permit_s = done.attempt.permit_s, None
-        decide_return(self._state, permit_s, done.outcome, self._clock.now_s())
+        draw = self._entropy.draw("limiter", self._lane.name, done.attempt.id)
+        decide_return(self._state, permit_s, done.outcome, self._clock.now_s(), draw)
         self._publish()  # before the outcome: whoever reads it must see the pace that follows
         self._outcomes.put_nowait(done)
 
@@ -272,7 +288,7 @@ class LimiterActor:
         self._lane.pace.publish(
             Pace(
                 # A time that has passed is published as such, or each reading would be news.
-                next_permit_s=at_s if at_s > now_s else -1e9,
+                next_permit_s=at_s if at_s > now_s else NEVER_S,
                 permits=permits_now(self._state),
                 is_paused=self._state.is_paused,
             )

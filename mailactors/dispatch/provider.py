@@ -14,20 +14,20 @@ from typing import Final
 
 import trio
 
-from mailactors.dispatch.lane import Attempt, Done, Lane, Phase
+from mailactors.dispatch.lane import Attempt, Done, Lane, Stage
 from mailactors.errors import MailactorsError
 from mailactors.model.message import Envelope, unpack_content
 from mailactors.model.outcome import (
     Deferred,
     NotAttempted,
     Outcome,
+    Phase,
     Reason,
     Rejected,
     Scope,
     Uncertain,
     Why,
 )
-from mailactors.model.outcome import Phase as Lost
 from mailactors.providers.port import Mail, Session
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
@@ -63,7 +63,7 @@ class ProviderActor:
                     self._faults.point("provider.attempt")
                     self._lane.underway[item.id] = item
                     item.began_s = self._clock.now_s()
-                    item.phase = Phase.CONNECTING
+                    item.stage = Stage.CONNECTING
                     nursery.start_soon(self._attempt, item)
 
     async def _attempt(self, attempt: Attempt) -> None:
@@ -89,15 +89,21 @@ class ProviderActor:
         if isinstance(intended, NotAttempted):
             return intended
         attempt.recipients = intended.recipients
-        attempt.phase = Phase.SENDING
+        try:
+            mail = mail_of(attempt, intended)
+        except Exception:
+            await session.aclose()
+            raise
+        attempt.stage = Stage.SENDING
+        attempt.sending_s = self._clock.now_s()
         self._faults.point("provider.intended")
-        outcome = await session.send(mail_of(attempt, intended))
+        outcome = await session.send(mail)
         self._faults.point("provider.sent")
         return outcome
 
     async def _intend(self, attempt: Attempt, session: Session) -> Intended | NotAttempted:
         """Make the intent durable, or give the session back unused."""
-        attempt.phase = Phase.INTENDING
+        attempt.stage = Stage.INTENDING
         lease = attempt.lease
         reply = Reply[Result]()
         ns = tuple(n for n, _ in lease.recipients)
@@ -132,14 +138,14 @@ def mail_of(attempt: Attempt, intended: Intended) -> Mail:
 
 def outcome_of_lost(attempt: Attempt) -> Outcome:
     """Say what is known of an attempt whose actor died."""
-    if attempt.phase is Phase.SENDING:
-        return Uncertain(Lost.UNKNOWN, Reason("the provider actor died while sending"))
+    if attempt.stage is Stage.SENDING:
+        return Uncertain(Phase.UNKNOWN, Reason("the provider actor died while sending"))
     return NotAttempted(Why.CRASHED)
 
 
 def outcome_of_fault(attempt: Attempt, error: Exception) -> Outcome:
     """Say what is known of an attempt that ended in an exception."""
     reason = Reason(f"our fault: {type(error).__name__}")
-    if attempt.phase is Phase.SENDING:
-        return Uncertain(Lost.UNKNOWN, reason)
+    if attempt.stage is Stage.SENDING:
+        return Uncertain(Phase.UNKNOWN, reason)
     return Deferred(Scope.PROVIDER, reason)

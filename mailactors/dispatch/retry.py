@@ -45,6 +45,8 @@ TABLE: Final = (
 TAIL_BASE_S: Final = 64.0
 """The tail after the table starts here and doubles, with full jitter, up to the cap."""
 TAIL_CAP_S: Final = 600.0
+RETRY_AFTER_JITTER: Final = 0.1
+"""What a recipient's side asks for is a lower bound, stretched by at most this share."""
 RECIPIENT_WAIT_MIN_S: Final = 60.0
 """A mailbox that cannot take mail now will not in a second (RFC 5321 §4.5.4.1 asks for more)."""
 
@@ -108,6 +110,7 @@ def delay_s(round_number: int, draw: float) -> float:
 
     Source: the jitter comparison of AWS's "Exponential Backoff and Jitter".
     """
+    assert round_number >= 1
     if round_number <= len(TABLE):
         row = TABLE[round_number - 1]
         return row.delay_s + draw * (row.wait_max_s - row.delay_s)
@@ -169,14 +172,27 @@ def decide_next(
         progress = next_round(progress, prefer=lane)
         rule = "the recipient's side deferred: wait, then the same provider first"
     wait_s = max(RECIPIENT_WAIT_MIN_S, delay_s(lease.progress.round, draw))
-    steps = [decide_step(n, apart[address], onward, now, wait_s, plan) for n, address in recipients]
+    jitter = 1.0 + RETRY_AFTER_JITTER * draw
+    steps = [
+        decide_step(n, apart[address], onward, now, wait_s, jitter, plan)
+        for n, address in recipients
+    ]
     return Decision(tuple(steps), progress, rule)
 
 
 def decide_step(
-    n: int, outcome: Outcome, onward: Onward | None, now: float, wait_s: float, plan: Plan
+    n: int,
+    outcome: Outcome,
+    onward: Onward | None,
+    now: float,
+    wait_s: float,
+    jitter: float,
+    plan: Plan,
 ) -> Step:
-    """Say what becomes of one delivery; `wait_s` is for a recipient whose side deferred."""
+    """Say what becomes of one delivery.
+
+    `wait_s` is for a recipient whose side deferred; what it asked for is stretched by `jitter`.
+    """
     match outcome:
         case Accepted():
             return Step(n, State.SENT)
@@ -185,7 +201,7 @@ def decide_step(
         case Rejected(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason):
             return Step(n, State.BOUNCED, error=describe(reason))
         case Deferred(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason):
-            due_at = now + max(wait_s, outcome.retry_after_s or 0.0)
+            due_at = now + max(wait_s, (outcome.retry_after_s or 0.0) * jitter)
             return Step(n, State.DEFERRED, due_at, describe(reason))
         case Deferred(reason=reason) | Rejected(reason=reason):
             assert onward is not None
@@ -199,14 +215,19 @@ def decide_step(
 def decide_onward(
     progress: Progress, lane: str, outcomes: Sequence[Outcome], plan: Plan, draw: float
 ) -> Onward:
-    """Say where deliveries go that `lane` did not take for a reason of its own or the message's."""
+    """Say where deliveries go that `lane` did not take for a reason of its own or the message's.
+
+    A throttled message keeps its place: the limiter has learnt of it before us, and closed the
+    lane. A mixed answer bars nothing, or what was only deferred would fail with the last lane.
+    """
     if all(isinstance(each, Deferred) and each.throttled for each in outcomes):
         rule = "throttled: the lane waits, the message keeps its place"
         return Onward(State.LEASED, 0.0, progress, rule)
-    if any(is_refusal_of_message(each) for each in outcomes):
+    if all(is_refusal_of_message(each) for each in outcomes):
         return _bar(progress, lane, plan, draw)
-    if plan.failover is Failover.AFTER_RETRIES and progress.lane_tries < len(TABLE):
-        tries = progress.lane_tries + 1
+    tries_here = progress.lane_tries if progress.prefer == lane else 0
+    if plan.failover is Failover.AFTER_RETRIES and tries_here < len(TABLE):
+        tries = tries_here + 1
         again = msgspec.structs.replace(progress, lane_tries=tries, prefer=lane)
         rule = f"the provider failed: retry {tries} of {len(TABLE)} with it"
         return Onward(State.DEFERRED, delay_s(tries, draw), again, rule)

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from mailactors.dispatch.lane import Gate, Lane
+from mailactors.dispatch.lane import NEVER_S, Gate, Lane
 from mailactors.spool.port import Lease
 
 PANIC_SUCCESS_WITHIN_S: Final = 30.0
@@ -39,9 +39,9 @@ class LaneView:
     health_seen: int = -1
     used: int = 0
     """Attempts sent since the published state that is seen."""
-    blocked_until_s: float = -1e9
+    blocked_until_s: float = NEVER_S
     """A refusal said so; lifted by any newer state."""
-    panicked_s: float = -1e9
+    panicked_s: float = NEVER_S
 
     def refresh(self) -> None:
         """Take note of a newer published state."""
@@ -49,20 +49,23 @@ class LaneView:
         if versions != (self.pace_seen, self.health_seen):
             self.pace_seen, self.health_seen = versions
             self.used = 0
-            self.blocked_until_s = -1e9
+            self.blocked_until_s = NEVER_S
         elif not self.lane.in_flight:
             self.used = 0  # all of it came back without news, as from an actor that died of it
 
-    def opens_at_s(self, now_s: float) -> float:
-        """Return when the lane takes a message: now, later, or `inf` for "when it says so"."""
+    def opens_at_s(self) -> float:
+        """Return when the lane takes a message: a time, perhaps past, or `inf` for "on news"."""
         self.refresh()
         pace, health = self.lane.pace.value, self.lane.health.value
-        if self.lane.slots_free <= 0 or self.used >= pace.permits:
-            return float("inf")
+        if self.lane.slots_free <= 0:
+            return float("inf")  # until an attempt ends
+        if self.used >= pace.permits:
+            return float("inf")  # until the limiter says what is left
         if health.gate is Gate.HALF_OPEN and self.used >= health.probes_free:
-            return float("inf")
+            return float("inf")  # until a probe ends
         at_s = max(pace.next_permit_s, self.blocked_until_s)
         if health.gate in {Gate.OPEN, Gate.DISABLED}:
+            # One message knocks; the half-open gate says how many more may follow it.
             at_s = max(at_s, health.until_s) if not self.used else float("inf")
         return at_s
 
@@ -87,14 +90,29 @@ def choose_lane(
     our own making. The least bad lane is the one with the latest success.
     """
     for name in lanes:
-        if views[name].opens_at_s(now_s) <= now_s:
+        if views[name].opens_at_s() <= now_s:
             return Choice(name)
-    if any(views[name].lane.health.value.gate is Gate.CLOSED for name in route):
+    if not is_panic(route, views):
         return None
     bad = [name for name in lanes if views[name].panics_at_s(now_s) <= now_s]
     if not bad:
         return None
     return Choice(max(bad, key=lambda name: views[name].lane.health.value.last_success_s), True)
+
+
+def next_choice_s(
+    lanes: Sequence[str], route: Sequence[str], views: Mapping[str, LaneView], now_s: float
+) -> float:
+    """Return when `choose_lane` may answer otherwise without any news, or inf."""
+    times = [views[name].opens_at_s() for name in lanes]
+    if is_panic(route, views):
+        times += [views[name].panics_at_s(now_s) for name in lanes]
+    return min(times)
+
+
+def is_panic(route: Sequence[str], views: Mapping[str, LaneView]) -> bool:
+    """Whether no breaker of the whole route is closed."""
+    return all(views[name].lane.health.value.gate is not Gate.CLOSED for name in route)
 
 
 @dataclass(eq=False)
@@ -135,20 +153,24 @@ class Waiting:
         return len(self._streams[stream])
 
     def push(self, lease: Lease, lanes: tuple[str, ...], *, is_first: bool = False) -> None:
-        """Add a message; `is_first` puts it before the others that the same lanes may take."""
+        """Add a message at the end; `is_first` gives it back the place that is due to its age."""
         stream = self._streams[lease.stream]
         queue = stream.by_lanes.setdefault(lanes, deque())
-        if is_first:
-            queue.appendleft(lease)
-        else:
+        if not is_first:
             queue.append(lease)
+            return
+        place = 0
+        while place < len(queue) and _place(queue[place]) < _place(lease):
+            place += 1
+        queue.insert(place, lease)
 
     def pop(
         self, choose: Callable[[Lease, tuple[str, ...]], Choice | None]
     ) -> tuple[Lease, Choice] | None:
         """Take out the message that goes next, with its lane; None when no lane takes any."""
         for stream in sorted(self._streams.values(), key=lambda each: each.turn):
-            for lanes, queue in sorted(stream.by_lanes.items(), key=lambda each: _age(each[1])):
+            oldest_first = sorted(stream.by_lanes.items(), key=lambda each: _place(each[1][0]))
+            for lanes, queue in oldest_first:
                 choice = choose(queue[0], lanes)
                 if choice is None:
                     continue
@@ -165,7 +187,7 @@ class Waiting:
         queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
         for stream in self._streams.values():
             stream.by_lanes = {}
-        return sorted((lease for q in queues for lease in q), key=lambda each: each.seq)
+        return sorted((lease for q in queues for lease in q), key=_place)
 
     def remove(self, seqs: frozenset[int]) -> None:
         """Take out messages that need no lane any more."""
@@ -182,15 +204,15 @@ class Waiting:
         queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
         return frozenset(lease.seq for queue in queues for lease in queue)
 
-    def lanes(self) -> Iterator[str]:
-        """Yield the lanes that some message waits for, repeatedly perhaps."""
-        for stream in self._streams.values():
+    def groups(self) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Yield each stream with the lanes that some of its messages wait for."""
+        for name, stream in self._streams.items():
             for lanes in stream.by_lanes:
-                yield from lanes
+                yield name, lanes
 
     def __len__(self) -> int:
         return sum(len(stream) for stream in self._streams.values())
 
 
-def _age(queue: deque[Lease]) -> tuple[float, int]:
-    return queue[0].due_at, queue[0].seq
+def _place(lease: Lease) -> tuple[float, int]:
+    return lease.due_at, lease.seq

@@ -169,7 +169,9 @@ class Mailbox(Generic[T]):
             self.name, self._waiting, self.capacity, self._handled, self._crashed
         )
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
+        """Items sent but not yet handled."""
         return self._waiting
 
     def _drain(self) -> None:

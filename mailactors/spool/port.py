@@ -6,12 +6,13 @@ when, and tells no one before the commit. All times are UTC seconds and come fro
 store never asks for the time.
 
 A delivery is addressed by (`seq`, `n`): its message's place in the order of acceptance, and its
-own place in the message's envelope, from 0. What may be asked is in `spool.questions`.
+own place in the message's envelope, from 0. Commands that people and housekeeping
+give are in `spool.operations`, what may be asked in `spool.questions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -19,7 +20,12 @@ import msgspec
 from mailactors.errors import MailactorsError
 from mailactors.model.lifecycle import State
 from mailactors.model.message import Message
-from mailactors.spool.questions import Questions
+from mailactors.spool.operations import (
+    NotRetried,
+    Purged,
+    Unsuppressed,
+)
+from mailactors.spool.questions import Questions, Suppression
 
 
 class SpoolError(MailactorsError):
@@ -89,6 +95,7 @@ class Receipt(msgspec.Struct, frozen=True):
     client_id: str
     accepted_at: float
     is_replay: bool
+    stream: str = ""
 
 
 class Conflict(msgspec.Struct, frozen=True):
@@ -130,6 +137,7 @@ class Lease(msgspec.Struct, frozen=True):
     recipients: tuple[tuple[int, str], ...]
     """(n, address) of each leased delivery, by n."""
     recipients_total: int
+    """Those that the content was written for: with fewer the envelope is a partial one."""
     epoch: int
     attempts: int
     """Attempts of this message so far, through any lane."""
@@ -151,7 +159,8 @@ class Intend(msgspec.Struct, frozen=True):
     """Record the intent to send, conditionally. → Intended | Withdrawn
 
     Only deliveries that are still leased under `epoch` become `sending`. One that is past its
-    deadline becomes `expired` in the same transaction; one cancelled meanwhile stays so.
+    deadline becomes `expired` in the same transaction, one whose address is on the suppression
+    list `suppressed`; one cancelled meanwhile stays so. `Intended` has those that are left.
     """
 
     attempt_id: str
@@ -176,12 +185,16 @@ class Withdrawn(msgspec.Struct, frozen=True):
 
 
 class Step(msgspec.Struct, frozen=True):
-    """A delivery's next state. `due_at` matters for ready, deferred and uncertain ones."""
+    """A delivery's next state. `due_at` matters for ready, deferred and uncertain ones.
+
+    `suppress`: what was learned is about the address: a bounced one goes on the suppression list.
+    """
 
     n: int
     state: State
     due_at: float = 0.0
     error: str = ""
+    suppress: bool = False
 
 
 class Settle(msgspec.Struct, frozen=True):
@@ -308,7 +321,17 @@ class Recovered(msgspec.Struct, frozen=True):
 
 
 Command: TypeAlias = (
-    Accept | AcceptMany | Claim | Intend | Settle | Release | Expire | Overdue | Resolve | Cancel | Recover
+    Accept
+    | AcceptMany
+    | Claim
+    | Intend
+    | Settle
+    | Release
+    | Expire
+    | Overdue
+    | Resolve
+    | Cancel
+    | Recover
 )
 Result: TypeAlias = (
     Receipt
@@ -322,6 +345,10 @@ Result: TypeAlias = (
     | Doubts
     | Cancelled
     | Recovered
+    | NotRetried
+    | Suppression
+    | Unsuppressed
+    | Purged
 )
 
 
@@ -339,6 +366,15 @@ class Store(Questions, Protocol):
 
     def reader(self) -> Questions:
         """Return a second view for questions, usable from another thread; maybe `self`."""
+        ...
+
+    def backup(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy all that is committed when it begins to a new file; the writer goes on meanwhile.
+
+        May run on another thread than `apply`. `progress` is told pages done and in all.
+
+        Raises: SpoolError if the file exists, or cannot be written; then there is none.
+        """
         ...
 
     def close(self) -> None:

@@ -41,6 +41,8 @@ class MessageStatus(msgspec.Struct, frozen=True):
     attempts: int
     declared_risks: int
     deliveries: tuple[DeliveryStatus, ...]
+    retry_of: str = ""
+    """The message of which this one is a retry by hand."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -52,15 +54,57 @@ class Event(msgspec.Struct, frozen=True):
     facts: dict[str, Any]
 
 
+class FeedEvent(Event, frozen=True):
+    """One line of the whole spool's story, with the message that it is about."""
+
+    id: str
+    stream: str
+
+
+class Suppression(msgspec.Struct, frozen=True):
+    """An address that gets no mail. `source` is who says so: "bounce", "api", …"""
+
+    address: str
+    reason: str
+    source: str
+    created_at: float
+
+
+class Filters(msgspec.Struct, frozen=True):
+    """Which messages to list; what is empty does not matter.
+
+    Stream, state and recipient are those of one and the same delivery: "the mail to this address
+    that bounced". `recipient` is exact. Accepted from `since` on, and before `until`.
+    """
+
+    stream: str = ""
+    state: State | None = None
+    recipient: str = ""
+    since: float | None = None
+    until: float | None = None
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Messages, newest first. `next_before_seq`: ask again with it; None at the end of the list.
+
+    A page may be short, even empty, before the end: an answer looks at a bounded number of rows.
+    """
+
+    messages: tuple[MessageStatus, ...]
+    next_before_seq: int | None
+
+
 class Ledger(msgspec.Struct, frozen=True):
     """Accepted deliveries and where they are: `accepted == sum(states.values())`, always.
 
     `accepted` is counted when a message is accepted, on its own row, so the identity can fail.
+    All of it includes the deliveries whose messages retention has deleted: `purged` of them.
     """
 
     accepted: int
     states: dict[str, int]
     declared_risks: int
+    purged: int = 0
 
     @property
     def is_balanced(self) -> bool:
@@ -79,8 +123,28 @@ class Questions(Protocol):
         """Return up to `limit` messages, newest first, older than `before_seq` if given."""
         ...
 
+    def messages(self, filters: Filters, limit: int, before_seq: int | None) -> Page:
+        """Return up to `limit` messages that the filters let through, older than `before_seq`."""
+        ...
+
     def timeline(self, seq: int) -> tuple[Event, ...]:
         """Return a message's events, oldest first."""
+        ...
+
+    def events_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
+        """Return the next events of all messages after event `seq`, oldest first.
+
+        An event that is committed later has a higher seq: who goes on from the last one misses
+        none, but those of messages that were purged meanwhile.
+        """
+        ...
+
+    def latest_event_seq(self) -> int:
+        """Return the seq of the latest event ever, or 0: what comes after it is new."""
+        ...
+
+    def suppressions(self, limit: int, after: str = "") -> tuple[Suppression, ...]:
+        """Return suppressed addresses in their order, those after `after`."""
         ...
 
     def ledger(self) -> Ledger:

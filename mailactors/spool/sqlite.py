@@ -1,7 +1,8 @@
 """The spool in one SQLite file, or in memory for the simulator.
 
 Owns the connection, its lock and its transactions; what each command does is in
-`sqlite_flow` and `sqlite_upkeep`, what may be asked in `sqlite_questions`. Durable means WAL with
+`sqlite_accept`, `sqlite_flow`, `sqlite_upkeep`, `sqlite_suppressions` and `sqlite_retention`, what
+may be asked in `sqlite_questions`. Durable means WAL with
 `synchronous=FULL`: at a hundred commands a commit it costs what less would cost.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
@@ -16,8 +18,11 @@ from typing import Any, Final, Self
 import apsw
 
 from mailactors.spool import sqlite_flow as flow
+from mailactors.spool import sqlite_suppressions as suppressions
 from mailactors.spool import sqlite_upkeep as upkeep
+from mailactors.spool.backup import backup_spool, copy_database
 from mailactors.spool.migrations import apply_migration, find_missing, load_migrations
+from mailactors.spool.operations import Purge, Purged, Retry, Suppress, Unsuppress
 from mailactors.spool.port import (
     Accept,
     AcceptMany,
@@ -39,7 +44,9 @@ from mailactors.spool.port import (
     SpoolSchemaError,
 )
 from mailactors.spool.questions import Questions
+from mailactors.spool.sqlite_accept import accept_all, retry
 from mailactors.spool.sqlite_questions import DISK_ERRORS, SqliteQuestions
+from mailactors.spool.sqlite_retention import purge
 
 MEMORY: Final = ":memory:"
 CACHE_KIB: Final = 8_000
@@ -54,7 +61,6 @@ WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 _SYNCHRONOUS_FULL: Final = 2
 
 _APPLY: Final[dict[type[Any], Callable[[apsw.Connection, Any, float], Result]]] = {
-    Accept: flow.accept,
     AcceptMany: flow.accept_many,
     Claim: flow.claim,
     Intend: flow.intend,
@@ -65,7 +71,12 @@ _APPLY: Final[dict[type[Any], Callable[[apsw.Connection, Any, float], Result]]] 
     Resolve: upkeep.resolve,
     Cancel: upkeep.cancel,
     Recover: upkeep.recover,
+    Retry: retry,
+    Suppress: suppressions.suppress,
+    Unsuppress: suppressions.unsuppress,
+    Purge: purge,
 }
+"""Every command but `Accept`, of which neighbours are applied together."""
 
 
 class SqliteStore(SqliteQuestions):
@@ -127,7 +138,7 @@ class SqliteStore(SqliteQuestions):
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
-            results = [_APPLY[type(command)](db, command, now) for command in commands]
+            results = _execute(db, commands, now)
             db.execute("COMMIT")
         except apsw.FullError as error:
             self._roll_back()
@@ -139,7 +150,9 @@ class SqliteStore(SqliteQuestions):
         except BaseException:
             self._roll_back()
             raise
-        if self._wal_pages >= CHECKPOINT_PAGES:
+        if any(map(_is_last_of_a_purge, results)):
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        elif self._wal_pages >= CHECKPOINT_PAGES:
             self._checkpoint()
         return results
 
@@ -151,6 +164,19 @@ class SqliteStore(SqliteQuestions):
         db.pragma("query_only", True)
         self._readers.append(db)
         return SqliteQuestions(db)
+
+    def backup(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy all that is committed when it begins to a new file; the writer goes on meanwhile.
+
+        Raises: SpoolError if the file exists, or cannot be written; then there is none.
+        """
+        if self._path != MEMORY:
+            backup_spool(self._path, path, progress)
+            return
+        try:
+            copy_database(self._db, path, progress)
+        except apsw.Error as error:
+            raise SpoolError(f"the spool cannot be copied to {path}: {error}") from error
 
     def close(self) -> None:
         """Close the file and give up its lock."""
@@ -164,12 +190,12 @@ class SqliteStore(SqliteQuestions):
         self._wal_pages = pages
         return apsw.SQLITE_OK
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, mode: int = apsw.SQLITE_CHECKPOINT_PASSIVE) -> None:
         # The commit before it stands. But an fsync that failed may not be tried again: the
         # second one succeeds over pages that the system has dropped.
         self._wal_pages = 0
         try:
-            self._db.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._db.wal_checkpoint(mode=mode)
         except (apsw.FullError, apsw.BusyError):
             pass  # the log grows until there is room, or the reader has gone
         except apsw.Error as error:
@@ -180,6 +206,24 @@ class SqliteStore(SqliteQuestions):
         if self._db.in_transaction:
             with contextlib.suppress(apsw.Error):
                 self._db.execute("ROLLBACK")
+
+
+def _execute(db: apsw.Connection, commands: Sequence[Command], now: float) -> list[Result]:
+    results: list[Result] = []
+    for kind, run in itertools.groupby(commands, type):
+        if kind is Accept:
+            accepts = [command for command in run if isinstance(command, Accept)]
+            results += accept_all(db, accepts, now)
+        else:
+            results += [_APPLY[kind](db, command, now) for command in run]
+    return results
+
+
+def _is_last_of_a_purge(result: Result) -> bool:
+    # Then the pages that were given back are cut off the file, and its log is emptied.
+    return (
+        isinstance(result, Purged) and result.messages + result.bodies > 0 and not result.has_more
+    )
 
 
 def _connect(path: str) -> apsw.Connection:
@@ -193,6 +237,7 @@ def _connect(path: str) -> apsw.Connection:
 
 def _configure(db: apsw.Connection, expect_journal: str) -> None:
     db.pragma("page_size", PAGE_BYTES)
+    db.pragma("auto_vacuum", "INCREMENTAL")  # of a new file: an old one stays as it was made
     db.pragma("foreign_keys", False)  # nothing deletes a parent; the checks would cost each insert
     db.pragma("journal_size_limit", WAL_BYTES_MAX)
     db.pragma("synchronous", "FULL")

@@ -1,4 +1,4 @@
-"""The common way of a message through an SQLite spool: accept, claim, intend, settle; release.
+"""The common way of a message through an SQLite spool: claim, intend, settle; release.
 
 Every change of a delivery's state is a conditional UPDATE that names the states it may come from,
 so that what `lifecycle.NEXT` does not have cannot happen, whatever order the commands come in.
@@ -12,20 +12,12 @@ from typing import Any, Final
 import apsw
 
 from mailactors.model.lifecycle import FINAL, NEXT, State, check_transition
-from mailactors.model.message import domain_of
 from mailactors.spool.port import (
-    Accept,
-    AcceptedMany,
-    AcceptMany,
     Claim,
     Claimed,
-    Conflict,
     Intend,
     Intended,
-    Key,
     Lease,
-    Progress,
-    Receipt,
     Release,
     Settle,
     Settled,
@@ -41,11 +33,10 @@ from mailactors.spool.sqlite_rows import (
     to_json,
     unpack_progress,
 )
+from mailactors.spool.sqlite_suppressions import suppress_bounced, withdraw_suppressed
 
 RECOVERED: Final = "unknown"
 """The outcome of an attempt that `Recover` closed; a real outcome may still come, late."""
-
-_NO_PROGRESS: Final = pack_progress(Progress())
 
 
 def _settled_from(target: State) -> tuple[str, str]:
@@ -60,86 +51,6 @@ _SETTLED_FROM: Final = {target: _settled_from(target) for target in State}
 
 _WITH_DUE_AT: Final = frozenset({State.READY, State.DEFERRED, State.UNCERTAIN})
 """A step to any other state leaves the time as it was: a kept lease keeps its place."""
-
-
-def accept(db: apsw.Connection, command: Accept, now: float) -> Receipt | Conflict:
-    """Store a message, its deliveries, its key and its first event, or know it again."""
-    key = command.key
-    known = _known(db, key, command.message.id, now)
-    if known is not None:
-        return known
-    message = command.message
-    seq = _insert_message(db, command)
-    db.execute("INSERT INTO contents VALUES (?, ?)", (seq, command.packed))
-    due_at = max(message.not_before, message.accepted_at)
-    db.executemany(
-        "INSERT INTO deliveries (seq, n, recipient, domain, stream, state, due_at, updated_at)"
-        " VALUES (?, ?, ?, ?, ?, 'ready', ?, ?)",
-        [
-            (seq, n, recipient, domain_of(recipient), message.stream, due_at, now)
-            for n, recipient in enumerate(message.envelope.recipients)
-        ],
-    )
-    db.execute(
-        "INSERT OR REPLACE INTO keys VALUES (?, ?, ?, ?, ?)",
-        (key.scope, key.key, key.fingerprint, seq, key.expires_at),
-    )
-    record(db, seq, now, "accepted", {})
-    return Receipt(
-        seq, message.id, message.message_id, command.client_id, message.accepted_at, is_replay=False
-    )
-
-
-def accept_many(db: apsw.Connection, command: AcceptMany, now: float) -> AcceptedMany:
-    """Accept several, one after the other."""
-    return AcceptedMany(tuple(accept(db, each, now) for each in command.accepts))
-
-
-def _known(db: apsw.Connection, key: Key, id_: str, now: float) -> Receipt | Conflict | None:
-    rows = fetch(
-        db,
-        "SELECT fingerprint, keys.expires_at, open_count,"
-        " seq, id, message_id, client_id, accepted_at"
-        " FROM keys JOIN messages USING (seq) WHERE scope = ? AND key = ?",
-        (key.scope, key.key),
-    )
-    if not rows:
-        return None
-    ((fingerprint, expires_at, open_count, seq, stored_id, *stored),) = rows
-    message_id, client_id, accepted_at = stored
-    receipt = Receipt(seq, stored_id, message_id, client_id, accepted_at, is_replay=True)
-    # The same id is the same command again, however long ago its key ran out.
-    if now >= expires_at and open_count == 0 and receipt.id != id_:
-        return None
-    return receipt if fingerprint == key.fingerprint else Conflict(receipt.id)
-
-
-def _insert_message(db: apsw.Connection, command: Accept) -> int:
-    message = command.message
-    recipients_total = len(message.envelope.recipients)
-    db.execute(
-        "INSERT INTO messages (id, client_id, message_id, stream, sender, subject, date_s,"
-        " accepted_at, not_before, expires_at, size_bytes, digest, recipients_total, open_count,"
-        " progress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            message.id,
-            command.client_id,
-            message.message_id,
-            message.stream,
-            message.envelope.sender,
-            message.content.subject,
-            message.date_s,
-            message.accepted_at,
-            message.not_before,
-            message.expires_at,
-            len(command.packed),
-            command.digest,
-            recipients_total,
-            recipients_total,
-            _NO_PROGRESS,
-        ),
-    )
-    return db.last_insert_rowid()
 
 
 def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
@@ -158,7 +69,7 @@ def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
     ):
         recipients[seq].append((n, recipient))
     rows = db.execute(
-        "SELECT seq, id, stream, recipients_total, attempts, progress, accepted_at, expires_at,"
+        "SELECT seq, id, stream, max(recipients_total, envelope_total), attempts, progress, accepted_at, expires_at,"
         " size_bytes FROM messages WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
         (seqs,),
     )
@@ -217,7 +128,7 @@ def release(db: apsw.Connection, command: Release, now: float) -> Settled:
         ],
     )
     if count and command.error:
-        finish(db, command.seq, count)
+        finish(db, command.seq, count, now)
         record(db, command.seq, now, "failed", {"error": command.error, "ns": command.ns})
     return Settled(is_stale=count == 0)
 
@@ -248,7 +159,8 @@ def intend(db: apsw.Connection, command: Intend, now: float) -> Intended | Withd
         if expires_at <= now:
             _expire_leased(db, command, now)
             return Withdrawn()
-        if not _open_attempt(db, command, chosen, digest, now):
+        chosen = withdraw_suppressed(db, command.seq, chosen, now)
+        if not chosen or not _open_attempt(db, command, chosen, digest, now):
             return Withdrawn()
         moved = (command.provider, command.attempt_id, now)
         db.executemany(
@@ -289,7 +201,7 @@ def _expire_leased(db: apsw.Connection, command: Intend, now: float) -> None:
         [(now, command.seq, n, command.epoch) for n in command.ns],
     )
     if count:
-        finish(db, command.seq, count)
+        finish(db, command.seq, count, now)
         record(db, command.seq, now, "expired", {"rule": "deadline at the intent"})
 
 
@@ -357,13 +269,15 @@ def _settle_steps(db: apsw.Connection, command: Settle, now: float) -> int:
         if db.changes():
             matched += 1
             final += step.state in FINAL
+            suppress_bounced(db, command.seq, step, now)
         else:
             _check_stale(db, command, step)
     if matched:
         db.execute(
-            "UPDATE messages SET open_count = open_count - ?, attempts = attempts + ?,"
-            " progress = ? WHERE seq = ?",
-            (final, tries, pack_progress(command.progress), command.seq),
+            "UPDATE messages SET open_count = open_count - ?1,"
+            " final_at = iif(open_count = ?1, ?2, NULL), attempts = attempts + ?3,"
+            " progress = ?4 WHERE seq = ?5",
+            (final, now, tries, pack_progress(command.progress), command.seq),
         )
     return matched
 

@@ -30,7 +30,7 @@ DISK_ERRORS: Final = (
 
 _MESSAGE_COLUMNS: Final = (
     "seq, id, client_id, message_id, stream, sender, subject,"
-    " accepted_at, not_before, expires_at, attempts, declared_risks"
+    " accepted_at, not_before, expires_at, attempts, declared_risks, retry_of"
 )
 _NAMED: Final = (
     f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq IN"  # noqa: S608
@@ -42,10 +42,29 @@ _NEWEST: Final = (
     f"SELECT {_MESSAGE_COLUMNS} FROM messages"  # noqa: S608
     " WHERE seq < ? ORDER BY seq DESC LIMIT ?"
 )
+_LISTED: Final = (
+    f"SELECT {_MESSAGE_COLUMNS} FROM messages"  # noqa: S608
+    " WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq DESC"
+)
+_FEED: Final = """
+    SELECT events.seq, at, kind, facts, id, stream
+    FROM events JOIN messages ON messages.seq = events.message_seq
+    WHERE events.seq > ? ORDER BY events.seq LIMIT ?
+"""
+_SUPPRESSIONS: Final = """
+    SELECT address, reason, source, created_at FROM suppressions
+    WHERE address > ? ORDER BY address LIMIT ?
+"""
 _DELIVERIES: Final = """
     SELECT seq, n, recipient, state, provider, attempts, due_at, updated_at, error
     FROM deliveries WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq, n
 """
+_ACCEPTED: Final = """
+    SELECT purged_accepted + ifnull(sum(recipients_total), 0),
+      purged_risks + ifnull(sum(declared_risks), 0)
+    FROM spool LEFT JOIN messages
+"""
+_STATES: Final = "SELECT state, count(*) FROM deliveries GROUP BY state ORDER BY state"
 _PENDING: Final = """
     SELECT deliveries.stream, state, count(*)
     FROM messages CROSS JOIN deliveries ON deliveries.seq = messages.seq
@@ -58,6 +77,11 @@ _ATTEMPTS: Final = """
     WHERE provider = ?1 AND started_at IS NOT NULL AND started_at >= ?2
     GROUP BY bucket ORDER BY bucket
 """
+
+
+def _status(row: tuple[Any, ...], deliveries: list[DeliveryStatus]) -> MessageStatus:
+    *columns, retry_of = row
+    return MessageStatus(*columns, tuple(deliveries), retry_of)
 
 
 class SqliteQuestions:
@@ -90,14 +114,11 @@ class SqliteQuestions:
     def ledger(self) -> Ledger:
         """Return the accounting identity over all deliveries."""
         with self._snapshot() as db:
-            ((accepted, declared_risks),) = db.execute(
-                "SELECT ifnull(sum(recipients_total), 0), ifnull(sum(declared_risks), 0)"
-                " FROM messages"
-            )
-            states = dict(
-                db.execute("SELECT state, count(*) FROM deliveries GROUP BY state ORDER BY state")
-            )
-        return Ledger(accepted=accepted, states=states, declared_risks=declared_risks)
+            ((accepted, declared_risks),) = fetch(db, _ACCEPTED)
+            states = dict(db.execute(_STATES))
+            purged = dict(db.execute("SELECT state, deliveries FROM purged ORDER BY state"))
+        total = {state: states.get(state, 0) + purged.get(state, 0) for state in states | purged}
+        return Ledger(accepted, dict(sorted(total.items())), declared_risks, sum(purged.values()))
 
     def pending_counts(self) -> dict[str, dict[str, int]]:
         """Return the number of pending deliveries by stream, then by state."""
@@ -112,15 +133,46 @@ class SqliteQuestions:
         with self._snapshot() as db:
             return dict(db.execute(_ATTEMPTS, (provider, since, bucket_s)))
 
+    def messages(self, filters: Filters, limit: int, before_seq: int | None) -> Page:
+        """Return up to `limit` messages that the filters let through, older than `before_seq`."""
+        with self._snapshot() as db:
+            seqs, next_before_seq = find_seqs(db, filters, limit, before_seq)
+            messages = self._read(db, _LISTED, to_json(seqs))
+        return Page(messages, next_before_seq)
+
+    def events_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
+        """Return the next events of all messages after event `seq`, oldest first."""
+        with self._snapshot() as db:
+            rows = fetch(db, _FEED, (seq, limit))
+        return tuple(
+            FeedEvent(event_seq, at, kind, msgspec.json.decode(facts), id_, stream)
+            for event_seq, at, kind, facts, id_, stream in rows
+        )
+
+    def latest_event_seq(self) -> int:
+        """Return the seq of the latest event ever, or 0: what comes after it is new."""
+        with self._snapshot() as db:
+            return db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").get or 0
+
+    def suppressions(self, limit: int, after: str = "") -> tuple[Suppression, ...]:
+        """Return suppressed addresses in their order, those after `after`."""
+        with self._snapshot() as db:
+            rows = fetch(db, _SUPPRESSIONS, (after, limit))
+        return tuple(Suppression(*row) for row in rows)
+
     def _messages(self, sql: str, *bindings: str | int) -> tuple[MessageStatus, ...]:
         with self._snapshot() as db:
-            rows = fetch(db, sql, bindings)
-            deliveries: dict[int, list[DeliveryStatus]] = {row[0]: [] for row in rows}
-            for seq, n, recipient, state, *rest in db.execute(
-                _DELIVERIES, (to_json(list(deliveries)),)
-            ):
-                deliveries[seq].append(DeliveryStatus(n, recipient, State(state), *rest))
-        return tuple(MessageStatus(*(*row, tuple(deliveries[row[0]]))) for row in rows)
+            return self._read(db, sql, *bindings)
+
+    @staticmethod
+    def _read(db: apsw.Connection, sql: str, *bindings: str | int) -> tuple[MessageStatus, ...]:
+        rows = fetch(db, sql, bindings)
+        deliveries: dict[int, list[DeliveryStatus]] = {row[0]: [] for row in rows}
+        for seq, n, recipient, state, *rest in db.execute(
+            _DELIVERIES, (to_json(list(deliveries)),)
+        ):
+            deliveries[seq].append(DeliveryStatus(n, recipient, State(state), *rest))
+        return tuple(_status(row, deliveries[row[0]]) for row in rows)
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[apsw.Connection]:

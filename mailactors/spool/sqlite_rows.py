@@ -33,9 +33,13 @@ def execute_each(db: apsw.Connection, sql: str, rows: Sequence[tuple[Any, ...]])
     return db.total_changes() - before
 
 
-def finish(db: apsw.Connection, seq: int, count: int) -> None:
+def finish(db: apsw.Connection, seq: int, count: int, now: float) -> None:
     """Take deliveries that became final off their message's open ones."""
-    db.execute("UPDATE messages SET open_count = open_count - ? WHERE seq = ?", (count, seq))
+    db.execute(
+        "UPDATE messages SET open_count = open_count - ?1,"
+        " final_at = iif(open_count = ?1, ?2, NULL) WHERE seq = ?3",
+        (count, now, seq),
+    )
 
 
 def record(db: apsw.Connection, seq: int, now: float, kind: str, facts: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from mailactors.spool.port import (
 )
 from mailactors.spool.sqlite_flow import RECOVERED
 from mailactors.spool.sqlite_rows import fetch, finish, pack_progress, record, unpack_progress
+from mailactors.spool.sqlite_suppressions import suppress_bounced
 
 
 def expire(db: apsw.Connection, command: Expire, now: float) -> Expired:
@@ -43,7 +44,7 @@ def expire(db: apsw.Connection, command: Expire, now: float) -> Expired:
             " WHERE seq = ? AND state IN ('ready', 'deferred', 'leased')",
             (now, seq),
         )
-        finish(db, seq, db.changes())
+        finish(db, seq, db.changes(), now)
         record(db, seq, now, "expired", {"rule": "deadline"})
     if len(rows) > command.limit:
         next_expiry_at = rows[-1][2]
@@ -68,7 +69,7 @@ def cancel(db: apsw.Connection, command: Cancel, now: float) -> Cancelled:
         (now, seq),
     )
     if count := db.changes():
-        finish(db, seq, count)
+        finish(db, seq, count, now)
         record(db, seq, now, "cancelled", {})
     ((cancelled_count, total),) = fetch(
         db,
@@ -127,15 +128,19 @@ def resolve(db: apsw.Connection, command: Resolve, now: float) -> Settled:
             " WHERE seq = ? AND n = ? AND state = 'uncertain'",
             (step.state.value, step.due_at, step.error, now, command.seq, step.n),
         )
-        matched += db.changes()
-        final += db.changes() if step.state in FINAL else 0
+        if db.changes():
+            matched += 1
+            final += step.state in FINAL
+            suppress_bounced(db, command.seq, step, now)
     if not matched:
         return Settled(is_stale=True)
     db.execute(
-        "UPDATE messages SET open_count = open_count - ?, declared_risks = declared_risks + ?,"
-        " progress = ? WHERE seq = ?",
+        "UPDATE messages SET open_count = open_count - ?1,"
+        " final_at = iif(open_count = ?1, ?2, NULL), declared_risks = declared_risks + ?3,"
+        " progress = ?4 WHERE seq = ?5",
         (
             final,
+            now,
             matched if command.is_risk else 0,
             pack_progress(command.progress),
             command.seq,

@@ -27,7 +27,7 @@ from mailactors.dispatch.breaker import (
     open_time_s,
     probes_free,
 )
-from mailactors.dispatch.lane import Done, Gate, LaneMessage, Pause, Phase, Reset
+from mailactors.dispatch.lane import Done, Gate, LaneMessage, Pause, Reset, Stage
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
@@ -653,7 +653,7 @@ async def test_a_successor_knows_the_ages_of_what_the_provider_has_under_way(
     attempts = [make_attempt(bench.lane, number) for number in range(10)]
     await bench.say(*attempts)
     for attempt in attempts:
-        attempt.phase = Phase.SENDING
+        attempt.stage = Stage.SENDING
         bench.lane.underway[attempt.id] = attempt
     await trio.sleep(7.0)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailactors.dispatch.breaker import BreakerActor, BreakerSettings
-from mailactors.dispatch.lane import Attempt, Done, Gate, Lane, Phase, Reset
+from mailactors.dispatch.lane import Attempt, Done, Gate, Lane, Reset, Stage
 from mailactors.dispatch.limiter import LimiterActor, Quota
 from mailactors.dispatch.provider import INTENT_WITHIN_S, ProviderActor
 from mailactors.errors import MailactorsError
@@ -192,7 +192,7 @@ class Bench:
         assert {} == self.lane.underway
         assert self.lane.concurrency_max == self.lane.slots_free
         boxes = [self.lane.limiter, self.lane.breaker, self.lane.provider]
-        assert [0, 0, 0] == [len(mailbox) for mailbox in boxes]
+        assert [0, 0, 0] == [mailbox.waiting for mailbox in boxes]
 
 
 async def test_an_attempt_goes_down_and_its_end_comes_up(
@@ -298,7 +298,7 @@ async def test_a_breaker_that_misses_an_outcome_still_lets_the_limiter_hear_of_i
     bench.send()
     await trio.sleep(1.0)
 
-    assert LATENCY_S + 30.0 == bench.lane.pace.value.next_permit_s
+    assert 30.0 <= bench.lane.pace.value.next_permit_s - LATENCY_S <= 33.0
 
 
 # The provider dies at each phase
@@ -312,7 +312,7 @@ async def test_a_provider_that_dies_while_sending_leaves_an_uncertain_attempt(
 
     attempts = bench.send(3)
     await trio.sleep(LATENCY_S / 2)
-    assert {Phase.SENDING} == {attempt.phase for attempt in attempts}
+    assert {Stage.SENDING} == {attempt.stage for attempt in attempts}
     await bench.crash("provider")
     await trio.sleep(1.0)
 
@@ -332,7 +332,7 @@ async def test_a_provider_that_dies_before_the_intent_has_not_sent(
     await trio.sleep(1.0)
     await bench.crash("provider")
 
-    assert {Phase.INTENDING} == {attempt.phase for attempt in attempts}
+    assert {Stage.INTENDING} == {attempt.stage for attempt in attempts}
     assert [CRASHED] * 2 == bench.outcomes_seen
     assert 0 == bench.provider.calls
     bench.assert_settled(attempts)
@@ -349,7 +349,7 @@ async def test_a_provider_that_dies_while_connecting_has_not_sent(
     await trio.sleep(1.0)
     await bench.crash("provider")
 
-    assert Phase.CONNECTING is attempts[0].phase
+    assert Stage.CONNECTING is attempts[0].stage
     assert [CRASHED] == bench.outcomes_seen
     assert [] == bench.intents
     bench.assert_settled(attempts)

@@ -22,9 +22,9 @@ from mailactors.dispatch.lane import (
     Health,
     LaneMessage,
     Pause,
-    Phase,
     Reset,
     Resume,
+    Stage,
 )
 from mailactors.dispatch.limiter import (
     RETRY_AFTER_MAX_S,
@@ -119,7 +119,7 @@ def drive(state: LimiterState, begin_s: float, script: Sequence[Op]) -> list[flo
                 out.append(now_s)
         if op.back is not None and out:
             permit_s = out.pop(op.which % len(out))
-            decide_return(state, permit_s, op.back, now_s)
+            decide_return(state, permit_s, op.back, now_s, 0.0)
             if op.back != IGNORED:
                 used.append(permit_s)
     return sorted(used + out)
@@ -196,7 +196,7 @@ def test_ignored_attempts_cost_nothing(quota: Quota, script: list[Op]) -> None:
     for op in script:
         now_s = moment_after(state, now_s, op.gap)
         assert decide_take(state, now_s) is None
-        decide_return(state, now_s, IGNORED, now_s)
+        decide_return(state, now_s, IGNORED, now_s, 0.0)
 
     assert now_s == next_permit_s(state, now_s)
     assert all(window.total == 0 for window in state.windows)
@@ -234,8 +234,8 @@ def test_two_permits_of_different_times_are_both_given_back() -> None:
     decide_take(state, 5.0)
     decide_take(state, 6.0)
 
-    decide_return(state, 5.0, IGNORED, 7.0)
-    decide_return(state, 6.0, IGNORED, 7.0)
+    decide_return(state, 5.0, IGNORED, 7.0, 0.0)
+    decide_return(state, 6.0, IGNORED, 7.0, 0.0)
 
     assert 7.0 == next_permit_s(state, 7.0)
     assert 2 == permits_now(state)
@@ -246,9 +246,9 @@ def test_spacing_is_undone_for_the_latest_permit_only() -> None:
     decide_take(state, 0.0)
     decide_take(state, 10.0)
 
-    decide_return(state, 0.0, IGNORED, 11.0)
+    decide_return(state, 0.0, IGNORED, 11.0, 0.0)
     after_the_first = next_permit_s(state, 11.0)
-    decide_return(state, 10.0, IGNORED, 11.0)
+    decide_return(state, 10.0, IGNORED, 11.0, 0.0)
     after_both = next_permit_s(state, 11.0)
 
     assert (20.0, 11.0) == (after_the_first, after_both)
@@ -279,16 +279,16 @@ def test_a_provider_that_says_when_to_come_back_closes_the_limiter(
     state = new_state(Quota())
     decide_take(state, 0.0)
 
-    decide_return(state, permit_s, outcome, 5.0)
+    decide_return(state, permit_s, outcome, 5.0, 0.0)
 
     assert 5.0 + closed_s == next_permit_s(state, 5.0)
 
 
 def test_a_shorter_wait_does_not_cut_a_longer_one() -> None:
     state = new_state(Quota())
-    decide_return(state, None, Deferred(Scope.PROVIDER, REASON, 30.0), 0.0)
+    decide_return(state, None, Deferred(Scope.PROVIDER, REASON, 30.0), 0.0, 0.0)
 
-    decide_return(state, None, TOO_FAST, 1.0)
+    decide_return(state, None, TOO_FAST, 1.0, 0.0)
 
     assert 30.0 == next_permit_s(state, 1.0)
 
@@ -451,7 +451,7 @@ async def test_a_reset_lifts_what_the_provider_asked_for(
 
     await bench.say(Reset())
 
-    assert 600.0 == closed.next_permit_s
+    assert 600.0 <= closed.next_permit_s <= 660.0
     assert bench.lane.pace.value.next_permit_s <= 0.0
 
 
@@ -471,7 +471,7 @@ async def test_a_crash_neither_resumes_a_pause_nor_forgets_a_retry_after(
     await throttled.say(end, throttled.attempt(2))
 
     assert paused.lane.pace.value.is_paused
-    assert 600.0 == throttled.lane.pace.value.next_permit_s
+    assert 600.0 <= throttled.lane.pace.value.next_permit_s <= 660.0
 
 
 async def test_a_crash_does_not_give_permits_again_that_are_not_yet_in_the_spool(
@@ -482,7 +482,7 @@ async def test_a_crash_does_not_give_permits_again_that_are_not_yet_in_the_spool
     await bench.start(nursery)
     queued, connecting = bench.attempt(1), bench.attempt(2)
     await bench.say(queued, connecting)
-    connecting.phase = Phase.CONNECTING
+    connecting.stage = Stage.CONNECTING
 
     await bench.say(Reset())
     after_crash = bench.lane.pace.value.permits

@@ -6,29 +6,46 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
 
 from mailactors.intake.admission import Rules, Stream, submission_fingerprint
-from mailactors.intake.door import ACCEPT_WITHIN_S, FINGERPRINT_SCOPE, Door
+from mailactors.intake.door import ACCEPT_WITHIN_S, FINGERPRINT_SCOPE, NEARLY_FULL_RETRY_S, Door
 from mailactors.intake.registry import RETRY_AFTER_S, Submit
 from mailactors.intake.submission import (
     IntakeError,
     KeyConflictError,
     OverloadedError,
+    RateLimitedError,
     StoppingError,
+    Submission,
     SubmissionRejectedError,
 )
 from mailactors.model.message import Address, fingerprint
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError
-from mailactors.spool.actor import SpoolSignals
-from mailactors.spool.port import Accept, Conflict, Receipt, SpoolFullError
+from mailactors.spool.actor import Room, SpoolSignals
+from mailactors.spool.port import (
+    Accept,
+    AcceptedMany,
+    AcceptMany,
+    Conflict,
+    Receipt,
+    SpoolFullError,
+)
 from tests.gateways import EPOCH_S, NotingJournal, letter, make_ports
 
-RULES = Rules(Address("me@sender.example"), {"mail": Stream(3600.0)}, 86400.0, 60.0)
+RULES = Rules(
+    default_from=Address("me@sender.example"),
+    streams={"mail": Stream(3600.0)},
+    key_window_s=86400.0,
+    fingerprint_window_s=60.0,
+    backlog_max=100,
+    free_bytes_min=1_000_000,
+)
 
 
 @dataclass
@@ -38,21 +55,33 @@ class Rig:
     capacity: int = 10
     signals: SpoolSignals = field(default_factory=SpoolSignals)
     ports: Ports = field(default_factory=make_ports)
+    rules: Rules = RULES
 
     def __post_init__(self) -> None:
         self.registry: Mailbox[Submit] = Mailbox("registry", self.capacity, lambda _s, _e: None)
-        self.door = Door(RULES, self.registry, self.signals, self.ports)
+        self.door = Door(self.rules, self.registry, self.signals, self.ports)
 
     async def submitted(self) -> Submit:
         await self.registry.wait()
         (submit,) = self.registry.take()
         return submit
 
+    async def offered(self, submission: Submission) -> Accept:
+        """Return the command that a submission becomes; nobody answers it."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.door.submit, submission)
+            submitted = await self.submitted()
+            nursery.cancel_scope.cancel()
+        assert isinstance(submitted.accept, Accept)
+        return submitted.accept
+
 
 @contextlib.asynccontextmanager
-async def answering(answer: Receipt | Conflict | Exception | None) -> AsyncIterator[Rig]:
+async def answering(
+    answer: Receipt | Conflict | Exception | None, rules: Rules = RULES
+) -> AsyncIterator[Rig]:
     """Run a registry that answers everything alike; None makes a receipt of each message."""
-    rig = Rig()
+    rig = Rig(rules=rules)
 
     async def serve() -> None:
         while True:
@@ -60,7 +89,7 @@ async def answering(answer: Receipt | Conflict | Exception | None) -> AsyncItera
             if isinstance(answer, Exception):
                 submit.reply.fail(answer)
             else:
-                submit.reply.resolve(answer or receipt_of(submit.accept))
+                submit.reply.resolve(answer or receipt_of(submit))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve)
@@ -68,7 +97,13 @@ async def answering(answer: Receipt | Conflict | Exception | None) -> AsyncItera
         nursery.cancel_scope.cancel()
 
 
-def receipt_of(accept: Accept) -> Receipt:
+def receipt_of(submit: Submit) -> Receipt:
+    accept = submit.accept
+    assert isinstance(accept, Accept)
+    return receipt(accept)
+
+
+def receipt(accept: Accept) -> Receipt:
     message = accept.message
     return Receipt(1, message.id, message.message_id, accept.client_id, 0.0, is_replay=False)
 
@@ -147,6 +182,61 @@ async def test_a_disk_that_is_known_to_be_full_costs_no_wait(autojump_clock: Moc
         await rig.door.submit(letter())
 
 
+@pytest.mark.parametrize(
+    ("room", "words"),
+    [
+        (Room(free_bytes=RULES.free_bytes_min - 1), "disk is nearly full"),
+        (Room(backlog=RULES.backlog_max), "too many messages are on their way"),
+    ],
+)
+async def test_too_little_room_is_overload_before_it_is_none(room: Room, words: str) -> None:
+    async with answering(None) as rig:
+        rig.signals.room.publish(room)
+        with pytest.raises(OverloadedError, match=words) as caught:
+            await rig.door.submit(letter())
+        assert caught.value.retry_after_s == NEARLY_FULL_RETRY_S
+
+        rig.signals.room.publish(Room(RULES.backlog_max - 1, RULES.free_bytes_min))
+        await rig.door.submit(letter())
+
+
+async def test_the_services_own_limit_holds_in_any_minute(autojump_clock: MockClock) -> None:
+    async with answering(None, msgspec.structs.replace(RULES, per_minute=3)) as rig:
+        for n in range(3):
+            await rig.door.submit(letter(str(n)))
+        assert rig.door.minute_left() == (3, 0)
+
+        with pytest.raises(RateLimitedError) as caught:
+            await rig.door.submit(letter())
+        assert 59 <= caught.value.retry_after_s <= 62
+        await trio.sleep(caught.value.retry_after_s)
+        await rig.door.submit(letter())
+
+        assert rig.door.minute_left() == (3, 2)
+
+
+async def test_many_are_answered_one_by_one_in_their_order() -> None:
+    rig = Rig()
+    got: list[object] = []
+
+    async def submit() -> None:
+        got.extend(await rig.door.submit_many([letter("0"), letter("1", to=()), letter("2")]))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(submit)
+        submitted = await rig.submitted()
+        assert isinstance(submitted.accept, AcceptMany)
+        first, _ = submitted.accept.accepts
+        submitted.reply.resolve(AcceptedMany((receipt(first), Conflict("earlier"))))
+
+    assert [Receipt, SubmissionRejectedError, KeyConflictError] == [type(each) for each in got]
+    assert rig.door.results.counts == {
+        ("accepted",): 1,
+        ("SubmissionRejectedError",): 1,
+        ("KeyConflictError",): 1,
+    }
+
+
 async def test_a_closed_door_says_so_before_it_looks() -> None:
     rig = Rig()
     rig.door.close()
@@ -164,7 +254,7 @@ async def test_a_faulty_submission_goes_no_further() -> None:
     with pytest.raises(SubmissionRejectedError):
         await rig.door.submit(letter(to=()))
 
-    assert len(rig.registry) == 0
+    assert rig.registry.statistics().waiting == 0
 
 
 async def test_what_has_begun_is_answered_though_the_door_is_closed() -> None:
@@ -178,7 +268,7 @@ async def test_what_has_begun_is_answered_though_the_door_is_closed() -> None:
         nursery.start_soon(submit)
         submitted = await rig.submitted()
         rig.door.close()
-        submitted.reply.resolve(receipt_of(submitted.accept))
+        submitted.reply.resolve(receipt_of(submitted))
 
     assert len(got) == 1
 
@@ -191,7 +281,7 @@ async def test_a_client_that_goes_away_takes_nothing_back() -> None:
             submitted = await rig.submitted()
             scope.cancel()
 
-    submitted.reply.resolve(receipt_of(submitted.accept))
+    submitted.reply.resolve(receipt_of(submitted))
 
     assert submitted.reply.is_done
 
@@ -199,7 +289,7 @@ async def test_a_client_that_goes_away_takes_nothing_back() -> None:
 async def test_a_clients_key_is_kept_for_the_long_window() -> None:
     rig = Rig()
 
-    accept = rig.door.admit(letter(key="k", scope="s"))
+    accept = await rig.offered(letter(key="k", scope="s"))
 
     key = accept.key
     assert (key.scope, key.key) == ("s", "k")
@@ -211,7 +301,7 @@ async def test_a_clients_key_is_kept_for_the_long_window() -> None:
 async def test_without_a_key_the_content_is_one_in_a_scope_of_its_own() -> None:
     rig = Rig()
 
-    accept = rig.door.admit(letter(key=None, scope="s"))
+    accept = await rig.offered(letter(key=None, scope="s"))
 
     key = accept.key
     assert key.scope == FINGERPRINT_SCOPE + "s"
@@ -222,12 +312,12 @@ async def test_without_a_key_the_content_is_one_in_a_scope_of_its_own() -> None:
 async def test_every_submission_has_a_marker_of_its_own() -> None:
     rig = Rig()
 
-    ids = {rig.door.admit(letter()).message.id for _ in range(100)}
+    ids = {(await rig.offered(letter())).message.id for _ in range(10)}
 
-    assert len(ids) == 100
+    assert len(ids) == 10
 
 
-async def test_every_refusal_is_an_intake_error() -> None:
+def test_every_refusal_is_an_intake_error() -> None:
     refusals = (SubmissionRejectedError, KeyConflictError, OverloadedError, StoppingError)
 
     assert all(issubclass(refusal, IntakeError) for refusal in refusals)

@@ -28,6 +28,7 @@ from mailactors.spool.actor import (
 )
 from mailactors.spool.port import (
     Accept,
+    AcceptMany,
     Cancel,
     Cancelled,
     Command,
@@ -196,7 +197,8 @@ async def test_streams_with_new_messages_are_signalled_once_a_commit() -> None:
         rig.gate.shut()
         await rig_idle(rig)
         replies = [rig.write(make_accept(f"m{n}", stream="main")) for n in range(3)]
-        replies += [rig.write(make_accept("b", stream="bulk")), rig.write(Expire(1))]
+        many = tuple(make_accept(f"b{n}", stream="bulk") for n in range(3))
+        replies += [rig.write(AcceptMany(many)), rig.write(Expire(1))]
         rig.gate.open()
         for reply in replies:
             await reply.wait(5)
@@ -215,7 +217,7 @@ async def test_new_messages_are_refused_at_once_while_the_disk_is_full(
 ) -> None:
     async with running() as rig:
         rig.store.errors = [SpoolFullError("no room")] * 3
-        replies = [rig.write(make_accept("m1")), rig.write(make_accept("m2"))]
+        replies = [rig.write(make_accept("m1")), rig.write(AcceptMany((make_accept("m2"),)))]
 
         for reply in replies:
             with pytest.raises(SpoolFullError, match="disk is full"):

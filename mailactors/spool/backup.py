@@ -1,0 +1,96 @@
+"""A consistent copy of an SQLite spool, while it is in use by this process or another.
+
+The copy is one snapshot: it holds what was committed when it began. Readers never wait for the
+writer nor it for them; only its log cannot be cut off until the copy is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Final
+
+import apsw
+
+from mailactors.spool.migrations import find_missing, load_migrations
+from mailactors.spool.port import SpoolError
+
+PAGES_A_STEP: Final = 1_000
+"""Pages between two reports of progress (4 MB)."""
+
+BUSY_MS: Final = 5_000
+"""How long to wait for whoever opens the file at this moment."""
+
+Progress = Callable[[int, int], None]
+"""Told pages done and pages in all."""
+
+
+def backup_spool(source: str, path: str, progress: Progress | None = None) -> None:
+    """Copy a spool's file, which another process may have open, to a new one.
+
+    Raises: SpoolError if the source is no spool, or the copy exists or cannot be written.
+    """
+    try:
+        db = apsw.Connection(source, flags=apsw.SQLITE_OPEN_READWRITE)
+        with contextlib.closing(db):
+            db.set_busy_timeout(BUSY_MS)
+            find_missing(db, load_migrations())
+            copy_database(db, path, progress)
+    except apsw.Error as error:
+        raise SpoolError(f"{source} cannot be copied to {path}: {error}") from error
+
+
+def copy_database(db: apsw.Connection, path: str, progress: Progress | None = None) -> None:
+    """Copy what a connection sees now. It appears under its name when it is complete and durable.
+
+    Raises: SpoolError if the file exists; apsw.Error if it cannot be read or written.
+    """
+    if os.path.lexists(path):
+        raise SpoolError(f"{path} exists: a backup never takes another file's place")
+    part = f"{path}.part"
+    try:
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except OSError as error:
+        raise SpoolError(f"{part} cannot be made: {error.strerror}") from error
+    try:
+        with contextlib.closing(apsw.Connection(part)) as copy:
+            _copy_pages(db, copy, progress)
+        _publish(part, path)
+    except OSError as error:
+        raise SpoolError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+
+
+def _copy_pages(db: apsw.Connection, copy: apsw.Connection, progress: Progress | None) -> None:
+    # The open read keeps the snapshot, so that a commit in between does not start it over.
+    is_outermost = not db.in_transaction
+    if is_outermost:
+        db.execute("BEGIN")
+    try:
+        db.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        with copy.backup("main", db, "main") as backup:
+            while not backup.done:
+                backup.step(PAGES_A_STEP)
+                if progress is not None:
+                    progress(backup.page_count - backup.remaining, backup.page_count)
+    finally:
+        if is_outermost:
+            db.execute("ROLLBACK")
+
+
+def _publish(part: str, path: str) -> None:
+    # A link, unlike a renaming, fails if somebody has made the file meanwhile.
+    try:
+        os.link(part, path)
+    except FileExistsError as error:
+        raise SpoolError(f"{path} exists: a backup never takes another file's place") from error
+    except OSError:
+        os.rename(part, path)  # a file system without links
+    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
