@@ -387,26 +387,42 @@ class Client:
         return _sent(self._json(answer), answer.status_code, item)
 
     async def _send_chunk(self, chunk: Sequence[_Item]) -> list[Sent | ClientError]:
-        """Submit up to a thousand; those that may still be accepted are submitted again."""
-        results: list[Sent | ClientError | None] = [None] * len(chunk)
+        """Submit up to a thousand; those that there was no room for are submitted again."""
         patience = _Patience(self._retry_for_s, self._backoff)
-        while True:
-            left = [index for index, known in enumerate(results) if known is None]
+        results = await self._post_batch(chunk)
+        with suppress(UnavailableError):
+            while refused := {i: r for i, r in enumerate(results) if _may_pass(r)}:
+                await patience.rest(next(iter(refused.values())))
+                again = await self._post_batch([chunk[index] for index in refused])
+                for index, result in zip(refused, again, strict=True):
+                    results[index] = result
+        return results
+
+    async def _post_batch(self, items: Sequence[_Item]) -> list[Sent | ClientError]:
+        content = msgspec.json.encode([item.fields_in_batch() for item in items])
+        try:
+            answer = await self._ask("POST", "/v1/messages/batch", content)
+            answers = _read(self._json(answer), _Batch).results
+            if len(answers) != len(items):
+                raise NotAGatewayError(f"{len(items)} messages got {len(answers)} results")
+            return list(map(_result, answers, items))
+        except RejectedError as error:
+            if error.problem.status in {404, 405}:  # an older gateway, without this route
+                return await self._post_each(items)
+            return [error] * len(items)
+        except ClientError as error:
+            return [error] * len(items)
+
+    async def _post_each(self, items: Sequence[_Item]) -> list[Sent | ClientError]:
+        results: list[Sent | ClientError] = []
+        for item in items:
             try:
-                answers = await self._post_batch([chunk[index] for index in left])
-                for index, answer in zip(left, answers, strict=True):
-                    results[index] = _result(answer, chunk[index])
+                results.append(await self._send(item))
+            except UnavailableError as error:
+                return results + [error] * (len(items) - len(results))
             except ClientError as error:
-                answers = []
-                results = [error if known is None else known for known in results]
-            later = [r for r in results if isinstance(r, UnavailableError)]
-            if not answers or not later:
-                return [result for result in results if result is not None]
-            try:
-                await patience.rest(later[0])
-            except UnavailableError:
-                return [result for result in results if result is not None]
-            results = [None if isinstance(r, UnavailableError) else r for r in results]
+                results.append(error)
+        return results
 
     async def _events(self, after: int | None) -> AsyncGenerator[Event, None]:
         """Open the stream again and again."""
@@ -430,3 +446,50 @@ class Client:
                 failure = error
             reader.forget_half()
             await patience.rest(failure)
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        content: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        query: Mapping[str, str | int] | None = None,
+    ) -> httpx2.Response:
+        """Ask until there is an answer that asking again would not change; return a good one."""
+        headers = {"Content-Type": "application/json", **(headers or {})}
+        patience = _Patience(self._retry_for_s, self._backoff)
+        while True:
+            try:
+                with anyio.fail_after(self._timeout_s):
+                    answer = await self._http.request(
+                        method, self._url + path, content=content, headers=headers, params=query
+                    )
+                _check(answer)
+            except (TimeoutError, httpx2.HTTPError) as error:
+                await patience.rest(_failure(error))
+            except UnavailableError as error:
+                await patience.rest(error)
+            else:
+                return answer
+
+
+class _Patience:
+    """How much longer one call goes on trying."""
+
+    def __init__(self, retry_for_s: float, backoff: Backoff) -> None:
+        self._retry_for_s = retry_for_s
+        self._backoff = backoff
+        self.renew()
+
+    def renew(self) -> None:
+        self._attempt = 0
+        self._until_s = anyio.current_time() + self._retry_for_s
+
+    async def rest(self, failure: UnavailableError) -> None:
+        """Sleep before the next try, or raise the failure if there is no time for one."""
+        left_s = self._until_s - anyio.current_time()
+        if left_s <= failure.retry_after_s or not failure.may_pass:
+            raise failure
+        pause_s = self._backoff.pause_s(self._attempt, failure.retry_after_s)
+        self._attempt += 1
+        await anyio.sleep(min(pause_s, left_s))
