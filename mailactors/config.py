@@ -87,6 +87,13 @@ class ServiceSettings(_Frozen):
     """The sender of the short form, which has none."""
     drain_s: Annotated[float, Field(ge=0)] = 10.0
     """How long a stop waits for what is in flight."""
+    per_minute: Annotated[int, Field(gt=0)] | None = None
+    """Messages that the whole service accepts."""
+    backlog_max: Annotated[int, Field(gt=0)] = 1_000_000
+    """Deliveries on their way beyond which nothing new is accepted."""
+    tls_cert: str | None = None
+    """PEM file with the certificate and its chain; with `tls_key` the API speaks HTTPS."""
+    tls_key: str | None = None
 
     @pydantic.field_validator("listen")
     @classmethod
@@ -101,6 +108,21 @@ class ServiceSettings(_Frozen):
     def _is_an_address(cls, default_from: str) -> str:
         normal_address(default_from)
         return default_from
+
+    @pydantic.model_validator(mode="after")
+    def _has_both_halves(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        return self
+
+
+class RetentionSettings(_Frozen):
+    """`[retention]`: when what is over and done is forgotten."""
+
+    final_after_s: Annotated[float, Field(gt=0)] = 30 * 86400.0
+    """Messages that have been final for longer are deleted."""
+    bodies_after_s: Annotated[float, Field(gt=0)] = 3 * 86400.0
+    """Their bodies go earlier: they are most of the space, and other people's secrets."""
 
 
 class IdempotencySettings(_Frozen):
@@ -138,6 +160,7 @@ class Config(pydantic_settings.BaseSettings):
     service: ServiceSettings = ServiceSettings()
     log: LogSettings = LogSettings()
     idempotency: IdempotencySettings = IdempotencySettings()
+    retention: RetentionSettings = RetentionSettings()
     streams: Annotated[dict[str, StreamSettings], Field(min_length=1)] = DEFAULT_STREAMS
     providers: Annotated[dict[str, ProviderSettings], Field(min_length=1)] = DEMO_PROVIDERS
 
@@ -253,6 +276,7 @@ _TABLES: Final[dict[str, tuple[type[pydantic.BaseModel], ...]]] = {
     "service": (ServiceSettings,),
     "log": (LogSettings,),
     "idempotency": (IdempotencySettings,),
+    "retention": (RetentionSettings,),
     "streams.*": (StreamSettings,),
     "providers.*": (SimulatedProviderSettings, SmtpProviderSettings),
     "providers.*.quota": (Quota,),

@@ -6,7 +6,7 @@ providers that they pass in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -26,7 +26,7 @@ from mailactors.model.message import Address
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
-from mailactors.runtime.ports import Ports
+from mailactors.runtime.ports import Clock, Ports
 from mailactors.runtime.supervisor import Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.port import SpoolBrokenError, Store
@@ -34,6 +34,8 @@ from mailactors.spool.reader import SpoolReader
 
 NODE: Final = "single"
 """The node's name in the spool while one process owns it."""
+FREE_BYTES_MIN: Final = 256 * 1024 * 1024
+"""Room on the spool's disk that outcomes and events may need while new messages are refused."""
 OUTCOMES_CAPACITY: Final = 1_000_000
 """The credits of all lanes bound what the dispatcher's mailbox holds; this is never reached."""
 
@@ -67,13 +69,17 @@ class Gateway:
         self._retiring: trio.Nursery | None = None
         lanes: dict[str, Lane] = {}
         outcomes = open_outcomes(lanes, OUTCOMES_CAPACITY)
-        self.desk = DispatchDesk(
-            outcomes, lanes, plans_of(config, store), self.writes, self.signals, NODE
-        )
+        self.desk = DispatchDesk(outcomes, lanes, {}, self.writes, self.signals, NODE)
         for name in config.providers:
             self._open_lane(name)
+        self.desk.plans = plans_of(config, lanes, store.pending_counts())
         self.signals.listen(outcomes.nudge)
         self.supervisor = Supervisor(self._children(store), ports.clock, ports.journal)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock port."""
+        return self.ports.clock
 
     @property
     def lanes(self) -> dict[str, Lane]:
@@ -123,9 +129,7 @@ class Gateway:
             if name not in config.providers and not lane.is_retired:
                 assert self._retiring is not None
                 self._retiring.start_soon(self._retire, lane)
-        plans = plans_of(config)
-        fallback = next(iter(plans.values()))
-        self.desk.plans = dict.fromkeys(self.desk.plans, fallback) | plans
+        self.desk.plans = plans_of(config, self.lanes, self.desk.plans)
         self.door.rules = rules_of(config)
         self.desk.changes.publish(self.desk.changes.value + 1)
         self.ports.journal.note("service.reloaded", providers=list(config.providers))
@@ -239,23 +243,28 @@ def way_out_of(settings: ProviderSettings) -> dict[str, object]:
     return settings.model_dump(exclude=set(LaneSettings.model_fields))
 
 
-def plans_of(config: Config, store: Store | None = None) -> dict[str, Plan]:
+def plans_of(
+    config: Config, lanes: Mapping[str, Lane], left_over: Iterable[str]
+) -> dict[str, Plan]:
     """Return what the dispatcher needs to know of each stream.
 
-    Streams that are configured no more but have messages in the store go by the first one's plan.
+    Streams that are `left_over` in the spool but not configured go by the first one's plan.
     """
-    plans = {
-        name: Plan(
-            config.route(name),
-            stream.failover,
-            stream.on_uncertain,
-            stream.uncertain_wait_s,
-            stream.share,
-        )
-        for name, stream in config.streams.items()
-    }
-    left_over = () if store is None else store.pending_counts()
+    plans = {name: plan_of(config, name, lanes) for name in config.streams}
     return dict.fromkeys(left_over, next(iter(plans.values()))) | plans
+
+
+def plan_of(config: Config, name: str, lanes: Mapping[str, Lane]) -> Plan:
+    """Return what the dispatcher needs to know of one stream."""
+    stream, route = config.streams[name], config.route(name)
+    return Plan(
+        route,
+        stream.failover,
+        stream.on_uncertain,
+        stream.uncertain_wait_s,
+        stream.share,
+        tuple(each for each in route if lanes[each].out.capabilities.own_envelope),
+    )
 
 
 def rules_of(config: Config) -> Rules:
@@ -265,4 +274,7 @@ def rules_of(config: Config) -> Rules:
         {name: Stream(stream.expires_after_s) for name, stream in config.streams.items()},
         config.idempotency.window_s,
         config.idempotency.fingerprint_window_s,
+        config.service.per_minute,
+        config.service.backlog_max,
+        FREE_BYTES_MIN,
     )

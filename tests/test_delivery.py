@@ -291,6 +291,42 @@ async def test_a_relay_that_asks_for_tls_and_a_login_gets_both(fast_clock: MockC
     assert "Letter 1" == parse(arrival)["Subject"]
 
 
+@pytest.mark.slow
+async def test_one_transaction_has_three_fates(fast_clock: MockClock) -> None:
+    refuse = {"gone@example.com": "550 5.1.1 no such user", "busy@example.com": "450 4.2.1 busy"}
+    to = tuple(Address(f"{name}@example.com") for name in ("good", "gone", "busy"))
+    with aiosmtpd_peer(refuse=refuse) as peer, open_store() as store:
+        async with running(make_config({"only": relay(peer.port)}), store) as gateway:
+            await gateway.door.submit(letter(to=to))
+            await wait_for_states(gateway, sent=1, bounced=1, deferred=1)
+            del refuse["busy@example.com"]
+            await wait_for_states(gateway, sent=2, bounced=1)
+            message = await status(gateway, "1")
+        arrivals = peer.arrivals
+
+    assert [("good@example.com",), ("busy@example.com",)] == [a.recipients for a in arrivals]
+    assert {"good@example.com, gone@example.com, busy@example.com"} == {
+        str(parse(arrival)["To"]) for arrival in arrivals
+    }
+    assert ["sent", "bounced", "sent"] == states(message)
+
+
+@pytest.mark.slow
+async def test_a_mime_message_is_passed_on_byte_for_byte(fast_clock: MockClock) -> None:
+    raw = (
+        b"From: Ann <ann@sender.example>\r\nTo: bob@example.com\r\n"
+        b"Subject: =?utf-8?q?odd?=\r\nMessage-ID: <mine@sender.example>\r\n"
+        b"X-Odd:   spaces   kept  \r\n\r\n.leading dot\r\n\ttab\r\n"
+    )
+    with aiosmtpd_peer() as peer, open_store() as store:
+        async with running(make_config({"only": relay(peer.port)}), store) as gateway:
+            await gateway.door.submit(letter(raw=raw, subject="", text=None))
+            await wait_until_sent(gateway, 1)
+        (arrival,) = peer.arrivals
+
+    assert raw == arrival.content
+
+
 def message_ids(peer: Peer) -> set[str]:
     """Return the Message-IDs of what a peer was given, kept or not."""
     return {str(parse(arrival)["Message-ID"]) for arrival in peer.arrivals}

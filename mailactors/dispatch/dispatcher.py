@@ -260,9 +260,8 @@ class DispatcherActor:
     async def _push(self, lease: Lease, *, is_first: bool = False) -> None:
         """Let a message wait for the lanes that may take it; without any it has failed."""
         plan = self._desk.plan(lease.stream)
-        lanes = tuple(
-            name for name in candidates(plan, lease.progress) if self._is_able(name, lease)
-        )
+        able = plan.carrying(len(lease.recipients), lease.recipients_total)
+        lanes = candidates(able, lease.progress)
         if lanes:
             self._waiting.push(lease, lanes, is_first=is_first)
         else:
@@ -272,11 +271,6 @@ class DispatcherActor:
         """Return what is known of a lane; of one that came back under its old name, nothing."""
         view = self._views.get(lane.name)
         return view if view is not None and view.lane is lane else LaneView(lane)
-
-    def _is_able(self, name: str, lease: Lease) -> bool:
-        """Whether a lane can carry what is left of a message's envelope."""
-        is_partial = len(lease.recipients) < lease.recipients_total
-        return self._desk.lanes[name].out.capabilities.own_envelope or not is_partial
 
     def _dispatch(self) -> None:
         """Give lanes what they take now."""

@@ -12,9 +12,8 @@ Source: GCRA, ITU-T I.371 annex A; https://brandur.org/rate-limiting.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, assert_never
 
 import pydantic
@@ -35,12 +34,10 @@ from mailactors.dispatch.lane import (
 from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Scope, Why
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
+from mailactors.runtime.window import Window
 
-BUCKETS: Final = 60
-"""A window is counted in this many parts and one more: at most 1/60 of a quota stays unused."""
 THROTTLE_WAIT_S: Final = 1.0
 """How long to keep away from a provider that said "too fast" without saying for how long."""
-ROUNDING_S: Final = 1e-6
 RETRY_AFTER_JITTER: Final = 0.1
 RETRY_AFTER_MAX_S: Final = 3600.0
 """A longer Retry-After is believed for this long, then asked about again."""
@@ -55,58 +52,6 @@ class Quota(pydantic.BaseModel):
     per_minute: int | None = pydantic.Field(default=None, gt=0)
     per_hour: int | None = pydantic.Field(default=None, gt=0)
     per_day: int | None = pydantic.Field(default=None, gt=0)
-
-
-@dataclass
-class Window:
-    """Permits given in a sliding window, by bucket; counts a little more than the window."""
-
-    length_s: float
-    count_max: int
-    buckets: deque[list[int]] = field(default_factory=deque)
-    """[bucket number, permits given], oldest first."""
-    total: int = 0
-
-    @property
-    def bucket_s(self) -> float:
-        """The length of a bucket."""
-        return self.length_s / BUCKETS
-
-    def forget(self, now_s: float) -> None:
-        """Drop buckets that lie wholly outside the window."""
-        oldest = int(now_s // self.bucket_s) - BUCKETS
-        while self.buckets and self.buckets[0][0] < oldest:
-            self.total -= self.buckets.popleft()[1]
-
-    def add(self, at_s: float, count: int) -> None:
-        """Count permits given at a time not before those counted already."""
-        number = int(at_s // self.bucket_s)
-        if not self.buckets or self.buckets[-1][0] != number:
-            self.buckets.append([number, 0])
-        self.buckets[-1][1] += count
-        self.total += count
-
-    def take_back(self, at_s: float) -> None:
-        """Uncount a permit given at that time; nothing, if it has left the window already."""
-        number = int(at_s // self.bucket_s)
-        for bucket in reversed(self.buckets):
-            if bucket[0] == number and bucket[1] > 0:
-                bucket[1] -= 1
-                self.total -= 1
-                return
-
-    def opens_at_s(self, now_s: float) -> float:
-        """Return when a permit is to be had: now, or when enough buckets have left the window."""
-        self.forget(now_s)
-        if self.total < self.count_max:
-            return now_s
-        left, at_s = self.total, now_s
-        for number, count in self.buckets:
-            if left < self.count_max:
-                break
-            left -= count
-            at_s = (number + BUCKETS + 1) * self.bucket_s
-        return max(at_s, now_s + ROUNDING_S)  # rounding must not make a full window look open
 
 
 @dataclass

@@ -68,13 +68,24 @@ class Preference(enum.StrEnum):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What a stream asks for, as far as a decision needs it. `route` names lanes in order."""
+    """What a stream asks for, as far as a decision needs it. `route` names lanes in order.
+
+    `own_envelope` are those of its lanes that may send to some of a message's recipients only;
+    None for all of them.
+    """
 
     route: tuple[str, ...]
     failover: Failover = Failover.IMMEDIATE
     on_uncertain: Preference = Preference.RESEND
     uncertain_wait_s: float = 60.0
     share: float = 1.0
+    own_envelope: tuple[str, ...] | None = None
+
+    def carrying(self, recipients_count: int, recipients_total: int) -> Plan:
+        """Return the plan with the lanes that can carry so many of a message's recipients."""
+        if recipients_count == recipients_total or self.own_envelope is None:
+            return self
+        return msgspec.structs.replace(self, route=self.own_envelope)
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -166,7 +177,8 @@ def decide_next(
     waiting = [each for each in apart.values() if is_recipients_own(each)]
     progress, rule, onward = lease.progress, f"the provider's answer: {outcome_word(outcome)}", None
     if elsewhere:
-        onward = decide_onward(progress, lane, elsewhere, plan, draw)
+        able = plan.carrying(len(elsewhere), lease.recipients_total)
+        onward = decide_onward(progress, lane, elsewhere, able, draw)
         progress, rule = onward.progress, onward.rule
     elif waiting:
         progress = next_round(progress, prefer=lane)

@@ -45,7 +45,8 @@ _HEADER_ALLOWED: Final = re.compile(
     "|".join([*HEADERS_ALLOWED, "List-[a-z0-9-]+", "X-[a-z0-9-]+"]), re.IGNORECASE
 )
 _HEADER_COMMANDS: Final = re.compile(
-    "X-(?:SMTPAPI|MSYS-API|(?:Mailgun|MC|PM|SES|Sib|Mailin|Mailactors)-.*)", re.IGNORECASE
+    "X-(?:SMTPAPI|MSYS-API|(?:Mailgun|Mailjet|MJ|MC|PM|SES|Sib|Mailin|Mailactors)-.*)",
+    re.IGNORECASE,
 )
 """What vendors obey, and what is ours: a client could undo what its stream's settings say."""
 ADDRESSES_REMEMBERED: Final = 4096

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
+import trio
 
-from mailactors.dispatch.limiter import Window
 from mailactors.intake.admission import Rules, decide_admission, submission_fingerprint
 from mailactors.intake.registry import RETRY_AFTER_S, Submit
 from mailactors.intake.submission import (
+    Fault,
     IntakeError,
     KeyConflictError,
     OverloadedError,
@@ -29,6 +30,7 @@ from mailactors.runtime.mailbox import Mailbox, MailboxFullError
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, DeadlineError, Reply
 from mailactors.runtime.tally import Tally
+from mailactors.runtime.window import Window
 from mailactors.spool.actor import SpoolSignals
 from mailactors.spool.port import (
     Accept,
@@ -82,8 +84,9 @@ class Door:
                 same key will tell).
         """
         try:
-            self._check_room(1)
+            self._check_room()
             accept = self._admit(submission)
+            self._count(1)
             reply = Reply[Result]()
             with _overload_explained():
                 self._registry.put_nowait(Submit(accept, reply))
@@ -102,19 +105,27 @@ class Door:
 
         Raises: OverloadedError, for all of them.
         """
-        self._check_room(len(submissions))
-        admitted = [self._try_to_admit(submission) for submission in submissions]
-        accepts = [each for each in admitted if isinstance(each, Accept)]
-        reply = Reply[Result]()
-        with _overload_explained():
-            self._registry.put_nowait(Submit(AcceptMany(tuple(accepts)), reply))
-            result = await reply.wait(ACCEPT_WITHIN_S)
-        assert isinstance(result, AcceptedMany)
-        receipts = iter(result.results)
+        try:
+            self._check_room()
+            admitted = [await self._try_to_admit(submission) for submission in submissions]
+            accepts = tuple(each for each in admitted if isinstance(each, Accept))
+            self._count(len(accepts))
+            receipts = iter(await self._accept_many(accepts) if accepts else ())
+        except IntakeError as error:
+            self.results.add(type(error).__name__, count=len(submissions))
+            raise
         return [
             self._receipt_or_conflict(each, next(receipts)) if isinstance(each, Accept) else each
             for each in admitted
         ]
+
+    async def _accept_many(self, accepts: tuple[Accept, ...]) -> tuple[Receipt | Conflict, ...]:
+        reply = Reply[Result]()
+        with _overload_explained():
+            self._registry.put_nowait(Submit(AcceptMany(accepts), reply))
+            result = await reply.wait(ACCEPT_WITHIN_S)
+        assert isinstance(result, AcceptedMany)
+        return result.results
 
     def seconds_until_room(self) -> float:
         """Return how long a new message would be refused for now; 0 when there is room."""
@@ -127,25 +138,35 @@ class Door:
         self._minute.forget(self._ports.clock.now_s())
         return self.rules.per_minute, max(0, self.rules.per_minute - self._minute.total)
 
-    def _check_room(self, count: int) -> None:
-        """Raise OverloadedError unless `count` more messages may come in; count them."""
+    def _check_room(self) -> None:
+        """Raise OverloadedError when nothing new may come in."""
         if not self._is_open:
             raise StoppingError
-        rules, room, now_s = self.rules, self._signals.room.value, self._ports.clock.now_s()
+        rules, room = self.rules, self._signals.room.value
         if self.seconds_until_room():
             raise OverloadedError("the spool's disk is full", self.seconds_until_room())
         if room.free_bytes is not None and room.free_bytes < rules.free_bytes_min:
             raise OverloadedError("the spool's disk is nearly full", NEARLY_FULL_RETRY_S)
         if room.backlog >= rules.backlog_max:
             raise OverloadedError("too many messages are on their way", NEARLY_FULL_RETRY_S)
-        if rules.per_minute is not None:
-            self._minute.count_max = rules.per_minute - count + 1
-            opens_at_s = self._minute.opens_at_s(now_s)
-            if opens_at_s > now_s:
-                raise RateLimitedError(rules.per_minute, opens_at_s - now_s)
-            self._minute.add(now_s, count)
 
-    def _try_to_admit(self, submission: Submission) -> Accept | SubmissionRejectedError:
+    def _count(self, count: int) -> None:
+        """Count messages against the service's own limit, or raise when they pass it."""
+        limit, now_s = self.rules.per_minute, self._ports.clock.now_s()
+        if limit is None:
+            return
+        if count > limit:
+            detail = f"{count} messages at once, but the service accepts {limit} a minute"
+            raise SubmissionRejectedError((Fault("", detail),))
+        self._minute.count_max = limit
+        opens_at_s = self._minute.opens_at_s(now_s, count)
+        if opens_at_s > now_s:
+            raise RateLimitedError(limit, opens_at_s - now_s)
+        self._minute.add(now_s, count)
+
+    async def _try_to_admit(self, submission: Submission) -> Accept | SubmissionRejectedError:
+        """Check one of many; others get their turn in between, for this takes its time."""
+        await trio.lowlevel.checkpoint()
         try:
             return self._admit(submission)
         except SubmissionRejectedError as error:

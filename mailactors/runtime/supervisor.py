@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from mailactors.errors import MailactorsError
-from mailactors.runtime.mailbox import Mailbox
+from mailactors.runtime.mailbox import Mailbox, MailboxStatistics
 from mailactors.runtime.ports import Clock, Journal
 
 
@@ -97,6 +97,7 @@ class _Kept:
     crashes_at: deque[float] = field(default_factory=deque)
     crash_count: int = 0
     injected: Exception | None = None
+    is_started: bool = False
     is_stopping: bool = False
     is_renewed: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
@@ -126,13 +127,18 @@ class Supervisor:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             for kept in list(self._kept):
-                await nursery.start(self._keep, kept)
+                if not kept.is_stopping:
+                    await nursery.start(self._keep, kept)
             task_status.started()
 
     async def stop(self) -> None:
         """Stop the children one after the other, last started first."""
         for kept in reversed(self._kept):
             await self._stop_one(kept)
+
+    def mailbox_statistics(self) -> list[MailboxStatistics]:
+        """Return how full each child's mailboxes are."""
+        return [box.statistics() for kept in self._kept for box in kept.child.mailboxes]
 
     def append(self, child: Child) -> None:
         """Add a child before `run`; it starts last and stops first."""
@@ -177,14 +183,18 @@ class Supervisor:
     async def _stop_one(self, kept: _Kept) -> None:
         kept.is_stopping = True
         kept.scope.cancel()
-        await kept.ended.wait()
+        if kept.is_started:
+            await kept.ended.wait()
 
     async def _keep(self, kept: _Kept, task_status: trio.TaskStatus[None]) -> None:
         """Run one child again and again; only its first start may fail the whole."""
         start = _Start(task_status)
+        kept.is_started = True
         try:
             while not kept.is_stopping:
                 error = await self._run_once(kept, start)
+                if kept.is_stopping:
+                    start.started()  # told to stop before it was ready: that is no failure
                 is_renewed, kept.is_renewed = kept.is_renewed, False
                 if error is None and is_renewed:
                     continue

@@ -1,0 +1,174 @@
+"""Metrics in Prometheus's text format, made at each scrape from what the rooms count anyway.
+
+No room knows of this one: it pulls tallies, histograms and statistics, and asks the spool once.
+Labels are streams, providers, states, actors and words of ours; never a client's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from mailactors.dispatch.desk import DispatchDesk
+from mailactors.dispatch.lane import Gate, Lane
+from mailactors.intake.door import Door
+from mailactors.runtime.mailbox import MailboxStatistics
+from mailactors.runtime.ports import Clock
+from mailactors.runtime.supervisor import ChildStatistics, Supervisor
+from mailactors.runtime.tally import Histogram
+from mailactors.spool.actor import SpoolSignals
+from mailactors.spool.questions import Questions
+from mailactors.spool.reader import SpoolReader
+
+
+class Gauges(Protocol):
+    """What a scrape looks at; a gateway has all of it."""
+
+    door: Door
+    desk: DispatchDesk
+    signals: SpoolSignals
+    supervisor: Supervisor
+    reader: SpoolReader
+
+    @property
+    def clock(self) -> Clock:
+        """The service's clock."""
+        ...
+
+
+class Backlog:
+    """What the spool is asked at a scrape."""
+
+    def __init__(self, spool: Questions) -> None:
+        self.pending = spool.pending_counts()
+        self.oldest = spool.oldest_pending()
+        self.ledger = spool.ledger()
+
+
+async def expose(gauges: Gauges) -> bytes:
+    """Return everything as text, version 0.0.4."""
+    backlog = await gauges.reader.ask(Backlog)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Snapshot(list(collect(gauges, backlog))))
+    return generate_latest(registry)
+
+
+class _Snapshot:
+    """Hands ready-made families to prometheus_client."""
+
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the families."""
+        return self._families
+
+
+def collect(gauges: Gauges, backlog: Backlog) -> Iterator[Metric]:
+    """Yield every family."""
+    yield _counter(
+        "mailactors_submissions", "Submissions by what became of them.", ("result",),
+        gauges.door.results.counts,
+    )
+    yield _counter(
+        "mailactors_attempts", "Attempts by provider and outcome.", ("provider", "outcome"),
+        gauges.desk.attempts.counts,
+    )
+    yield _histogram(
+        "mailactors_retry_decision_seconds",
+        "From an attempt's last byte or timeout to the decision on what follows.",
+        gauges.desk.decided_s,
+    )
+    yield _histogram(
+        "mailactors_retry_recorded_seconds",
+        "From an attempt's last byte or timeout until that decision was durable.",
+        gauges.desk.recorded_s,
+    )
+    yield _histogram(
+        "mailactors_commit_commands", "Commands that shared a commit.", gauges.signals.commits
+    )
+    yield from _backlog(backlog, gauges.clock.wall_time())
+    yield from _lanes(gauges.desk.lanes.values())
+    yield from _actors(gauges.supervisor.statistics(), gauges.supervisor.mailbox_statistics())
+
+
+def _backlog(backlog: Backlog, now: float) -> Iterator[Metric]:
+    depth = GaugeMetricFamily(
+        "mailactors_pending", "Deliveries on their way.", labels=("stream", "state")
+    )
+    for stream, states in backlog.pending.items():
+        for state, count in states.items():
+            depth.add_metric((stream, state), count)
+    age = GaugeMetricFamily(
+        "mailactors_oldest_pending_seconds",
+        "Age of the oldest message that is not final.",
+        labels=("stream",),
+    )
+    for stream, accepted_at in backlog.oldest.items():
+        age.add_metric((stream,), max(0.0, now - accepted_at))
+    ledger = backlog.ledger
+    imbalance = ledger.accepted - sum(ledger.states.values())
+    yield depth
+    yield age
+    yield GaugeMetricFamily(
+        "mailactors_ledger_imbalance", "Accepted deliveries less those in a state: 0.", imbalance
+    )
+    yield CounterMetricFamily(
+        "mailactors_declared_risks",
+        "Deliveries sent again although they may have arrived.",
+        ledger.declared_risks,
+    )
+
+
+def _lanes(lanes: Iterable[Lane]) -> Iterator[Metric]:
+    gate = GaugeMetricFamily(
+        "mailactors_breaker_state", "1 for the gate's position.", labels=("provider", "state")
+    )
+    in_flight = GaugeMetricFamily(
+        "mailactors_in_flight", "Attempts in a lane.", labels=("provider",)
+    )
+    paused = GaugeMetricFamily("mailactors_paused", "1 if paused by hand.", labels=("provider",))
+    for lane in lanes:
+        for position in Gate:
+            gate.add_metric((lane.name, position.value), lane.health.value.gate is position)
+        in_flight.add_metric((lane.name,), len(lane.in_flight))
+        paused.add_metric((lane.name,), lane.is_paused)
+    yield gate
+    yield in_flight
+    yield paused
+
+
+def _actors(
+    children: Sequence[ChildStatistics], mailboxes: Sequence[MailboxStatistics]
+) -> Iterator[Metric]:
+    crashes = {(child.name,): child.crash_count for child in children}
+    yield _counter("mailactors_actor_crashes", "Crashes by actor.", ("actor",), crashes)
+    waiting = GaugeMetricFamily(
+        "mailactors_mailbox_waiting", "Items that wait for an actor.", labels=("actor",)
+    )
+    for mailbox in mailboxes:
+        waiting.add_metric((mailbox.name,), mailbox.waiting)
+    yield waiting
+
+
+def _counter(
+    name: str, help_text: str, labels: tuple[str, ...], counts: Mapping[tuple[str, ...], int]
+) -> Metric:
+    family = CounterMetricFamily(name, help_text, labels=labels)
+    for values, count in sorted(counts.items()):
+        family.add_metric(values, count)
+    return family
+
+
+def _histogram(name: str, help_text: str, histogram: Histogram) -> Metric:
+    return HistogramMetricFamily(
+        name, help_text, buckets=histogram.cumulative(), sum_value=histogram.total
+    )
