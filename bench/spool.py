@@ -1,19 +1,28 @@
 """Measure the spool alone: full lives of messages (accept, claim, intend, settle) on disk.
 
     python -m bench.spool --messages 10000 --groups 1 10 100 1000
+    python -m bench.spool --memory --messages 100000
 
 One line a group size: lives a second, and microseconds a message in each command's commits.
+With `--memory` messages are only accepted, 1,000 a commit: one line for each tenth of them, with
+what the process has grown by since it opened the spool. `--without` drops indices first, to see
+what each one costs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import json
 import random
+import resource
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+
+import apsw
 
 from mailactors.model.lifecycle import State
 from mailactors.model.message import Address, Content, Envelope, Message, pack_content
@@ -34,6 +43,8 @@ from mailactors.spool.port import (
 from mailactors.spool.sqlite import SqliteStore
 
 NOW = 1_800_000_000.0
+MEMORY_GROUP = 1_000
+"""Messages a commit in the watch over memory."""
 
 
 def main() -> None:
@@ -43,8 +54,15 @@ def main() -> None:
     parser.add_argument("--groups", type=int, nargs="+", default=[1, 10, 100, 1000])
     parser.add_argument("--content-bytes", type=int, default=5_000)
     parser.add_argument("--folder", type=Path, help="where the spool is made (default: temporary)")
+    parser.add_argument("--memory", action="store_true", help="accept only, and watch the memory")
+    parser.add_argument("--without", nargs="+", default=[], metavar="INDEX")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    if options.memory:
+        print(f"{'accepted':>12}{'us each':>12}{'grown MB':>12}{'spool MB':>12}")
+        for line in watch(options.folder, options.messages, options.content_bytes, options.without):
+            print("".join(f"{value:>12.0f}" for value in line))
+        return
     results = [
         measure(options.folder, group, options.messages, options.content_bytes)
         for group in options.groups
@@ -75,6 +93,36 @@ def measure(
     lives = ledger.accepted / sum(spent.values())
     costs = {name: 1e6 * seconds / ledger.accepted for name, seconds in spent.items()}
     return {"group": group, "messages": ledger.accepted, "lives/s": lives, **costs}
+
+
+def watch(
+    folder: Path | None, messages_total: int, content_bytes: int, without: Sequence[str]
+) -> Iterator[tuple[float, ...]]:
+    """Yield, ten times: accepted, µs a message, and MB that the process and the file have grown."""
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        store = SqliteStore.open(f"{made}/spool.db")
+        with contextlib.closing(apsw.Connection(f"{made}/spool.db")) as db:
+            for name in without:
+                db.execute(f"DROP INDEX {name}")
+        before = resident_mb()
+        tenth = messages_total // 10
+        accepts = _accepts(messages_total, content_bytes)
+        for count in range(1, 11):
+            spent = 0.0
+            for commands in _grouped(itertools.islice(accepts, tenth), MEMORY_GROUP):
+                start = time.perf_counter()
+                store.apply(commands, NOW)
+                spent += time.perf_counter() - start
+            files = sum(file.stat().st_size for file in Path(made).iterdir())
+            yield count * tenth, 1e6 * spent / tenth, resident_mb() - before, files / 1e6
+        assert store.ledger().is_balanced
+        store.close()
+
+
+def resident_mb() -> float:
+    """Return the memory that this process holds now (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
 
 
 def _live(store: Store, accepts: Sequence[Command], spent: dict[str, float]) -> None:
@@ -120,7 +168,7 @@ def _accepts(total: int, content_bytes: int) -> Iterator[Accept]:
             id=id_,
             message_id=f"{id_}@mail.example",
             date_s=NOW,
-            envelope=Envelope("shop@mail.example", (f"user{number}@example.com",)),
+            envelope=Envelope("shop@mail.example", (f"user{rng.getrandbits(40)}@example.com",)),
             content=Content(Address("shop@mail.example"), subject="Your order", text=text),
             stream="transactional",
             accepted_at=NOW,

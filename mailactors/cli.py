@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import email.parser
+import email.utils
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import rich.console
+import rich.progress
 import rich.table
 import typer
 
@@ -16,6 +20,12 @@ from mailactors import __version__
 from mailactors.config import Config, effective, load_config
 from mailactors.errors import MailactorsError
 from mailactors.service import serve_gateway
+from mailactors.spool.backup import backup_spool
+
+if TYPE_CHECKING:
+    from mailactors.client import Client, Mail
+
+T = TypeVar("T")
 
 DEFAULT_URL: Final = "http://127.0.0.1:8025"
 REQUEST_WITHIN_S: Final = 15.0
@@ -44,16 +54,19 @@ def serve(
 ) -> None:
     """Run the gateway until SIGTERM or SIGINT; a second signal ends it at once.
 
+    SIGHUP reloads the configuration: providers, streams and limits; a bad file changes nothing.
+
     Without --config: on loopback, with three simulated providers that send nothing, and a spool
     in the current folder.
     """
-    settings = _configure(config, listen, spool)
-    serve_gateway(settings, is_demo=config is None)
+    serve_gateway(partial(_configure, config, listen, spool), is_demo=config is None)
 
 
 @app.command()
 def send(
-    to: Annotated[list[str], typer.Argument(help="One or more recipients.")],
+    to: Annotated[
+        list[str] | None, typer.Argument(help="One or more recipients.", show_default=False)
+    ] = None,
     subject: Annotated[str, typer.Option("--subject", "-s")] = "",
     body: Annotated[str | None, typer.Option("--body", "-b", help="Or standard input.")] = None,
     message_id: Annotated[
@@ -61,15 +74,32 @@ def send(
     ] = None,
     sender: Annotated[str | None, typer.Option("--from")] = None,
     stream: Annotated[str | None, typer.Option(help="Such as transactional, otp or bulk.")] = None,
+    eml: Annotated[
+        Path | None, typer.Option(help="A MIME message to send as it is; - is standard input.")
+    ] = None,
+    retry_for: Annotated[float, typer.Option(min=0, help="Seconds to go on trying.")] = 2.0,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Submit a message; returns once it is durable."""
-    text = sys.stdin.read() if body is None else body
-    fields = {"to": to, "subject": subject, "text": text, "id": message_id}
-    fields |= {"from": sender, "stream": stream}
-    request = {name: value for name, value in fields.items() if value is not None}
-    answer = _request("POST", url, "/v1/messages", request)
+    """Submit a message; returns once it is durable.
+
+    Each run sends a message, however often it has to try; with --id, each id sends one.
+
+    With --eml, recipients and sender are those of To, Cc and From, unless given here. The file is
+    passed on byte for byte, but that a file without any CR gets the line ends of mail, CRLF. A
+    file with a Bcc header is refused: every recipient would see it.
+    """
+    if eml is not None:
+        if subject or body is not None:
+            _fail("--subject and --body are part of the --eml file")
+        mail = _eml_mail(eml, to or [], sender)
+    elif to:
+        mail = {"to": to, "subject": subject, "text": sys.stdin.read() if body is None else body}
+        mail["sender"] = sender
+    else:
+        raise typer.BadParameter("name one or more recipients", param_hint="TO...")
+    mail |= {"id": message_id, "stream": stream}
+    answer = _talk(url, lambda client: _send(client, mail), retry_for)
     if as_json:
         print(json.dumps(answer))
     else:
@@ -85,13 +115,36 @@ def status(
 ) -> None:
     """Show messages: where they are, through whom, after how many attempts."""
     query: dict[str, str | int] = {"limit": limit} if name is None else {"id": name}
-    answer = _request("GET", url, "/statuses", query=query)
+    answer = _talk(url, lambda client: client.request("GET", "/statuses", query=query))
     if as_json:
         print(json.dumps(answer))
     elif name is not None and not answer["statuses"]:
         _fail(f"there is no message {name!r}")
     else:
         _print_statuses(answer["statuses"])
+
+
+@app.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="The copy; it must not exist yet.")],
+    config: ConfigOption = None,
+    spool: Annotated[str | None, typer.Option(help="The spool's file, to copy.")] = None,
+) -> None:
+    """Copy the spool, consistently, while the gateway runs or not.
+
+    The copy holds every message that was acknowledged before the command began.
+    """
+    source = _configure(config, None, spool).service.spool
+    if not Path(source).exists():
+        _fail(f"there is no spool {source}; name it with --spool or --config")
+    with rich.progress.Progress(console=rich.console.Console(stderr=True)) as progress:
+        task = progress.add_task(f"copying {source}")
+        backup_spool(
+            source,
+            str(file),
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    print(f"{file}: {file.stat().st_size:,} bytes")
 
 
 @app.command("config")
@@ -129,38 +182,64 @@ def _configure(path: Path | None, listen: str | None, spool: str | None) -> Conf
     return load_config(None if path is None else str(path), service)
 
 
-def _request(
-    method: str,
-    url: str,
-    path: str,
-    body: Mapping[str, Any] | None = None,
-    query: Mapping[str, str | int] | None = None,
-) -> Any:
+async def _send(client: Client, mail: Mail) -> dict[str, Any]:
+    from mailactors.client import Key
+
+    return (await client.send(**mail, key=Key.FRESH)).receipt
+
+
+def _talk(url: str, ask: Callable[[Client], Awaitable[T]], retry_for_s: float = 0.0) -> T:
     """Ask the gateway; end with a clear word when it does not answer or refuses."""
-    import httpx2  # here: the other commands start faster without it
+    import anyio  # here, and the client: the other commands start faster without them
+
+    from mailactors.client import Client, ClientError, NotAGatewayError, UnavailableError
+
+    async def main() -> T:
+        async with Client(url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s) as client:
+            return await ask(client)
 
     try:
-        with httpx2.Client(trust_env=False, timeout=REQUEST_WITHIN_S) as client:
-            answer = client.request(method, url.rstrip("/") + path, json=body, params=query)
-    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        _fail(f"no gateway answers at {url} ({error}); start one with: mailactors serve")
-    if not answer.is_success:
-        _fail(_problem_text(answer.status_code, answer.text))
-    try:
-        return answer.json()
-    except ValueError:
+        return anyio.run(main, backend="trio")
+    except NotAGatewayError:
         _fail(f"what answers at {url} is no gateway")
+    except UnavailableError as error:
+        if error.problem is None:
+            _fail(f"no gateway answers at {url} ({error}); start one with: mailactors serve")
+        _fail(str(error))
+    except ClientError as error:
+        _fail(str(error))
 
 
-def _problem_text(status_code: int, text: str) -> str:
-    """Return what a problem document says, or the bare status."""
-    try:
-        problem = json.loads(text)
-        lines = [f"{problem['title']}: {problem.get('detail', '')}".rstrip(": ")]
-        lines += [f"  {fault['pointer']}: {fault['detail']}" for fault in problem.get("errors", [])]
-    except (ValueError, KeyError, TypeError):
-        return f"the gateway answered {status_code}"
-    return "\n".join(lines)
+def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:
+    """Return a file as a mail: its bytes, and whom its headers name where nobody else is named.
+
+    On Unix a file's lines end with LF, a mail's with CRLF; so a file that has no CR gets what its
+    mail had, and what a signature in it was made of. Any other file is as it is.
+    """
+    data = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
+    if b"\r" not in data:
+        data = data.removesuffix(b"\n").replace(b"\n", b"\r\n") + b"\r\n"
+    head = data.partition(b"\r\n\r\n")[0].decode(errors="replace")
+    headers = email.parser.HeaderParser().parsestr(head)
+    if "Bcc" in headers:
+        _fail(
+            f"{path} has a Bcc header, which every recipient would see;"
+            " take it out, and name all recipients as arguments"
+        )
+
+    def named(*names: str) -> list[str]:
+        values = [value for name in names for value in headers.get_all(name, [])]
+        return [address for _, address in email.utils.getaddresses(values) if address]
+
+    recipients = to or named("To", "Cc")
+    authors = [sender] if sender else named("From")
+    if len(authors) != 1:
+        authors = named("Sender")
+    if not recipients:
+        _fail(f"{path} names nobody in To or Cc that could be read; name recipients as arguments")
+    if len(authors) != 1:
+        _fail(f"{path} has no single author in From; name a sender with --from")
+    return {"to": recipients, "sender": authors[0], "raw": data}
 
 
 def _print_statuses(statuses: list[dict[str, Any]]) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 import trio
@@ -13,13 +14,15 @@ import trio
 from mailactors import __version__
 from mailactors.api.app import create_app
 from mailactors.api.server import ApiServer, Listening
-from mailactors.config import Config
+from mailactors.config import Config, ConfigError, ServiceSettings
 from mailactors.errors import MailactorsError
 from mailactors.observe.logs import LogJournal, forward_library_logs
-from mailactors.runtime.ports import Ports, system_ports
+from mailactors.observe.metrics import expose
+from mailactors.runtime.ports import system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.wiring import Front, Gateway, build
+from mailactors.spool.writer import SpoolWriter
+from mailactors.wiring import Gateway, build
 
 EXAMPLE: Final = (
     '{"id":"1","to":"chahak@example.com","subject":"Hello","body":"This is a test email."}'
@@ -30,15 +33,20 @@ class ServiceFailedError(MailactorsError):
     """The gateway could not go on; what it had accepted is in the spool."""
 
 
-def serve_gateway(config: Config, *, is_demo: bool) -> None:
+def serve_gateway(load: Callable[[], Config], *, is_demo: bool) -> None:
     """Run a gateway until it is told to stop.
 
+    Args:
+        load: reads the configuration, now and at each reload.
+        is_demo: say what to try first.
+
     Raises: ServiceFailedError, when an actor crashed too often or the spool's disk failed;
-        SpoolError and OSError, when it cannot start.
+        ConfigError, SpoolError and OSError, when it cannot start.
     """
+    config = load()
     store = SqliteStore.open(config.service.spool)
     try:
-        trio.run(_serve, config, store, is_demo)
+        trio.run(_serve, Service(config, load, store), is_demo)
     except ExceptionGroup as group:
         raise ServiceFailedError(why_it_ended(group, config)) from group
     finally:
@@ -52,37 +60,85 @@ def why_it_ended(group: ExceptionGroup[Exception], config: Config) -> str:
     return where + describe(group)
 
 
-async def _serve(config: Config, store: SqliteStore, is_demo: bool) -> None:
-    journal = LogJournal(config.log)
-    forward_library_logs(journal)
-    ports = system_ports(journal)
-    listening = Listening(*split_listen(config.service.listen))
-    gateway = build(config, ports, store, fronts=[http_front(listening, ports)])
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+class Service:
+    """A gateway with its HTTP server, as signals and routes see it."""
+
+    def __init__(self, config: Config, load: Callable[[], Config], store: SqliteStore) -> None:
+        journal = LogJournal(config.log)
+        forward_library_logs(journal)
+        self.listening = Listening(
+            *split_listen(config.service.listen), tls=tls_context(config.service)
+        )
+        self.gateway = build(config, system_ports(journal), store, fronts=[self._http])
+        self._load = load
+        self._started = config
+        self._reloading = trio.Lock()
+
+    async def reload(self) -> list[str]:
+        """Read the configuration anew and take it over; return what needs a restart.
+
+        Raises: ConfigError, and then nothing has changed.
+        """
+        async with self._reloading:
+            config = self._load()
+            await self.gateway.reload(config)
+        return needs_restart(self._started, config)
+
+    async def stop(self) -> None:
+        """Stop in order."""
+        drain_s = self.gateway.config.service.drain_s
+        self.gateway.ports.journal.note("service.stopping", drain_s=drain_s)
+        self.listening.shutdown.set()
+        await self.gateway.stop()
+
+    async def obey(self, signals: AsyncIterator[int]) -> None:
+        """Stop at SIGTERM or SIGINT, at once at the second; reload at SIGHUP."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(_run, gateway, nursery.cancel_scope)
-            nursery.start_soon(_obey, signals, gateway, listening)  # also what came meanwhile
-            announce(config, listening.bound.value[0], is_demo)
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    nursery.start_soon(self._reload_and_tell)
+                elif self.listening.shutdown.is_set():
+                    os._exit(128 + number)
+                else:
+                    nursery.start_soon(self.stop)
 
+    async def _reload_and_tell(self) -> None:
+        """Reload where nobody waits for the answer: the log has it."""
+        try:
+            ignored = await self.reload()
+        except MailactorsError as error:
+            self.gateway.ports.journal.note("reload.refused", level="error", error=str(error))
+        else:
+            if ignored:
+                self.gateway.ports.journal.note("reload.ignored", level="warning", keys=ignored)
 
-def http_front(listening: Listening, ports: Ports) -> Front:
-    """Return the HTTP server as a way into a gateway."""
-
-    def front(gateway: Gateway) -> Child:
+    def _http(self, gateway: Gateway) -> Child:
         app = create_app(
             gateway.door,
             gateway.reader,
             gateway.lanes,
-            ports.clock,
+            gateway.clock,
             signals=gateway.signals,
-            journal=ports.journal,
-            stopping=listening.shutdown,
-        )
-        return Child(
-            "api", lambda: ApiServer(app, listening, ports.journal), restarts=SERVER_RESTARTS
+            journal=gateway.ports.journal,
+            stopping=self.listening.shutdown,
+            writer=SpoolWriter(gateway.writes),
+            reload=self.reload,
+            metrics=lambda: expose(gateway),
         )
 
-    return front
+        def make() -> ApiServer:
+            return ApiServer(app, self.listening, gateway.ports.journal)
+
+        return Child("api", make, restarts=SERVER_RESTARTS)
+
+
+async def _serve(service: Service, is_demo: bool) -> None:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    with trio.open_signal_receiver(*numbers) as signals:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(_run, service.gateway, nursery.cancel_scope)
+            nursery.start_soon(service.obey, signals)  # also what came meanwhile
+            announce(service.gateway.config, service.listening.bound.value[0], is_demo)
 
 
 async def _run(
@@ -92,21 +148,30 @@ async def _run(
     scope.cancel()
 
 
-async def _obey(signals: AsyncIterator[int], gateway: Gateway, listening: Listening) -> None:
-    """Stop in order at the first signal, at once at the second: nothing is lost either way."""
-    async with trio.open_nursery() as nursery:
-        is_stopping = False
-        async for number in signals:
-            if is_stopping:
-                os._exit(128 + number)
-            is_stopping = True
-            nursery.start_soon(_stop, gateway, listening)
+def needs_restart(before: Config, after: Config) -> list[str]:
+    """Return the keys that differ and are only read at the start."""
+    keys = [
+        f"service.{name}"
+        for name in ("listen", "spool", "tls_cert", "tls_key")
+        if getattr(before.service, name) != getattr(after.service, name)
+    ]
+    return keys + (["log"] if before.log != after.log else [])
 
 
-async def _stop(gateway: Gateway, listening: Listening) -> None:
-    gateway.ports.journal.note("service.stopping", drain_s=gateway.config.service.drain_s)
-    listening.shutdown.set()
-    await gateway.stop()
+def tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
+    """Return what the API speaks HTTPS with, or None for HTTP.
+
+    Raises: ConfigError, when the files are no certificate and key.
+    """
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["http/1.1"])
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError("service.tls_cert, service.tls_key", [str(error)]) from None
+    return context
 
 
 def split_listen(listen: str) -> tuple[str, int]:

@@ -6,6 +6,7 @@ providers that they pass in.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -29,9 +30,13 @@ from mailactors.providers.smtp import SmtpProvider
 from mailactors.runtime.ports import Clock, Ports
 from mailactors.runtime.supervisor import Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
+from mailactors.spool.keeper import KeeperActor, Retention
 from mailactors.spool.port import SpoolBrokenError, Store
 from mailactors.spool.reader import SpoolReader
+from mailactors.spool.writer import SpoolWriter
 
+MEMORY: Final = ":memory:"
+"""The spool's path when there is no file, and so no disk to run full."""
 NODE: Final = "single"
 """The node's name in the spool while one process owns it."""
 FREE_BYTES_MIN: Final = 256 * 1024 * 1024
@@ -176,7 +181,13 @@ class Gateway:
 
     def _children(self, store: Store) -> list[Child]:
         lanes = [child for name in self.lanes for child in self._lane_children(name)]
-        return [self._spool_child(store), *lanes, self._dispatcher_child(), self._registry_child()]
+        return [
+            self._spool_child(store),
+            self._keeper_child(),
+            *lanes,
+            self._dispatcher_child(),
+            self._registry_child(),
+        ]
 
     def _spool_child(self, store: Store) -> Child:
         ports, executor = self.ports, self.ports.executor("spool")
@@ -193,6 +204,23 @@ class Gateway:
             )
 
         return Child("spool", make, (self.writes,), fatal=(SpoolBrokenError,))
+
+    def _keeper_child(self) -> Child:
+        path = self.config.service.spool
+        folder = None if path == MEMORY else os.path.dirname(os.path.abspath(path))
+        writer = SpoolWriter(self.writes)
+
+        def make() -> KeeperActor:
+            return KeeperActor(
+                folder, self._retention, self.reader, writer, self.signals, self.ports
+            )
+
+        return Child("keeper", make)
+
+    def _retention(self) -> Retention:
+        """What the present configuration says."""
+        settings = self.config.retention
+        return Retention(settings.final_after_s, settings.bodies_after_s)
 
     def _lane_children(self, name: str) -> list[Child]:
         """Return three children, the provider first: who sends on is there before who sends."""

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -61,7 +62,7 @@ def stream(text: str, hold: threading.Event | None = None) -> Answer:
 
 
 @contextlib.contextmanager
-def listening(serve: Serve) -> Iterator[str]:
+def listening(serve: Serve, tls: ssl.SSLContext | None = None) -> Iterator[str]:
     """Serve each connection in a thread of its own; returns the address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         is_over = threading.Event()
@@ -74,7 +75,7 @@ def listening(serve: Serve) -> Iterator[str]:
                 if is_over.is_set():
                     connection.close()
                     return
-                thread = threading.Thread(target=_serve_one, args=(serve, connection))
+                thread = threading.Thread(target=_serve_one, args=(serve, connection, tls))
                 threads.append(thread)
                 thread.start()
 
@@ -82,7 +83,7 @@ def listening(serve: Serve) -> Iterator[str]:
         acceptor.start()
         port = listener.getsockname()[1]
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         finally:
             is_over.set()
             socket.create_connection(("127.0.0.1", port)).close()
@@ -90,13 +91,19 @@ def listening(serve: Serve) -> Iterator[str]:
                 thread.join(PATIENCE_S)
 
 
-def _serve_one(serve: Serve, connection: socket.socket) -> None:
+def _serve_one(serve: Serve, connection: socket.socket, tls: ssl.SSLContext | None) -> None:
     with connection, contextlib.suppress(OSError):
-        serve(connection)
+        if tls is None:
+            serve(connection)
+            return
+        with tls.wrap_socket(connection, server_side=True) as wrapped:
+            serve(wrapped)
 
 
 @contextlib.contextmanager
-def scripted(*answers: Answer | Callable[[Request], Answer]) -> Iterator[Peer]:
+def scripted(
+    *answers: Answer | Callable[[Request], Answer], tls: ssl.SSLContext | None = None
+) -> Iterator[Peer]:
     """Answer each request as the script says; its last line is repeated."""
     peer = Peer("")
     script = list(answers)
@@ -115,7 +122,7 @@ def scripted(*answers: Answer | Callable[[Request], Answer]) -> Iterator[Peer]:
         if answer.hold is not None:
             answer.hold.wait(PATIENCE_S)
 
-    with listening(serve) as peer.url:
+    with listening(serve, tls) as peer.url:
         yield peer
 
 

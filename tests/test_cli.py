@@ -298,21 +298,3 @@ def test_an_id_is_whole_however_narrow_the_terminal(
         line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if "│" in line
     ]
     assert "".join(rows) == name
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ('{"title": "Full"}', "Full"),
-        ('{"title": "Full", "detail": "no room"}', "Full: no room"),
-        (
-            '{"title": "Faulty", "errors": [{"pointer": "/to", "detail": "is none"}]}',
-            "Faulty\n  /to: is none",
-        ),
-        ("[]", "the gateway answered 503"),
-        ("<html>", "the gateway answered 503"),
-        ('{"title": "Faulty", "errors": [1]}', "the gateway answered 503"),
-    ],
-)
-def test_a_problem_is_told_in_its_words_or_by_its_number(text: str, expected: str) -> None:
-    assert cli._problem_text(503, text) == expected

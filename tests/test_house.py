@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parent.parent / "mailactors"
 
 ROOMS = (
     *("errors", "runtime", "model", "providers", "spool", "outcome", "dispatch", "intake"),
-    *("observe", "smtpd", "api", "config", "wiring", "service", "sim", "cli", "__main__"),
+    *("observe", "smtpd", "api", "config", "wiring", "service", "sim", "client", "cli", "__main__"),
 )
 """Each room may import those before it."""
 FORBIDDEN = {("runtime", "model"), ("model", "runtime"), ("smtpd", "api"), ("api", "smtpd")}

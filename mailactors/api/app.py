@@ -1,4 +1,4 @@
-"""The routes: each decodes, asks the door or the spool, and shows. It owns no state.
+"""The application: its routes with their handlers, and what holds for every request.
 
 A handler only waits. The commit happens in the spool's actor, so a client that hangs up cancels
 nothing but the wait, and the same key returns the answer (quart-trio cancels the handler then).
@@ -9,178 +9,39 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final
 
-import msgspec
 import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-import mailactors
-from mailactors.api import openapi, schemas, views
-from mailactors.api.decoding import check_content_type, decode_body, decode_query
+from mailactors.api.accepting import Accepting
+from mailactors.api.asking import Asking
+from mailactors.api.events import Feeding
+from mailactors.api.exchange import BODY_BYTES_MAX, LimitedRequest
+from mailactors.api.operating import Operating
+from mailactors.api.parts import Metrics, Parts, Reload
 from mailactors.api.problems import (
     SLUG_OF_STATUS,
     ProblemError,
     plain_response,
     problem_response,
 )
-from mailactors.api.submissions import (
-    full_submission,
-    locate,
-    parse_key,
-    short_submission,
-    validation_problem,
-)
+from mailactors.api.routes import LIMITED, ROUTES
 from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
-from mailactors.intake.submission import (
-    KeyConflictError,
-    OverloadedError,
-    StoppingError,
-    Submission,
-    SubmissionRejectedError,
-)
-from mailactors.runtime.ports import Clock, Journal
+from mailactors.runtime.ports import Clock, Ids, Journal, SystemIds
 from mailactors.spool.actor import SpoolSignals
-from mailactors.spool.port import Receipt, SpoolError
-from mailactors.spool.questions import MessageStatus, Questions
+from mailactors.spool.port import SpoolError, SpoolFullError
 from mailactors.spool.reader import SpoolReader
+from mailactors.spool.writer import SpoolWriter
 
-T = TypeVar("T", bound=msgspec.Struct)
-
-BODY_BYTES_MAX: Final = 16 * 1024 * 1024
-"""A message of admission's 10 MiB, its attachments in base64, and JSON around them."""
 BODY_WITHIN_S: Final = 30.0
 """How long a body may take to arrive."""
-SHORT_MESSAGE: Final = "Email process initiated."
-
-_SHORT_DECODER: Final = msgspec.json.Decoder(schemas.ShortMessage)
-_MESSAGE_DECODER: Final = msgspec.json.Decoder(schemas.MessageIn)
-
-
-class Api:
-    """The handlers, and what they ask."""
-
-    def __init__(
-        self,
-        door: Door,
-        reader: SpoolReader,
-        lanes: Mapping[str, Lane],
-        signals: SpoolSignals,
-        clock: Clock,
-        stopping: trio.Event,
-    ) -> None:
-        self._door = door
-        self._reader = reader
-        self._lanes = lanes
-        self._signals = signals
-        self._clock = clock
-        self._stopping = stopping
-
-    async def send_email(self) -> Response:
-        """Accept a message in the short form."""
-        body = await _body(_SHORT_DECODER)
-        submission = short_submission(body, parse_key(request.headers.getlist("Idempotency-Key")))
-        receipt = await self._submit(submission, body)
-        status_url = f"/v1/messages/{receipt.id}"
-        view = schemas.ShortReceipt(SHORT_MESSAGE, body.id, receipt.id, status_url)
-        return _accepted(view, receipt)
-
-    async def statuses(self) -> Response:
-        """Return every message's status, newest first, by pages; or those that one name means."""
-        query = decode_query(request.args.items(multi=True), schemas.StatusesQuery)
-        if isinstance(name := query.id, str):
-            found = await self._reader.ask(lambda spool: spool.status(name))
-            return _answer(schemas.StatusPage(tuple(map(views.status_view, found)), None))
-        limit, before = query.limit, query.cursor if isinstance(query.cursor, int) else None
-        found = await self._reader.ask(lambda spool: spool.statuses(limit + 1, before))
-        shown = found[:limit]
-        following = str(shown[-1].seq) if len(found) > limit else None
-        return _answer(schemas.StatusPage(tuple(map(views.status_view, shown)), following))
-
-    async def post_message(self) -> Response:
-        """Accept a message."""
-        body = await _body(_MESSAGE_DECODER)
-        submission = full_submission(body, parse_key(request.headers.getlist("Idempotency-Key")))
-        receipt = await self._submit(submission, body)
-        rules = self._door.rules
-        if submission.key is None:
-            idempotency = schemas.Idempotency("fingerprint", rules.fingerprint_window_s)
-        else:
-            idempotency = schemas.Idempotency("key", rules.key_window_s)
-        view = schemas.MessageReceipt(
-            id=receipt.id,
-            message_id=receipt.message_id,
-            status="accepted",
-            status_url=f"/v1/messages/{receipt.id}",
-            idempotency=idempotency,
-        )
-        return _accepted(view, receipt)
-
-    async def message(self, name: str) -> Response:
-        """Return a message's deliveries and its timeline; `name` is our id or the client's."""
-        decode_query(request.args.items(multi=True), schemas.NoQuery)
-
-        def ask(spool: Questions) -> tuple[MessageStatus, Any] | None:
-            named = spool.status(name)
-            status = next((s for s in named if s.id == name), next(iter(named), None))
-            return None if status is None else (status, spool.timeline(status.seq))
-
-        found = await self._reader.ask(ask)
-        if found is None:
-            raise ProblemError("not-found", "no message has this id, ours or the client's")
-        return _answer(views.message_view(*found))
-
-    async def providers(self) -> Response:
-        """Return the lanes as they are now."""
-        now_s = self._clock.now_s()
-        lanes = tuple(views.provider_view(lane, now_s) for lane in self._lanes.values())
-        return _answer(schemas.Providers(lanes))
-
-    async def healthz(self) -> Response:
-        """Say that the process is alive: it answered."""
-        return _answer(schemas.Health("ok"))
-
-    async def readyz(self) -> Response:
-        """Say whether a message would be accepted now."""
-        if self._stopping.is_set():
-            raise ProblemError("stopping", "the service is shutting down", retry_after_s=5.0)
-        full_s = self._signals.full_until_s.value - self._clock.now_s()
-        if full_s > 0:
-            raise ProblemError("not-ready", "the spool's disk is full", retry_after_s=full_s)
-        await self._reader.ask(lambda spool: spool.status(""))
-        return _answer(schemas.Health("ready"))
-
-    async def openapi(self) -> Response:
-        """Return the description of all this."""
-        return Response(openapi.document_json(), content_type="application/json")
-
-    async def index(self) -> Response:
-        """Say what is served here."""
-        routes = {f"{r.method} {r.path}": r.summary for r in openapi.ROUTES}
-        return _answer(schemas.Index("mailactors", mailactors.__version__, routes))
-
-    async def _submit(self, submission: Submission, body: msgspec.Struct) -> Receipt:
-        """Pass a submission through the door; its refusals become problems.
-
-        Raises: ProblemError.
-        """
-        try:
-            return await self._door.submit(submission)
-        except SubmissionRejectedError as error:
-            faults = dict.fromkeys(locate(fault, body) for fault in error.faults)
-            raise validation_problem([*faults]) from None
-        except KeyConflictError as error:
-            detail = f"message {error.message_id} has this key and other content"
-            raise ProblemError("idempotency-key-reused", detail) from None
-        except StoppingError as error:
-            raise ProblemError("stopping", str(error), retry_after_s=error.retry_after_s) from None
-        except OverloadedError as error:
-            raise ProblemError(
-                "overloaded", str(error), retry_after_s=error.retry_after_s
-            ) from None
+LIMIT_WINDOW_S: Final = 60
+"""The service's own limit is a minute's."""
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def create_app(
@@ -192,6 +53,10 @@ def create_app(
     signals: SpoolSignals,
     journal: Journal,
     stopping: trio.Event | None = None,
+    writer: SpoolWriter | None = None,
+    ids: Ids | None = None,
+    reload: Reload | None = None,
+    metrics: Metrics | None = None,
 ) -> QuartTrio:
     """Build the ASGI application.
 
@@ -200,48 +65,89 @@ def create_app(
         reader: where the spool is asked.
         lanes: the providers' desks, by name, in the configuration's order.
         clock: for lanes' times, and for how long the disk has been full.
-        signals: the spool's; tells that its disk is full.
+        signals: the spool's; tells that its disk is full, and that something was committed.
         journal: where faults of ours are noted, without anything that a client sent.
-        stopping: set when the service begins to stop; from then on it is not ready.
+        stopping: set when the service begins to stop; it is not ready then, and streams end.
+        writer: takes commands by hand; without it there are none.
+        ids: names messages that are retried by hand.
+        reload: takes over the configuration; without it there is nothing to reload.
+        metrics: returns them all; without it there are none.
     """
+    parts = Parts(
+        door=door,
+        reader=reader,
+        lanes=lanes,
+        clock=clock,
+        signals=signals,
+        journal=journal,
+        stopping=trio.Event() if stopping is None else stopping,
+        ids=SystemIds(clock) if ids is None else ids,
+        writer=writer,
+        reload=reload,
+        metrics=metrics,
+    )
     app = QuartTrio("mailactors.api", static_folder=None)
+    app.request_class = LimitedRequest
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
     app.config["BODY_TIMEOUT"] = BODY_WITHIN_S
     app.url_map.merge_slashes = False  # a redirect would lose the body
     app.url_map.strict_slashes = False
-    stopping = trio.Event() if stopping is None else stopping
-    api = Api(door, reader, lanes, signals, clock, stopping)
-    for route in openapi.ROUTES:
-        handler = getattr(api, route.operation_id)
-        app.add_url_rule(route.rule, route.operation_id, handler, methods=[route.method])
+    _add_routes(app, parts)
     _handle_errors(app, journal)
+    app.before_request(_refuse_other_sites)
     app.after_request(_harden)
+    _tell_limits(app, door)
     return app
 
 
-async def _body(decoder: msgspec.json.Decoder[T]) -> T:
-    check_content_type(request.headers.get("Content-Type"))
-    data = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    return decode_body(data, decoder)
+def _add_routes(app: QuartTrio, parts: Parts) -> None:
+    groups = (Accepting(parts), Asking(parts), Operating(parts), Feeding(parts))
+    for route in ROUTES:
+        name = route.operation_id
+        (handler,) = (getattr(group, name) for group in groups if hasattr(group, name))
+        app.add_url_rule(route.rule, name, handler, methods=[route.method])
 
 
-def _answer(view: msgspec.Struct, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(view), status, content_type="application/json")
+async def _refuse_other_sites() -> None:
+    """Refuse to act for another site's page: a browser lets any page post here without asking.
 
-
-def _accepted(view: msgspec.Struct, receipt: Receipt) -> Response:
-    """Answer 202, or 200 with the same body when it was accepted before under this key."""
-    response = _answer(view, 200 if receipt.is_replay else 202)
-    response.headers["Location"] = f"/v1/messages/{receipt.id}"
-    if receipt.is_replay:
-        response.headers["Idempotent-Replayed"] = "true"
-    return response
+    Source: Fetch Metadata (Sec-Fetch-Site), and Origin for browsers before it.
+    """
+    if request.method in SAFE_METHODS:
+        return
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    if site is not None:
+        is_ours = site in {"same-origin", "none"}
+    else:
+        is_ours = origin is None or origin.partition("://")[2] == request.headers.get("Host")
+    if not is_ours:
+        raise ProblemError("cross-origin", "pages of other sites may not send or change anything")
 
 
 async def _harden(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def _tell_limits(app: QuartTrio, door: Door) -> None:
+    """Add what is left of the service's own limit to whatever brings messages in.
+
+    The limit slides: `t` is when a refused request has room again, and else when all that was
+    used up to now is given back.
+    Source: draft-ietf-httpapi-ratelimit-headers-10.
+    """
+
+    async def tell(response: Response) -> Response:
+        limit = door.minute_left()
+        if limit is not None and request.endpoint in LIMITED:
+            is_refused = response.status_code == 429
+            seconds = response.headers["Retry-After"] if is_refused else LIMIT_WINDOW_S
+            response.headers["RateLimit-Policy"] = f'"service";q={limit[0]};w={LIMIT_WINDOW_S}'
+            response.headers["RateLimit"] = f'"service";r={limit[1]};t={seconds}'
+        return response
+
+    app.after_request(tell)
 
 
 def _handle_errors(app: QuartTrio, journal: Journal) -> None:
@@ -254,6 +160,8 @@ def _handle_errors(app: QuartTrio, journal: Journal) -> None:
         return http_problem(error)
 
     async def on_spool(error: SpoolError) -> Response:
+        if isinstance(error, SpoolFullError):
+            return problem_response(ProblemError("overloaded", str(error), retry_after_s=1.0))
         journal.note("api.spool", level="error", error=str(error))
         return problem_response(ProblemError("spool-unavailable", retry_after_s=5.0))
 
@@ -279,14 +187,12 @@ def http_problem(error: HTTPException) -> Response:
     slug = SLUG_OF_STATUS.get(status)
     if slug is None:
         return plain_response(status, error.name)
-    return problem_response(ProblemError(slug, _DETAILS.get(slug, "")), headers)
-
-
-_DETAILS: Final = {
-    "too-large": f"at most {BODY_BYTES_MAX} bytes are read",
-    "request-timeout": f"a body has {BODY_WITHIN_S:g} s",
-    "not-found": "there is no such route; GET / lists them",
-}
+    details = {
+        "too-large": f"at most {request.max_content_length} bytes are read",
+        "request-timeout": f"a body has {BODY_WITHIN_S:g} s",
+        "not-found": "there is no such route; GET / lists them",
+    }
+    return problem_response(ProblemError(slug, details.get(slug, "")), headers)
 
 
 def _place(error: Exception) -> str:

@@ -41,17 +41,22 @@ _WORDS: Final = {
 _NESTED: Final[Mapping[str, type[msgspec.Struct]]] = {"attachments": AttachmentIn}
 
 
-def check_content_type(content_type: str | None) -> None:
-    """Refuse a body that is not declared as JSON; a form's content type is curl's default.
+def check_content_type(content_type: str | None, *media_types: str) -> str:
+    """Return the media type of a body that is declared as one of these, JSON if none is given.
+
+    A form's content type is curl's default, so the refusal says what to add.
 
     Raises: ProblemError.
     """
+    allowed = media_types or (JSON_MEDIA_TYPE,)
     media_type, _, parameters = (content_type or "").partition(";")
-    charset = parameters.strip().lower().replace('"', "")
-    if media_type.strip().lower() != JSON_MEDIA_TYPE or charset not in {"", "charset=utf-8"}:
+    media_type, charset = media_type.strip().lower(), parameters.strip().lower().replace('"', "")
+    if media_type not in allowed or charset not in {"", "charset=utf-8"}:
         said = f"was {content_type[:100]!r}" if content_type else "is missing"
-        detail = f"The Content-Type {said}; send the header 'Content-Type: {JSON_MEDIA_TYPE}'"
+        headers = " or ".join(f"'Content-Type: {each}'" for each in allowed)
+        detail = f"The Content-Type {said}; send the header {headers}"
         raise ProblemError("unsupported-media-type", detail)
+    return media_type
 
 
 def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:

@@ -1,4 +1,4 @@
-"""The table of routes, and the OpenAPI 3.1 document made of it and of the schemas' types."""
+"""The OpenAPI 3.1 document, made of the table of routes and of the schemas' types."""
 
 from __future__ import annotations
 
@@ -10,19 +10,24 @@ import msgspec
 
 import mailactors
 from mailactors.api import schemas
+from mailactors.api.batch import NDJSON_MEDIA_TYPE
 from mailactors.api.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX, Problem
+from mailactors.api.routes import JSON, ROUTES, Route
 
 _REF: Final = "#/components/schemas/{name}"
-_JSON: Final = "application/json"
-_BODY_PROBLEMS: Final = (
-    *("malformed-json", "idempotency-key-invalid", "idempotency-key-mismatch", "request-timeout"),
-    *("too-large", "unsupported-media-type", "validation", "idempotency-key-reused"),
-    *("internal", "overloaded", "stopping"),
-)
-_READ_PROBLEMS: Final = ("invalid-parameter", "internal", "spool-unavailable")
 _RETRY_AFTER: Final = {
     "description": "Seconds after which to try again.",
     "schema": {"type": "integer", "minimum": 1},
+}
+_LIMITS: Final = {
+    "RateLimit-Policy": {
+        "description": 'The service\'s own limit, if it has one: `"service";q=100;w=60`.',
+        "schema": {"type": "string"},
+    },
+    "RateLimit": {
+        "description": "What is left of it, and seconds until it is whole again, or open at all.",
+        "schema": {"type": "string"},
+    },
 }
 _IDEMPOTENCY_KEY: Final = {
     "name": "Idempotency-Key",
@@ -34,81 +39,13 @@ _IDEMPOTENCY_KEY: Final = {
     ),
     "schema": {"type": "string", "minLength": 1, "maxLength": 514},
 }
-
-
-class Route(msgspec.Struct, frozen=True):
-    """One route: `operation_id` is the name of its handler, `problems` are slugs."""
-
-    method: str
-    rule: str
-    operation_id: str
-    summary: str
-    answers: dict[int, type[msgspec.Struct] | None]
-    problems: tuple[str, ...] = ("internal",)
-    body: type[msgspec.Struct] | None = None
-    query: type[msgspec.Struct] | None = None
-
-    @property
-    def path(self) -> str:
-        """The rule as OpenAPI writes it: `/v1/messages/{name}`."""
-        return re.sub(r"<([a-z_]+)>", r"{\1}", self.rule)
-
-
-ROUTES: Final = (
-    Route(
-        "POST",
-        "/send-email",
-        "send_email",
-        "Accept a message in the short form; its id is the idempotency key",
-        {202: schemas.ShortReceipt, 200: schemas.ShortReceipt},
-        _BODY_PROBLEMS,
-        body=schemas.ShortMessage,
-    ),
-    Route(
-        "GET",
-        "/statuses",
-        "statuses",
-        "Every message's status, newest first, by pages; ?id= for one",
-        {200: schemas.StatusPage},
-        _READ_PROBLEMS,
-        query=schemas.StatusesQuery,
-    ),
-    Route(
-        "POST",
-        "/v1/messages",
-        "post_message",
-        "Accept a message",
-        {202: schemas.MessageReceipt, 200: schemas.MessageReceipt},
-        _BODY_PROBLEMS,
-        body=schemas.MessageIn,
-    ),
-    Route(
-        "GET",
-        "/v1/messages/<name>",
-        "message",
-        "A message's deliveries and its timeline, by our id or the client's",
-        {200: schemas.MessageView},
-        (*_READ_PROBLEMS, "not-found"),
-    ),
-    Route(
-        "GET",
-        "/v1/providers",
-        "providers",
-        "The providers as they are now",
-        {200: schemas.Providers},
-    ),
-    Route("GET", "/healthz", "healthz", "Whether the process is alive", {200: schemas.Health}),
-    Route(
-        "GET",
-        "/readyz",
-        "readyz",
-        "Whether messages are accepted now",
-        {200: schemas.Health},
-        ("internal", "stopping", "not-ready", "spool-unavailable"),
-    ),
-    Route("GET", "/openapi.json", "openapi", "This description", {200: None}),
-    Route("GET", "/", "index", "What is served here", {200: schemas.Index}),
-)
+_LAST_EVENT_ID: Final = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "description": "The last event known, as browsers say it; goes before `after`.",
+    "schema": {"type": "string"},
+}
 
 
 @functools.cache
@@ -119,7 +56,8 @@ def document_json() -> bytes:
 
 def document() -> dict[str, Any]:
     """Return the document: every route, every answer, every problem."""
-    types = {
+    queries = {route.query for route in ROUTES if route.query is not None}
+    types = queries | {
         type_
         for route in ROUTES
         for type_ in (route.body, *route.answers.values(), Problem)
@@ -127,6 +65,8 @@ def document() -> dict[str, Any]:
     }
     in_order = sorted(types, key=lambda type_: type_.__name__)
     _, components = msgspec.json.schema_components(in_order, ref_template=_REF)
+    for query in queries:
+        del components[query.__name__]  # they are told parameter by parameter
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -151,42 +91,54 @@ def _operation(route: Route) -> dict[str, Any]:
         "responses": {},
     }
     if route.body is not None:
-        content = {_JSON: {"schema": _ref(route.body)}}
-        operation["requestBody"] = {"required": True, "content": content}
+        operation["requestBody"] = {"required": True, "content": _content(route.body)}
     for status, type_ in route.answers.items():
-        operation["responses"][str(status)] = _answer(status, type_)
+        operation["responses"][str(status)] = _answer(route, status, type_)
     by_status: dict[int, list[str]] = {}
-    for slug in route.problems:
+    for slug in _problems(route):
         by_status.setdefault(KINDS[slug].status, []).append(slug)
     for status, slugs in sorted(by_status.items()):
-        operation["responses"][str(status)] = _problem(status, slugs)
+        operation["responses"][str(status)] = _problem(route, status, slugs)
     return operation
 
 
-def _answer(status: int, type_: type[msgspec.Struct] | None) -> dict[str, Any]:
-    schema = {"type": "object"} if type_ is None else _ref(type_)
+def _content(body: type[msgspec.Struct]) -> dict[str, Any]:
+    if body is not schemas.BatchItem:
+        return {JSON: {"schema": _ref(body)}}
+    array = {"type": "array", "items": _ref(body), "maxItems": schemas.BATCH_MAX}
+    lines = {"type": "string", "description": "A message as JSON on each line."}
+    return {JSON: {"schema": array}, NDJSON_MEDIA_TYPE: {"schema": lines}}
+
+
+def _problems(route: Route) -> tuple[str, ...]:
+    return route.problems if route.method == "GET" else (*route.problems, "cross-origin")
+
+
+def _answer(route: Route, status: int, type_: type[msgspec.Struct] | None) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object" if route.media == JSON else "string"}
     answer: dict[str, Any] = {
         "description": "Accepted, durably" if status == 202 else "As asked for",
-        "content": {_JSON: {"schema": schema}},
+        "content": {route.media: {"schema": schema if type_ is None else _ref(type_)}},
     }
-    if type_ in {schemas.ShortReceipt, schemas.MessageReceipt}:
-        answer["headers"] = {"Location": {"schema": {"type": "string"}}}
+    headers: dict[str, Any] = dict(_LIMITS) if route.is_limited else {}
+    if 202 in route.answers:
+        headers["Location"] = {"schema": {"type": "string"}}
         if status == 200:
             answer["description"] = "Accepted before under this key: the first answer again"
-            replayed = {"schema": {"type": "string", "const": "true"}}
-            answer["headers"]["Idempotent-Replayed"] = replayed
-    return answer
+            headers["Idempotent-Replayed"] = {"schema": {"type": "string", "const": "true"}}
+    return {**answer, "headers": headers} if headers else answer
 
 
-def _problem(status: int, slugs: list[str]) -> dict[str, Any]:
+def _problem(route: Route, status: int, slugs: list[str]) -> dict[str, Any]:
     lines = [f"`{TYPE_PREFIX}{slug}`: {KINDS[slug].title}" for slug in slugs]
     problem: dict[str, Any] = {
         "description": "; ".join(lines),
         "content": {MEDIA_TYPE: {"schema": _ref(Problem)}},
     }
-    if status == 503:
-        problem["headers"] = {"Retry-After": _RETRY_AFTER}
-    return problem
+    headers: dict[str, Any] = dict(_LIMITS) if route.is_limited else {}
+    if status in {429, 503}:
+        headers["Retry-After"] = _RETRY_AFTER
+    return {**problem, "headers": headers} if headers else problem
 
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
@@ -196,13 +148,15 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
     ]
     if route.query is not None:
         _, components = msgspec.json.schema_components([route.query], ref_template=_REF)
-        properties = components[route.query.__name__]["properties"]
+        shape = components[route.query.__name__]
         parameters += [
-            {"name": name, "in": "query", "required": False, "schema": schema}
-            for name, schema in properties.items()
+            {"name": name, "in": "query", "required": name in shape["required"], "schema": schema}
+            for name, schema in shape["properties"].items()
         ]
-    if route.body is not None:
+    if route.is_limited and route.body is not schemas.BatchItem:
         parameters.append(_IDEMPOTENCY_KEY)
+    if route.media == "text/event-stream":
+        parameters.append(_LAST_EVENT_ID)
     return parameters
 
 

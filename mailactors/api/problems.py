@@ -35,13 +35,17 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "malformed-json": Kind(400, "The body is not JSON"),
         "invalid-parameter": Kind(400, "A query parameter is not valid"),
         "idempotency-key-invalid": Kind(400, "The Idempotency-Key header is not valid"),
-        "idempotency-key-mismatch": Kind(400, "The header and the body name different keys"),
+        "idempotency-key-mismatch": Kind(400, "The message has two different keys"),
+        "cross-origin": Kind(403, "The request comes from another site's page"),
         "not-found": Kind(404, "There is no such resource"),
         "method-not-allowed": Kind(405, "The resource does not know this method"),
         "request-timeout": Kind(408, "The body did not arrive in time"),
+        "too-late": Kind(409, "It is too late to cancel the message"),
+        "not-retried": Kind(409, "The message cannot be sent once more"),
         "too-large": Kind(413, "The body is too large"),
         "unsupported-media-type": Kind(415, "The body is not declared as JSON"),
-        "validation": Kind(422, "The message is not valid"),
+        "validation": Kind(422, "The body is not valid"),
+        "configuration": Kind(422, "The configuration is not valid; nothing has changed"),
         "idempotency-key-reused": Kind(422, "The key was used with other content before"),
         "rate-limited": Kind(429, "Too many requests"),
         "internal": Kind(500, "Something went wrong on our side"),
@@ -77,13 +81,17 @@ class FaultView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Problem details (RFC 9457 §3.1). `errors` has one entry for each fault of a body."""
+    """Problem details (RFC 9457 §3.1).
+
+    `errors` has one entry for each fault of a body, `counts` say how much was done before.
+    """
 
     type: str
     title: str
     status: int
     detail: str = ""
     errors: tuple[FaultView, ...] = ()
+    counts: dict[str, int] = {}
 
 
 class ProblemError(MailactorsError):
@@ -95,6 +103,7 @@ class ProblemError(MailactorsError):
         detail: str = "",
         *,
         errors: tuple[FaultView, ...] = (),
+        counts: dict[str, int] | None = None,
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(f"{slug}: {detail}")
@@ -102,18 +111,24 @@ class ProblemError(MailactorsError):
         self.slug = slug
         self.detail = detail
         self.errors = errors
+        self.counts = counts or {}
         self.retry_after_s = retry_after_s
+
+
+def problem_of(error: ProblemError) -> Problem:
+    """Return a refusal as a document."""
+    kind = KINDS[error.slug]
+    detail, errors = error.detail, error.errors[:ERRORS_MAX]
+    type_ = TYPE_PREFIX + error.slug
+    return Problem(type_, kind.title, kind.status, detail, errors, error.counts)
 
 
 def problem_response(error: ProblemError, headers: Mapping[str, str] | None = None) -> Response:
     """Return the answer that says what the problem is."""
-    kind = KINDS[error.slug]
-    detail, errors = error.detail, error.errors[:ERRORS_MAX]
-    problem = Problem(TYPE_PREFIX + error.slug, kind.title, kind.status, detail, errors)
     extra = dict(headers or {})
     if error.retry_after_s is not None:
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
-    return respond(problem, extra)
+    return respond(problem_of(error), extra)
 
 
 def plain_response(status: int, title: str) -> Response:

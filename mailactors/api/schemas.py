@@ -11,10 +11,13 @@ from typing import Annotated, Any, Final, TypeAlias
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from mailactors.api.problems import Problem
 from mailactors.intake.admission import SHORT_TEXT_MAX
 
 ITEMS_MAX: Final = 100
 """Entries of any list in a body: bounds the work of checking it; admission's limits are lower."""
+BATCH_MAX: Final = 1000
+"""Messages of one batch: they share a commit, and nobody else's waits longer than for these."""
 STATUSES_MAX: Final = 1000
 STATUSES_DEFAULT: Final = 100
 
@@ -78,6 +81,12 @@ class MessageIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: ClientId | None = None
 
 
+class BatchItem(MessageIn, frozen=True, forbid_unknown_fields=True):
+    """One message of a batch. Its key is its `idempotency_key`, or else its `id`."""
+
+    idempotency_key: ClientId | None = None
+
+
 class StatusesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `GET /statuses` may be asked. `cursor` is the `next` of the page before.
 
@@ -117,6 +126,27 @@ class MessageReceipt(msgspec.Struct, frozen=True):
     status: str
     status_url: str
     idempotency: Idempotency
+
+
+class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What became of one message of a batch.
+
+    `status` is what a request of its own would have been answered with: 202, 200 for one that was
+    accepted before under its key, else that of the `problem`. Its pointers begin with the
+    message's place in the batch.
+    """
+
+    status: int
+    id: str = ""
+    message_id: str = ""
+    status_url: str = ""
+    problem: Problem | None = None
+
+
+class BatchResults(msgspec.Struct, frozen=True):
+    """A result for each message, in the order of the batch."""
+
+    results: tuple[BatchResult, ...]
 
 
 class DeliveryBrief(msgspec.Struct, frozen=True):
@@ -185,7 +215,10 @@ class TimelineEntry(msgspec.Struct, frozen=True):
 
 
 class MessageView(msgspec.Struct, frozen=True):
-    """A message, the state of each delivery, and the timeline, oldest first."""
+    """A message, the state of each delivery, and the timeline, oldest first.
+
+    `retry_of` is the message of which this one is a retry by hand.
+    """
 
     id: str
     client_id: str | None
@@ -199,45 +232,6 @@ class MessageView(msgspec.Struct, frozen=True):
     expires_at: str
     attempts: int
     declared_risks: int
+    retry_of: str | None
     deliveries: tuple[DeliveryView, ...]
     timeline: tuple[TimelineEntry, ...]
-
-
-class ProviderView(msgspec.Struct, frozen=True):
-    """A provider as it is now. Times are seconds from now; null where there is nothing to say.
-
-    `permits` are those to be had in `next_permit_in_s`; null means no limit.
-    """
-
-    name: str
-    gate: str
-    gate_opens_in_s: float | None
-    probes_free: int
-    opened_count: int
-    last_success_s_ago: float | None
-    paused: bool
-    next_permit_in_s: float
-    permits: int | None
-    in_flight: int
-    slots_free: int
-    concurrency_max: int
-
-
-class Providers(msgspec.Struct, frozen=True):
-    """All providers, in the order of the configuration."""
-
-    providers: tuple[ProviderView, ...]
-
-
-class Health(msgspec.Struct, frozen=True):
-    """`ok` or `ready`."""
-
-    status: str
-
-
-class Index(msgspec.Struct, frozen=True):
-    """What is served here."""
-
-    service: str
-    version: str
-    routes: dict[str, str]

@@ -14,9 +14,25 @@ import msgspec
 
 from mailactors.api.decoding import pointer_of
 from mailactors.api.problems import FaultView, ProblemError
-from mailactors.api.schemas import AddressIn, Mailbox, Mailboxes, MessageIn, ShortMessage
+from mailactors.api.schemas import (
+    AddressIn,
+    BatchItem,
+    Mailbox,
+    Mailboxes,
+    MessageIn,
+    ShortMessage,
+)
 from mailactors.intake.admission import SHORT_TEXT_MAX
-from mailactors.intake.submission import Fault, Submission
+from mailactors.intake.submission import (
+    Fault,
+    IntakeError,
+    KeyConflictError,
+    OverloadedError,
+    RateLimitedError,
+    StoppingError,
+    Submission,
+    SubmissionRejectedError,
+)
 from mailactors.model.message import Address, Attachment
 
 _STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # RFC 8941 §3.3.3
@@ -27,6 +43,7 @@ _SPECIALS: Final = frozenset('()<>[]:;@\\,"')
 
 _SHORT_NAMES: Final = {"text": "body", "idempotency_key": "id"}
 _LONG_NAMES: Final = {"sender": "from", "idempotency_key": "id"}
+_OWN_KEY_NAMES: Final = {"sender": "from"}
 
 
 class _Faults:
@@ -74,12 +91,14 @@ def parse_key(values: Sequence[str]) -> str | None:
 
 
 def choose_key(header_key: str | None, body_id: str | None) -> str | None:
-    """Return the one key that header and body agree on.
+    """Return the one key that is named beside the message, as its id, or both.
 
     Raises: ProblemError when they differ.
     """
     if header_key is not None and body_id is not None and header_key != body_id:
-        raise ProblemError("idempotency-key-mismatch", "Idempotency-Key and the body's id differ")
+        raise ProblemError(
+            "idempotency-key-mismatch", "the idempotency key and the body's id differ"
+        )
     return body_id if header_key is None else header_key
 
 
@@ -154,12 +173,33 @@ def parse_mailbox(text: str) -> Address | None:
     return Address(address, name) if bracket else None
 
 
+def refusal_of(error: IntakeError, body: msgspec.Struct) -> ProblemError:
+    """Return what the door refused as a problem with the body that was sent."""
+    match error:
+        case SubmissionRejectedError():
+            return validation_problem([*dict.fromkeys(locate(f, body) for f in error.faults)])
+        case KeyConflictError():
+            detail = f"message {error.message_id} has this key and other content"
+            return ProblemError("idempotency-key-reused", detail)
+        case OverloadedError():
+            slug = "overloaded"
+            if isinstance(error, RateLimitedError):
+                slug = "rate-limited"
+            elif isinstance(error, StoppingError):
+                slug = "stopping"
+            return ProblemError(slug, str(error), retry_after_s=error.retry_after_s)
+        case _:
+            raise error
+
+
 def locate(fault: Fault, body: msgspec.Struct) -> FaultView:
     """Return a fault of the door with its place in the body that the client sent.
 
     The door numbers headers and always has lists of addresses; a body may have one string instead.
     """
     names = _SHORT_NAMES if isinstance(body, ShortMessage) else _LONG_NAMES
+    if isinstance(body, BatchItem) and body.idempotency_key is not None:
+        names = _OWN_KEY_NAMES
     first, *rest = fault.pointer.split("/")[1:] or [""]
     first = names.get(first, first)
     steps: list[str | int] = [first] if first else []

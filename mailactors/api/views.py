@@ -14,13 +14,24 @@ from mailactors.api.schemas import (
     DeliveryView,
     MessageView,
     NextStep,
-    ProviderView,
     StatusView,
     TimelineEntry,
 )
+from mailactors.api.schemas_control import (
+    LedgerView,
+    MessageBrief,
+    ProviderView,
+    SuppressionView,
+)
 from mailactors.dispatch.lane import Gate, Lane, Pace
 from mailactors.model.lifecycle import PENDING, summarize
-from mailactors.spool.questions import DeliveryStatus, Event, MessageStatus
+from mailactors.spool.questions import (
+    DeliveryStatus,
+    Event,
+    Ledger,
+    MessageStatus,
+    Suppression,
+)
 
 YEAR_9999_S: Final = 253_402_300_799.0
 UNLIMITED: Final = Pace().permits
@@ -69,9 +80,46 @@ def message_view(status: MessageStatus, events: Sequence[Event]) -> MessageView:
         expires_at=rfc3339(status.expires_at),
         attempts=status.attempts,
         declared_risks=status.declared_risks,
+        retry_of=status.retry_of or None,
         deliveries=tuple(map(_delivery_view, status.deliveries)),
         timeline=tuple(_entry(event, recipients) for event in events),
     )
+
+
+def message_brief(status: MessageStatus) -> MessageBrief:
+    """Return a message as a list shows it."""
+    return MessageBrief(
+        id=status.id,
+        client_id=status.client_id or None,
+        message_id=status.message_id,
+        status=summarize(frozenset(d.state for d in status.deliveries)),
+        stream=status.stream,
+        sender=status.sender,
+        subject=status.subject,
+        accepted_at=rfc3339(status.accepted_at),
+        attempts=status.attempts,
+        retry_of=status.retry_of or None,
+        deliveries=tuple(map(_delivery_brief, status.deliveries)),
+        status_url=f"/v1/messages/{status.id}",
+    )
+
+
+def ledger_view(ledger: Ledger) -> LedgerView:
+    """Return the accounting identity, and whether it holds."""
+    return LedgerView(
+        holds=ledger.is_balanced,
+        accepted=ledger.accepted,
+        states=ledger.states,
+        in_flight=sum(ledger.states.get(state, 0) for state in PENDING),
+        declared_risks=ledger.declared_risks,
+        purged=ledger.purged,
+    )
+
+
+def suppression_view(suppression: Suppression) -> SuppressionView:
+    """Return an address that gets no mail."""
+    created_at = rfc3339(suppression.created_at)
+    return SuppressionView(suppression.address, suppression.reason, suppression.source, created_at)
 
 
 def provider_view(lane: Lane, now_s: float) -> ProviderView:
@@ -86,7 +134,7 @@ def provider_view(lane: Lane, now_s: float) -> ProviderView:
         probes_free=health.probes_free,
         opened_count=health.opened_count,
         last_success_s_ago=round(max(0.0, ago_s), 3) if health.last_success_s >= 0 else None,
-        paused=pace.is_paused,
+        paused=lane.is_paused,
         next_permit_in_s=round(max(0.0, pace.next_permit_s - now_s), 3),
         permits=pace.permits if pace.permits < UNLIMITED else None,
         in_flight=len(lane.in_flight),

@@ -149,7 +149,7 @@ def _lanes(lanes: Iterable[Lane]) -> Iterator[Metric]:
 def _actors(
     children: Sequence[ChildStatistics], mailboxes: Sequence[MailboxStatistics]
 ) -> Iterator[Metric]:
-    crashes = {(child.name,): child.crash_count for child in children}
+    crashes: dict[tuple[str, ...], int] = {(c.name,): c.crash_count for c in children}
     yield _counter("mailactors_actor_crashes", "Crashes by actor.", ("actor",), crashes)
     waiting = GaugeMetricFamily(
         "mailactors_mailbox_waiting", "Items that wait for an actor.", labels=("actor",)

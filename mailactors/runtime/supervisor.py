@@ -193,8 +193,6 @@ class Supervisor:
         try:
             while not kept.is_stopping:
                 error = await self._run_once(kept, start)
-                if kept.is_stopping:
-                    start.started()  # told to stop before it was ready: that is no failure
                 is_renewed, kept.is_renewed = kept.is_renewed, False
                 if error is None and is_renewed:
                     continue
@@ -219,6 +217,7 @@ class Supervisor:
         if injected is not None:
             return injected
         if kept.scope.cancelled_caught or kept.is_stopping:
+            start.started()  # whoever was told to stop before it was ready has not failed
             return None
         return MailactorsError(f"{kept.child.name} ended by itself")
 

@@ -24,10 +24,13 @@ from mailactors.runtime.ports import Clock, Executor, Faults, Journal
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.runtime.tally import Histogram
+from mailactors.spool.operations import Retry
 from mailactors.spool.port import (
     Accept,
+    AcceptedMany,
     AcceptMany,
     Command,
+    Receipt,
     Result,
     SpoolBrokenError,
     SpoolFullError,
@@ -152,7 +155,7 @@ class SpoolActor:
         self._faults.point("spool.committed")
         for write, result in zip(group, results, strict=True):
             write.reply.resolve(result)
-        for stream in streams_with_work(group):
+        for stream in streams_with_work(results):
             due = self._signals.due(stream)
             due.publish(due.value + 1)
 
@@ -200,19 +203,16 @@ def refuse_new(group: list[Write]) -> list[Write]:
     """Fail the commands of a group that bring new messages, and return the others."""
     kept = []
     for write in group:
-        if isinstance(write.command, Accept | AcceptMany):
+        if isinstance(write.command, Accept | AcceptMany | Retry):
             write.reply.fail(SpoolFullError("the spool's disk is full"))
         else:
             kept.append(write)
     return kept
 
 
-def streams_with_work(group: list[Write]) -> list[str]:
-    """Return the streams of a group's new messages, each once, in order."""
-    accepts: list[Accept] = []
-    for write in group:
-        if isinstance(write.command, Accept):
-            accepts.append(write.command)
-        elif isinstance(write.command, AcceptMany):
-            accepts.extend(write.command.accepts)
-    return list(dict.fromkeys(accept.message.stream for accept in accepts))
+def streams_with_work(results: list[Result]) -> list[str]:
+    """Return the streams of a group's messages that came in, each once, in order."""
+    receipts: list[Result] = []
+    for result in results:
+        receipts += result.results if isinstance(result, AcceptedMany) else (result,)
+    return list(dict.fromkeys(each.stream for each in receipts if isinstance(each, Receipt)))

@@ -14,10 +14,10 @@ from typing import Final
 import apsw
 
 from mailactors.spool.migrations import find_missing, load_migrations
-from mailactors.spool.port import SpoolError
+from mailactors.spool.port import SpoolError, SpoolSchemaError
 
-PAGES_A_STEP: Final = 1_000
-"""Pages between two reports of progress (4 MB)."""
+PAGES_A_STEP: Final = 250
+"""Pages between two reports of progress (1 MB)."""
 
 BUSY_MS: Final = 5_000
 """How long to wait for whoever opens the file at this moment."""
@@ -37,6 +37,8 @@ def backup_spool(source: str, path: str, progress: Progress | None = None) -> No
             db.set_busy_timeout(BUSY_MS)
             find_missing(db, load_migrations())
             copy_database(db, path, progress)
+    except apsw.NotADBError as error:
+        raise SpoolSchemaError(f"{source} is not a database") from error
     except apsw.Error as error:
         raise SpoolError(f"{source} cannot be copied to {path}: {error}") from error
 

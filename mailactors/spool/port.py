@@ -6,8 +6,8 @@ when, and tells no one before the commit. All times are UTC seconds and come fro
 store never asks for the time.
 
 A delivery is addressed by (`seq`, `n`): its message's place in the order of acceptance, and its
-own place in the message's envelope, from 0. Commands that people and housekeeping
-give are in `spool.operations`, what may be asked in `spool.questions`.
+own place in the message's envelope, from 0. Commands that people and housekeeping give are in
+`spool.operations`, what may be asked in `spool.questions`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,11 @@ from mailactors.model.lifecycle import State
 from mailactors.model.message import Message
 from mailactors.spool.operations import (
     NotRetried,
+    Purge,
     Purged,
+    Retry,
+    Suppress,
+    Unsuppress,
     Unsuppressed,
 )
 from mailactors.spool.questions import Questions, Suppression
@@ -332,6 +336,10 @@ Command: TypeAlias = (
     | Resolve
     | Cancel
     | Recover
+    | Retry
+    | Suppress
+    | Unsuppress
+    | Purge
 )
 Result: TypeAlias = (
     Receipt

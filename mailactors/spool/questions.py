@@ -155,6 +155,10 @@ class Questions(Protocol):
         """Return the number of pending deliveries by stream, then by state."""
         ...
 
+    def oldest_pending(self) -> dict[str, float]:
+        """Return by stream when the oldest message that is not final was accepted."""
+        ...
+
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         """Return intents of a provider since a time, by floor(started_at / bucket_s)."""
         ...

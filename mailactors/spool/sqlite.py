@@ -2,8 +2,8 @@
 
 Owns the connection, its lock and its transactions; what each command does is in
 `sqlite_accept`, `sqlite_flow`, `sqlite_upkeep`, `sqlite_suppressions` and `sqlite_retention`, what
-may be asked in `sqlite_questions`. Durable means WAL with
-`synchronous=FULL`: at a hundred commands a commit it costs what less would cost.
+may be asked in `sqlite_questions`. Durable means WAL with `synchronous=FULL`: at a hundred
+commands a commit it costs what less would cost.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from mailactors.spool.port import (
     SpoolSchemaError,
 )
 from mailactors.spool.questions import Questions
-from mailactors.spool.sqlite_accept import accept_all, retry
+from mailactors.spool.sqlite_accept import accept_all, accept_many, retry
 from mailactors.spool.sqlite_questions import DISK_ERRORS, SqliteQuestions
 from mailactors.spool.sqlite_retention import purge
 
@@ -61,7 +61,7 @@ WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 _SYNCHRONOUS_FULL: Final = 2
 
 _APPLY: Final[dict[type[Any], Callable[[apsw.Connection, Any, float], Result]]] = {
-    AcceptMany: flow.accept_many,
+    AcceptMany: accept_many,
     Claim: flow.claim,
     Intend: flow.intend,
     Settle: flow.settle,
@@ -89,6 +89,7 @@ class SqliteStore(SqliteQuestions):
         self._readers: list[apsw.Connection] = []
         self._broken = ""
         self._wal_pages = 0
+        self._is_purging = False
         # The hook takes the place of SQLite's own checkpoints, which hide a failed fsync.
         db.set_wal_hook(self._on_commit)
 
@@ -150,7 +151,7 @@ class SqliteStore(SqliteQuestions):
         except BaseException:
             self._roll_back()
             raise
-        if any(map(_is_last_of_a_purge, results)):
+        if self._is_end_of_purge(results):
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
         elif self._wal_pages >= CHECKPOINT_PAGES:
             self._checkpoint()
@@ -186,6 +187,15 @@ class SqliteStore(SqliteQuestions):
         _give_up_lock(self._lock)
         self._lock = None
 
+    def _is_end_of_purge(self, results: Sequence[Result]) -> bool:
+        # Then the pages that were given back are cut off the file, and its log is emptied.
+        was_purging = self._is_purging
+        for result in results:
+            if isinstance(result, Purged):
+                was_purging |= result.has_more or result.messages + result.bodies > 0
+                self._is_purging = result.has_more
+        return was_purging and not self._is_purging
+
     def _on_commit(self, _db: apsw.Connection, _name: str, pages: int) -> int:
         self._wal_pages = pages
         return apsw.SQLITE_OK
@@ -217,13 +227,6 @@ def _execute(db: apsw.Connection, commands: Sequence[Command], now: float) -> li
         else:
             results += [_APPLY[kind](db, command, now) for command in run]
     return results
-
-
-def _is_last_of_a_purge(result: Result) -> bool:
-    # Then the pages that were given back are cut off the file, and its log is emptied.
-    return (
-        isinstance(result, Purged) and result.messages + result.bodies > 0 and not result.has_more
-    )
 
 
 def _connect(path: str) -> apsw.Connection:

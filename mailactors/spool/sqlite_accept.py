@@ -10,7 +10,7 @@ import apsw
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.model.message import domain_of
 from mailactors.spool.operations import NotRetried, Retry
-from mailactors.spool.port import Accept, Conflict, Key, Progress, Receipt
+from mailactors.spool.port import Accept, AcceptedMany, AcceptMany, Conflict, Key, Progress, Receipt
 from mailactors.spool.sqlite_rows import fetch, pack_progress, record
 
 UNSENT: Final = FINAL - {State.SENT}
@@ -44,8 +44,14 @@ def accept_all(
     return results
 
 
+def accept_many(db: apsw.Connection, command: AcceptMany, now: float) -> AcceptedMany:
+    """Accept several for one who asks for all of them."""
+    return AcceptedMany(tuple(accept_all(db, command.accepts, now)))
+
+
 def _last_seq(db: apsw.Connection) -> int:
-    return db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'messages'").get or 0
+    rows = fetch(db, "SELECT seq FROM sqlite_sequence WHERE name = 'messages'")
+    return int(rows[0][0]) if rows else 0
 
 
 def _receipt(seq: int, command: Accept) -> Receipt:
@@ -61,6 +67,11 @@ def _receipt(seq: int, command: Accept) -> Receipt:
     )
 
 
+def _stored_receipt(row: Sequence[Any], *, is_replay: bool) -> Receipt:
+    seq, id_, message_id, client_id, accepted_at, stream = row
+    return Receipt(seq, id_, message_id, client_id, accepted_at, is_replay, stream)
+
+
 def _known(db: apsw.Connection, key: Key, id_: str, now: float) -> Receipt | Conflict | None:
     rows = fetch(
         db,
@@ -71,8 +82,8 @@ def _known(db: apsw.Connection, key: Key, id_: str, now: float) -> Receipt | Con
     )
     if not rows:
         return None
-    ((fingerprint, expires_at, open_count, *stored, stream),) = rows
-    receipt = Receipt(*stored, is_replay=True, stream=stream)
+    ((fingerprint, expires_at, open_count, *stored),) = rows
+    receipt = _stored_receipt(stored, is_replay=True)
     # The same id is the same command again, however long ago its key ran out.
     if now >= expires_at and open_count == 0 and receipt.id != id_:
         return None
@@ -182,10 +193,10 @@ def _retried_before(db: apsw.Connection, command: Retry) -> Receipt | NotRetried
     )
     if not rows:
         return None
-    ((*stored, stream, retry_of),) = rows
+    ((*stored, retry_of),) = rows
     if retry_of != command.id:
         return NotRetried(f"{command.new_id} is another message")
-    return Receipt(*stored, is_replay=True, stream=stream)
+    return _stored_receipt(stored, is_replay=True)
 
 
 def _unsent(
@@ -200,9 +211,7 @@ def _unsent(
     }
     if command.ns is None and open_count:
         pending = sorted({state for state, _ in states.values() if state not in FINAL})
-        return NotRetried(
-            f"it is not final: {open_count} of its deliveries are {', '.join(pending)}"
-        )
+        return NotRetried(f"it is not final yet: {', '.join(pending)}")
     for n in command.ns or ():
         if n not in states:
             return NotRetried(f"it has no delivery {n}")
@@ -237,13 +246,12 @@ def _copy(
         " RETURNING seq, id, message_id, client_id, accepted_at, stream",
         (command.new_id, now, len(chosen), _NO_PROGRESS, old_seq),
     )
-    ((*stored, stream),) = rows
-    receipt = Receipt(*stored, is_replay=False, stream=stream)
+    receipt = _stored_receipt(rows[0], is_replay=False)
     db.execute(
         "INSERT INTO contents SELECT ?, packed FROM contents WHERE seq = ?", (receipt.seq, old_seq)
     )
     _insert_deliveries(
-        db, [(receipt.seq, n, to, stream, now) for n, (_, to) in enumerate(chosen)], now
+        db, [(receipt.seq, n, to, receipt.stream, now) for n, (_, to) in enumerate(chosen)], now
     )
     ns = [n for n, _ in chosen]
     record(db, receipt.seq, now, "accepted", {"rule": "by hand", "retry_of": command.id, "ns": ns})

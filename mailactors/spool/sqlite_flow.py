@@ -69,8 +69,9 @@ def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
     ):
         recipients[seq].append((n, recipient))
     rows = db.execute(
-        "SELECT seq, id, stream, max(recipients_total, envelope_total), attempts, progress, accepted_at, expires_at,"
-        " size_bytes FROM messages WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
+        "SELECT seq, id, stream, max(recipients_total, envelope_total), attempts, progress,"
+        " accepted_at, expires_at, size_bytes FROM messages"
+        " WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
         (seqs,),
     )
     leases = {row[0]: _lease(row, epoch, recipients[row[0]], due[row[0]]) for row in rows}

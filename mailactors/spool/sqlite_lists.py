@@ -6,6 +6,8 @@ of them. Where those let little through, an answer ends early, with the place to
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Generator
 from typing import Any, Final
 
 import apsw
@@ -13,9 +15,12 @@ import apsw
 from mailactors.model.lifecycle import State
 from mailactors.spool.questions import Filters
 from mailactors.spool.sqlite_accept import UNSENT
+from mailactors.spool.sqlite_rows import fetch
 
 EXAMINED_MAX: Final = 10_000
-"""Rows that one answer looks at."""
+"""Rows, or blocks of the index by recipient, that one answer looks at."""
+BLOCK_BITS: Final = 10
+"""The index by recipient has a part of its own for each 2 ** 10 messages (`0002_retention`)."""
 CLOCK_STEP_S: Final = 60.0
 """Messages are in the order of their acceptance but for this much."""
 
@@ -46,26 +51,42 @@ def find_seqs(
     """Return the seqs of a page, and where the next one begins, or None."""
     low, high = _seq_range(db, filters)
     high = min(high, _SEQ_MAX if before_seq is None else before_seq)
-    sql, bindings = build_query(filters)
     found: list[int] = []
     current = high
     examined = 0
-    cursor = db.execute(sql, {**bindings, "low": low, "high": high})
-    try:
-        for seq, fits in cursor:
+    with contextlib.closing(_rows(db, filters, low, high)) as rows:
+        for seq, fits in rows:
             if seq != current and (len(found) >= limit or examined >= EXAMINED_MAX):
                 return found, current
             current = seq
             examined += 1
             if fits and (not found or found[-1] != seq):
                 found.append(seq)
-    finally:
-        cursor.close()
     return found, None
 
 
+def _rows(
+    db: apsw.Connection, filters: Filters, low: int, high: int
+) -> Generator[tuple[Any, ...], None, None]:
+    # (seq, whether it fits), newest first; the end of a block is one that does not.
+    sql, bindings = build_query(filters)
+    if not filters.recipient:
+        with contextlib.closing(db.execute(sql, {**bindings, "low": low, "high": high})) as cursor:
+            yield from cursor
+        return
+    low, high = max(low, _edge(db, "min")), min(high, _edge(db, "max") + 1)
+    for block in range((high - 1) >> BLOCK_BITS, (low >> BLOCK_BITS) - 1, -1):
+        place = {"block": block, "low": low, "high": high}
+        yield from db.execute(sql, {**bindings, **place}).fetchall()
+        yield max(block << BLOCK_BITS, low), False
+
+
+def _edge(db: apsw.Connection, which: str) -> int:
+    return int(fetch(db, f"SELECT ifnull({which}(seq), 0) FROM messages")[0][0])  # noqa: S608
+
+
 def build_query(filters: Filters) -> tuple[str, dict[str, Any]]:
-    """Return the SQL of (seq, fits) and its bindings, but for `low` and `high`."""
+    """Return the SQL of (seq, fits) and its bindings, but for `low`, `high` and `block`."""
     bindings: dict[str, Any] = {
         "recipient": filters.recipient,
         "state": filters.state.value if filters.state else "",
@@ -79,8 +100,8 @@ def build_query(filters: Filters) -> tuple[str, dict[str, Any]]:
             "(SELECT accepted_at >= :since AND accepted_at < :until"
             " FROM messages AS one WHERE one.seq = listed.seq)"
         )
-    sql = (
-        f"SELECT seq, {' AND '.join(fits) or 'TRUE'} FROM {table}"  # noqa: S608: words of ours
+    sql = (  # of words of ours
+        f"SELECT seq, {' AND '.join(fits) or 'TRUE'} FROM {table}"  # noqa: S608
         f" WHERE seq >= :low AND seq < :high{where} ORDER BY seq DESC"
     )
     return sql, bindings
@@ -95,7 +116,7 @@ def _plan(filters: Filters) -> tuple[str, str, list[str]]:
         if filters.stream:
             fits.append("stream = :stream")
         table = "deliveries AS listed INDEXED BY deliveries_recipient"
-        return table, " AND recipient = :recipient", fits
+        return table, f" AND seq >> {BLOCK_BITS} = :block AND recipient = :recipient", fits
     if filters.state is None:
         if filters.stream:
             table = "messages AS listed INDEXED BY messages_stream"
@@ -123,14 +144,16 @@ def _seq_range(db: apsw.Connection, filters: Filters) -> tuple[int, int]:
 
 def _first_seq(db: apsw.Connection, at: float) -> int:
     # By halving: acceptance needs no index of its own.
-    low, high = 0, db.execute("SELECT ifnull(max(seq), 0) + 1 FROM messages").get
+    low, high = 0, _edge(db, "max") + 1
     while low < high:
         middle = (low + high) // 2
-        row = db.execute(
-            "SELECT seq, accepted_at FROM messages WHERE seq >= ? ORDER BY seq LIMIT 1", (middle,)
-        ).fetchall()
+        row = fetch(
+            db,
+            "SELECT seq, accepted_at FROM messages WHERE seq >= ? ORDER BY seq LIMIT 1",
+            (middle,),
+        )
         if row and row[0][1] < at:
             low = row[0][0] + 1
         else:
             high = middle
-    return int(low)
+    return low

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
 
 import apsw
 import msgspec
 
 from mailactors.model.lifecycle import State
 from mailactors.spool.port import SpoolBrokenError
-from mailactors.spool.questions import DeliveryStatus, Event, Ledger, MessageStatus
+from mailactors.spool.questions import (
+    DeliveryStatus,
+    Event,
+    FeedEvent,
+    Filters,
+    Ledger,
+    MessageStatus,
+    Page,
+    Suppression,
+)
+from mailactors.spool.sqlite_lists import find_seqs
 from mailactors.spool.sqlite_rows import fetch, to_json
 
 NAMED_MAX: Final = 100
@@ -72,6 +82,10 @@ _PENDING: Final = """
       AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
     GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
 """
+_OLDEST: Final = """
+    SELECT stream, min(accepted_at) FROM messages WHERE open_count > 0
+    GROUP BY stream ORDER BY stream
+"""
 _ATTEMPTS: Final = """
     SELECT CAST(started_at / ?3 AS INTEGER) AS bucket, count(*) FROM attempts
     WHERE provider = ?1 AND started_at IS NOT NULL AND started_at >= ?2
@@ -80,8 +94,7 @@ _ATTEMPTS: Final = """
 
 
 def _status(row: tuple[Any, ...], deliveries: list[DeliveryStatus]) -> MessageStatus:
-    *columns, retry_of = row
-    return MessageStatus(*columns, tuple(deliveries), retry_of)
+    return MessageStatus(*(*row[:-1], tuple(deliveries), row[-1]))  # in the order of its fields
 
 
 class SqliteQuestions:
@@ -128,6 +141,11 @@ class SqliteQuestions:
                 counts.setdefault(stream, {})[state] = count
         return counts
 
+    def oldest_pending(self) -> dict[str, float]:
+        """Return by stream when the oldest message that is not final was accepted."""
+        with self._snapshot() as db:
+            return dict(db.execute(_OLDEST))
+
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         """Return intents of a provider since a time, by floor(started_at / bucket_s)."""
         with self._snapshot() as db:
@@ -152,7 +170,8 @@ class SqliteQuestions:
     def latest_event_seq(self) -> int:
         """Return the seq of the latest event ever, or 0: what comes after it is new."""
         with self._snapshot() as db:
-            return db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").get or 0
+            rows = fetch(db, "SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+        return int(rows[0][0]) if rows else 0
 
     def suppressions(self, limit: int, after: str = "") -> tuple[Suppression, ...]:
         """Return suppressed addresses in their order, those after `after`."""

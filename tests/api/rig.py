@@ -13,6 +13,7 @@ from quart_trio import QuartTrio
 from mailactors.api.app import create_app
 from mailactors.api.server import ApiServer, Listening, Timeouts
 from mailactors.dispatch.lane import Lane, open_lane
+from mailactors.errors import MailactorsError
 from mailactors.intake.admission import Rules, Stream
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
@@ -32,17 +33,22 @@ from mailactors.runtime.ports import (
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.reader import SpoolReader
 from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.writer import SpoolWriter
 
 T = TypeVar("T")
 
 WITHIN_S = 5.0
 """After this a test that waits for an answer has failed."""
+JSON = {"Content-Type": "application/json"}
 RULES = Rules(
     default_from=Address("mailactors@mail.example"),
     streams={"transactional": Stream(3600.0), "bulk": Stream(60.0)},
     key_window_s=86400.0,
     fingerprint_window_s=60.0,
 )
+
+
+METRICS = b"mailactors_up 1.0\n"
 
 
 class InlineExecutor:
@@ -81,6 +87,24 @@ class ListJournal:
         return [event for event, _ in self.notes]
 
 
+class Configuration:
+    """What a reload finds."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.fault: MailactorsError | None = None
+        self.is_ready = trio.Event()
+        self.is_ready.set()
+        self.reloads = 0
+
+    async def reload(self) -> list[str]:
+        await self.is_ready.wait()
+        if self.fault is not None:
+            raise self.fault
+        self.reloads += 1
+        return self.notes
+
+
 @dataclass(eq=False)
 class Rig:
     """Everything that a test may want to touch."""
@@ -93,8 +117,14 @@ class Rig:
     signals: SpoolSignals
     journal: ListJournal
     stopping: trio.Event
+    configuration: Configuration
     spool_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Cancelled, it leaves a spool that never answers."""
+
+
+def problem(slug: str) -> str:
+    """Return a problem's type."""
+    return f"urn:mailactors:problem:{slug}"
 
 
 @contextlib.asynccontextmanager
@@ -118,10 +148,20 @@ async def open_rig() -> AsyncIterator[Rig]:
     reader = SpoolReader(store.reader(), executor)
     lanes = {"primary": open_lane("primary", 4, _NoProvider(), _outcomes(), clock)}
     stopping = trio.Event()
+    configuration = Configuration()
     app = create_app(
-        door, reader, lanes, clock, signals=signals, journal=journal, stopping=stopping
+        door,
+        reader,
+        lanes,
+        clock,
+        signals=signals,
+        journal=journal,
+        stopping=stopping,
+        writer=SpoolWriter(spool),
+        reload=configuration.reload,
+        metrics=expose,
     )
-    rig = Rig(app, door, store, reader, lanes, signals, journal, stopping)
+    rig = Rig(app, door, store, reader, lanes, signals, journal, stopping, configuration)
     spool_actor = SpoolActor(store, spool, executor, signals, clock, NoFaults(), journal)
     registry_actor = RegistryActor(registry, spool, NoFaults())
 
@@ -137,6 +177,10 @@ async def open_rig() -> AsyncIterator[Rig]:
             nursery.cancel_scope.cancel()
     finally:
         store.close()
+
+
+async def expose() -> bytes:
+    return METRICS
 
 
 def _outcomes() -> Mailbox[Any]:

@@ -18,7 +18,7 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from mailactors.api.server import LOGGER_NAME, Listening, Timeouts, format_host
-from tests.api.rig import WITHIN_S, ListJournal, Rig, Served, open_rig, read_all, read_until, serve
+from tests.api.rig import WITHIN_S, ListJournal, Rig, Served, read_all, read_until, serve
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 POST = b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -27,12 +27,6 @@ UPGRADE = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 SILENCE_S = 0.15
-
-
-@pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    async with open_rig() as rig:
-        yield rig
 
 
 @pytest.fixture

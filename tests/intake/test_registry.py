@@ -18,7 +18,7 @@ from mailactors.runtime.supervisor import Child, Supervisor
 from mailactors.spool.actor import Write
 from mailactors.spool.port import Accept, Conflict, Receipt, Result, SpoolFullError
 from tests.gateways import CrashPlan
-from tests.spool.spool_contract import make_accept
+from tests.spool.makers import make_accept
 
 
 @dataclass

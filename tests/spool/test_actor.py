@@ -26,6 +26,7 @@ from mailactors.spool.actor import (
     Write,
     open_writes,
 )
+from mailactors.spool.operations import Retry
 from mailactors.spool.port import (
     Accept,
     AcceptMany,
@@ -44,7 +45,7 @@ from mailactors.spool.port import (
 from mailactors.spool.reader import SpoolReader
 from mailactors.spool.sqlite import SqliteStore
 from tests.gateways import CrashPlan, InlineExecutor, NotingJournal, VirtualClock, open_store
-from tests.spool.spool_contract import make_accept
+from tests.spool.makers import make_accept
 
 T = TypeVar("T")
 
@@ -207,6 +208,18 @@ async def test_streams_with_new_messages_are_signalled_once_a_commit() -> None:
         assert [1, 1, 0] == [rig.signals.due(name).value for name in ("main", "bulk", "otp")]
 
 
+async def test_a_retry_by_hand_is_new_work_for_its_stream() -> None:
+    async with running() as rig:
+        await rig.write(make_accept("m1", stream="bulk")).wait(5)
+        await rig.write(Cancel("m1")).wait(5)
+        before = rig.signals.due("bulk").value
+
+        receipt = await rig.write(Retry("m1", "m2")).wait(5)
+
+        assert isinstance(receipt, Receipt)
+        assert rig.signals.due("bulk").value == before + 1
+
+
 async def rig_idle(rig: Rig) -> None:
     await trio.testing.wait_all_tasks_blocked()
     assert rig.gate.waiting == 0
@@ -218,6 +231,7 @@ async def test_new_messages_are_refused_at_once_while_the_disk_is_full(
     async with running() as rig:
         rig.store.errors = [SpoolFullError("no room")] * 3
         replies = [rig.write(make_accept("m1")), rig.write(AcceptMany((make_accept("m2"),)))]
+        replies.append(rig.write(Retry("m0", "m3")))
 
         for reply in replies:
             with pytest.raises(SpoolFullError, match="disk is full"):

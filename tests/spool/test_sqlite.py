@@ -14,7 +14,6 @@ from pathlib import Path
 import apsw
 import pytest
 
-from mailactors.spool import migrations
 from mailactors.spool.port import (
     Claim,
     Receipt,
@@ -26,13 +25,8 @@ from mailactors.spool.port import (
     Store,
 )
 from mailactors.spool.sqlite import CHECKPOINT_PAGES, SqliteStore
-from tests.spool.spool_contract import (
-    NOW,
-    SpoolContract,
-    make_accept,
-    one,
-    receive,
-)
+from tests.spool.makers import NOW, make_accept, one, receive
+from tests.spool.spool_contract import SpoolContract
 
 
 def check_open_counts(store: Store) -> None:
@@ -140,26 +134,6 @@ def test_another_programs_database_is_refused_unchanged(path: str) -> None:
     assert before == Path(path).read_bytes()
 
 
-def test_a_newer_spool_is_refused(path: str) -> None:
-    SqliteStore.open(path).close()
-    with contextlib.closing(sqlite3.connect(path)) as other:
-        other.execute("INSERT INTO migrations VALUES (99, '0099_future.sql', 'x')")
-        other.commit()
-
-    with pytest.raises(SpoolSchemaError, match=r"0099_future\.sql.*newer"):
-        SqliteStore.open(path)
-
-
-def test_a_changed_migration_is_refused(path: str) -> None:
-    SqliteStore.open(path).close()
-    with contextlib.closing(sqlite3.connect(path)) as other:
-        other.execute("UPDATE migrations SET sha256 = 'another'")
-        other.commit()
-
-    with pytest.raises(SpoolSchemaError, match=r"0001_spool\.sql is not the one"):
-        SqliteStore.open(path)
-
-
 def test_a_refused_file_is_not_kept_locked(path: str) -> None:
     Path(path).write_text("not a database at all" * 100)
     with pytest.raises(SpoolSchemaError):
@@ -167,16 +141,6 @@ def test_a_refused_file_is_not_kept_locked(path: str) -> None:
     Path(path).unlink()
 
     SqliteStore.open(path).close()
-
-
-def test_a_failed_migration_leaves_nothing_behind() -> None:
-    db = apsw.Connection(":memory:")
-    broken = migrations.Migration(1, "0001_broken.sql", "CREATE TABLE a (x); CREATE TABLE a (x);")
-
-    with pytest.raises(apsw.SQLError):
-        migrations.apply_migration(db, broken)
-
-    assert db.execute("SELECT count(*) FROM sqlite_schema").get == 0
 
 
 def test_what_was_accepted_is_there_after_reopening(path: str) -> None:

@@ -1,0 +1,145 @@
+"""Server-sent events: what happens in the spool, as it happens, to whoever listens.
+
+A stream reads from the spool where its client left off, a page at a time and only when it has sent
+the page before; so a slow client holds nothing here but its place. It looks whether there was a
+commit every `POLL_S`, and asks the spool only then.
+
+Source: HTML, section 9.2 (server-sent events).
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Final, Self
+
+import msgspec
+import trio
+from quart import Response, request
+from quart.wrappers.response import ResponseBody
+
+from mailactors.api import schemas_control, views
+from mailactors.api.exchange import read_query
+from mailactors.api.parts import Parts
+from mailactors.api.problems import FaultView, ProblemError
+from mailactors.spool.port import SpoolError
+from mailactors.spool.questions import FeedEvent
+
+MEDIA_TYPE: Final = "text/event-stream"
+STREAMS_MAX: Final = 32
+"""Clients that listen at once; each costs two questions a second at most."""
+STREAMS_RETRY_S: Final = 5.0
+PAGE: Final = 100
+"""Events read at once."""
+POLL_S: Final = 0.5
+HEARTBEAT_S: Final = 15.0
+"""Silence after which a comment is sent, so that proxies keep the connection."""
+DIGITS_MAX: Final = 16
+RECONNECT_MS: Final = 1000
+"""How long a client is told to wait before it comes again."""
+
+
+class Feeding:
+    """The handler, and the streams that it has given out."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._open: weakref.WeakSet[EventBody] = weakref.WeakSet()
+
+    async def events(self) -> Response:
+        """Return a stream of events after the one that the client knows, or from now on."""
+        after = wanted_after()
+        latest = await self._parts.reader.ask(lambda spool: spool.latest_event_seq())
+        if after is not None and after > latest:
+            raise _bad_place(f"there is no such event yet; the latest is {latest}")
+        if len(self._open) >= STREAMS_MAX:
+            detail = f"{STREAMS_MAX} clients are listening already"
+            raise ProblemError("overloaded", detail, retry_after_s=STREAMS_RETRY_S)
+        if request.method == "HEAD":
+            return Response(b"", content_type=MEDIA_TYPE)
+        body = EventBody(self._parts, latest if after is None else after, self._open)
+        response = Response(body, content_type=MEDIA_TYPE)
+        response.timeout = None
+        response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it back
+        return response
+
+
+def wanted_after() -> int | None:
+    """Return the event that the client knows: a browser that reconnects says so in the header.
+
+    Raises: ProblemError.
+    """
+    query = read_query(schemas_control.EventsQuery)
+    last = request.headers.get("Last-Event-ID", "")
+    if not last:
+        return query.after if isinstance(query.after, int) else None
+    is_number = last.isascii() and last.isdecimal() and len(last) <= DIGITS_MAX
+    if not is_number or int(last) > schemas_control.SEQ_MAX:
+        raise _bad_place("Last-Event-ID is not the id of an event")
+    return int(last)
+
+
+class EventBody(ResponseBody):
+    """The endless body of one stream; it counts as open until it is closed or dropped."""
+
+    def __init__(self, parts: Parts, after: int, opened: weakref.WeakSet[EventBody]) -> None:
+        self._parts = parts
+        self._after = after
+        self._opened = opened
+        self._lines = self._run()
+        opened.add(self)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException], error: BaseException, trace: TracebackType
+    ) -> None:
+        self._opened.discard(self)
+        await self._lines.aclose()  # type: ignore[attr-defined]
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self._lines
+
+    async def _run(self) -> AsyncIterator[bytes]:
+        """Yield the place to come back to, then events, or heartbeats, until the service stops."""
+        yield f"retry: {RECONNECT_MS}\nid: {self._after}\n\n".encode()
+        clock, stopping = self._parts.clock, self._parts.stopping
+        seen, quiet_since_s = -1.0, clock.now_s()
+        while not stopping.is_set():
+            commits = self._parts.signals.commits.total
+            chunk, is_all = b"", True
+            if commits != seen and (page := await self._next_page()) is not None:
+                chunk, is_all = b"".join(map(encode_event, page)), len(page) < PAGE
+                seen = commits if is_all else seen
+            if not chunk and clock.now_s() - quiet_since_s >= HEARTBEAT_S:
+                chunk = b":\n\n"
+            if chunk:
+                yield chunk
+                quiet_since_s = clock.now_s()
+            if is_all:
+                with trio.move_on_after(POLL_S):
+                    await stopping.wait()
+        yield b"event: stopping\ndata: {}\n\n"
+
+    async def _next_page(self) -> tuple[FeedEvent, ...] | None:
+        """Return the next events, or None when the spool cannot tell just now."""
+        try:
+            page = await self._parts.reader.ask(lambda spool: spool.events_after(self._after, PAGE))
+        except SpoolError:
+            return None
+        self._after = page[-1].seq if page else self._after
+        return page
+
+
+def encode_event(event: FeedEvent) -> bytes:
+    """Return an event as it is sent; JSON has no line breaks of its own."""
+    view = schemas_control.EventView(event.id, event.stream, views.rfc3339(event.at), event.facts)
+    head = f"id: {event.seq}\nevent: {event.kind}\ndata: ".encode()
+    return head + msgspec.json.encode(view) + b"\n\n"
+
+
+def _bad_place(detail: str) -> ProblemError:
+    fault = FaultView(detail, parameter="after")
+    return ProblemError("invalid-parameter", f"after: {detail}", errors=(fault,))

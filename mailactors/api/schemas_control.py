@@ -1,0 +1,197 @@
+"""What goes over the wire when a gateway is watched and operated: providers, lists, the ledger."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from mailactors.api.schemas import DeliveryBrief
+from mailactors.intake.admission import SHORT_TEXT_MAX
+from mailactors.model.lifecycle import State
+
+PAGE_MAX: Final = 1000
+PAGE_DEFAULT: Final = 100
+SEQ_MAX: Final = 2**53
+ADDRESS_MAX: Final = 2 * SHORT_TEXT_MAX
+
+
+class MessagesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What `GET /v1/messages` may be asked; stream, state and recipient are of one delivery.
+
+    Accepted from `since` on and before `until`. `cursor` is the `next` of the page before.
+    """
+
+    stream: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] = ""
+    state: State | UnsetType = UNSET
+    recipient: Annotated[str, Meta(max_length=ADDRESS_MAX)] = ""
+    since: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
+    until: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    cursor: Annotated[int, Meta(ge=1, le=SEQ_MAX)] | UnsetType = UNSET
+
+
+class MessageBrief(msgspec.Struct, frozen=True):
+    """A message in a list. `id` is ours, `message_id` the RFC 5322 Message-ID."""
+
+    id: str
+    client_id: str | None
+    message_id: str
+    status: str
+    stream: str
+    sender: str = msgspec.field(name="from")
+    subject: str
+    accepted_at: str
+    attempts: int
+    retry_of: str | None
+    deliveries: tuple[DeliveryBrief, ...]
+    status_url: str
+
+
+class MessagePage(msgspec.Struct, frozen=True):
+    """Messages, newest first. `next` is the cursor of the page after, or null at the end.
+
+    A page may be short, or empty, before the end: each looks at a bounded part of the spool.
+    """
+
+    messages: tuple[MessageBrief, ...]
+    next: str | None
+
+
+class CancelReceipt(msgspec.Struct, frozen=True):
+    """How many deliveries are cancelled, and for how many it was too late."""
+
+    id: str
+    cancelled: int
+    too_late: int
+
+
+class RetryReceipt(msgspec.Struct, frozen=True):
+    """The new message, which carries what the old one did not get sent."""
+
+    id: str
+    message_id: str
+    status: str
+    status_url: str
+    retry_of: str
+
+
+class ProviderView(msgspec.Struct, frozen=True):
+    """A provider as it is now. Times are seconds from now; null where there is nothing to say.
+
+    `permits` are those to be had in `next_permit_in_s`; null means no limit.
+    """
+
+    name: str
+    gate: str
+    gate_opens_in_s: float | None
+    probes_free: int
+    opened_count: int
+    last_success_s_ago: float | None
+    paused: bool
+    next_permit_in_s: float
+    permits: int | None
+    in_flight: int
+    slots_free: int
+    concurrency_max: int
+
+
+class Providers(msgspec.Struct, frozen=True):
+    """All providers, in the order of the configuration."""
+
+    providers: tuple[ProviderView, ...]
+
+
+class LedgerView(msgspec.Struct, frozen=True):
+    """Accepted deliveries and where they are: `holds` if `accepted` is the sum of `states`.
+
+    `in_flight` are those that are not final, `purged` those that are only counted any more.
+    """
+
+    holds: bool
+    accepted: int
+    states: dict[str, int]
+    in_flight: int
+    declared_risks: int
+    purged: int
+
+
+class SuppressionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`cursor` is the `next` of the page before."""
+
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    cursor: Annotated[str, Meta(max_length=ADDRESS_MAX)] = ""
+
+
+class AddressQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The one address that is meant."""
+
+    address: Annotated[str, Meta(max_length=ADDRESS_MAX)]
+
+
+class SuppressionIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An address that is to get no mail."""
+
+    address: Annotated[str, Meta(max_length=ADDRESS_MAX)]
+    reason: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] = ""
+
+
+class SuppressionView(msgspec.Struct, frozen=True):
+    """An address that gets no mail; `source` is who said so first: `bounce`, `api`, …"""
+
+    address: str
+    reason: str
+    source: str
+    created_at: str
+
+
+class SuppressionPage(msgspec.Struct, frozen=True):
+    """Suppressed addresses in their order. `next` is the cursor of the page after, or null."""
+
+    suppressions: tuple[SuppressionView, ...]
+    next: str | None
+
+
+class Unsuppression(msgspec.Struct, frozen=True):
+    """The address gets mail again; `was_suppressed` if it did not until now."""
+
+    address: str
+    was_suppressed: bool
+
+
+class EventsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`after` is the `id` of the last event known; a `Last-Event-ID` header goes before it."""
+
+    after: Annotated[int, Meta(ge=0, le=SEQ_MAX)] | UnsetType = UNSET
+
+
+class EventView(msgspec.Struct, frozen=True):
+    """An event's `data`. `id` is the message, by our id; `facts` depend on the kind."""
+
+    id: str
+    stream: str
+    at: str
+    facts: dict[str, Any]
+
+
+class Reloaded(msgspec.Struct, frozen=True):
+    """The configuration was taken over; `notes` name what has to wait for a restart."""
+
+    status: str
+    notes: tuple[str, ...]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """`ok` or `ready`."""
+
+    status: str
+
+
+class Index(msgspec.Struct, frozen=True):
+    """What is served here."""
+
+    service: str
+    version: str
+    routes: dict[str, str]

@@ -1,0 +1,64 @@
+"""A client for programs: `send`, `send_many`, `status`, `wait`, `events`; on asyncio and on Trio.
+
+    async with Client() as client:
+        sent = await client.send(to="bob@example.com", subject="Hello", text="A test.")
+        print(await client.wait(sent.id))
+
+**One call is one message.** Every submission has an idempotency key, chosen once a call and the
+same on each retry; so whatever is lost on the way, asking again makes no second message.
+
+**One content is one message too**, by default: the key is the SHA-256 of what is sent, so a job
+that is run again after a crash does not mail again. The price: the same words to the same people
+within the gateway's window (24 h) are merged, which `Sent.is_replay` tells, even if the first has
+bounced since. A program that means to repeat itself says `key=Key.FRESH`, or gives each message an
+`id` of its own. We prefer this default because a merge can be seen and undone, and a second
+letter cannot.
+
+It retries what may pass: no connection, no answer in time, and the statuses in `wire.RETRIED`, for
+as long as `retry_for_s`. It owns no task and imports nothing of the gateway.
+"""
+
+from mailactors.client.client import DEFAULT_URL, Client
+from mailactors.client.retry import Backoff
+from mailactors.client.values import (
+    Address,
+    Attachment,
+    ClientError,
+    Delivery,
+    Event,
+    Fault,
+    Key,
+    KeyConflictError,
+    Mail,
+    NotAGatewayError,
+    NotFoundError,
+    NotSettledError,
+    Problem,
+    RejectedError,
+    Sent,
+    Status,
+    UnavailableError,
+)
+
+__all__ = [
+    "DEFAULT_URL",
+    "Address",
+    "Attachment",
+    "Backoff",
+    "Client",
+    "ClientError",
+    "Delivery",
+    "Event",
+    "Fault",
+    "Key",
+    "KeyConflictError",
+    "Mail",
+    "NotAGatewayError",
+    "NotFoundError",
+    "NotSettledError",
+    "Problem",
+    "RejectedError",
+    "Sent",
+    "Status",
+    "UnavailableError",
+]

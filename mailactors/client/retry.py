@@ -1,0 +1,55 @@
+"""How long and how often one call goes on trying."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import anyio
+import msgspec
+
+from mailactors.client.values import UnavailableError
+
+
+class Backoff(msgspec.Struct, frozen=True):
+    """How long to wait between tries: exponential, with equal jitter.
+
+    >>> Backoff(base_s=0.5, cap_s=10.0, draw=lambda: 1.0).pause_s(3)
+    4.0
+    >>> Backoff(base_s=0.5, cap_s=10.0, draw=lambda: 0.0).pause_s(10_000)
+    5.0
+    """
+
+    base_s: float = 0.2
+    cap_s: float = 10.0
+    draw: Callable[[], float] = random.Random().random  # noqa: S311  # jitter is no secret
+
+    def pause_s(self, attempt: int, retry_after_s: float = 0.0) -> float:
+        """Return seconds to wait after an attempt (0 is the first), at least what was asked for."""
+        bound_s = min(self.cap_s, self.base_s * 2.0 ** min(attempt, 30))
+        if retry_after_s:
+            return retry_after_s + self.draw() * self.base_s
+        return bound_s / 2 + self.draw() * bound_s / 2
+
+
+class Patience:
+    """How much longer one call goes on trying."""
+
+    def __init__(self, retry_for_s: float, backoff: Backoff) -> None:
+        self._retry_for_s = retry_for_s
+        self._backoff = backoff
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew: something has gone well."""
+        self._attempt = 0
+        self._until_s = anyio.current_time() + self._retry_for_s
+
+    async def rest(self, failure: UnavailableError) -> None:
+        """Sleep before the next try, or raise the failure if there is no time for one."""
+        left_s = self._until_s - anyio.current_time()
+        if left_s <= failure.retry_after_s or not failure.may_pass:
+            raise failure
+        pause_s = self._backoff.pause_s(self._attempt, failure.retry_after_s)
+        self._attempt += 1
+        await anyio.sleep(min(pause_s, left_s))

@@ -1,0 +1,96 @@
+"""What a store must answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailactors.spool.port import (
+    Cancel,
+    Store,
+)
+from mailactors.spool.questions import Ledger
+from tests.spool.contract import Contract
+from tests.spool.makers import NOW, lease_one, make_accept, make_intend, one, receive
+
+
+class QuestionsContract(Contract):
+    """See the module."""
+
+    # Questions
+
+    def test_a_name_is_our_id_or_the_clients(self, store: Store) -> None:
+        for id_, client_id in [("m1", "order"), ("m2", "order"), ("m3", "")]:
+            receive(store, make_accept(id_, client_id=client_id))
+
+        assert [status.id for status in store.status("order")] == ["m2", "m1"]
+        assert [status.id for status in store.status("m3")] == ["m3"]
+        assert () == store.status("") == store.status("nobody")
+
+    def test_statuses_are_paged_newest_first(self, store: Store) -> None:
+        store.apply([make_accept(f"m{number}") for number in range(1, 6)], NOW)
+
+        first = store.statuses(2, None)
+        second = store.statuses(2, first[-1].seq)
+
+        assert [status.id for status in first] == ["m5", "m4"]
+        assert [status.id for status in second] == ["m3", "m2"]
+
+    def test_an_empty_ledger_is_balanced(self, store: Store) -> None:
+        ledger = store.ledger()
+
+        assert Ledger(0, {}, 0) == ledger
+        assert ledger.is_balanced
+
+    def test_the_ledger_counts_deliveries_by_state(self, store: Store) -> None:
+        receive(store, make_accept("m2", recipients=["a@example.com", "b@example.com"]))
+        one(store, Cancel("m2"))
+        lease_one(store)
+
+        ledger = store.ledger()
+
+        assert Ledger(3, {"cancelled": 2, "leased": 1}, 0) == ledger
+        assert ledger.is_balanced
+
+    def test_pending_counts_leave_out_what_is_final(self, store: Store) -> None:
+        receive(store, make_accept("m1"))
+        one(store, Cancel("m1"))
+        receive(store, make_accept("m2", stream="bulk"))
+        lease_one(store, make_accept("m3"))
+
+        assert store.pending_counts() == {"bulk": {"ready": 1}, "main": {"leased": 1}}
+
+    def test_the_oldest_pending_is_known_by_stream(self, store: Store) -> None:
+        for n, stream in enumerate(["main", "main", "bulk", "done"]):
+            receive(store, make_accept(f"m{n}", stream=stream, at=NOW + n))
+        one(store, Cancel("m0"))
+        one(store, Cancel("m3"))
+
+        assert {"bulk": NOW + 2, "main": NOW + 1} == store.oldest_pending()
+
+    def test_attempts_are_counted_by_bucket(self, store: Store) -> None:
+        for number, at in enumerate([NOW, NOW + 59, NOW + 60, NOW + 130]):
+            lease = lease_one(store, make_accept(f"m{number}"), at)
+            one(store, make_intend(lease, f"a{number}"), at)
+
+        counts = store.attempt_counts("primary", NOW + 1, 60.0)
+
+        first = int(NOW // 60)
+        assert {first: 1, first + 1: 1, first + 2: 1} == counts
+        assert store.attempt_counts("other", 0.0, 60.0) == {}
+
+    def test_a_reader_sees_what_is_committed(self, store: Store) -> None:
+        reader = store.reader()
+
+        receive(store, make_accept())
+
+        assert store.status("m1") == reader.status("m1") != ()
+
+    def test_a_group_is_all_or_nothing(self, store: Store) -> None:
+        receive(store, make_accept("m1"))
+        twice = make_accept("m1", key="another")
+
+        with pytest.raises(Exception, match="id"):
+            store.apply([make_accept("m2"), twice], NOW)
+
+        assert store.status("m2") == ()
+        assert receive(store, make_accept("m2")).seq == 2

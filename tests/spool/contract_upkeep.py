@@ -1,0 +1,206 @@
+"""What a store must do off the common way: deadlines, doubts, cancelling, crashes."""
+
+from __future__ import annotations
+
+from mailactors.model.lifecycle import State
+from mailactors.spool.port import (
+    Cancel,
+    Cancelled,
+    Doubts,
+    Expire,
+    Expired,
+    Overdue,
+    Progress,
+    Recovered,
+    Resolve,
+    Settled,
+    Step,
+    Store,
+    Withdrawn,
+)
+from tests.spool.contract import Contract
+from tests.spool.makers import (
+    LIFE_S,
+    NOW,
+    doubt_one,
+    kinds,
+    lease_one,
+    make_accept,
+    make_intend,
+    make_recover,
+    make_settle,
+    one,
+    receive,
+    send_one,
+    states,
+)
+
+
+class UpkeepContract(Contract):
+    """See the module."""
+
+    # Expire
+
+    def test_deadlines_end_what_waits(self, store: Store) -> None:
+        receive(store, make_accept("m1"))
+        receive(store, make_accept("m2", at=NOW + 1))
+
+        expired = one(store, Expire(10), NOW + LIFE_S)
+
+        assert Expired((1,), ("m1",), NOW + 1 + LIFE_S) == expired
+        assert states(store, "m1") == ["expired"]
+        assert states(store, "m2") == ["ready"]
+        assert kinds(store) == ["accepted", "expired"]
+
+    def test_deadlines_are_taken_in_portions(self, store: Store) -> None:
+        store.apply([make_accept("m1"), make_accept("m2"), make_accept("m3")], NOW)
+
+        first = one(store, Expire(2), NOW + LIFE_S)
+        second = one(store, Expire(2), NOW + LIFE_S)
+
+        assert Expired((1, 2), ("m1", "m2"), NOW + LIFE_S) == first
+        assert Expired((3,), ("m3",), None) == second
+
+    def test_what_is_on_its_way_does_not_expire(self, store: Store) -> None:
+        send_one(store)
+
+        expired = one(store, Expire(10), NOW + LIFE_S)
+
+        assert Expired((), (), None) == expired
+        assert states(store) == ["sending"]
+
+    def test_a_lease_past_its_deadline_expires(self, store: Store) -> None:
+        lease = lease_one(store)
+
+        one(store, Expire(10), NOW + LIFE_S)
+
+        assert states(store) == ["expired"]
+        assert Withdrawn() == one(store, make_intend(lease), NOW + LIFE_S)
+
+    # Overdue, Resolve
+
+    def test_a_doubt_is_due_when_its_wait_is_over(self, store: Store) -> None:
+        lease = doubt_one(store, due_at=NOW + 60)
+
+        early = one(store, Overdue(10), NOW + 59)
+        late = one(store, Overdue(10), NOW + 60)
+
+        assert Doubts((), NOW + 60) == early
+        assert isinstance(late, Doubts)
+        (doubt,) = late.doubts
+        assert (lease.seq, "m1", "main", (0,)) == (doubt.seq, doubt.id, doubt.stream, doubt.ns)
+        assert (
+            doubt.provider,
+            doubt.attempt_id,
+            doubt.expires_at,
+        ) == ("primary", "a1", NOW + LIFE_S)
+        assert Progress(tried=("primary",)) == doubt.progress
+        assert late.next_due_at is None
+
+    def test_doubts_of_two_attempts_are_apart(self, store: Store) -> None:
+        lease = lease_one(store, make_accept(recipients=["ann@example.com", "bob@example.com"]))
+        for n, attempt_id in [(0, "a1"), (1, "a2")]:
+            one(store, make_intend(lease, attempt_id, (n,)))
+            one(store, make_settle(lease, Step(n, State.UNCERTAIN, NOW), attempt_id=attempt_id))
+
+        all_of_them = one(store, Overdue(10))
+        the_first = one(store, Overdue(1))
+
+        assert isinstance(all_of_them, Doubts)
+        assert [(d.attempt_id, d.ns) for d in all_of_them.doubts] == [("a1", (0,)), ("a2", (1,))]
+        assert Doubts(all_of_them.doubts[:1], NOW) == the_first
+
+    def test_resolving_moves_a_doubt_on_and_counts_the_risk(self, store: Store) -> None:
+        lease = doubt_one(store, due_at=NOW)
+        steps = (Step(0, State.DEFERRED, NOW + 1),)
+        resolve = Resolve(lease.seq, steps, Progress(round=2), "resend", {"waited_s": 60}, True)
+
+        results = [one(store, resolve), one(store, resolve)]
+
+        assert [Settled(), Settled(is_stale=True)] == results
+        assert states(store) == ["deferred"]
+        assert 1 == store.status("m1")[0].declared_risks == store.ledger().declared_risks
+        event = store.timeline(lease.seq)[-1]
+        assert (event.kind, event.facts) == ("resolved", {"waited_s": 60, "rule": "resend"})
+
+    def test_a_doubt_resolved_as_sent_is_no_risk(self, store: Store) -> None:
+        lease = doubt_one(store, due_at=NOW)
+
+        one(store, Resolve(lease.seq, (Step(0, State.SENT),), Progress(), "found", {}))
+
+        assert states(store) == ["sent"]
+        assert store.ledger().declared_risks == 0
+
+    def test_a_doubt_may_wait_longer(self, store: Store) -> None:
+        lease = doubt_one(store, due_at=NOW)
+        steps = (Step(0, State.UNCERTAIN, NOW + 30),)
+
+        one(store, Resolve(lease.seq, steps, Progress(), "nothing found yet", {}))
+
+        assert Doubts((), NOW + 30) == one(store, Overdue(10))
+
+    def test_only_doubts_are_resolved(self, store: Store) -> None:
+        lease = send_one(store)
+
+        result = one(store, Resolve(lease.seq, (Step(0, State.SENT),), Progress(), "found", {}))
+
+        assert Settled(is_stale=True) == result
+        assert states(store) == ["sending"]
+
+    # Cancel
+
+    def test_cancelling_ends_what_is_not_on_its_way(self, store: Store) -> None:
+        lease = lease_one(store, make_accept(recipients=["ann@example.com", "bob@example.com"]))
+        one(store, make_intend(lease, ns=(0,)))
+
+        results = [one(store, Cancel("m1")), one(store, Cancel("m1"))]
+
+        assert [Cancelled(True, 1, 1)] * 2 == results
+        assert states(store) == ["sending", "cancelled"]
+        assert kinds(store) == ["accepted", "cancelled"]
+
+    def test_an_uncertain_delivery_is_too_late_to_cancel(self, store: Store) -> None:
+        doubt_one(store, due_at=NOW)
+
+        assert Cancelled(True, 0, 1) == one(store, Cancel("m1"))
+
+    def test_an_unknown_message_cannot_be_cancelled(self, store: Store) -> None:
+        assert Cancelled(False, 0, 0) == one(store, Cancel("nobody"))
+
+    # Recover
+
+    def test_a_lease_without_an_intent_is_ready_again(self, store: Store) -> None:
+        lease_one(store)
+
+        assert Recovered(1, 0) == one(store, make_recover())
+        assert states(store) == ["ready"]
+        assert store.status("m1")[0].attempts == 0
+
+    def test_an_open_intent_is_uncertain_and_waits(self, store: Store) -> None:
+        send_one(store)
+
+        results = [one(store, make_recover(uncertain_wait_s={"main": 5.0, "": 60.0}))]
+        results.append(one(store, make_recover()))
+
+        assert [Recovered(0, 1), Recovered(0, 0)] == results
+        assert states(store) == ["uncertain"]
+        assert Doubts((), NOW + 5) == one(store, Overdue(10))
+        (status,) = store.status("m1")
+        assert (status.attempts, status.deliveries[0].attempts) == (1, 1)
+        assert kinds(store) == ["accepted", "uncertain"]
+
+    def test_what_is_in_flight_stays(self, store: Store) -> None:
+        send_one(store, make_accept("m1"))
+        lease = lease_one(store, make_accept("m2"))
+        seqs = frozenset({lease.seq})
+
+        result = one(store, make_recover(in_flight=frozenset({"a1"}), in_flight_seqs=seqs))
+
+        assert Recovered(0, 0) == result
+        assert (states(store, "m1"), states(store, "m2")) == (["sending"], ["leased"])
+
+    def test_what_another_node_holds_stays(self, store: Store) -> None:
+        lease_one(store)
+
+        assert Recovered(0, 0) == one(store, make_recover("elsewhere"))
+        assert states(store) == ["leased"]
