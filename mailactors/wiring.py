@@ -24,6 +24,7 @@ from mailactors.intake.admission import Rules, Stream
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
 from mailactors.model.message import Address
+from mailactors.outcome.reporter import ReporterActor
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
@@ -184,6 +185,7 @@ class Gateway:
         return [
             self._spool_child(store),
             self._keeper_child(),
+            Child("reporter", lambda: ReporterActor(self.reader, self.ports.journal)),
             *lanes,
             self._dispatcher_child(),
             self._registry_child(),

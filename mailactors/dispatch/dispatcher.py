@@ -18,11 +18,10 @@ import trio
 
 from mailactors.dispatch.desk import DispatchDesk
 from mailactors.dispatch.lane import Attempt, Done, Lane, Stage
-from mailactors.dispatch.record import reason_text, settle_of, unsettled
+from mailactors.dispatch.record import attempt_facts, resolve_of, settle_of, unsettled
 from mailactors.dispatch.retry import (
     Decision,
     candidates,
-    decide_doubt,
     decide_next,
     outcome_word,
 )
@@ -31,7 +30,6 @@ from mailactors.model.lifecycle import State
 from mailactors.model.outcome import (
     Accepted,
     NotAttempted,
-    Outcome,
     Why,
 )
 from mailactors.runtime.ports import Ports
@@ -49,9 +47,7 @@ from mailactors.spool.port import (
     Recover,
     Recovered,
     Release,
-    Resolve,
     Result,
-    Step,
 )
 
 WINDOW: Final = 1000
@@ -186,7 +182,8 @@ class DispatcherActor:
         self._desk.decided_s.observe(self._clock.now_s() - done.ended_s)
         await self._record(done, decision)
         self._desk.attempts.add(attempt.lane, outcome_word(outcome))
-        self._note_attempt(attempt, outcome, decision)
+        level = "info" if isinstance(outcome, Accepted) else "warning"
+        self._journal.note("attempt.done", level=level, **attempt_facts(attempt, outcome, decision))
         self._crashes.pop(attempt.lease.seq, None)
         self._expect(attempt.lease.stream, decision)
         await self._go_on(attempt.lease, decision)
@@ -366,15 +363,10 @@ class DispatcherActor:
         """Resolve uncertain messages whose wait is over, by their stream's preference."""
         now = self._clock.wall_time()
         for doubt in doubts.doubts:
-            plan = self._desk.plan(doubt.stream)
-            state, rule = decide_doubt(doubt, plan.on_uncertain, now)
-            steps = tuple(Step(n, state, now) for n in doubt.ns)
-            is_risk = state is State.READY
-            progress = msgspec.structs.replace(doubt.progress, tried=())
-            facts = {"provider": doubt.provider, "on_uncertain": plan.on_uncertain.value}
-            await self._write(Resolve(doubt.seq, steps, progress, rule, facts, is_risk))
-            self._journal.note("uncertain.settled", level="warning", id=doubt.id, rule=rule)
-            if is_risk:
+            command = resolve_of(doubt, self._desk.plan(doubt.stream), now)
+            await self._write(command)
+            self._journal.note("uncertain.settled", level="warning", id=doubt.id, rule=command.rule)
+            if command.is_risk:
                 self._streams[doubt.stream].due_at = 0.0
         self._doubt_at = float("inf") if doubts.next_due_at is None else doubts.next_due_at
 
@@ -393,16 +385,3 @@ class DispatcherActor:
             route = self._desk.plan(stream_name).route
             times.append(next_choice_s(lanes, route, self._views, now_s))
         return min(times)
-
-    def _note_attempt(self, attempt: Attempt, outcome: Outcome, decision: Decision) -> None:
-        is_fine = isinstance(outcome, Accepted)
-        self._journal.note(
-            "attempt.done",
-            level="info" if is_fine else "warning",
-            id=attempt.lease.id,
-            provider=attempt.lane,
-            attempt=attempt.lease.attempts + 1,
-            outcome=outcome_word(outcome),
-            rule=decision.rule,
-            reason=reason_text(outcome),
-        )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import assert_never
+from typing import Any, assert_never
+
+import msgspec
 
 from mailactors.dispatch.lane import Attempt
-from mailactors.dispatch.retry import Decision, describe, outcome_word
+from mailactors.dispatch.retry import Decision, Plan, decide_doubt, describe, outcome_word
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import (
     Accepted,
@@ -17,7 +19,7 @@ from mailactors.model.outcome import (
     Uncertain,
     Why,
 )
-from mailactors.spool.port import Settle, Step
+from mailactors.spool.port import Doubt, Resolve, Settle, Step
 
 
 def settle_of(attempt: Attempt, outcome: Outcome, decision: Decision, duration_s: float) -> Settle:
@@ -51,6 +53,31 @@ def unsettled(attempt: Attempt) -> Settle:
     return Settle(
         attempt.id, lease.seq, lease.epoch, attempt.lane, steps, lease.progress, word, facts, False
     )
+
+
+def resolve_of(doubt: Doubt, plan: Plan, now: float) -> Resolve:
+    """Return the command that moves an uncertain message on as its stream prefers."""
+    state, rule = decide_doubt(doubt, plan.on_uncertain, now)
+    return Resolve(
+        doubt.seq,
+        tuple(Step(n, state, now) for n in doubt.ns),
+        msgspec.structs.replace(doubt.progress, tried=()),
+        rule,
+        {"provider": doubt.provider, "on_uncertain": plan.on_uncertain.value},
+        is_risk=state is State.READY,
+    )
+
+
+def attempt_facts(attempt: Attempt, outcome: Outcome, decision: Decision) -> dict[str, Any]:
+    """Return what an operator is told of an attempt."""
+    return {
+        "id": attempt.lease.id,
+        "provider": attempt.lane,
+        "attempt": attempt.lease.attempts + 1,
+        "outcome": outcome_word(outcome),
+        "rule": decision.rule,
+        "reason": reason_text(outcome),
+    }
 
 
 def next_words(steps: Iterable[Step]) -> dict[str, str | float]:

@@ -139,6 +139,10 @@ class Questions(Protocol):
         """
         ...
 
+    def failures_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
+        """Return the next reports of what finally failed after event `seq`, oldest first."""
+        ...
+
     def latest_event_seq(self) -> int:
         """Return the seq of the latest event ever, or 0: what comes after it is new."""
         ...

@@ -25,11 +25,13 @@ from mailactors.spool.port import (
     Withdrawn,
 )
 from mailactors.spool.sqlite_rows import (
+    ENDED_BADLY,
     execute_each,
     fetch,
     finish,
     pack_progress,
     record,
+    report_failure,
     to_json,
     unpack_progress,
 )
@@ -131,6 +133,7 @@ def release(db: apsw.Connection, command: Release, now: float) -> Settled:
     if count and command.error:
         finish(db, command.seq, count, now)
         record(db, command.seq, now, "failed", {"error": command.error, "ns": command.ns})
+        report_failure(db, command.seq, now)
     return Settled(is_stale=count == 0)
 
 
@@ -204,6 +207,7 @@ def _expire_leased(db: apsw.Connection, command: Intend, now: float) -> None:
     if count:
         finish(db, command.seq, count, now)
         record(db, command.seq, now, "expired", {"rule": "deadline at the intent"})
+        report_failure(db, command.seq, now)
 
 
 def settle(db: apsw.Connection, command: Settle, now: float) -> Settled:
@@ -227,6 +231,8 @@ def settle(db: apsw.Connection, command: Settle, now: float) -> Settled:
         "attempt_id": command.attempt_id,
     }
     record(db, command.seq, now, "evidence" if is_stale else "attempt", facts)
+    if any(step.state in ENDED_BADLY for step in command.steps):
+        report_failure(db, command.seq, now)
     return Settled(is_stale)
 
 

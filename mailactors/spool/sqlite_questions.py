@@ -61,6 +61,7 @@ _FEED: Final = """
     FROM events JOIN messages ON messages.seq = events.message_seq
     WHERE events.seq > ? ORDER BY events.seq LIMIT ?
 """
+_FAILURES: Final = _FEED.replace("WHERE", "WHERE kind = 'final_failure' AND")
 _SUPPRESSIONS: Final = """
     SELECT address, reason, source, created_at FROM suppressions
     WHERE address > ? ORDER BY address LIMIT ?
@@ -91,6 +92,13 @@ _ATTEMPTS: Final = """
     WHERE provider = ?1 AND started_at IS NOT NULL AND started_at >= ?2
     GROUP BY bucket ORDER BY bucket
 """
+
+
+def _feed(rows: list[tuple[Any, ...]]) -> tuple[FeedEvent, ...]:
+    return tuple(
+        FeedEvent(seq, at, kind, msgspec.json.decode(facts), id_, stream)
+        for seq, at, kind, facts, id_, stream in rows
+    )
 
 
 def _status(row: tuple[Any, ...], deliveries: list[DeliveryStatus]) -> MessageStatus:
@@ -161,11 +169,12 @@ class SqliteQuestions:
     def events_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
         """Return the next events of all messages after event `seq`, oldest first."""
         with self._snapshot() as db:
-            rows = fetch(db, _FEED, (seq, limit))
-        return tuple(
-            FeedEvent(event_seq, at, kind, msgspec.json.decode(facts), id_, stream)
-            for event_seq, at, kind, facts, id_, stream in rows
-        )
+            return _feed(fetch(db, _FEED, (seq, limit)))
+
+    def failures_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
+        """Return the next reports of what finally failed after event `seq`, oldest first."""
+        with self._snapshot() as db:
+            return _feed(fetch(db, _FAILURES, (seq, limit)))
 
     def latest_event_seq(self) -> int:
         """Return the seq of the latest event ever, or 0: what comes after it is new."""

@@ -8,7 +8,14 @@ from typing import Any, Final
 import apsw
 import msgspec
 
+from mailactors.model.lifecycle import State
 from mailactors.spool.port import Progress
+
+FAILURE: Final = "final_failure"
+"""The kind of event that tells the whole story of what ended badly."""
+STORY_EVENTS_MAX: Final = 100
+"""Events that a report tells; of a longer story, the latest."""
+ENDED_BADLY: Final = frozenset({State.BOUNCED, State.FAILED, State.EXPIRED})
 
 _JSON: Final = msgspec.json.Encoder()
 
@@ -40,6 +47,32 @@ def finish(db: apsw.Connection, seq: int, count: int, now: float) -> None:
         " final_at = iif(open_count = ?1, ?2, NULL) WHERE seq = ?3",
         (count, now, seq),
     )
+
+
+def report_failure(db: apsw.Connection, seq: int, now: float) -> None:
+    """Append the whole story of deliveries that ended badly at this moment, if there are any."""
+    ended = fetch(
+        db,
+        "SELECT n, state, error FROM deliveries WHERE seq = ? AND updated_at = ?"
+        " AND state IN ('bounced', 'failed', 'expired') ORDER BY n",
+        (seq, now),
+    )
+    if not ended:
+        return
+    story = fetch(
+        db,
+        "SELECT at, kind, facts FROM events WHERE message_seq = ? AND kind <> ?"
+        " ORDER BY seq DESC LIMIT ?",
+        (seq, FAILURE, STORY_EVENTS_MAX),
+    )
+    facts = {
+        "deliveries": [{"n": n, "state": state, "error": error} for n, state, error in ended],
+        "story": [
+            {"at": at, "kind": kind, **msgspec.json.decode(facts)}
+            for at, kind, facts in reversed(story)
+        ],
+    }
+    record(db, seq, now, FAILURE, facts)
 
 
 def record(db: apsw.Connection, seq: int, now: float, kind: str, facts: Mapping[str, Any]) -> None:

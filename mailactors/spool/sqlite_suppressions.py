@@ -15,7 +15,7 @@ from mailactors.model.message import domain_of
 from mailactors.spool.operations import Suppress, Unsuppress, Unsuppressed
 from mailactors.spool.port import Step
 from mailactors.spool.questions import Suppression
-from mailactors.spool.sqlite_rows import fetch, finish, record, to_json
+from mailactors.spool.sqlite_rows import fetch, finish, record
 
 BOUNCE: Final = "bounce"
 """The source of what a provider's refusal put on the list."""
@@ -60,6 +60,13 @@ def suppress_bounced(db: apsw.Connection, seq: int, step: Step, now: float) -> N
         suppress(db, Suppress(recipient, step.error, BOUNCE), now)
 
 
+def _reason(db: apsw.Connection, recipient: str) -> str:
+    rows = fetch(
+        db, "SELECT source, reason FROM suppressions WHERE address = ?", (normalize(recipient),)
+    )
+    return f"{rows[0][0]}: {rows[0][1]}" if rows else ""
+
+
 def withdraw_suppressed(
     db: apsw.Connection, seq: int, leased: list[tuple[Any, ...]], now: float
 ) -> list[tuple[Any, ...]]:
@@ -68,17 +75,9 @@ def withdraw_suppressed(
     Args:
         leased: rows that begin with n and recipient.
     """
-    addresses = {row[0]: normalize(row[1]) for row in leased}
-    rows = fetch(
-        db,
-        "SELECT address, source || ': ' || reason FROM suppressions"
-        " WHERE address IN (SELECT value FROM json_each(?))",
-        (to_json(list(addresses.values())),),
-    )
-    if not rows:
+    why = {row[0]: found for row in leased if (found := _reason(db, row[1]))}
+    if not why:
         return leased
-    listed: dict[str, str] = dict(rows)
-    why = {n: listed[address] for n, address in addresses.items() if address in listed}
     db.executemany(
         "UPDATE deliveries SET state = 'suppressed', error = ?, updated_at = ?"
         " WHERE seq = ? AND n = ? AND state = 'leased'",

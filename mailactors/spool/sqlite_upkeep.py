@@ -24,7 +24,14 @@ from mailactors.spool.port import (
     Settled,
 )
 from mailactors.spool.sqlite_flow import RECOVERED
-from mailactors.spool.sqlite_rows import fetch, finish, pack_progress, record, unpack_progress
+from mailactors.spool.sqlite_rows import (
+    fetch,
+    finish,
+    pack_progress,
+    record,
+    report_failure,
+    unpack_progress,
+)
 from mailactors.spool.sqlite_suppressions import suppress_bounced
 
 
@@ -46,6 +53,7 @@ def expire(db: apsw.Connection, command: Expire, now: float) -> Expired:
         )
         finish(db, seq, db.changes(), now)
         record(db, seq, now, "expired", {"rule": "deadline"})
+        report_failure(db, seq, now)
     if len(rows) > command.limit:
         next_expiry_at = rows[-1][2]
     else:

@@ -93,15 +93,15 @@ class Configuration:
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.fault: MailactorsError | None = None
-        self.is_ready = trio.Event()
-        self.is_ready.set()
-        self.reloads = 0
+        self.begun, self.may_go_on, self.taken_over = trio.Event(), trio.Event(), trio.Event()
+        self.may_go_on.set()
 
     async def reload(self) -> list[str]:
-        await self.is_ready.wait()
+        self.begun.set()
+        await self.may_go_on.wait()
         if self.fault is not None:
             raise self.fault
-        self.reloads += 1
+        self.taken_over.set()
         return self.notes
 
 
@@ -118,6 +118,7 @@ class Rig:
     journal: ListJournal
     stopping: trio.Event
     configuration: Configuration
+    clock: SystemClock
     spool_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Cancelled, it leaves a spool that never answers."""
 
@@ -161,7 +162,7 @@ async def open_rig() -> AsyncIterator[Rig]:
         reload=configuration.reload,
         metrics=expose,
     )
-    rig = Rig(app, door, store, reader, lanes, signals, journal, stopping, configuration)
+    rig = Rig(app, door, store, reader, lanes, signals, journal, stopping, configuration, clock)
     spool_actor = SpoolActor(store, spool, executor, signals, clock, NoFaults(), journal)
     registry_actor = RegistryActor(registry, spool, NoFaults())
 

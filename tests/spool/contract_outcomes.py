@@ -82,7 +82,7 @@ class OutcomesContract(Contract):
 
         assert Withdrawn() == result
         assert states(store) == ["expired"]
-        assert kinds(store) == ["accepted", "expired"]
+        assert kinds(store) == ["accepted", "expired", "final_failure"]
 
     def test_a_settled_intent_is_not_repeated(self, store: Store) -> None:
         lease = send_one(store)
@@ -250,7 +250,7 @@ class OutcomesContract(Contract):
 
         assert states(store) == ["failed"]
         assert store.status("m1")[0].deliveries[0].error == "cannot be rendered"
-        assert kinds(store) == ["accepted", "failed"]
+        assert kinds(store) == ["accepted", "failed", "final_failure"]
 
     def test_an_old_epoch_releases_nothing(self, store: Store) -> None:
         lease = lease_one(store)

@@ -50,7 +50,7 @@ class UpkeepContract(Contract):
         assert Expired((1,), ("m1",), NOW + 1 + LIFE_S) == expired
         assert states(store, "m1") == ["expired"]
         assert states(store, "m2") == ["ready"]
-        assert kinds(store) == ["accepted", "expired"]
+        assert kinds(store) == ["accepted", "expired", "final_failure"]
 
     def test_deadlines_are_taken_in_portions(self, store: Store) -> None:
         store.apply([make_accept("m1"), make_accept("m2"), make_accept("m3")], NOW)

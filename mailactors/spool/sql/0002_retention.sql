@@ -40,3 +40,6 @@ CREATE TABLE purged (
 ) STRICT, WITHOUT ROWID;
 ALTER TABLE spool ADD COLUMN purged_accepted INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE spool ADD COLUMN purged_risks INTEGER NOT NULL DEFAULT 0;
+
+-- Reports of what finally failed: few, and followed by whoever tells an operator.
+CREATE INDEX events_failures ON events (seq) WHERE kind = 'final_failure';

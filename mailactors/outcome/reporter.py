@@ -1,0 +1,42 @@
+"""The reporter: tells an operator, in one log record, the whole story of what finally failed.
+
+The spool writes the report as an event in the transaction in which a delivery ends badly, so that
+none is missed; this actor follows those events and says them aloud. After a crash or a restart it
+goes on from the present: the events are still there for whoever asks.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from mailactors.runtime.ports import Journal
+from mailactors.spool.questions import FeedEvent
+from mailactors.spool.reader import SpoolReader
+
+LOOK_EVERY_S: Final = 1.0
+REPORTS_AT_ONCE: Final = 100
+
+
+class ReporterActor:
+    """The shell."""
+
+    def __init__(self, reader: SpoolReader, journal: Journal) -> None:
+        self._reader = reader
+        self._journal = journal
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Follow the reports from now on."""
+        seq = await self._reader.ask(lambda spool: spool.latest_event_seq())
+        task_status.started()
+        while True:
+            for event in await self._reports_after(seq):
+                seq = event.seq
+                self._journal.note(
+                    "message.failed", level="error", id=event.id, stream=event.stream, **event.facts
+                )
+            await trio.sleep(LOOK_EVERY_S)
+
+    async def _reports_after(self, seq: int) -> tuple[FeedEvent, ...]:
+        return await self._reader.ask(lambda spool: spool.failures_after(seq, REPORTS_AT_ONCE))

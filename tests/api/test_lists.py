@@ -1,0 +1,229 @@
+"""Lists and sums: messages by filter, suppressed addresses, the ledger."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from quart.typing import TestClientProtocol as Client
+
+from mailactors.spool.questions import Ledger
+from tests.api.bodies import FULL, SHORT
+from tests.api.rig import Rig, problem
+
+
+async def get(client: Client, path: str) -> Any:
+    response = await client.get(path)
+    assert response.status_code == 200, await response.get_data()
+    return await response.get_json()
+
+
+async def accept(client: Client, name: str, to: str = "ann@example.org", stream: str = "") -> None:
+    body = {"from": "s@example.com", "to": to, "text": "x", "id": name, "stream": stream}
+    assert (await client.post("/v1/messages", json=body)).status_code == 202
+
+
+async def names(client: Client, query: str) -> list[str]:
+    page = await get(client, f"/v1/messages?{query}")
+    return [message["client_id"] for message in page["messages"]]
+
+
+# GET /v1/messages
+
+
+async def test_a_message_in_a_list_has_exactly_the_promised_fields(client: Client) -> None:
+    receipt = await (await client.post("/send-email", json=SHORT)).get_json()
+
+    page = await get(client, "/v1/messages")
+
+    (message,) = page["messages"]
+    view = await get(client, receipt["status_url"])
+    (delivery,) = message.pop("deliveries")
+    assert page["next"] is None
+    assert (delivery["recipient"], delivery["status"]) == ("ann@example.org", "ready")
+    assert message == {
+        "id": receipt["message_id"],
+        "client_id": "order-1",
+        "message_id": view["message_id"],
+        "status": "ready",
+        "stream": "transactional",
+        "from": "mailactors@mail.example",
+        "subject": "Hello",
+        "accepted_at": view["accepted_at"],
+        "attempts": 0,
+        "retry_of": None,
+        "status_url": receipt["status_url"],
+    }
+
+
+async def test_messages_are_filtered_by_what_became_of_them(client: Client) -> None:
+    await accept(client, "one")
+    await accept(client, "two", to="Bob <bob@EXAMPLE.org>")
+    await accept(client, "three", stream="bulk")
+    await client.post("/v1/messages/one/cancel")
+
+    assert await names(client, "") == ["three", "two", "one"]
+    assert await names(client, "stream=bulk") == ["three"]
+    assert await names(client, "stream=none") == []
+    assert await names(client, "state=cancelled") == ["one"]
+    assert await names(client, "recipient=bob@Example.ORG") == ["two"]
+    assert await names(client, "recipient=ann@example.org&state=ready") == ["three"]
+    assert await names(client, "since=2001-11-09T01:08:47Z&until=9999-01-01T00:00:00Z") != []
+    assert await names(client, "until=2001-11-09T01:08:47Z") == []
+    assert await names(client, f"since={quote('2999-11-09T02:08:47+01:00')}") == []
+
+
+async def test_messages_come_by_pages(client: Client) -> None:
+    for number in range(5):
+        await accept(client, str(number))
+
+    seen, query = [], "/v1/messages?limit=2"
+    while query:
+        page = await get(client, query)
+        seen.append([message["client_id"] for message in page["messages"]])
+        query = f"/v1/messages?limit=2&cursor={page['next']}" if page["next"] else ""
+
+    assert seen == [["4", "3"], ["2", "1"], ["0"]]
+
+
+@pytest.mark.parametrize(
+    ("path", "parameter"),
+    [
+        ("/v1/messages?state=lost", "state"),
+        ("/v1/messages?recipient=nobody", "recipient"),
+        ("/v1/messages?since=yesterday", "since"),
+        ("/v1/messages?since=2030-01-01T00:00:00", "since"),
+        ("/v1/messages?until=1e400", "until"),
+        ("/v1/messages?limit=1001", "limit"),
+        ("/v1/messages?cursor=x", "cursor"),
+        ("/v1/messages?strem=bulk", "strem"),
+        ("/v1/messages/x?timeline=1", "timeline"),
+        ("/v1/suppressions?limit=0", "limit"),
+        ("/v1/suppressions?after=a", "after"),
+    ],
+)
+async def test_a_bad_question_is_refused_by_its_parameter(
+    client: Client, path: str, parameter: str
+) -> None:
+    response = await client.get(path)
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["type"]) == (400, problem("invalid-parameter"))
+    assert [error["parameter"] for error in answer["errors"]] == [parameter]
+
+
+@pytest.mark.parametrize("moment", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00%2B14:00"])
+async def test_a_time_beyond_the_calendar_is_a_time(client: Client, moment: str) -> None:
+    await accept(client, "one")
+
+    page = await get(client, f"/v1/messages?since={moment}")
+
+    assert len(page["messages"]) == (1 if moment.startswith("0001") else 0)
+
+
+# Suppressions
+
+
+async def test_an_address_is_suppressed_listed_and_let_go(client: Client) -> None:
+    body = {"address": "Ann@EXAMPLE.org", "reason": " asked\n us to "}
+    suppressed = await client.post("/v1/suppressions", json=body)
+    listed = await get(client, "/v1/suppressions")
+
+    removed = await client.delete("/v1/suppressions?address=Ann@example.ORG")
+    again = await client.delete("/v1/suppressions?address=Ann@example.org")
+
+    answer = await suppressed.get_json()
+    assert suppressed.status_code == 200
+    assert answer == {
+        "address": "Ann@example.org",
+        "reason": "asked us to",
+        "source": "api",
+        "created_at": answer["created_at"],
+    }
+    assert listed == {"suppressions": [answer], "next": None}
+    assert await removed.get_json() == {"address": "Ann@example.org", "was_suppressed": True}
+    assert await again.get_json() == {"address": "Ann@example.org", "was_suppressed": False}
+    assert await get(client, "/v1/suppressions") == {"suppressions": [], "next": None}
+
+
+async def test_the_first_suppression_of_an_address_stands(client: Client) -> None:
+    body = {"address": "ann@example.org", "reason": "first"}
+    await client.post("/v1/suppressions", json=body)
+
+    response = await client.post("/v1/suppressions", json={**body, "reason": "second"})
+
+    assert (await response.get_json())["reason"] == "first"
+
+
+async def test_suppressions_come_by_pages(client: Client) -> None:
+    for name in "cab":
+        await client.post("/v1/suppressions", json={"address": f"{name}+x@example.org"})
+
+    seen, query = [], "/v1/suppressions?limit=2"
+    while query:
+        page = await get(client, query)
+        seen.append([each["address"][0] for each in page["suppressions"]])
+        cursor = page["next"]
+        query = f"/v1/suppressions?limit=2&cursor={quote(cursor)}" if cursor else ""
+
+    assert seen == [["a", "b"], ["c"]]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"address": "nobody"}, "/address"),
+        ({"address": "a@example.org", "reason": "a\x00"}, "/reason"),
+        ({"address": "a@example.org", "reason": "x" * 257}, "/reason"),
+        ({"address": "a@example.org", "source": "me"}, "/source"),
+        ({}, "/address"),
+    ],
+)
+async def test_a_faulty_suppression_is_pointed_at(
+    client: Client, body: dict[str, str], pointer: str
+) -> None:
+    response = await client.post("/v1/suppressions", json=body)
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["type"]) == (422, problem("validation"))
+    assert [error["pointer"] for error in answer["errors"]] == [pointer]
+
+
+@pytest.mark.parametrize("query", ["", "address=nobody", "address=a@b.example&reason=x"])
+async def test_whom_to_let_go_must_be_an_address(client: Client, query: str) -> None:
+    response = await client.delete(f"/v1/suppressions?{query}")
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["type"]) == (400, problem("invalid-parameter"))
+
+
+# GET /v1/ledger
+
+
+async def test_the_ledger_adds_up(client: Client) -> None:
+    await client.post("/v1/messages", json=FULL)
+    await accept(client, "one")
+    await client.post("/v1/messages/one/cancel")
+
+    assert await get(client, "/v1/ledger") == {
+        "holds": True,
+        "accepted": 5,
+        "states": {"cancelled": 1, "ready": 4},
+        "in_flight": 4,
+        "declared_risks": 0,
+        "purged": 0,
+    }
+
+
+async def test_a_ledger_that_does_not_add_up_says_so(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(_question: object) -> Ledger:
+        return Ledger(3, {"sent": 2}, 0)
+
+    monkeypatch.setattr(rig.reader, "ask", ask)
+
+    answer = await get(client, "/v1/ledger")
+
+    assert (answer["holds"], answer["accepted"], answer["states"]) == (False, 3, {"sent": 2})

@@ -1,0 +1,288 @@
+"""Working the gateway by hand: cancel, retry, pause, suppress, reload, metrics."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+from quart.typing import TestClientProtocol as Client
+
+from mailactors.api.app import create_app
+from mailactors.dispatch.lane import CONTROL_ROOM
+from mailactors.errors import MailactorsError
+from mailactors.model.lifecycle import State
+from mailactors.spool.port import (
+    Claim,
+    Claimed,
+    Intend,
+    Progress,
+    Settle,
+    SpoolFullError,
+    Step,
+)
+from tests.api.bodies import SHORT
+from tests.api.rig import METRICS, WITHIN_S, Rig, problem, serve
+
+FAR = 4_000_000_000.0
+"""A wall time at which everything is due, and nothing in these tests expired."""
+
+
+async def accept(client: Client, name: str = "order-1", *to: str) -> str:
+    body = {**SHORT, "id": name, "to": list(to) or "ann@example.org"}
+    answer = await (await client.post("/send-email", json=body)).get_json()
+    message_id: str = answer["message_id"]
+    return message_id
+
+
+def settle(rig: Rig, *states: State) -> None:
+    """Play the dispatcher: claim the one message that is due and end its deliveries."""
+    now = rig.store.statuses(1, None)[0].accepted_at + 1
+    (claimed,) = rig.store.apply([Claim("transactional", 1, "node")], now)
+    assert isinstance(claimed, Claimed)
+    (lease,) = claimed.leases
+    ns = tuple(n for n, _ in lease.recipients)
+    rig.store.apply([Intend("attempt-1", lease.seq, ns, lease.epoch, "primary")], now)
+    steps = tuple(Step(n, state) for n, state in zip(ns, states, strict=True))
+    command = Settle("attempt-1", lease.seq, lease.epoch, "primary", steps, Progress(), "x", {})
+    rig.store.apply([command], now)
+
+
+# Cancel
+
+
+@pytest.mark.parametrize("by", ["ours", "the client's"])
+async def test_what_waits_is_cancelled_and_stays_so(client: Client, by: str) -> None:
+    ours = await accept(client)
+    name = ours if by == "ours" else "order-1"
+
+    first = await client.post(f"/v1/messages/{name}/cancel")
+    again = await client.post(f"/v1/messages/{name}/cancel")
+
+    assert (first.status_code, again.status_code) == (200, 200)
+    assert await first.get_json() == {"id": ours, "cancelled": 1, "too_late": 0}
+    assert await again.get_json() == await first.get_json()
+    view = await (await client.get(f"/v1/messages/{ours}")).get_json()
+    assert view["status"] == "cancelled"
+
+
+async def test_what_was_sent_is_too_late_to_cancel(rig: Rig, client: Client) -> None:
+    name = await accept(client)
+    settle(rig, State.SENT)
+
+    response = await client.post(f"/v1/messages/{name}/cancel")
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["type"]) == (409, problem("too-late"))
+    assert answer["counts"] == {"cancelled": 0, "too_late": 1}
+
+
+async def test_what_is_partly_too_late_is_cancelled_for_the_rest(rig: Rig, client: Client) -> None:
+    name = await accept(client, "order-1", "ann@example.org", "bob@example.org")
+    settle(rig, State.SENT, State.DEFERRED)
+
+    answer = await (await client.post(f"/v1/messages/{name}/cancel")).get_json()
+
+    assert answer == {"id": name, "cancelled": 1, "too_late": 1}
+
+
+# Retry
+
+
+async def test_a_bounced_message_is_sent_once_more_as_a_new_one(rig: Rig, client: Client) -> None:
+    name = await accept(client)
+    settle(rig, State.BOUNCED)
+
+    response = await client.post(f"/v1/messages/{name}/retry")
+
+    answer = await response.get_json()
+    old = await (await client.get(f"/v1/messages/{name}")).get_json()
+    new = await (await client.get(answer["status_url"])).get_json()
+    assert response.status_code == 202
+    assert response.headers["Location"] == answer["status_url"] == f"/v1/messages/{new['id']}"
+    assert answer == {
+        "id": new["id"],
+        "message_id": old["message_id"],
+        "status": "accepted",
+        "status_url": f"/v1/messages/{new['id']}",
+        "retry_of": name,
+    }
+    assert (old["status"], old["retry_of"]) == ("bounced", None)
+    assert (new["status"], new["retry_of"], new["subject"]) == ("ready", name, "Hello")
+
+
+async def test_a_retry_wakes_the_dispatcher(rig: Rig, client: Client) -> None:
+    name = await accept(client)
+    settle(rig, State.FAILED)
+    before = rig.signals.due("transactional").value
+
+    await client.post(f"/v1/messages/{name}/retry")
+
+    assert rig.signals.due("transactional").value == before + 1
+
+
+async def test_what_is_not_final_or_all_sent_or_retried_is_not_retried(
+    rig: Rig, client: Client
+) -> None:
+    pending = await accept(client, "pending")
+    refused = [await client.post(f"/v1/messages/{pending}/retry")]
+    settle(rig, State.SENT)
+    refused.append(await client.post(f"/v1/messages/{pending}/retry"))
+    failed = await accept(client, "failed")
+    settle(rig, State.FAILED)
+    await client.post(f"/v1/messages/{failed}/retry")
+    refused.append(await client.post(f"/v1/messages/{failed}/retry"))
+
+    answers = [await response.get_json() for response in refused]
+    assert [response.status_code for response in refused] == [409] * 3
+    assert {answer["type"] for answer in answers} == {problem("not-retried")}
+    assert "not final" in answers[0]["detail"]
+    assert "everything was sent" in answers[1]["detail"]
+    assert "retried already" in answers[2]["detail"]
+
+
+async def test_a_retry_on_a_full_disk_is_told_to_come_again(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = await accept(client)
+    settle(rig, State.FAILED)
+
+    def full(_commands: object, _now: float) -> None:
+        raise SpoolFullError("disk full")
+
+    monkeypatch.setattr(rig.store, "apply", full)
+
+    response = await client.post(f"/v1/messages/{name}/retry")
+
+    assert (response.status_code, (await response.get_json())["type"]) == (
+        503,
+        problem("overloaded"),
+    )
+    assert response.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("verb", ["cancel", "retry"])
+async def test_a_message_that_nobody_knows_cannot_be_worked(client: Client, verb: str) -> None:
+    response = await client.post(f"/v1/messages/nobody/{verb}")
+
+    assert (response.status_code, (await response.get_json())["type"]) == (
+        404,
+        problem("not-found"),
+    )
+
+
+# Providers
+
+
+async def test_a_provider_is_paused_and_resumed(rig: Rig, client: Client) -> None:
+    lane = rig.lanes["primary"]
+
+    paused = await client.post("/v1/providers/primary/pause")
+    was_paused = lane.is_paused
+    resumed = await client.post("/v1/providers/primary/resume")
+
+    assert (paused.status_code, (await paused.get_json())["paused"], was_paused) == (
+        200,
+        True,
+        True,
+    )
+    assert ((await resumed.get_json())["paused"], lane.is_paused) == (False, False)
+    assert lane.limiter.waiting == 2
+
+
+async def test_a_reset_reaches_limiter_and_breaker(rig: Rig, client: Client) -> None:
+    lane = rig.lanes["primary"]
+
+    response = await client.post("/v1/providers/primary/reset")
+
+    assert (response.status_code, (await response.get_json())["name"]) == (200, "primary")
+    assert (lane.limiter.waiting, lane.breaker.waiting) == (1, 1)
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "reset"])
+async def test_an_unknown_provider_is_answered_with_the_nearest(client: Client, verb: str) -> None:
+    near = await client.post(f"/v1/providers/primry/{verb}")
+    far = await client.post(f"/v1/providers/xyz/{verb}")
+
+    assert (near.status_code, far.status_code) == (404, 404)
+    assert "did you mean 'primary'?" in (await near.get_json())["detail"]
+    assert "there are primary" in (await far.get_json())["detail"]
+
+
+async def test_words_to_a_lane_never_take_the_room_of_its_attempts(
+    rig: Rig, client: Client
+) -> None:
+    codes = [
+        (await client.post("/v1/providers/primary/reset")).status_code
+        for _ in range(CONTROL_ROOM + 1)
+    ]
+
+    assert codes == [200] * CONTROL_ROOM + [503]
+    assert rig.lanes["primary"].limiter.waiting == CONTROL_ROOM
+
+
+# Reload and metrics
+
+
+async def test_a_reload_tells_what_needs_a_restart(rig: Rig, client: Client) -> None:
+    rig.configuration.notes = ["service.listen"]
+
+    response = await client.post("/v1/reload")
+
+    assert response.status_code == 200
+    assert await response.get_json() == {"status": "reloaded", "notes": ["service.listen"]}
+
+
+async def test_a_faulty_configuration_is_refused_with_its_reasons(rig: Rig, client: Client) -> None:
+    rig.configuration.fault = MailactorsError("streams.x.route: there is no provider 'y'")
+
+    response = await client.post("/v1/reload")
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["type"]) == (422, problem("configuration"))
+    assert answer["detail"] == "streams.x.route: there is no provider 'y'"
+
+
+async def test_a_client_that_hangs_up_does_not_halve_a_reload(rig: Rig) -> None:
+    configuration = rig.configuration
+    configuration.may_go_on = trio.Event()
+    async with serve(rig.app, rig.journal, graceful_s=WITHIN_S) as served:
+        with trio.fail_after(WITHIN_S):
+            async with await served.connect() as stream:
+                await stream.send_all(b"POST /v1/reload HTTP/1.1\r\nHost: x\r\n\r\n")
+                await configuration.begun.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+            configuration.may_go_on.set()
+            await configuration.taken_over.wait()
+
+
+async def test_metrics_are_passed_on_as_they_are(client: Client) -> None:
+    response = await client.get("/metrics")
+
+    assert response.status_code == 200
+    assert response.content_type == "text/plain; version=0.0.4; charset=utf-8"
+    assert await response.get_data() == METRICS
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/metrics"),
+        ("POST", "/v1/reload"),
+        ("POST", "/v1/messages/x/cancel"),
+        ("POST", "/v1/messages/x/retry"),
+        ("POST", "/v1/suppressions"),
+        ("DELETE", "/v1/suppressions?address=a@example.org"),
+    ],
+)
+async def test_what_a_gateway_does_not_have_is_not_there(rig: Rig, method: str, path: str) -> None:
+    bare = create_app(
+        rig.door, rig.reader, rig.lanes, rig.clock, signals=rig.signals, journal=rig.journal
+    )
+
+    response = await bare.test_client().open(path, method=method, json=None)
+
+    assert (response.status_code, (await response.get_json())["type"]) == (
+        404,
+        problem("not-found"),
+    )

@@ -1,0 +1,86 @@
+"""Metrics: what a scrape sees of a gateway at work."""
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+from trio.testing import MockClock
+
+from mailactors.intake.submission import SubmissionRejectedError
+from mailactors.model.message import Address
+from mailactors.model.outcome import Deferred, Reason, Scope
+from mailactors.observe.metrics import expose
+from mailactors.wiring import Gateway
+from tests.gateways import (
+    letter,
+    make_config,
+    open_store,
+    provider,
+    running,
+    simulated,
+    submit,
+    wait_for_states,
+)
+
+BUSY = Deferred(Scope.PROVIDER, Reason("busy", 503))
+
+
+async def scrape(gateway: Gateway) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return every sample by its name and labels, as a Prometheus would read them."""
+    text = (await expose(gateway)).decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+async def test_submissions_attempts_and_decisions_are_counted(autojump_clock: MockClock) -> None:
+    config = make_config({"primary": simulated(), "secondary": simulated()})
+    with open_store() as store:
+        async with running(config, store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(BUSY)
+            await submit(gateway, 3)
+            await submit(gateway, 1)
+            with pytest.raises(SubmissionRejectedError):
+                await gateway.door.submit(letter("bad", to=(Address("nobody"),)))
+            await wait_for_states(gateway, sent=3)
+            seen = await scrape(gateway)
+
+    def of(name: str, **labels: str) -> float:
+        return seen[name, tuple(sorted(labels.items()))]
+
+    assert 3 == of("mailactors_submissions_total", result="accepted")
+    assert 1 == of("mailactors_submissions_total", result="replayed")
+    assert 1 == of("mailactors_submissions_total", result="SubmissionRejectedError")
+    assert 1 == of("mailactors_attempts_total", provider="primary", outcome="deferred")
+    assert 1 == of("mailactors_attempts_total", provider="secondary", outcome="accepted")
+    assert 4 == of("mailactors_retry_decision_seconds_count")
+    assert 4 == of("mailactors_retry_recorded_seconds_count")
+    assert 0 == of("mailactors_ledger_imbalance")
+    assert 1 == of("mailactors_breaker_state", provider="primary", state="closed")
+    assert 0 == of("mailactors_breaker_state", provider="primary", state="open")
+    assert 0 == of("mailactors_actor_crashes_total", actor="dispatcher")
+    assert 0 < of("mailactors_commit_commands_count")
+
+
+async def test_depth_and_age_of_what_waits_are_shown(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(streams={"otp": {}, "bulk": {}}), store) as gateway:
+            for lane in gateway.lanes.values():
+                lane.pause()
+            await submit(gateway, 2, stream="bulk")
+            await trio.sleep(30)
+            seen = await scrape(gateway)
+
+    assert 2 == seen["mailactors_pending", (("state", "leased"), ("stream", "bulk"))]
+    assert 30 <= seen["mailactors_oldest_pending_seconds", (("stream", "bulk"),)] < 31
+    assert 1 == seen["mailactors_paused", (("provider", "primary"),)]
+
+
+async def test_no_label_is_a_clients(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            await gateway.door.submit(letter("canary", to=(Address("canary@example.com"),)))
+            await wait_for_states(gateway, sent=1)
+
+            assert b"canary" not in await expose(gateway)
