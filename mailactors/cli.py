@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import rich.console
-import rich.progress
 import rich.table
 import typer
 
@@ -137,6 +136,8 @@ def backup(
     source = _configure(config, None, spool).service.spool
     if not Path(source).exists():
         _fail(f"there is no spool {source}; name it with --spool or --config")
+    import rich.progress  # here: the other commands start faster without it
+
     with rich.progress.Progress(console=rich.console.Console(stderr=True)) as progress:
         task = progress.add_task(f"copying {source}")
         backup_spool(

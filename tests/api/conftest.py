@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from tests.api.rig import Rig, open_rig
+from tests.api.rig import Rig, Served, Waiter, open_rig, serve
 
 
 @pytest.fixture
@@ -19,3 +19,14 @@ async def rig() -> AsyncIterator[Rig]:
 @pytest.fixture
 def client(rig: Rig) -> Client:
     return rig.app.test_client()
+
+
+@pytest.fixture
+async def served(rig: Rig) -> AsyncIterator[Served]:
+    async with serve(rig.app, rig.journal) as served:
+        yield served
+
+
+@pytest.fixture
+def waiter() -> Waiter:
+    return Waiter()

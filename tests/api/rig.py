@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import trio
+from quart import Response
 from quart_trio import QuartTrio
 
 from mailactors.api.app import create_app
@@ -48,6 +49,7 @@ RULES = Rules(
 )
 
 
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 METRICS = b"mailactors_up 1.0\n"
 
 
@@ -252,3 +254,38 @@ async def serve(
         await nursery.start(run)
         yield served
         served.scope.cancel()
+
+
+class Waiter:
+    """An application with one route that waits to be let go."""
+
+    def __init__(self) -> None:
+        self.app = QuartTrio("waiter")
+        self.entered, self.leave, self.cancelled = trio.Event(), trio.Event(), trio.Event()
+        self.app.add_url_rule("/", "wait", self.wait, methods=["GET", "POST"])
+        self.app.add_url_rule("/big", "big", self.big)
+
+    async def wait(self) -> str:
+        self.entered.set()
+        try:
+            await self.leave.wait()
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+        return "done"
+
+    async def big(self) -> Response:
+        async def parts() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    self.entered.set()
+                    yield b"x" * 100_000
+            finally:
+                self.cancelled.set()
+
+        return Response(parts())
+
+
+async def assert_serving(served: Served) -> None:
+    answer = await served.ask(GET)
+    assert answer.startswith(b"HTTP/1.1 200"), answer

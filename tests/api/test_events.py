@@ -49,8 +49,11 @@ class Listener:
         return int(fields["id"]), fields["event"], msgspec.json.decode(fields["data"])
 
     async def is_at_its_end(self) -> bool:
-        message = await self._chunks.receive()
-        return message["body"] == b"" and not message.get("more_body", False)
+        """Say whether nothing but the end comes."""
+        while True:
+            message = await self._chunks.receive()
+            if message["body"] or not message.get("more_body", False):
+                return not message["body"]
 
 
 @contextlib.asynccontextmanager
@@ -61,9 +64,19 @@ async def listen(
     send, receive = trio.open_memory_channel[dict[str, Any]](0)
     headers = [] if last is None else [(b"last-event-id", last.encode())]
     scope = {
-        **{"type": "http", "asgi": {}, "http_version": "1.1", "method": method, "scheme": "http"},
-        **{"path": "/v1/events", "raw_path": b"", "query_string": query.encode(), "root_path": ""},
-        **{"headers": [(b"host", b"x"), *headers], "client": None, "server": None, "state": {}},
+        "type": "http",
+        "asgi": {},
+        "http_version": "1.1",
+        "method": method,
+        "scheme": "http",
+        "path": "/v1/events",
+        "raw_path": b"",
+        "query_string": query.encode(),
+        "root_path": "",
+        "headers": [(b"host", b"x"), *headers],
+        "client": None,
+        "server": None,
+        "state": {},
         "extensions": {},
     }
     is_sent, hangs_up = False, trio.Event()

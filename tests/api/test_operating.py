@@ -23,9 +23,6 @@ from mailactors.spool.port import (
 from tests.api.bodies import SHORT
 from tests.api.rig import METRICS, WITHIN_S, Rig, problem, serve
 
-FAR = 4_000_000_000.0
-"""A wall time at which everything is due, and nothing in these tests expired."""
-
 
 async def accept(client: Client, name: str = "order-1", *to: str) -> str:
     body = {**SHORT, "id": name, "to": list(to) or "ann@example.org"}
@@ -41,9 +38,10 @@ def settle(rig: Rig, *states: State) -> None:
     assert isinstance(claimed, Claimed)
     (lease,) = claimed.leases
     ns = tuple(n for n, _ in lease.recipients)
-    rig.store.apply([Intend("attempt-1", lease.seq, ns, lease.epoch, "primary")], now)
+    attempt = f"attempt-{lease.seq}"
+    rig.store.apply([Intend(attempt, lease.seq, ns, lease.epoch, "primary")], now)
     steps = tuple(Step(n, state) for n, state in zip(ns, states, strict=True))
-    command = Settle("attempt-1", lease.seq, lease.epoch, "primary", steps, Progress(), "x", {})
+    command = Settle(attempt, lease.seq, lease.epoch, "primary", steps, Progress(), "x", {})
     rig.store.apply([command], now)
 
 

@@ -5,74 +5,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
 
 import h2.config
 import h2.connection
 import h2.events
 import pytest
 import trio
-import trustme
-from quart import Response
-from quart_trio import QuartTrio
 
 from mailactors.api.server import LOGGER_NAME, Listening, Timeouts, format_host
-from tests.api.rig import WITHIN_S, ListJournal, Rig, Served, read_all, read_until, serve
+from tests.api.rig import (
+    GET,
+    WITHIN_S,
+    ListJournal,
+    Rig,
+    Served,
+    Waiter,
+    assert_serving,
+    read_all,
+    read_until,
+    serve,
+)
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 POST = b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
 UPGRADE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 SILENCE_S = 0.15
-
-
-@pytest.fixture
-async def served(rig: Rig) -> AsyncIterator[Served]:
-    async with serve(rig.app, rig.journal) as served:
-        yield served
-
-
-class Waiter:
-    """An application with one route that waits to be let go."""
-
-    def __init__(self) -> None:
-        self.app = QuartTrio("waiter")
-        self.entered, self.leave, self.cancelled = trio.Event(), trio.Event(), trio.Event()
-        self.app.add_url_rule("/", "wait", self.wait, methods=["GET", "POST"])
-        self.app.add_url_rule("/big", "big", self.big)
-
-    async def wait(self) -> str:
-        self.entered.set()
-        try:
-            await self.leave.wait()
-        except trio.Cancelled:
-            self.cancelled.set()
-            raise
-        return "done"
-
-    async def big(self) -> Response:
-        async def parts() -> AsyncIterator[bytes]:
-            try:
-                while True:
-                    self.entered.set()
-                    yield b"x" * 100_000
-            finally:
-                self.cancelled.set()
-
-        return Response(parts())
-
-
-@pytest.fixture
-def waiter() -> Waiter:
-    return Waiter()
-
-
-async def assert_serving(served: Served) -> None:
-    answer = await served.ask(GET)
-    assert answer.startswith(b"HTTP/1.1 200"), answer
 
 
 # Requests that end an uncontained hypercorn 0.18
@@ -309,88 +268,6 @@ async def test_a_connection_too_many_is_closed_at_once(waiter: Waiter) -> None:
         assert served.server.statistics().connections_refused == 1
 
 
-# Stopping
-
-
-async def stop_by_event(served: Served) -> None:
-    served.listening.shutdown.set()
-    await served.listening.drained.wait()
-
-
-async def stop_by_cancellation(served: Served) -> None:
-    served.scope.cancel()
-    await served.ended.wait()
-
-
-@pytest.mark.parametrize("stop", [stop_by_event, stop_by_cancellation])
-async def test_a_request_in_flight_is_answered_before_the_server_stops(
-    waiter: Waiter, stop: Callable[[Served], Awaitable[None]]
-) -> None:
-    async with (
-        serve(waiter.app, ListJournal()) as served,
-        await served.connect() as stream,
-        trio.open_nursery() as nursery,
-    ):
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await waiter.entered.wait()
-        nursery.start_soon(stop, served)
-        await wait_refused(served)
-        waiter.leave.set()
-
-        assert b"done" in await read_all(stream)
-
-
-async def wait_refused(served: Served) -> None:
-    """Return when nobody listens any more; a connection made before is closed by the server."""
-    while True:
-        try:
-            async with await served.connect() as stream:
-                await read_all(stream)
-        except OSError:
-            return
-
-
-@pytest.mark.parametrize("stop", [stop_by_event, stop_by_cancellation])
-async def test_a_request_that_does_not_end_is_cut_after_the_grace(
-    waiter: Waiter, stop: Callable[[Served], Awaitable[None]]
-) -> None:
-    async with (
-        serve(waiter.app, ListJournal(), graceful_s=0.05) as served,
-        await served.connect() as stream,
-        trio.open_nursery() as nursery,
-    ):
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-        await waiter.entered.wait()
-        nursery.start_soon(stop, served)
-
-        with trio.fail_after(2):
-            assert await read_all(stream) == b""
-
-
-async def test_a_client_that_does_not_read_cannot_hold_the_stop(waiter: Waiter) -> None:
-    async with (
-        serve(waiter.app, ListJournal(), graceful_s=0.05, send_s=60) as served,
-        await served.connect() as stream,
-    ):
-        await stream.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
-        await waiter.entered.wait()
-
-        with trio.fail_after(2):
-            await stop_by_cancellation(served)
-
-
-async def test_an_idle_connection_does_not_hold_the_stop(rig: Rig) -> None:
-    async with (
-        serve(rig.app, rig.journal, graceful_s=60, keep_alive_s=60) as served,
-        await served.connect() as stream,
-    ):
-        await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        await read_until(stream, b'"ok"')
-
-        with trio.fail_after(2):
-            await stop_by_event(served)
-
-
 # Binding
 
 
@@ -414,26 +291,6 @@ async def test_an_address_in_use_is_an_error_at_the_start(rig: Rig) -> None:
         with pytest.RaisesGroup(OSError, flatten_subgroups=True):
             async with serve(rig.app, rig.journal, listening):
                 pass
-
-
-async def test_it_serves_over_tls(rig: Rig) -> None:
-    authority, server_side = trustme.CA(), ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(server_side)
-    client_side = ssl.create_default_context()
-    authority.configure_trust(client_side)
-    listening = Listening("127.0.0.1", 0, tls=server_side)
-    async with serve(rig.app, rig.journal, listening) as served:
-        tcp = await served.connect()
-        async with trio.SSLStream(
-            tcp, client_side, server_hostname="localhost", https_compatible=True
-        ) as stream:
-            await stream.send_all(GET)
-            answer = await read_all(stream)
-        plain = await served.ask(GET)
-
-    assert answer.startswith(b"HTTP/1.1 200")
-    assert plain[:4] != b"HTTP"
-    assert listening.bound.value == ()
 
 
 def test_an_ipv6_host_is_bracketed_in_a_url() -> None:
