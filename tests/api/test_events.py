@@ -63,7 +63,7 @@ async def listen(
     """Call the application as a server would, with a client that hangs up at the end."""
     send, receive = trio.open_memory_channel[dict[str, Any]](0)
     headers = [] if last is None else [(b"last-event-id", last.encode())]
-    scope = {
+    scope: dict[str, Any] = {
         "type": "http",
         "asgi": {},
         "http_version": "1.1",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import msgspec
 import pytest
@@ -12,12 +13,16 @@ import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mailactors.api.batch import cut_array, cut_lines
 from mailactors.api.decoding import decode_body
+from mailactors.api.openapi import document
 from mailactors.api.problems import ProblemError
+from mailactors.api.routes import ROUTES
 from mailactors.api.schemas import MessageIn, ShortMessage
 from mailactors.api.submissions import full_submission, parse_key, parse_mailbox
 from tests.api.rig import open_rig
 
+DOCUMENT = document()
 SHORT_DECODER = msgspec.json.Decoder(ShortMessage)
 MESSAGE_DECODER = msgspec.json.Decoder(MessageIn)
 FIELDS = (*MessageIn.__struct_encode_fields__, *ShortMessage.__struct_encode_fields__, "x")
@@ -95,6 +100,69 @@ async def post_all(texts: list[str]) -> None:
                 assert response.status_code in {200, 202, 400, 422}, answer
                 for error in answer.get("errors", ()):
                     assert_points_into(error["pointer"], json.loads(text))
+
+
+@given(st.binary(max_size=60) | st.lists(anything, max_size=5).map(b"\n".join))
+@settings(deadline=None)
+def test_any_bytes_are_cut_into_messages_or_refused(body: bytes) -> None:
+    assert refusal(lambda: cut_lines(body)) is None
+    assert refusal(lambda: cut_array(body)) in {None, "malformed-json", "validation"}
+
+
+@given(st.lists(bodies | changed | st.just("17"), max_size=20))
+@settings(max_examples=20, deadline=None)
+@pytest.mark.slow
+def test_every_message_of_any_batch_has_its_result(texts: list[str]) -> None:
+    trio.run(post_batches, texts)
+
+
+async def post_batches(texts: list[str]) -> None:
+    array, lines = f"[{','.join(texts)}]", "\n".join(texts)
+    async with open_rig() as rig:
+        client = rig.app.test_client()
+        for text, media in ((array, "application/json"), (lines, "application/x-ndjson")):
+            headers = {"Content-Type": media}
+            response = await client.post("/v1/messages/batch", data=text.encode(), headers=headers)
+            results = (await response.get_json())["results"]
+            assert len(results) == len(texts)
+            for result in results:
+                assert result["status"] in {200, 202, 400, 422}, result
+                for error in result.get("problem", {}).get("errors", ()):
+                    assert_points_into(error["pointer"], json.loads(array))
+
+
+PARAMETERS = ("limit", "cursor", "stream", "state", "recipient", "since", "until", "after", "id")
+texts = st.text(max_size=8) | st.sampled_from(
+    ["1", "0", "sent", "a@b.example", "2030-01-01T00:00:00Z", "primary", "order-1", "null", "batch"]
+)
+queries = st.lists(st.tuples(st.sampled_from([*PARAMETERS, "address", "x"]), texts), max_size=3)
+requests = st.tuples(st.sampled_from(ROUTES), texts, queries, anything, st.booleans())
+
+
+@given(st.lists(requests, min_size=30, max_size=30))
+@settings(max_examples=15, deadline=None)
+@pytest.mark.slow
+def test_whatever_is_asked_the_answer_is_one_that_the_document_has(asked: list[Any]) -> None:
+    trio.run(ask_all, asked)
+
+
+async def ask_all(asked: list[Any]) -> None:
+    """Ask each route, with any name, query and body; a stream only for its headers."""
+    async with open_rig() as rig:
+        client = rig.app.test_client()
+        for route, name, query, body, is_json in asked:
+            path = route.rule.replace("<name>", quote(name, safe="") or "x")
+            method = "HEAD" if route.operation_id == "events" else route.method
+            headers = {"Content-Type": "application/json"} if is_json else {}
+            data = body if method == "POST" else None
+            response = await client.open(
+                f"{path}?{urlencode(query)}", method=method, data=data, headers=headers, json=None
+            )
+            documented = DOCUMENT["paths"][route.path][route.method.lower()]["responses"]
+            is_elsewhere = "/" in name or name in {".", ".."}  # another route, or none
+            assert is_elsewhere or str(response.status_code) in documented, (route.path, response)
+            assert response.status_code != 500
+        assert "api.fault" not in rig.journal.events()
 
 
 def assert_points_into(pointer: str, body: Any) -> None:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import jsonschema
+from quart.typing import TestClientProtocol as Client
 
 from mailactors.api.openapi import document
 from mailactors.api.problems import KINDS, TYPE_PREFIX
@@ -14,6 +15,7 @@ from mailactors.api.routes import ROUTES
 from tests.api.rig import Rig
 
 DOCUMENT = document()
+JSON_TYPE, PROBLEM = "application/json", "application/problem+json"
 
 
 def fits(answer: Any, path: str, method: str, status: int, media: str) -> None:
@@ -66,17 +68,55 @@ async def test_answers_fit_the_document(rig: Rig) -> None:
     message = {"from": "a@example.org", "to": "b@example.org", "text": "x"}
     receipt = await client.post("/v1/messages", json=message)
     missing = await client.get("/v1/messages/none")
+    batch = await client.post("/v1/messages/batch", json=[message, {**message, "to": "x"}])
 
-    fits(await faulty.get_json(), "/send-email", "post", 422, "application/problem+json")
-    fits(await receipt.get_json(), "/v1/messages", "post", 202, "application/json")
-    path = "/v1/messages/{name}"
-    fits(await missing.get_json(), path, "get", 404, "application/problem+json")
+    fits(await faulty.get_json(), "/send-email", "post", 422, PROBLEM)
+    fits(await receipt.get_json(), "/v1/messages", "post", 202, JSON_TYPE)
+    fits(await missing.get_json(), "/v1/messages/{name}", "get", 404, PROBLEM)
+    fits(await batch.get_json(), "/v1/messages/batch", "post", 200, JSON_TYPE)
     for path, url in (
         ("/statuses", "/statuses"),
+        ("/v1/messages", "/v1/messages"),
         ("/v1/messages/{name}", "/v1/messages/a"),
         ("/v1/providers", "/v1/providers"),
+        ("/v1/suppressions", "/v1/suppressions"),
+        ("/v1/ledger", "/v1/ledger"),
         ("/healthz", "/healthz"),
         ("/readyz", "/readyz"),
         ("/", "/"),
     ):
-        fits(await (await client.get(url)).get_json(), path, "get", 200, "application/json")
+        fits(await (await client.get(url)).get_json(), path, "get", 200, JSON_TYPE)
+
+
+async def test_answers_to_commands_fit_the_document(rig: Rig, client: Client) -> None:
+    await client.post("/send-email", json=SHORT)
+    name = "/v1/messages/{name}"
+    for method, path, url, status in (
+        ("POST", f"{name}/retry", "/v1/messages/order-1/retry", 409),
+        ("POST", f"{name}/cancel", "/v1/messages/order-1/cancel", 200),
+        ("POST", f"{name}/retry", "/v1/messages/order-1/retry", 202),
+        ("POST", "/v1/providers/{name}/pause", "/v1/providers/primary/pause", 200),
+        ("POST", "/v1/providers/{name}/reset", "/v1/providers/none/reset", 404),
+        ("POST", "/v1/suppressions", "/v1/suppressions", 200),
+        ("POST", "/v1/reload", "/v1/reload", 200),
+        ("DELETE", "/v1/suppressions", "/v1/suppressions?address=a@example.org", 200),
+    ):
+        body = {"address": "a@example.org"} if url == "/v1/suppressions" else None
+        response = await client.open(url, method=method, json=body)
+
+        assert response.status_code == status, url
+        media = response.content_type
+        assert media is not None
+        fits(await response.get_json(), path, method.lower(), status, media)
+
+
+def test_what_brings_messages_in_tells_of_the_limit() -> None:
+    for route in ROUTES:
+        for response in DOCUMENT["paths"][route.path][route.method.lower()]["responses"].values():
+            assert ("RateLimit" in response.get("headers", {})) == route.is_limited
+
+
+def test_what_must_be_asked_is_told_to_be_required() -> None:
+    (address,) = DOCUMENT["paths"]["/v1/suppressions"]["delete"]["parameters"]
+
+    assert (address["name"], address["required"]) == ("address", True)

@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mailactors.intake.submission import OverloadedError, SubmissionRejectedError
+from mailactors.intake.submission import OverloadedError, Submission, SubmissionRejectedError
 from mailactors.model.message import Address, Attachment
 from mailactors.model.outcome import Accepted, Deferred, Phase, Reason, Rejected, Scope, Uncertain
 from mailactors.observe.logs import (
@@ -32,6 +32,7 @@ from tests.gateways import (
     running,
     simulated,
     status,
+    wait_for_states,
 )
 
 
@@ -250,8 +251,32 @@ async def test_a_whole_gateway_at_level_debug_tells_nobodys_secrets(
         assert event in lines
 
 
-async def submit_canaries(gateway: Any, name: str) -> int:
-    """Submit a letter full of canaries; 0 when an actor crashed over it."""
+DAY = 10_000
+"""Messages of a day's log."""
+BATCH = 1000
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+async def test_a_days_worth_of_log_lines_tells_nobodys_secrets(autojump_clock: MockClock) -> None:
+    out = io.StringIO()
+    journal = LogJournal(LogSettings(level="debug", format="json"), out)
+    ports = dataclasses.replace(make_ports(), journal=journal)
+    flaky = simulated(error_rate=0.2, concurrency_max=64)
+    with open_store() as store:
+        async with running(make_config({"a": flaky, "b": flaky}), store, ports) as gateway:
+            for start in range(0, DAY, BATCH):
+                numbers = range(start, start + BATCH)
+                await gateway.door.submit_many([canary_letter(str(n)) for n in numbers])
+            await wait_for_states(gateway, sent=3 * DAY)
+
+    lines = out.getvalue()
+    assert lines.count("\n") > 2 * DAY
+    assert [canary for canary in CANARIES if canary in lines] == []
+
+
+def canary_letter(name: str) -> Submission:
+    """Return a letter full of canaries."""
     fields: dict[str, Any] = {
         "sender": Address("canary-from@example.com", "canary-name"),
         "to": (Address("canary-to@example.com", "canary-name"),),
@@ -263,8 +288,13 @@ async def submit_canaries(gateway: Any, name: str) -> int:
         "attachments": (Attachment("canary-file.txt", b"canary-file"),),
         "key": f"canary-key-{name}",
     }
+    return letter(name, **fields)
+
+
+async def submit_canaries(gateway: Any, name: str) -> int:
+    """Submit a letter full of canaries; 0 when an actor crashed over it."""
     try:
-        await gateway.door.submit(letter(name, **fields))
+        await gateway.door.submit(canary_letter(name))
     except OverloadedError:
         return 0
     return 1
