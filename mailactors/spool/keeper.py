@@ -25,7 +25,7 @@ LOOK_EVERY_S: Final = 5.0
 PURGE_EVERY_S: Final = 60.0
 PURGE_LIMIT: Final = 200
 """Messages that one commit forgets."""
-PURGE_PAUSE_S: Final = 0.2
+PURGE_PAUSE_S: Final = 0.05
 """Between two such commits, for mail has the way."""
 
 

@@ -123,6 +123,10 @@ async def post_batches(texts: list[str]) -> None:
         for text, media in ((array, "application/json"), (lines, "application/x-ndjson")):
             headers = {"Content-Type": media}
             response = await client.post("/v1/messages/batch", data=text.encode(), headers=headers)
+            if response.status_code == 400:  # NaN, or half a surrogate pair, is no JSON
+                assert media == "application/json"
+                assert refusal(lambda: cut_array(array.encode())) == "malformed-json"
+                continue
             results = (await response.get_json())["results"]
             assert len(results) == len(texts)
             for result in results:
@@ -155,9 +159,8 @@ async def ask_all(asked: list[Any]) -> None:
             method = "HEAD" if route.operation_id == "events" else route.method
             headers = {"Content-Type": "application/json"} if is_json else {}
             data = body if method == "POST" else None
-            response = await client.open(
-                f"{path}?{urlencode(query)}", method=method, data=data, headers=headers, json=None
-            )
+            url = f"{path}?{urlencode(query)}"
+            response = await client.open(url, method=method, data=data, headers=headers)  # type: ignore[call-arg]
             documented = DOCUMENT["paths"][route.path][route.method.lower()]["responses"]
             is_elsewhere = "/" in name or name in {".", ".."}  # another route, or none
             assert is_elsewhere or str(response.status_code) in documented, (route.path, response)

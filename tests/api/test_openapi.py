@@ -12,6 +12,7 @@ from quart.typing import TestClientProtocol as Client
 from mailactors.api.openapi import document
 from mailactors.api.problems import KINDS, TYPE_PREFIX
 from mailactors.api.routes import ROUTES
+from tests.api.bodies import SHORT
 from tests.api.rig import Rig
 
 DOCUMENT = document()
