@@ -86,6 +86,10 @@ def create_app(
         reload=reload,
         metrics=metrics,
     )
+    return _build(parts)
+
+
+def _build(parts: Parts) -> QuartTrio:
     app = QuartTrio("mailactors.api", static_folder=None)
     app.request_class = LimitedRequest
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
@@ -93,10 +97,10 @@ def create_app(
     app.url_map.merge_slashes = False  # a redirect would lose the body
     app.url_map.strict_slashes = False
     _add_routes(app, parts)
-    _handle_errors(app, journal)
+    _handle_errors(app, parts.journal)
     app.before_request(_refuse_other_sites)
     app.after_request(_harden)
-    _tell_limits(app, door)
+    _tell_limits(app, parts.door)
     return app
 
 
