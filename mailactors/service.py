@@ -122,6 +122,7 @@ class Service:
             journal=gateway.ports.journal,
             stopping=self.listening.shutdown,
             writer=SpoolWriter(gateway.writes),
+            ids=gateway.ports.ids,
             reload=self.reload,
             metrics=lambda: expose(gateway),
         )

@@ -320,11 +320,12 @@ async def test_a_mime_message_is_passed_on_byte_for_byte(fast_clock: MockClock) 
     )
     with aiosmtpd_peer() as peer, open_store() as store:
         async with running(make_config({"only": relay(peer.port)}), store) as gateway:
-            await gateway.door.submit(letter(raw=raw, subject="", text=None))
+            receipt = await gateway.door.submit(letter(raw=raw, subject="", text=None))
             await wait_until_sent(gateway, 1)
         (arrival,) = peer.arrivals
 
     assert raw == arrival.content
+    assert "mine@sender.example" == receipt.message_id
 
 
 def message_ids(peer: Peer) -> set[str]:

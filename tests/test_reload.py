@@ -78,14 +78,16 @@ async def test_a_disabled_provider_gets_another_chance(autojump_clock: MockClock
             provider(gateway, "primary").behaviour.script.append(REVOKED)
             await submit(gateway, 2)
             await wait_for_states(gateway, sent=2)
-            assert Gate.DISABLED is gateway.lanes["primary"].health.value.gate
+            gate_before = gateway.lanes["primary"].health.value.gate
 
             await gateway.reload(config)
             await trio.sleep(0.1)
             await gateway.door.submit(letter("again"))
             await wait_for_states(gateway, sent=3)
 
-            assert Gate.CLOSED is gateway.lanes["primary"].health.value.gate
+            gate_after = gateway.lanes["primary"].health.value.gate
+
+            assert (Gate.DISABLED, Gate.CLOSED) == (gate_before, gate_after)
             assert "primary" == (await status(gateway, "again")).deliveries[0].provider
 
 

@@ -28,8 +28,8 @@ from mailactors.client.values import (
 
 T = TypeVar("T")
 
-RETRIED: Final = frozenset({408, 409, 429, 500, 502, 503, 504})
-"""Answers that may be others later; 409 is a submission that is just being accepted."""
+RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
+"""Answers that may be others later. 409 is not: it says that something is too late."""
 BATCH_MAX: Final = 1000
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 """A quarter of what the gateway reads as one batch; a larger message goes alone."""

@@ -5,6 +5,7 @@ What is admitted here can be rendered and sent: later rooms do not check again.
 
 from __future__ import annotations
 
+import email.parser
 import functools
 import re
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,7 @@ _HEADER_COMMANDS: Final = re.compile(
 )
 """What vendors obey, and what is ours: a client could undo what its stream's settings say."""
 ADDRESSES_REMEMBERED: Final = 4096
+_MESSAGE_ID: Final = re.compile("<([!-;=?-~]{1,900})>")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -234,6 +236,18 @@ def _content(
     )
 
 
+def own_message_id(raw: bytes | None) -> str:
+    """Return the Message-ID of a MIME message without its brackets, or nothing.
+
+    It is passed on as it is, so that is the one by which a receiver knows it.
+    """
+    if raw is None:
+        return ""
+    head = email.parser.BytesHeaderParser().parsebytes(raw.partition(b"\r\n\r\n")[0])
+    found = _MESSAGE_ID.fullmatch(str(head.get("Message-ID", "")).strip())
+    return found[1] if found else ""
+
+
 def _message(
     submission: Submission,
     rules: Rules,
@@ -250,7 +264,8 @@ def _message(
     everyone = (a.address for field in ("to", "cc", "bcc") for a in checked[field])
     return Message(
         id=message_id,
-        message_id=f"{message_id}@{domain_of(content.sender.address)}",
+        message_id=own_message_id(content.raw)
+        or f"{message_id}@{domain_of(content.sender.address)}",
         date_s=not_before,
         envelope=Envelope(content.sender.address, tuple(dict.fromkeys(everyone))),
         content=content,
