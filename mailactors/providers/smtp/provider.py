@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
+from typing import Final
 
 import trio
 
@@ -33,6 +34,9 @@ from mailactors.providers.smtp.wire import (
     stuff_dots,
 )
 from mailactors.runtime.ports import Clock, Connector
+
+TRUSTED_IDLE_S: Final = 1.0
+"""A connection that was in use so lately is not asked whether it lives: at MAIL it will show."""
 
 
 class SmtpProvider:
@@ -60,8 +64,9 @@ class SmtpProvider:
         """Return a session on an idle connection that still lives, or on a new one."""
         while self._idle:
             idle_since_s, connection = self._idle.pop()
-            is_old = self._clock.now_s() - idle_since_s > self._settings.idle_s
-            if not is_old and not await self._is_stale(connection):
+            idle_s = self._clock.now_s() - idle_since_s
+            is_old = idle_s > self._settings.idle_s
+            if not is_old and (idle_s < TRUSTED_IDLE_S or not await self._is_stale(connection)):
                 return SmtpSession(self, connection, is_reused=True)
             await connection.aclose()
         connection_or_refusal = await self.open()
