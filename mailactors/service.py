@@ -100,6 +100,7 @@ class Service:
                 elif self.listening.shutdown.is_set():
                     os._exit(128 + number)
                 else:
+                    self.listening.shutdown.set()
                     nursery.start_soon(self.stop)
 
     async def _reload_and_tell(self) -> None:

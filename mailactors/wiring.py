@@ -12,7 +12,13 @@ from typing import Final
 
 import trio
 
-from mailactors.config import Config, LaneSettings, ProviderSettings, SmtpProviderSettings
+from mailactors.config import (
+    Config,
+    ConfigError,
+    LaneSettings,
+    ProviderSettings,
+    SmtpProviderSettings,
+)
 from mailactors.dispatch.breaker import BreakerActor
 from mailactors.dispatch.desk import DispatchDesk, open_outcomes
 from mailactors.dispatch.dispatcher import DispatcherActor
@@ -54,7 +60,11 @@ Front = Callable[["Gateway"], Child]
 def make_provider(name: str, settings: ProviderSettings, ports: Ports) -> Provider:
     """Build a provider of the kind that its settings name."""
     if isinstance(settings, SmtpProviderSettings):
-        return SmtpProvider(name, settings, ports.clock, ports.connector)
+        try:
+            return SmtpProvider(name, settings, ports.clock, ports.connector)
+        except OSError as error:  # an ssl.SSLError is one
+            problem = f"providers.{name}.ca_file: {error.strerror or error}"
+            raise ConfigError("the configuration", [problem]) from None
     return SimulatedProvider(name, settings, ports.clock, ports.entropy)
 
 
@@ -73,11 +83,16 @@ class Gateway:
         self.door = Door(rules_of(config), self.registry, self.signals, ports)
         self._provider_factory = provider_factory
         self._retiring: trio.Nursery | None = None
+        self._changing = trio.Lock()
+        """Held while children come or go: by a reload, a retirement, the stop."""
+        self._settings = dict(config.providers)
+        """Of every lane, those that retire included."""
         lanes: dict[str, Lane] = {}
         outcomes = open_outcomes(lanes, OUTCOMES_CAPACITY)
         self.desk = DispatchDesk(outcomes, lanes, {}, self.writes, self.signals, NODE)
-        for name in config.providers:
-            self._open_lane(name)
+        for name, out in self._ways_out(config, {}).items():
+            self._open_lane(name, out)
+        self.desk.changes.listen(outcomes.nudge)
         self.desk.plans = plans_of(config, lanes, store.pending_counts())
         self.signals.listen(outcomes.nudge)
         self.supervisor = Supervisor(self._children(store), ports.clock, ports.journal)
@@ -100,6 +115,8 @@ class Gateway:
         async with trio.open_nursery() as self._retiring:
             await self.supervisor.run(task_status=task_status)
             self._retiring.cancel_scope.cancel()
+        for lane in self.lanes.values():
+            await lane.out.aclose()
 
     async def stop(self) -> None:
         """Accept nothing new, wait up to `drain_s` for what is in flight, record it, end.
@@ -112,9 +129,8 @@ class Gateway:
         with trio.move_on_after(self.config.service.drain_s):
             await self.desk.drained.wait()
             await self.writes.wait_empty()
-        await self.supervisor.stop()
-        for lane in self.lanes.values():
-            await lane.out.aclose()
+        async with self._changing:
+            await self.supervisor.stop()
 
     async def reload(self, config: Config) -> None:
         """Take over providers, streams and limits of a new configuration; keep what is in flight.
@@ -123,58 +139,82 @@ class Gateway:
         had disabled it. One that is gone takes nothing new and ends with its last attempt. What
         belongs to the process (address, spool, logs) stays as it was.
         """
-        before, self.config = self.config, config
+        async with self._changing:
+            if self.desk.is_draining:
+                return
+            await self._take_over(config)
+        self.ports.journal.note("service.reloaded", providers=list(config.providers))
+
+    async def _take_over(self, config: Config) -> None:
+        before = dict(self._settings)
+        ways_out = self._ways_out(config, before)  # what cannot be made is found out first
+        self.config, self._settings = config, before | config.providers
         for name in config.providers:
             if name not in self.lanes:
-                self._open_lane(name)
+                self._open_lane(name, ways_out[name])
                 for child in self._lane_children(name):
                     await self.supervisor.add(child, before="dispatcher")
             else:
-                await self._change_lane(name, before.providers.get(name))
+                await self._change_lane(name, before[name], ways_out.get(name))
         for name, lane in self.lanes.items():
             if name not in config.providers and not lane.is_retired:
                 assert self._retiring is not None
+                lane.retire()
                 self._retiring.start_soon(self._retire, lane)
         self.desk.plans = plans_of(config, self.lanes, self.desk.plans)
         self.door.rules = rules_of(config)
         self.desk.changes.publish(self.desk.changes.value + 1)
-        self.ports.journal.note("service.reloaded", providers=list(config.providers))
 
     # Lanes
 
-    def _open_lane(self, name: str) -> None:
-        settings = self.config.providers[name]
-        out = self._provider_factory(name, settings, self.ports)
-        outcomes = self.desk.outcomes
+    def _ways_out(
+        self, config: Config, before: Mapping[str, ProviderSettings]
+    ) -> dict[str, Provider]:
+        """Make the providers that are new or changed."""
+        return {
+            name: self._provider_factory(name, settings, self.ports)
+            for name, settings in config.providers.items()
+            if name not in before or way_out_of(before[name]) != way_out_of(settings)
+        }
+
+    def _open_lane(self, name: str, out: Provider) -> None:
+        settings, outcomes = self._settings[name], self.desk.outcomes
         lane = open_lane(name, settings.concurrency_max, out, outcomes, self.ports.clock)
         lane.pace.listen(outcomes.nudge)
         lane.health.listen(outcomes.nudge)
         self.lanes[name] = lane
 
-    async def _change_lane(self, name: str, before: ProviderSettings | None) -> None:
-        """Let a lane go on with new settings."""
-        lane, after = self.lanes[name], self.config.providers[name]
+    async def _change_lane(self, name: str, before: ProviderSettings, out: Provider | None) -> None:
+        """Let a lane go on with new settings, by a new way `out` if that changed."""
+        lane, after = self.lanes[name], self._settings[name]
         lane.unretire()
         lane.resize(after.concurrency_max)
-        if before is None or way_out_of(before) != way_out_of(after):
-            former, lane.out = lane.out, self._provider_factory(name, after, self.ports)
+        if out is not None:
+            former, lane.out = lane.out, out
             await former.aclose()
-        if before is None or before.breaker != after.breaker:
+        if before.breaker != after.breaker:
             self.supervisor.restart(f"breaker:{name}")
-        if before is None or before.quota != after.quota:
+        if before.quota != after.quota:
             self.supervisor.restart(f"limiter:{name}")
         if lane.health.value.gate is Gate.DISABLED:
             lane.breaker.put_nowait(Reset())
 
     async def _retire(self, lane: Lane) -> None:
         """End a lane that no route names any more, once nothing is in flight."""
-        lane.retire()
-        await lane.emptied.wait()
-        if not lane.is_retired:
-            return  # a later reload brought it back
+        while self._is_leaving(lane):
+            await lane.emptied.wait()
+            async with self._changing:
+                if self._is_leaving(lane) and not lane.in_flight:
+                    await self._remove_lane(lane)
+
+    def _is_leaving(self, lane: Lane) -> bool:
+        """Whether no later reload has brought it back, and nobody else has ended it."""
+        return lane.is_retired and self.lanes.get(lane.name) is lane
+
+    async def _remove_lane(self, lane: Lane) -> None:
         for kind in ("limiter", "breaker", "provider"):
             await self.supervisor.remove(f"{kind}:{lane.name}")
-        del self.lanes[lane.name]
+        del self.lanes[lane.name], self._settings[lane.name]
         self.desk.changes.publish(self.desk.changes.value + 1)
         await lane.out.aclose()
 
@@ -229,11 +269,11 @@ class Gateway:
         lane, ports = self.lanes[name], self.ports
 
         def make_limiter() -> LimiterActor:
-            quota = self.config.providers[name].quota
+            quota = self._settings[name].quota
             return LimiterActor(lane, quota, self.reader.count_attempts, self.desk.outcomes, ports)
 
         def make_breaker() -> BreakerActor:
-            return BreakerActor(lane, self.config.providers[name].breaker, ports)
+            return BreakerActor(lane, self._settings[name].breaker, ports)
 
         return [
             Child(

@@ -101,6 +101,33 @@ async def test_after_retries_walks_the_table_on_one_provider_first(
             assert 1 + 2 + 4 + 8 <= trio.current_time() <= 1 + 4 + 16 + 32 + 1
 
 
+async def test_a_patient_stream_fails_over_when_the_primary_is_dead(
+    autojump_clock: MockClock,
+) -> None:
+    streams = {"mail": {"failover": "after_retries", "expires_after_s": 600.0}}
+    with open_store() as store:
+        async with running(make_config(streams=streams), store) as gateway:
+            provider(gateway, "primary").behaviour.is_refusing = True
+            await submit(gateway, 100)
+            await wait_for_states(gateway, within_s=120, sent=100)
+
+            assert 100 == len(provider(gateway, "secondary").received)
+
+
+async def test_no_doubt_is_forgotten_while_another_is_asked_about(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            provider(gateway, "primary").behaviour.script.extend([LOST] * 8)
+            for n in range(8):
+                await gateway.door.submit(letter(str(n)))
+                await trio.sleep(0.73)
+            await wait_for_states(gateway, within_s=100, sent=8)
+
+            assert 8 == (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
+
+
 async def test_each_recipient_has_a_fate_of_its_own(autojump_clock: MockClock) -> None:
     to = tuple(Address(f"{name}@example.com") for name in ("good", "gone", "later"))
     mixed = Accepted(

@@ -1,8 +1,10 @@
 """Reload: providers come, go and change while mail flows, and nothing in flight is disturbed."""
 
+import pytest
 import trio
 from trio.testing import MockClock
 
+from mailactors.config import Config, ConfigError
 from mailactors.dispatch.lane import Gate
 from mailactors.model.outcome import Reason, Rejected, Scope
 from tests.gateways import (
@@ -149,3 +151,60 @@ async def test_messages_of_a_stream_that_is_gone_are_still_sent(
             await wait_for_states(gateway, sent=2)
 
             assert "old" == (await status(gateway, "1")).stream
+
+
+async def test_reloads_and_retirements_do_not_fight(autojump_clock: MockClock) -> None:
+    both = make_config({"old": simulated(latency_s=30.0), "new": simulated()})
+    without = make_config({"new": simulated()})
+    with open_store() as store:
+        async with running(both, store) as gateway:
+            await gateway.door.submit(letter("1"))
+            await trio.sleep(1)
+            for config in (without, without, both, without, both):
+                await gateway.reload(config)
+            await wait_for_states(gateway, sent=1)
+            await gateway.door.submit(letter("2"))
+            await wait_for_states(gateway, sent=2)
+
+            assert {"old", "new"} == set(gateway.lanes)
+
+
+async def test_a_crash_in_a_retiring_lane_ends_nothing(autojump_clock: MockClock) -> None:
+    both = make_config({"old": simulated(latency_s=30.0), "new": simulated()})
+    with open_store() as store:
+        async with running(both, store) as gateway:
+            await gateway.door.submit(letter("1"))
+            await trio.sleep(1)
+            await gateway.reload(make_config({"new": simulated()}))
+            for kind in ("breaker", "limiter"):
+                gateway.supervisor.crash(f"{kind}:old")
+            await wait_for_states(gateway, sent=1)
+            await trio.sleep(1)
+
+            assert ["new"] == list(gateway.lanes)
+
+
+async def test_a_raised_quota_takes_effect_at_once(autojump_clock: MockClock) -> None:
+    def limited(per_hour: int) -> Config:
+        return make_config({"only": simulated(quota={"per_hour": per_hour})})
+
+    with open_store() as store:
+        async with running(limited(1), store) as gateway:
+            await submit(gateway, 3)
+            await wait_for_states(gateway, sent=1, leased=2)
+            await gateway.reload(limited(1000))
+            await wait_for_states(gateway, within_s=10, sent=3)
+
+            assert 3 == provider(gateway, "only").calls
+
+
+async def test_a_provider_that_cannot_be_made_changes_nothing(autojump_clock: MockClock) -> None:
+    relay = {"kind": "smtp", "host": "127.0.0.1", "ca_file": "/nowhere.pem"}
+    with open_store() as store:
+        async with running(make_config({"old": simulated()}), store) as gateway:
+            with pytest.raises(ConfigError, match=r"providers\.new\.ca_file"):
+                await gateway.reload(make_config({"old": simulated(), "new": relay}))
+            await gateway.door.submit(letter("1"))
+            await wait_for_states(gateway, sent=1)
+
+            assert ["old"] == list(gateway.lanes)

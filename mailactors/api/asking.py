@@ -15,6 +15,7 @@ from mailactors.api.parts import Parts
 from mailactors.api.problems import FaultView, ProblemError
 from mailactors.api.routes import ROUTES
 from mailactors.intake.admission import normal_address
+from mailactors.intake.submission import OverloadedError
 from mailactors.spool.questions import Filters, MessageStatus, Questions
 from mailactors.spool.reader import SpoolReader
 
@@ -98,9 +99,10 @@ class Asking:
         """Say whether a message would be accepted now."""
         if self._parts.stopping.is_set():
             raise ProblemError("stopping", "the service is shutting down", retry_after_s=5.0)
-        full_s = self._parts.signals.full_until_s.value - self._parts.clock.now_s()
-        if full_s > 0:
-            raise ProblemError("not-ready", "the spool's disk is full", retry_after_s=full_s)
+        try:
+            self._parts.door.check_room()
+        except OverloadedError as error:
+            raise ProblemError("not-ready", str(error), retry_after_s=error.retry_after_s) from None
         await self._reader.ask(lambda spool: spool.status(""))
         return answer(schemas_control.Health("ready"))
 

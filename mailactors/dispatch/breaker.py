@@ -56,7 +56,7 @@ JITTER: Final = 0.2
 class BreakerSettings(pydantic.BaseModel):
     """When a provider counts as failing, and how it is tried again."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     window_s: float = pydantic.Field(default=30.0, gt=0)
     calls_min: int = pydantic.Field(default=20, ge=1)

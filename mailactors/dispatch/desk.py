@@ -30,7 +30,7 @@ class DispatchDesk:
     attempts: Tally = field(default_factory=Tally)
     """By provider and outcome."""
     decided_s: Histogram = field(default_factory=Histogram)
-    """From an attempt's last byte or timeout to the decision on what follows."""
+    """From a failure's last byte or timeout to the decision on what follows."""
     recorded_s: Histogram = field(default_factory=Histogram)
     """From the same moment until outcome and decision were durable."""
     is_draining: bool = False

@@ -10,6 +10,7 @@ a handful of times), never keeps a body.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +26,14 @@ from mailactors.dispatch.retry import (
     decide_next,
     outcome_word,
 )
-from mailactors.dispatch.routing import Choice, LaneView, Waiting, choose_lane, next_choice_s
+from mailactors.dispatch.routing import (
+    Choice,
+    LaneView,
+    Waiting,
+    choose_lane,
+    next_choice_s,
+    within_reach,
+)
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import (
     Accepted,
@@ -61,13 +69,6 @@ UPKEEP_LIMIT: Final = 500
 RECOVER_WITHIN_S: Final = 60.0
 CRASHES_MAX: Final = 3
 """A message on which actors died this often is failed: poison never loops."""
-
-
-class DispatcherStatistics(msgspec.Struct, frozen=True):
-    """A snapshot for metrics."""
-
-    waiting: int
-    in_flight: int
 
 
 @dataclass(eq=False)
@@ -108,7 +109,8 @@ class DispatcherActor:
         while True:
             with trio.move_on_at(self._next_wake_s()):
                 await mailbox.wait()
-            if self._changes_seen != self._desk.changes.value:
+            is_news = any(name not in self._streams for name in self._desk.signals.streams)
+            if is_news or self._changes_seen != self._desk.changes.value:
                 await self._reconfigure()
             if self._spool_starts != self._desk.signals.starts.value:
                 await self._recover()
@@ -121,10 +123,6 @@ class DispatcherActor:
             if self._desk.is_draining and not self._desk.in_flight:
                 self._desk.drained.set()
 
-    def statistics(self) -> DispatcherStatistics:
-        """Return how many messages wait in memory and how many are in flight."""
-        return DispatcherStatistics(len(self._waiting), self._desk.in_flight)
-
     # Beginning
 
     async def _reconfigure(self) -> None:
@@ -132,9 +130,9 @@ class DispatcherActor:
         self._changes_seen = self._desk.changes.value
         lanes, plans = self._desk.lanes, self._desk.plans
         self._views = {name: self._view(lane) for name, lane in lanes.items()}
-        for name in plans:
+        for name in (*plans, *self._desk.signals.streams):
             self._streams.setdefault(name, _Stream())
-        self._waiting.set_shares({name: plan.share for name, plan in plans.items()})
+        self._waiting.set_shares({name: self._desk.plan(name).share for name in self._streams})
         for lease in self._waiting.take_all():
             await self._push(lease)
 
@@ -146,9 +144,9 @@ class DispatcherActor:
         """
         self._spool_starts = self._desk.signals.starts.value
         flying = [a for lane in self._desk.lanes.values() for a in lane.in_flight.values()]
-        seqs = self._waiting.seqs().union(a.lease.seq for a in flying)
-        waits = {name: plan.uncertain_wait_s for name, plan in self._desk.plans.items()}
-        command = Recover(self._desk.node, frozenset(a.id for a in flying), seqs, waits)
+        leases = self._waiting.leases().union((a.lease.seq, a.lease.epoch) for a in flying)
+        waits = {name: self._desk.plan(name).uncertain_wait_s for name in ("", *self._streams)}
+        command = Recover(self._desk.node, frozenset(a.id for a in flying), leases, waits)
         recovered = await (await self._write(command)).wait(RECOVER_WITHIN_S)
         assert isinstance(recovered, Recovered)
         if recovered.released_count or recovered.uncertain_count:
@@ -179,7 +177,8 @@ class DispatcherActor:
         decision = decide_next(
             attempt.lease, attempt.recipients, attempt.lane, outcome, plan, now, draw
         )
-        self._desk.decided_s.observe(self._clock.now_s() - done.ended_s)
+        if not isinstance(outcome, Accepted):
+            self._desk.decided_s.observe(self._clock.now_s() - done.ended_s)
         await self._record(done, decision)
         self._desk.attempts.add(attempt.lane, outcome_word(outcome))
         level = "info" if isinstance(outcome, Accepted) else "warning"
@@ -206,7 +205,8 @@ class DispatcherActor:
         command = settle_of(done.attempt, done.outcome, decision, duration_s)
 
         def recorded() -> None:
-            self._desk.recorded_s.observe(self._clock.now_s() - done.ended_s)
+            if not isinstance(done.outcome, Accepted):
+                self._desk.recorded_s.observe(self._clock.now_s() - done.ended_s)
 
         await self._desk.spool.put(Write(command, Reply(recorded)))
 
@@ -270,14 +270,13 @@ class DispatcherActor:
         return view if view is not None and view.lane is lane else LaneView(lane)
 
     def _dispatch(self) -> None:
-        """Give lanes what they take now."""
-        if self._desk.is_draining:
-            return
+        """Give lanes what they take now; nothing while the disk has no room for intents."""
         now_s = self._clock.now_s()
-        desk, views = self._desk, self._views
+        if self._desk.is_draining or now_s < self._desk.signals.full_until_s.value:
+            return
 
         def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
-            return choose_lane(lanes, desk.plan(lease.stream).route, views, now_s)
+            return choose_lane(*self._reach(lease.stream, lanes), self._views, now_s)
 
         while (chosen := self._waiting.pop(choose)) is not None:
             self._send(*chosen, now_s)
@@ -315,6 +314,7 @@ class DispatcherActor:
             self._upkeep_s = self._clock.now_s() + UPKEEP_S
             self._expire = self._expire or await self._write(Expire(UPKEEP_LIMIT))
             if self._overdue is None and self._doubt_at <= now:
+                self._doubt_at = float("inf")  # what becomes uncertain meanwhile lowers it again
                 self._overdue = await self._write(Overdue(UPKEEP_LIMIT))
 
     def _has_room(self, stream: str) -> bool:
@@ -368,7 +368,8 @@ class DispatcherActor:
             self._journal.note("uncertain.settled", level="warning", id=doubt.id, rule=command.rule)
             if command.is_risk:
                 self._streams[doubt.stream].due_at = 0.0
-        self._doubt_at = float("inf") if doubts.next_due_at is None else doubts.next_due_at
+        if doubts.next_due_at is not None:
+            self._doubt_at = min(self._doubt_at, doubts.next_due_at)
 
     # Time
 
@@ -377,11 +378,17 @@ class DispatcherActor:
         if self._desk.is_draining:
             return self._upkeep_s
         now_s, now = self._clock.now_s(), self._clock.wall_time()
+        if now_s < self._desk.signals.full_until_s.value:
+            return self._desk.signals.full_until_s.value
         times = [self._upkeep_s]
         for name, stream in self._streams.items():
             if stream.claim is None and self._has_room(name):
                 times.append(now_s + stream.due_at - now)
         for stream_name, lanes in self._waiting.groups():
-            route = self._desk.plan(stream_name).route
-            times.append(next_choice_s(lanes, route, self._views, now_s))
+            times.append(next_choice_s(*self._reach(stream_name, lanes), self._views, now_s))
         return min(times)
+
+    def _reach(self, stream: str, lanes: tuple[str, ...]) -> tuple[Sequence[str], Sequence[str]]:
+        """Return the lanes that messages may take now, and their whole route."""
+        plan = self._desk.plan(stream)
+        return within_reach(lanes, self._views, is_patient=plan.is_patient), plan.route

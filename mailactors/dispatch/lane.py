@@ -138,6 +138,8 @@ class Lane:
     """Those that the provider actor has taken up, oldest first."""
     is_paused: bool = False
     """What an operator asked for; the limiter obeys it, and so does its successor."""
+    asked_until_s: float = NEVER_S
+    """Monotonic; until when the provider asked to be left alone. Outlives the limiter."""
     is_retired: bool = False
     """No route names it any more; it ends when nothing is in flight."""
     emptied: trio.Event = field(default_factory=trio.Event)

@@ -46,7 +46,7 @@ RETRY_AFTER_MAX_S: Final = 3600.0
 class Quota(pydantic.BaseModel):
     """What a provider allows; absent: unlimited."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     per_s: float | None = pydantic.Field(default=None, gt=0)
     per_minute: int | None = pydantic.Field(default=None, gt=0)
@@ -199,8 +199,7 @@ class LimiterActor:
             attempt.permit_s = now_s if attempt in unsent else None
         self._state.theoretical_arrival_s = now_s + self._state.interval_s
         self._state.is_paused = self._lane.is_paused
-        if not self._lane.pace.value.is_paused:
-            self._state.closed_until_s = self._lane.pace.value.next_permit_s
+        self._state.closed_until_s = self._lane.asked_until_s
 
     def _go_down(self, attempt: Attempt) -> None:
         now_s = self._clock.now_s()
@@ -229,6 +228,7 @@ class LimiterActor:
 
     def _publish(self) -> None:
         now_s = self._clock.now_s()
+        self._lane.asked_until_s = self._state.closed_until_s
         at_s = next_permit_s(self._state, now_s)
         self._lane.pace.publish(
             Pace(

@@ -94,6 +94,9 @@ class ProviderActor:
         except Exception:
             await session.aclose()
             raise
+        if mail.is_partial and not self._lane.out.capabilities.own_envelope:
+            await session.aclose()
+            return NotAttempted(Why.UNABLE)
         attempt.stage = Stage.SENDING
         attempt.sending_s = self._clock.now_s()
         self._faults.point("provider.intended")
@@ -140,7 +143,7 @@ def outcome_of_lost(attempt: Attempt) -> Outcome:
     """Say what is known of an attempt whose actor died."""
     if attempt.stage is Stage.SENDING:
         return Uncertain(Phase.UNKNOWN, Reason("the provider actor died while sending"))
-    return NotAttempted(Why.CRASHED)
+    return NotAttempted(Why.STOPPING)  # not its fault: the guilty one was under the cursor
 
 
 def outcome_of_fault(attempt: Attempt, error: Exception) -> Outcome:

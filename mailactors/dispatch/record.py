@@ -10,6 +10,7 @@ import msgspec
 from mailactors.dispatch.lane import Attempt
 from mailactors.dispatch.retry import Decision, Plan, decide_doubt, describe, outcome_word
 from mailactors.model.lifecycle import State
+from mailactors.model.message import without_recipients
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
@@ -76,7 +77,7 @@ def attempt_facts(attempt: Attempt, outcome: Outcome, decision: Decision) -> dic
         "attempt": attempt.lease.attempts + 1,
         "outcome": outcome_word(outcome),
         "rule": decision.rule,
-        "reason": reason_text(outcome),
+        "reason": without_recipients(reason_text(outcome), [r for _, r in attempt.recipients]),
     }
 
 

@@ -81,6 +81,11 @@ class Plan(msgspec.Struct, frozen=True):
     share: float = 1.0
     own_envelope: tuple[str, ...] | None = None
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether a message waits for its preferred lane as long as that one is well."""
+        return self.failover is Failover.AFTER_RETRIES
+
     def carrying(self, recipients_count: int, recipients_total: int) -> Plan:
         """Return the plan with the lanes that can carry so many of a message's recipients."""
         if recipients_count == recipients_total or self.own_envelope is None:
@@ -140,8 +145,6 @@ def candidates(plan: Plan, progress: Progress) -> tuple[str, ...]:
     if progress.prefer in untried:
         untried.remove(progress.prefer)
         untried.insert(0, progress.prefer)
-    if plan.failover is Failover.AFTER_RETRIES:
-        return tuple(untried[:1])
     return tuple(untried)
 
 

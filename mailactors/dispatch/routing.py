@@ -57,7 +57,7 @@ class LaneView:
         """Return when the lane takes a message: a time, perhaps past, or `inf` for "on news"."""
         self.refresh()
         pace, health = self.lane.pace.value, self.lane.health.value
-        if self.lane.slots_free <= 0:
+        if self.lane.is_retired or self.lane.slots_free <= 0:
             return float("inf")  # until an attempt ends
         if self.used >= pace.permits:
             return float("inf")  # until the limiter says what is left
@@ -69,6 +69,11 @@ class LaneView:
             at_s = max(at_s, health.until_s) if not self.used else float("inf")
         return at_s
 
+    @property
+    def is_well(self) -> bool:
+        """Whether it is worth waiting for: neither shut by its breaker nor paused."""
+        return self.lane.health.value.gate is Gate.CLOSED and not self.lane.pace.value.is_paused
+
     def panics_at_s(self, now_s: float) -> float:
         """Return when an open lane that is bad rather than dead takes a message in panic."""
         pace, health = self.lane.pace.value, self.lane.health.value
@@ -79,6 +84,17 @@ class LaneView:
         if len(self.lane.in_flight) >= min(PANIC_IN_FLIGHT_MAX, self.lane.concurrency_max):
             return float("inf")
         return max(pace.next_permit_s, self.panicked_s + PANIC_INTERVAL_S)
+
+
+def within_reach(
+    lanes: Sequence[str], views: Mapping[str, LaneView], *, is_patient: bool
+) -> Sequence[str]:
+    """Return the lanes that a message may take now; a patient one waits for the first well one."""
+    if is_patient:
+        for count, name in enumerate(lanes, 1):
+            if views[name].is_well:
+                return lanes[:count]
+    return lanes
 
 
 def choose_lane(
@@ -199,10 +215,10 @@ class Waiting:
                 else:
                     del stream.by_lanes[lanes]
 
-    def seqs(self) -> frozenset[int]:
-        """Return which messages wait."""
+    def leases(self) -> frozenset[tuple[int, int]]:
+        """Return (seq, epoch) of the leases that wait."""
         queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
-        return frozenset(lease.seq for queue in queues for lease in queue)
+        return frozenset((lease.seq, lease.epoch) for queue in queues for lease in queue)
 
     def groups(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield each stream with the lanes that some of its messages wait for."""

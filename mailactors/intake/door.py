@@ -84,7 +84,7 @@ class Door:
                 same key will tell).
         """
         try:
-            self._check_room()
+            self.check_room()
             accept = self._admit(submission)
             self._count(1)
             reply = Reply[Result]()
@@ -106,7 +106,7 @@ class Door:
         Raises: OverloadedError, for all of them.
         """
         try:
-            self._check_room()
+            self.check_room()
             admitted = [await self._try_to_admit(submission) for submission in submissions]
             accepts = tuple(each for each in admitted if isinstance(each, Accept))
             self._count(len(accepts))
@@ -138,7 +138,7 @@ class Door:
         self._minute.forget(self._ports.clock.now_s())
         return self.rules.per_minute, max(0, self.rules.per_minute - self._minute.total)
 
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
         """Raise OverloadedError when nothing new may come in."""
         if not self._is_open:
             raise StoppingError

@@ -6,12 +6,18 @@ Limits are here because they bound every later room; the checks are intake's.
 from __future__ import annotations
 
 import hashlib
+import re
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
 
 RECIPIENTS_MAX: Final = 50
 """Deliveries of one message; the lowest limit of the vendors we know (SES, Postmark, Resend)."""
+
+
+NAME_HIDDEN_MIN: Final = 3
+"""A shorter local part is found in any text, and tells nobody who it is."""
 
 
 class Address(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -105,3 +111,16 @@ def domain_of(address: str) -> str:
     'example.com'
     """
     return address.rpartition("@")[2].lower()
+
+
+def without_recipients(text: str, recipients: Iterable[str]) -> str:
+    """Return what a provider said without whom it said it of, in whatever form it names them.
+
+    >>> without_recipients('user "Bob77" unknown (bob77=40example.com)', ["bob77@example.com"])
+    'user "***" unknown (***=40example.com)'
+    """
+    for recipient in recipients:
+        for name in (recipient, recipient.rpartition("@")[0]):
+            if len(name) >= NAME_HIDDEN_MIN:
+                text = re.sub(re.escape(name), "***", text, flags=re.IGNORECASE)
+    return text

@@ -36,7 +36,7 @@ _WORD: Final = re.compile(r"""[^\s<>()"',;:]+""")
 class LogSettings(pydantic.BaseModel):
     """How the logs look. `auto` is colours on a terminal and JSON elsewhere."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     level: Level = "info"
     format: Literal["auto", "console", "json"] = "auto"

@@ -75,28 +75,32 @@ class _Snapshot:
 def collect(gauges: Gauges, backlog: Backlog) -> Iterator[Metric]:
     """Yield every family."""
     yield _counter(
-        "mailactors_submissions", "Submissions by what became of them.", ("result",),
+        "mailactors_submissions",
+        "Submissions by what became of them.",
+        ("result",),
         gauges.door.results.counts,
     )
     yield _counter(
-        "mailactors_attempts", "Attempts by provider and outcome.", ("provider", "outcome"),
+        "mailactors_attempts",
+        "Attempts by provider and outcome.",
+        ("provider", "outcome"),
         gauges.desk.attempts.counts,
     )
     yield _histogram(
         "mailactors_retry_decision_seconds",
-        "From an attempt's last byte or timeout to the decision on what follows.",
+        "From a failure's last byte or timeout to the decision on what follows.",
         gauges.desk.decided_s,
     )
     yield _histogram(
         "mailactors_retry_recorded_seconds",
-        "From an attempt's last byte or timeout until that decision was durable.",
+        "From a failure's last byte or timeout until that decision was durable.",
         gauges.desk.recorded_s,
     )
     yield _histogram(
         "mailactors_commit_commands", "Commands that shared a commit.", gauges.signals.commits
     )
     yield from _backlog(backlog, gauges.clock.wall_time())
-    yield from _lanes(gauges.desk.lanes.values())
+    yield from _lanes(gauges.desk.lanes.values(), gauges.clock.now_s())
     yield from _actors(gauges.supervisor.statistics(), gauges.supervisor.mailbox_statistics())
 
 
@@ -128,7 +132,7 @@ def _backlog(backlog: Backlog, now: float) -> Iterator[Metric]:
     )
 
 
-def _lanes(lanes: Iterable[Lane]) -> Iterator[Metric]:
+def _lanes(lanes: Iterable[Lane], now_s: float) -> Iterator[Metric]:
     gate = GaugeMetricFamily(
         "mailactors_breaker_state", "1 for the gate's position.", labels=("provider", "state")
     )
@@ -136,14 +140,23 @@ def _lanes(lanes: Iterable[Lane]) -> Iterator[Metric]:
         "mailactors_in_flight", "Attempts in a lane.", labels=("provider",)
     )
     paused = GaugeMetricFamily("mailactors_paused", "1 if paused by hand.", labels=("provider",))
+    permits = GaugeMetricFamily(
+        "mailactors_limiter_permits", "Permits to be had at once.", labels=("provider",)
+    )
+    next_permit = GaugeMetricFamily(
+        "mailactors_limiter_next_permit_seconds",
+        "Until the limiter gives a permit; +Inf while it is paused.",
+        labels=("provider",),
+    )
     for lane in lanes:
+        pace = lane.pace.value
+        permits.add_metric((lane.name,), pace.permits)
+        next_permit.add_metric((lane.name,), max(0.0, pace.next_permit_s - now_s))
         for position in Gate:
             gate.add_metric((lane.name, position.value), lane.health.value.gate is position)
         in_flight.add_metric((lane.name,), len(lane.in_flight))
         paused.add_metric((lane.name,), lane.is_paused)
-    yield gate
-    yield in_flight
-    yield paused
+    yield from (gate, in_flight, paused, permits, next_permit)
 
 
 def _actors(

@@ -7,10 +7,12 @@ goes on from the present: the events are still there for whoever asks.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
 import trio
 
+from mailactors.model.message import without_recipients
 from mailactors.runtime.ports import Journal
 from mailactors.spool.questions import FeedEvent
 from mailactors.spool.reader import SpoolReader
@@ -33,10 +35,26 @@ class ReporterActor:
         while True:
             for event in await self._reports_after(seq):
                 seq = event.seq
+                facts = hide(event.facts, await self._recipients(event.id))
                 self._journal.note(
-                    "message.failed", level="error", id=event.id, stream=event.stream, **event.facts
+                    "message.failed", level="error", id=event.id, stream=event.stream, **facts
                 )
             await trio.sleep(LOOK_EVERY_S)
 
+    async def _recipients(self, message_id: str) -> list[str]:
+        found = await self._reader.ask(lambda spool: spool.status(message_id))
+        return [each.recipient for message in found for each in message.deliveries]
+
     async def _reports_after(self, seq: int) -> tuple[FeedEvent, ...]:
         return await self._reader.ask(lambda spool: spool.failures_after(seq, REPORTS_AT_ONCE))
+
+
+def hide(facts: Any, recipients: Sequence[str]) -> Any:
+    """Return facts in which no text names a recipient."""
+    if isinstance(facts, str):
+        return without_recipients(facts, recipients)
+    if isinstance(facts, dict):
+        return {name: hide(value, recipients) for name, value in facts.items()}
+    if isinstance(facts, list):
+        return [hide(each, recipients) for each in facts]
+    return facts

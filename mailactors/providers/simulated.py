@@ -39,7 +39,7 @@ Answer: TypeAlias = Outcome | Callable[[Mail], Outcome]
 class SimulatedSettings(pydantic.BaseModel):
     """How a simulated provider behaves at first."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid")
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     kind: Literal["simulated"] = "simulated"
     latency_s: float = pydantic.Field(default=0.15, ge=0)

@@ -12,7 +12,7 @@ Source: PostgreSQL's fsyncgate; SQLite, "How To Corrupt", §3.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import msgspec
@@ -85,6 +85,11 @@ class SpoolSignals:
         self.full_until_s: Cell[float] = Cell(0.0)
         """Monotonic; the disk was full, and a new message before then would be refused."""
         self.room: Cell[Room] = Cell(Room())
+
+    @property
+    def streams(self) -> Iterable[str]:
+        """The streams of which something was ever due."""
+        return self._due.keys()
 
     def due(self, stream: str) -> Cell[int]:
         """Return the count of a stream's commits that brought messages nobody has leased."""

@@ -79,8 +79,11 @@ class KeeperActor:
         retention, now = self._retention(), self._clock.wall_time()
         command = Purge(now - retention.final_after_s, now - retention.bodies_after_s, PURGE_LIMIT)
         messages = bodies = 0
-        has_more = True
+        has_more, look_at_s = True, self._clock.now_s() + LOOK_EVERY_S
         while has_more:
+            if self._clock.now_s() >= look_at_s:
+                await self._look()
+                look_at_s = self._clock.now_s() + LOOK_EVERY_S
             try:
                 purged = await self._writer.ask(command)
             except SpoolError as error:

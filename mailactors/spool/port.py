@@ -308,12 +308,12 @@ class Recover(msgspec.Struct, frozen=True):
 
     Deliveries leased to this node are ready again. Those of an open intent become uncertain,
     never ready, unless their attempt is in `in_flight`; their wait ends `uncertain_wait_s` (by
-    stream, with `""` for the rest) after now. Leases of seqs in `in_flight_seqs` stay.
+    stream, with `""` for the rest) after now. `leases`, (seq, epoch), stay.
     """
 
     node: str
     in_flight: frozenset[str]
-    in_flight_seqs: frozenset[int]
+    leases: frozenset[tuple[int, int]]
     uncertain_wait_s: Mapping[str, float]
 
 

@@ -118,12 +118,14 @@ class SqliteStore(SqliteQuestions):
             except BaseException:
                 db.close()
                 raise
-        except BaseException as error:
+        except apsw.NotADBError as error:
             _give_up_lock(lock)
-            if isinstance(error, apsw.NotADBError):
-                raise SpoolSchemaError(f"{path} is not a database") from error
-            if isinstance(error, apsw.Error):
-                raise SpoolError(f"{path} cannot be opened: {error}") from error
+            raise SpoolSchemaError(f"{path} is not a database") from error
+        except apsw.Error as error:
+            _give_up_lock(lock)
+            raise SpoolError(f"{path} cannot be opened: {error}") from error
+        except BaseException:
+            _give_up_lock(lock)
             raise
         return cls(path, db, lock)
 

@@ -162,18 +162,18 @@ def recover(db: apsw.Connection, command: Recover, now: float) -> Recovered:
     """Make what a dead owner held ready again, or uncertain if bytes may have gone out."""
     taken = fetch(
         db,
-        "SELECT seq, n, state, attempt_id, provider, stream FROM deliveries"
+        "SELECT seq, n, state, attempt_id, provider, stream, epoch FROM deliveries"
         " WHERE state IN ('leased', 'sending') AND node = ? ORDER BY seq, n",
         (command.node,),
     )
     leased = [
         (now, seq, n)
-        for seq, n, state, *_ in taken
-        if state == State.LEASED and seq not in command.in_flight_seqs
+        for seq, n, state, *_, epoch in taken
+        if state == State.LEASED and (seq, epoch) not in command.leases
     ]
     sending = [
         (now + _wait_s(command, stream), now, seq, n, attempt_id, provider)
-        for seq, n, state, attempt_id, provider, stream in taken
+        for seq, n, state, attempt_id, provider, stream, _ in taken
         if state == State.SENDING and attempt_id not in command.in_flight
     ]
     db.executemany(

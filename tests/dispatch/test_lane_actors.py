@@ -42,6 +42,7 @@ from tests.dispatch.makers import NOW, EvenEntropy, TrioClock, make_lane, make_l
 LATENCY_S = 0.5
 PACKED = pack_content(Content(Address("ann@sender.example"), subject="Hello", text="Hello.\n"))
 CRASHED = NotAttempted(Why.CRASHED)
+STOPPED = NotAttempted(Why.STOPPING)
 DOWN = Deferred(Scope.PROVIDER, Reason("simulated overload", 503))
 
 Answering = Callable[[Intend], Result | Exception | None]
@@ -333,7 +334,7 @@ async def test_a_provider_that_dies_before_the_intent_has_not_sent(
     await bench.crash("provider")
 
     assert {Stage.INTENDING} == {attempt.stage for attempt in attempts}
-    assert [CRASHED] * 2 == bench.outcomes_seen
+    assert [STOPPED] * 2 == bench.outcomes_seen
     assert 0 == bench.provider.calls
     bench.assert_settled(attempts)
 
@@ -350,7 +351,7 @@ async def test_a_provider_that_dies_while_connecting_has_not_sent(
     await bench.crash("provider")
 
     assert Stage.CONNECTING is attempts[0].stage
-    assert [CRASHED] == bench.outcomes_seen
+    assert [STOPPED] == bench.outcomes_seen
     assert [] == bench.intents
     bench.assert_settled(attempts)
 

@@ -83,7 +83,8 @@ async def answering(
     """Run a registry that answers everything alike; None makes a receipt of each message."""
     rig = Rig(rules=rules)
 
-    async def serve() -> None:
+    async def serve(task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
         while True:
             submit = await rig.submitted()
             if isinstance(answer, Exception):
@@ -92,7 +93,7 @@ async def answering(
                 submit.reply.resolve(answer or receipt_of(submit))
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve)
+        await nursery.start(serve)
         yield rig
         nursery.cancel_scope.cancel()
 

@@ -342,7 +342,7 @@ async def test_flood_of_nonsense_is_bounded(nursery: trio.Nursery) -> None:
 
 async def test_stalled_write_of_a_block_is_given_up(autojump_clock: object) -> None:
     near, far = trio.testing.lockstep_stream_pair()  # a write blocks until it is read
-    connection = Connection(near, "x", command_timeout_s=300)
+    connection = Connection(near, "x", connect_timeout_s=30, command_timeout_s=300)
     begun_s = trio.current_time()
 
     with pytest.raises(LostError) as caught:

@@ -192,9 +192,9 @@ class UpkeepContract(Contract):
     def test_what_is_in_flight_stays(self, store: Store) -> None:
         send_one(store, make_accept("m1"))
         lease = lease_one(store, make_accept("m2"))
-        seqs = frozenset({lease.seq})
+        leases = frozenset({(lease.seq, lease.epoch)})
 
-        result = one(store, make_recover(in_flight=frozenset({"a1"}), in_flight_seqs=seqs))
+        result = one(store, make_recover(in_flight=frozenset({"a1"}), leases=leases))
 
         assert Recovered(0, 0) == result
         assert (states(store, "m1"), states(store, "m2")) == (["sending"], ["leased"])

@@ -110,7 +110,7 @@ class SmtpProvider:
         if not connection.is_open:
             return
         if self._is_closing or is_spent or connection.client.state is not State.READY:
-            await connection.quit()
+            await connection.leave()
         else:
             self._idle.append((self._clock.now_s(), connection))
 
@@ -134,6 +134,7 @@ class SmtpProvider:
         return Connection(
             stream,
             self._settings.hello_name,
+            connect_timeout_s=self._settings.connect_timeout_s,
             command_timeout_s=self._settings.command_timeout_s,
         )
 
@@ -207,7 +208,8 @@ class SmtpSession:
         except BaseException:
             await self._connection.aclose()
             raise
-        await self._provider.give_back(self._connection)
+        with trio.CancelScope(shield=True):  # what is known must not be lost over a farewell
+            await self._provider.give_back(self._connection)
         return outcome
 
     async def aclose(self) -> None:

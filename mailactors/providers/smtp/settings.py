@@ -19,7 +19,9 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
 class SmtpSettings(BaseModel):
     """How to reach a relay. There is no switch that turns certificate checks off: name a CA."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
     kind: Literal["smtp"] = "smtp"
     host: Annotated[str, Field(min_length=1, max_length=253)]
@@ -35,8 +37,10 @@ class SmtpSettings(BaseModel):
     hello_name: str = "[127.0.0.1]"
     """Our name in EHLO: a domain, or an address literal as RFC 5321 §4.1.4 asks for want of one."""
     connect_timeout_s: Annotated[float, Field(gt=0)] = 30.0
-    command_timeout_s: Annotated[float, Field(gt=0)] = 300.0
-    """For each answer before DATA (RFC 5321 §4.5.3.2)."""
+    """For the connection, and for each answer until the relay is ready for mail."""
+    command_timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """For each answer to MAIL and RCPT. RFC 5321 §4.5.3.2 asks for minutes, of whoever has no
+    other way; nothing is sent yet, and there may be a healthy provider beside this one."""
     messages_per_connection_max: Annotated[int, Field(ge=1)] = 100
     idle_s: Annotated[float, Field(ge=0)] = 60.0
     """An idle connection older than this is not used again. Servers hang up after 30 to 300 s."""

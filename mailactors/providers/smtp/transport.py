@@ -9,6 +9,7 @@ Source: RFC 5321 §4.5.3.2 (timeouts); RFC 3207 (STARTTLS), RFC 8314 §3.3 (impl
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,6 +21,10 @@ from mailactors.model.outcome import Phase, Reason
 from mailactors.providers.smtp.protocol import SmtpClient, State, Verb
 from mailactors.providers.smtp.replies import GarbageError, clean_text
 
+STALE_LOOK_S: Final = 0.001
+"""How long to listen for what a server said while its connection was idle."""
+LEAVE_WITHIN_S: Final = 0.1
+"""A QUIT that does not fit into the socket at once is not said."""
 DATA_TIMEOUT_S: Final = 120.0
 """For the answer to DATA (RFC 5321 §4.5.3.2.4)."""
 BLOCK_TIMEOUT_S: Final = 180.0
@@ -65,13 +70,19 @@ class Connection:
     """A stream with an SMTP client on it; `is_open` until anything goes wrong."""
 
     def __init__(
-        self, stream: trio.abc.Stream, hello_name: str, *, command_timeout_s: float
+        self,
+        stream: trio.abc.Stream,
+        hello_name: str,
+        *,
+        connect_timeout_s: float,
+        command_timeout_s: float,
     ) -> None:
         self.client = SmtpClient(hello_name)
         self.is_open = True
         self.messages_count = 0
         self._stream = stream
-        self._timeouts_s = dict.fromkeys(Verb, command_timeout_s)
+        self._timeouts_s = dict.fromkeys(Verb, connect_timeout_s)
+        self._timeouts_s |= dict.fromkeys((Verb.MAIL, Verb.RCPT, Verb.RSET), command_timeout_s)
         self._timeouts_s |= {
             Verb.DATA: DATA_TIMEOUT_S,
             Verb.FINAL: FINAL_TIMEOUT_S,
@@ -131,8 +142,8 @@ class Connection:
         if not self.is_open or not self.client.is_quiet:
             return True
         try:
-            # A deadline of now lets one read be tried; cancelling a read harms no stream.
-            with trio.move_on_after(0):
+            # A deadline of now would be met before the socket is asked. Cancelling harms none.
+            with trio.move_on_after(STALE_LOOK_S):
                 await self._stream.receive_some(RECEIVE_OCTETS)
                 return True
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -149,6 +160,14 @@ class Connection:
             pass
         finally:
             await self.aclose()
+
+    async def leave(self) -> None:
+        """Say QUIT and close without waiting for the answer: an outcome is known and waits."""
+        if self.is_open and self.client.state is State.READY:
+            self.client.quit()
+            with contextlib.suppress(LostError), trio.move_on_after(LEAVE_WITHIN_S):
+                await self._write()
+        await self.aclose()
 
     async def aclose(self) -> None:
         """Close at once, without a word."""
