@@ -16,7 +16,7 @@ import rich.table
 import typer
 
 from mailactors import __version__
-from mailactors.config import Config, effective, load_config
+from mailactors.config import Config, ConfigError, effective, load_config
 from mailactors.errors import MailactorsError
 from mailactors.service import serve_gateway
 from mailactors.spool.backup import backup_spool
@@ -148,6 +148,33 @@ def backup(
     print(f"{file}: {file.stat().st_size:,} bytes")
 
 
+@app.command()
+def simulate(
+    paths: Annotated[list[str], typer.Argument(help="Scenario files, or folders of them.")],
+    config: ConfigOption = None,
+    seed: Annotated[int | None, typer.Option(help="Instead of the file's own.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Several, such as 1-20.")] = None,
+    json_to: Annotated[
+        str | None, typer.Option("--json", help="Write the runs there; - is standard output.")
+    ] = None,
+) -> None:
+    """Rehearse: run scenarios in virtual time, under judges, and hold them to their expectations.
+
+    Exit code 0: all held; 1: an expectation or a promise was broken; 2: a file is not usable.
+    """
+    if seed is not None and seeds is not None:
+        raise typer.BadParameter("give --seed or --seeds, not both", param_hint="--seeds")
+    from mailactors.sim.command import simulate  # here: the other commands start faster without it
+
+    given = [seed] if seed is not None else _seeds(seeds)
+    try:
+        code = simulate(paths, None if config is None else str(config), given, json_to)
+    except ConfigError as error:
+        print(f"mailactors: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
 @app.command("config")
 def show_config(config: ConfigOption = None) -> None:
     """Print the configuration as it takes effect, secrets masked."""
@@ -181,6 +208,15 @@ def _configure(path: Path | None, listen: str | None, spool: str | None) -> Conf
     given = {"listen": listen, "spool": spool}
     service = {name: value for name, value in given.items() if value is not None}
     return load_config(None if path is None else str(path), service)
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+        raise typer.BadParameter("is A-B, such as 1-20", param_hint="--seeds")
+    return list(range(int(first), int(last) + 1))
 
 
 async def _send(client: Client, mail: Mail) -> dict[str, Any]:

@@ -219,7 +219,7 @@ async def test_greeting_is_waited_for_and_no_longer(
     nursery: trio.Nursery, autojump_clock: object
 ) -> None:
     relay = FakeRelay(nursery, {"greeting": Fault.KEEP_SILENT})
-    provider = make_provider(relay, command_timeout_s=7)
+    provider = make_provider(relay, connect_timeout_s=7)
     begun_s = trio.current_time()
 
     refusal = await provider.connect()

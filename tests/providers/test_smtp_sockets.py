@@ -57,5 +57,6 @@ async def test_a_pooled_connection_that_the_relay_closed_is_not_used_again() -> 
 
         assert isinstance(second, SmtpSession)
         assert second._connection is not first._connection
+        await second.aclose()
         await provider.aclose()
         relay.join(10)

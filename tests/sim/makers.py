@@ -1,0 +1,44 @@
+"""Small scenarios for tests: the library's, shortened, and ones made of a few words."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from mailactors.sim.report import Report
+from mailactors.sim.runner import run_scenario
+from mailactors.sim.scenario import Scenario, gateway_config
+
+LIBRARY = Path(__file__).parent.parent.parent / "scenarios"
+NAMES = sorted(path.stem for path in LIBRARY.glob("*.toml"))
+
+
+def shortened(name: str, factor: float, rate_per_s: float) -> Scenario:
+    """Return a scenario of the library with all its times divided by a factor."""
+    raw = tomllib.loads((LIBRARY / f"{name}.toml").read_text())
+    raw["duration_s"] /= factor
+    raw["traffic"]["rate_per_s"] = rate_per_s
+    own = [fault for plan in raw["providers"].values() for fault in plan.get("faults", [])]
+    for fault in [*own, *raw.get("faults", [])]:
+        fault["at_s"] /= factor
+        fault["for_s"] /= factor
+    return Scenario.model_validate(raw)
+
+
+def small(*, duration_s: float = 20.0, rate_per_s: float = 10.0, **tables: Any) -> Scenario:
+    """Return a scenario with a primary and a secondary, healthy unless told otherwise."""
+    traffic = {"rate_per_s": rate_per_s, **tables.pop("traffic", {})}
+    plain = {"story": "a test", "duration_s": duration_s, "horizon_s": duration_s + 300}
+    providers = tables.pop("providers", {"primary": {}, "secondary": {}})
+    return Scenario.model_validate({**plain, "traffic": traffic, "providers": providers, **tables})
+
+
+def run(scenario: Scenario, seed: int = 1) -> Report:
+    """Run a scenario on the default policy."""
+    return run_scenario("test", scenario, gateway_config("test", scenario, None), seed)
+
+
+def fault(kind: str, at_s: float = 5.0, for_s: float = 5.0, **more: Any) -> dict[str, Any]:
+    """Return a provider's table with one fault."""
+    return {"faults": [{"at_s": at_s, "for_s": for_s, "kind": kind, **more}]}
