@@ -1,5 +1,7 @@
 """The gateway as a whole, in virtual time: failover, deferral, uncertainty, deadlines, crashes."""
 
+from pathlib import Path
+
 import pytest
 import trio
 from trio.testing import MockClock
@@ -7,7 +9,8 @@ from trio.testing import MockClock
 from mailactors.intake.submission import KeyConflictError, OverloadedError, StoppingError
 from mailactors.model.message import Address
 from mailactors.model.outcome import Accepted, Deferred, Phase, Reason, Rejected, Scope, Uncertain
-from mailactors.wiring import Gateway
+from mailactors.runtime.supervisor import RestartsExhaustedError
+from mailactors.wiring import Gateway, build
 from tests.gateways import (
     CrashPlan,
     NotingJournal,
@@ -335,3 +338,23 @@ async def submit_until_accepted(gateway: Gateway, name: str) -> int:
             continue
         return 1
     return 0
+
+
+async def test_past_the_limit_of_crashes_it_gives_up_and_a_restart_goes_on(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    path = tmp_path / "spool.db"
+    with open_store(path) as store:
+        gateway = build(make_config(), make_ports(CrashPlan(dispatcher__outcome=100)), store)
+        with pytest.RaisesGroup(RestartsExhaustedError, flatten_subgroups=True):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(lambda task_status: gateway.run(task_status=task_status))
+                await submit(gateway, 10)
+                await trio.sleep(60)
+    with open_store(path) as store:
+        async with running(make_config(), store) as gateway:
+            await wait_for_states(gateway, within_s=200, sent=10)
+            ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+
+            assert ledger.is_balanced
+            assert ledger.declared_risks > 0  # what was on its way when it gave up
