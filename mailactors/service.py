@@ -111,7 +111,7 @@ class Service:
             self.gateway.ports.journal.note("reload.refused", level="error", error=str(error))
         else:
             if ignored:
-                self.gateway.ports.journal.note("reload.ignored", level="warning", keys=ignored)
+                self.gateway.ports.journal.note("reload.waits", level="warning", notes=ignored)
 
     def _http(self, gateway: Gateway) -> Child:
         app = create_app(
@@ -151,13 +151,14 @@ async def _run(
 
 
 def needs_restart(before: Config, after: Config) -> list[str]:
-    """Return the keys that differ and are only read at the start."""
+    """Return a note for each key that differs and is only read at the start."""
     keys = [
         f"service.{name}"
         for name in ("listen", "spool", "tls_cert", "tls_key")
         if getattr(before.service, name) != getattr(after.service, name)
     ]
-    return keys + (["log"] if before.log != after.log else [])
+    keys += ["log"] if before.log != after.log else []
+    return [f"{key}: takes effect at the next start" for key in keys]
 
 
 def tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
