@@ -1,6 +1,9 @@
 """The gateway as a whole, in virtual time: failover, deferral, uncertainty, deadlines, crashes."""
 
+import dataclasses
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import trio
@@ -13,6 +16,7 @@ from mailactors.runtime.supervisor import RestartsExhaustedError
 from mailactors.wiring import Gateway, build
 from tests.gateways import (
     CrashPlan,
+    InlineExecutor,
     NotingJournal,
     letter,
     make_config,
@@ -26,6 +30,8 @@ from tests.gateways import (
     submit,
     wait_for_states,
 )
+
+T = TypeVar("T")
 
 BUSY = Deferred(Scope.PROVIDER, Reason("busy", 503))
 LOST = Uncertain(Phase.FINAL, Reason("the connection was lost"))
@@ -117,18 +123,28 @@ async def test_a_patient_stream_fails_over_when_the_primary_is_dead(
             assert 100 == len(provider(gateway, "secondary").received)
 
 
-async def test_no_doubt_is_forgotten_while_another_is_asked_about(
-    autojump_clock: MockClock,
-) -> None:
-    with open_store() as store:
-        async with running(make_config(), store) as gateway:
-            provider(gateway, "primary").behaviour.script.extend([LOST] * 8)
-            for n in range(8):
-                await gateway.door.submit(letter(str(n)))
-                await trio.sleep(0.73)
-            await wait_for_states(gateway, within_s=100, sent=8)
+class SlowExecutor(InlineExecutor):
+    """A disk that takes its time, so that questions and answers overlap."""
 
-            assert 8 == (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
+    async def run(self, work: Callable[[], T]) -> T:
+        await trio.sleep(0.2)
+        return work()
+
+
+@pytest.mark.parametrize("after_s", [60.0 + tenths / 10 for tenths in range(16)])
+async def test_no_doubt_is_forgotten_while_another_is_asked_about(
+    after_s: float, autojump_clock: MockClock
+) -> None:
+    ports = dataclasses.replace(make_ports(), executor=SlowExecutor)
+    with open_store() as store:
+        async with running(make_config(), store, ports) as gateway:
+            provider(gateway, "primary").behaviour.script.extend([LOST] * 2)
+            await gateway.door.submit(letter("1"))
+            await trio.sleep(after_s)
+            await gateway.door.submit(letter("2"))
+            await wait_for_states(gateway, within_s=100, sent=2)
+
+            assert 2 == (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
 
 
 async def test_each_recipient_has_a_fate_of_its_own(autojump_clock: MockClock) -> None:
