@@ -7,12 +7,12 @@ line). Neither raises for what the world does: refusals and losses are values (`
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from mailactors.model.message import Content, Envelope
-from mailactors.model.outcome import Outcome, Refusal
+from mailactors.model.outcome import Outcome, Reason, Refusal
 
 
 class Mail(msgspec.Struct, frozen=True):
@@ -37,7 +37,29 @@ class Capabilities(msgspec.Struct, frozen=True):
     own_envelope: bool
     """Carries recipients apart from the headers: may send to some recipients only, and raw MIME."""
     idempotency_window_s: float = 0.0
-    """How long the vendor recognises a repeated key; 0: it does not."""
+    """How long after a send the vendor recognises `Mail.marker` as a repeated key; 0: it does not.
+    Within it the same message may be sent again and goes out once."""
+    look_up_lag_s: float | None = None
+    """How long after a send `look_up` may still miss it; None: the vendor cannot be asked."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The vendor has the message."""
+
+    provider_message_id: str
+
+
+class NotFound(msgspec.Struct, frozen=True):
+    """The vendor does not have it, or not yet: means something only after its indexing lag."""
+
+
+class LookUpFailed(msgspec.Struct, frozen=True):
+    """The vendor did not answer the question: nothing is known."""
+
+    reason: Reason
+
+
+Sighting: TypeAlias = Found | NotFound | LookUpFailed
 
 
 class Session(Protocol):
@@ -65,6 +87,14 @@ class Provider(Protocol):
 
     async def connect(self) -> Session | Refusal:
         """Return a session, pooled or new, or why there is none (certainly nothing was sent)."""
+        ...
+
+    async def look_up(self, marker: str) -> Sighting:
+        """Ask the vendor whether it has the message with this marker (`Mail.marker`).
+
+        Only where `capabilities.look_up_lag_s` is not None; has its own timeout, never raises for
+        what the world does.
+        """
         ...
 
     async def aclose(self) -> None:

@@ -26,7 +26,7 @@ from mailactors.model.outcome import (
     Scope,
     Uncertain,
 )
-from mailactors.providers.port import Capabilities, Mail
+from mailactors.providers.port import Capabilities, Mail, Sighting
 from mailactors.runtime.ports import Clock, Entropy
 
 RECEIVED_MAX: Final = 10_000
@@ -94,6 +94,10 @@ class SimulatedProvider:
     async def aclose(self) -> None:
         """Nothing to close."""
         await trio.lowlevel.checkpoint()
+
+    async def look_up(self, marker: str) -> Sighting:
+        """Nobody can be asked here: `capabilities` says so."""
+        raise NotImplementedError(marker)
 
     async def answer(self, mail: Mail) -> Outcome:
         """Take a message, wait for the latency, and say what became of it."""

@@ -23,7 +23,7 @@ from mailactors.model.outcome import (
     Scope,
     Uncertain,
 )
-from mailactors.providers.port import Capabilities, Mail
+from mailactors.providers.port import Capabilities, Mail, Sighting
 from mailactors.sim.faults import Ambiguous, Errors, Flap, Refuse, Slow, Stall, Throttle, Timed
 from mailactors.sim.scenario import ProviderPlan, VendorQuota
 from mailactors.sim.truth import Truth
@@ -130,6 +130,10 @@ class WorldProvider:
             return Deferred(Scope.PROVIDER, Reason("connection refused"))
         await trio.lowlevel.checkpoint()
         return WorldSession(self, now_s)
+
+    async def look_up(self, marker: str) -> Sighting:
+        """Nobody can be asked here: `capabilities` says so."""
+        raise NotImplementedError(marker)
 
     async def aclose(self) -> None:
         """Nothing to close."""

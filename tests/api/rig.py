@@ -20,7 +20,7 @@ from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
 from mailactors.model.message import Address
 from mailactors.model.outcome import Refusal
-from mailactors.providers.port import Capabilities, Session
+from mailactors.providers.port import Capabilities, Session, Sighting
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import (
     NoFaults,
@@ -70,6 +70,9 @@ class _NoProvider:
     capabilities = Capabilities(own_envelope=True)
 
     async def connect(self) -> Session | Refusal:
+        raise AssertionError
+
+    async def look_up(self, marker: str) -> Sighting:
         raise AssertionError
 
     async def aclose(self) -> None:

@@ -23,7 +23,7 @@ from mailactors.model.outcome import (
     Rejected,
     Scope,
 )
-from mailactors.providers.port import Capabilities, Mail
+from mailactors.providers.port import Capabilities, Mail, Sighting
 from mailactors.providers.smtp.classify import classify, decide_outcome
 from mailactors.providers.smtp.protocol import State, Verb
 from mailactors.providers.smtp.settings import SmtpSettings
@@ -73,6 +73,10 @@ class SmtpProvider:
         if isinstance(connection_or_refusal, Connection):
             return SmtpSession(self, connection_or_refusal, is_reused=False)
         return connection_or_refusal
+
+    async def look_up(self, marker: str) -> Sighting:
+        """Nobody can be asked here: `capabilities` says so."""
+        raise NotImplementedError(marker)
 
     async def aclose(self) -> None:
         """Take leave on every idle connection, all at once; sessions given back later close too."""
