@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 DEFAULT_URL: Final = "http://127.0.0.1:8025"
 REQUEST_WITHIN_S: Final = 15.0
+UNUSABLE: Final = 2
+"""Exit code when there is nothing to ask."""
 
 app = typer.Typer(
     name="mailactors",
@@ -149,29 +151,102 @@ def backup(
 
 
 @app.command()
+def ledger(
+    spool: Annotated[
+        Path | None,
+        typer.Option(help="A spool's file, to be read as it is; nothing need run."),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option(envvar="MAILACTORS_URL", help=f"A gateway to ask. [default: {DEFAULT_URL}]"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Account for every delivery ever accepted, and for each that may have been sent twice.
+
+    Exit code 0: it adds up; 1: it does not; 2: there is no gateway, or no usable spool.
+    """
+    try:
+        if spool is not None:
+            answer = _read_ledger(spool)
+        else:
+            answer = _talk(url or DEFAULT_URL, lambda client: client.request("GET", "/v1/ledger"))
+    except (MailactorsError, OSError) as error:
+        _fail(str(error), UNUSABLE)
+    except SystemExit:
+        sys.exit(UNUSABLE)
+    if as_json:
+        print(json.dumps(answer))
+    else:
+        from mailactors.observe.ledger import ledger_text  # here, for the other commands' sake
+
+        rich.console.Console(highlight=False, emoji=False, markup=False).print(ledger_text(answer))
+    sys.exit(0 if answer["holds"] else 1)
+
+
+@app.command()
 def simulate(
-    paths: Annotated[list[str], typer.Argument(help="Scenario files, or folders of them.")],
+    paths: Annotated[
+        list[str] | None, typer.Argument(help="Scenario files, or folders of them.")
+    ] = None,
     config: ConfigOption = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the file's own.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several, such as 1-20.")] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in a process.")] = 1,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Policies on the same faults and seeds, by commas: default (this gateway),"
+            " files of its configuration, and what people have: naive (five tries in memory"
+            " with one provider), retry (the same for longer), fallback (five rounds over all)."
+        ),
+    ] = None,
     json_to: Annotated[
         str | None, typer.Option("--json", help="Write the runs there; - is standard output.")
     ] = None,
+    html_to: Annotated[
+        str | None, typer.Option("--html", help="Write a page there, with charts; it needs no net.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            help="A file of finished runs: those in it are not made again, new ones are"
+            " appended. Runs of another version, file, policy or seed are other runs."
+        ),
+    ] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of a scenario, and end.")
+    ] = False,
 ) -> None:
     """Rehearse: run scenarios in virtual time, under judges, and hold them to their expectations.
 
-    Exit code 0: all held; 1: an expectation or a promise was broken; 2: a file is not usable.
+    Exit code 0: all held; 1: an expectation or a promise was broken, or a run died; 2: a file is
+    not usable; 130: interrupted, what was finished is shown.
     """
     if seed is not None and seeds is not None:
         raise typer.BadParameter("give --seed or --seeds, not both", param_hint="--seeds")
-    from mailactors.sim.command import simulate  # here: the other commands start faster without it
+    from mailactors.sim import command  # here: the other commands start faster without it
 
-    given = [seed] if seed is not None else _seeds(seeds)
+    if schema:
+        command.print_schema()
+        return
+    if not paths:
+        raise typer.BadParameter("name one or more scenarios", param_hint="PATHS...")
+    options = command.Options(
+        paths,
+        config=None if config is None else str(config),
+        seeds=[seed] if seed is not None else _seeds(seeds),
+        policies=[each.strip() for each in (compare or "").split(",") if each.strip()],
+        jobs=jobs,
+        json_to=json_to,
+        html_to=html_to,
+        resume=resume,
+    )
     try:
-        code = simulate(paths, None if config is None else str(config), given, json_to)
+        code = command.simulate(options)
     except ConfigError as error:
         print(f"mailactors: {error}", file=sys.stderr)
-        code = 2
+        code = command.BAD_FILE
     sys.exit(code)
 
 
@@ -217,6 +292,21 @@ def _seeds(text: str | None) -> list[int] | None:
     if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise typer.BadParameter("is A-B, such as 1-20", param_hint="--seeds")
     return list(range(int(first), int(last) + 1))
+
+
+def _read_ledger(path: Path) -> dict[str, Any]:
+    """Return what a gateway on this spool would answer."""
+    import msgspec  # here, and ours: the other commands start faster without them
+
+    from mailactors.api import views
+    from mailactors.runtime.ports import SystemClock
+    from mailactors.spool.reading import read_spool
+
+    found, pending = read_spool(str(path), views.ask_ledger)
+    view = views.ledger_view(found, pending, None, SystemClock().wall_time())
+    answer = msgspec.to_builtins(view)
+    assert isinstance(answer, dict)
+    return answer
 
 
 async def _send(client: Client, mail: Mail) -> dict[str, Any]:
@@ -291,6 +381,6 @@ def _print_statuses(statuses: list[dict[str, Any]]) -> None:
     rich.console.Console(markup=False, highlight=False, emoji=False).print(table)
 
 
-def _fail(text: str) -> NoReturn:
+def _fail(text: str, code: int = 1) -> NoReturn:
     print(f"mailactors: {text}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(code)

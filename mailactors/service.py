@@ -126,6 +126,7 @@ class Service:
             ids=gateway.ports.ids,
             reload=self.reload,
             metrics=lambda: expose(gateway),
+            watch=gateway.watch,
         )
 
         def make() -> ApiServer:

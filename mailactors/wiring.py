@@ -6,6 +6,7 @@ providers that they pass in.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -25,20 +26,24 @@ from mailactors.dispatch.dispatcher import DispatcherActor
 from mailactors.dispatch.lane import Gate, Lane, Reset, open_lane
 from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import ProviderActor
+from mailactors.dispatch.recovery import leave_of
 from mailactors.dispatch.retry import Plan
+from mailactors.dispatch.settler import SettlerActor
 from mailactors.intake.admission import Rules, Stream
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
 from mailactors.model.message import Address
+from mailactors.observe.watchdog import Watch, WatchdogActor
 from mailactors.outcome.reporter import ReporterActor
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
 from mailactors.runtime.ports import Clock, Ports
-from mailactors.runtime.supervisor import Child, Supervisor
+from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.keeper import KeeperActor, Retention
-from mailactors.spool.port import SpoolBrokenError, Store
+from mailactors.spool.operations import Testify
+from mailactors.spool.port import SpoolBrokenError, SpoolError, Store
 from mailactors.spool.reader import SpoolReader
 from mailactors.spool.writer import SpoolWriter
 
@@ -78,6 +83,7 @@ class Gateway:
         self.ports = ports
         self.signals = SpoolSignals()
         self.reader = SpoolReader(store.reader(), ports.executor("reader"))
+        self.watch = Watch()
         self.writes = open_writes()
         self.registry = open_registry()
         self.door = Door(rules_of(config), self.registry, self.signals, ports)
@@ -88,8 +94,11 @@ class Gateway:
         self._settings = dict(config.providers)
         """Of every lane, those that retire included."""
         lanes: dict[str, Lane] = {}
-        outcomes = open_outcomes(lanes, OUTCOMES_CAPACITY)
-        self.desk = DispatchDesk(outcomes, lanes, {}, self.writes, self.signals, NODE)
+        blamed: set[int] = set()
+        outcomes = open_outcomes(lanes, OUTCOMES_CAPACITY, blamed)
+        self.desk = DispatchDesk(
+            outcomes, lanes, {}, self.writes, self.signals, NODE, blamed=blamed
+        )
         for name, out in self._ways_out(config, {}).items():
             self._open_lane(name, out)
         self.desk.changes.listen(outcomes.nudge)
@@ -129,8 +138,18 @@ class Gateway:
         with trio.move_on_after(self.config.service.drain_s):
             await self.desk.drained.wait()
             await self.writes.wait_empty()
+        if self.desk.in_flight:
+            with contextlib.suppress(SpoolError):  # then it is found out at the next start
+                await SpoolWriter(self.writes).ask(leave_of(self.desk))
         async with self._changing:
             await self.supervisor.stop()
+
+    async def testify(self, event: Testify) -> None:
+        """Take in what a vendor reported of a delivery; to do so again changes nothing.
+
+        Raises: SpoolError when it is not known to be durable: then report it again.
+        """
+        await SpoolWriter(self.writes).ask(event)
 
     async def reload(self, config: Config) -> None:
         """Take over providers, streams and limits of a new configuration; keep what is in flight.
@@ -228,7 +247,9 @@ class Gateway:
             Child("reporter", lambda: ReporterActor(self.reader, self.ports.journal)),
             *lanes,
             self._dispatcher_child(),
+            self._settler_child(),
             self._registry_child(),
+            self._watchdog_child(),
         ]
 
     def _spool_child(self, store: Store) -> Child:
@@ -289,9 +310,20 @@ class Gateway:
         desk, ports = self.desk, self.ports
         return Child("dispatcher", lambda: DispatcherActor(desk, ports), (desk.outcomes,))
 
+    def _settler_child(self) -> Child:
+        desk, ports = self.desk, self.ports
+        return Child("settler", lambda: SettlerActor(desk, ports), (desk.looked,))
+
     def _registry_child(self) -> Child:
         mailbox, faults = self.registry, self.ports.faults
         return Child("registry", lambda: RegistryActor(mailbox, self.writes, faults), (mailbox,))
+
+    def _watchdog_child(self) -> Child:
+        def make() -> WatchdogActor:
+            statistics = self.supervisor.mailbox_statistics
+            return WatchdogActor(self.watch, self.desk, self.reader, statistics, self.ports)
+
+        return Child("watchdog", make, restarts=SERVER_RESTARTS)  # mail flows without it
 
 
 def build(

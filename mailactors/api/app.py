@@ -31,6 +31,7 @@ from mailactors.api.problems import (
 from mailactors.api.routes import LIMITED, ROUTES
 from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
+from mailactors.observe.watchdog import Watch
 from mailactors.runtime.ports import Clock, Ids, Journal, SystemIds
 from mailactors.spool.actor import SpoolSignals
 from mailactors.spool.port import SpoolError, SpoolFullError
@@ -57,6 +58,7 @@ def create_app(
     ids: Ids | None = None,
     reload: Reload | None = None,
     metrics: Metrics | None = None,
+    watch: Watch | None = None,
 ) -> QuartTrio:
     """Build the ASGI application.
 
@@ -72,6 +74,7 @@ def create_app(
         ids: names messages that are retried by hand.
         reload: takes over the configuration; without it there is nothing to reload.
         metrics: returns them all; without it there are none.
+        watch: what the watchdog found; without it the ledger says that nobody watches.
     """
     parts = Parts(
         door=door,
@@ -85,6 +88,7 @@ def create_app(
         writer=writer,
         reload=reload,
         metrics=metrics,
+        watch=watch,
     )
     return _build(parts)
 

@@ -66,7 +66,10 @@ class Asking:
 
     async def ledger(self) -> Response:
         """Return the accounting identity, and whether it holds."""
-        return answer(views.ledger_view(await self._reader.ask(lambda spool: spool.ledger())))
+        ledger, pending = await self._reader.ask(views.ask_ledger)
+        watch, now = self._parts.watch, self._parts.clock.wall_time()
+        alarms = None if watch is None else watch.alarms()
+        return answer(views.ledger_view(ledger, pending, alarms, now))
 
     async def suppressions(self) -> Response:
         """Return suppressed addresses by pages."""

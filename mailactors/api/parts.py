@@ -10,6 +10,7 @@ import trio
 
 from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
+from mailactors.observe.watchdog import Watch
 from mailactors.runtime.ports import Clock, Ids, Journal
 from mailactors.spool.actor import SpoolSignals
 from mailactors.spool.reader import SpoolReader
@@ -39,3 +40,4 @@ class Parts:
     writer: SpoolWriter | None = None
     reload: Reload | None = None
     metrics: Metrics | None = None
+    watch: Watch | None = None

@@ -104,18 +104,60 @@ class Providers(msgspec.Struct, frozen=True):
     providers: tuple[ProviderView, ...]
 
 
+class RiskView(msgspec.Struct, frozen=True):
+    """Deliveries of a stream that were sent again although `provider` may have had them."""
+
+    stream: str
+    provider: str
+    count: int
+
+
+class PendingView(msgspec.Struct, frozen=True):
+    """A stream's deliveries in one state that is not final.
+
+    `oldest_s` is the age of the oldest message among them, `unmoved_s` for how long the one that
+    moved least is as it is.
+    """
+
+    stream: str
+    state: str
+    count: int
+    oldest_s: float
+    unmoved_s: float
+
+
+class AlarmView(msgspec.Struct, frozen=True):
+    """Something that is stuck, or does not add up. `subject` is a message's id, or an actor."""
+
+    kind: str
+    subject: str
+    stream: str | None
+    state: str | None
+    since: str | None
+    raised_at: str
+    detail: str
+    expected: str
+
+
 class LedgerView(msgspec.Struct, frozen=True):
     """Accepted deliveries and where they are: `holds` if `accepted` is the sum of `states`.
 
-    `in_flight` are those that are not final, `purged` those that are only counted any more.
+    `imbalance` is the one less the other. `in_flight` are those that are not final, `purged` those
+    that are only counted any more. `oldest_s` is the age of the oldest message by the state that
+    one of its deliveries is in. `alarms` are null where nobody watches: in a file that is read.
     """
 
     holds: bool
     accepted: int
+    imbalance: int
     states: dict[str, int]
     in_flight: int
-    declared_risks: int
     purged: int
+    declared_risks: int
+    risks: tuple[RiskView, ...]
+    pending: tuple[PendingView, ...]
+    oldest_s: dict[str, float]
+    alarms: tuple[AlarmView, ...] | None
 
 
 class SuppressionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,18 +18,24 @@ from mailactors.api.schemas import (
     TimelineEntry,
 )
 from mailactors.api.schemas_control import (
+    AlarmView,
     LedgerView,
     MessageBrief,
+    PendingView,
     ProviderView,
+    RiskView,
     SuppressionView,
 )
 from mailactors.dispatch.lane import Gate, Lane, Pace
 from mailactors.model.lifecycle import PENDING, summarize
+from mailactors.observe.alarms import Alarm
 from mailactors.spool.questions import (
     DeliveryStatus,
     Event,
     Ledger,
     MessageStatus,
+    Pending,
+    Questions,
     Suppression,
 )
 
@@ -104,16 +110,55 @@ def message_brief(status: MessageStatus) -> MessageBrief:
     )
 
 
-def ledger_view(ledger: Ledger) -> LedgerView:
-    """Return the accounting identity, and whether it holds."""
+def ask_ledger(spool: Questions) -> tuple[Ledger, tuple[Pending, ...]]:
+    """Return what `ledger_view` shows of a spool."""
+    return spool.ledger(), spool.pending()
+
+
+def ledger_view(
+    ledger: Ledger, pending: Sequence[Pending], alarms: Sequence[Alarm] | None, now: float
+) -> LedgerView:
+    """Return the accounting identity, whether it holds, and what waits for how long."""
+    oldest: dict[str, float] = {}
+    for each in pending:
+        oldest[each.state] = min(each.accepted_at, oldest.get(each.state, each.accepted_at))
     return LedgerView(
         holds=ledger.is_balanced,
         accepted=ledger.accepted,
+        imbalance=ledger.imbalance,
         states=ledger.states,
         in_flight=sum(ledger.states.get(state, 0) for state in PENDING),
-        declared_risks=ledger.declared_risks,
         purged=ledger.purged,
+        declared_risks=ledger.declared_risks,
+        risks=tuple(RiskView(each.stream, each.provider, each.count) for each in ledger.risks),
+        pending=tuple(_pending_view(each, now) for each in pending),
+        oldest_s={state: _age_s(at, now) for state, at in sorted(oldest.items())},
+        alarms=None if alarms is None else tuple(map(alarm_view, alarms)),
     )
+
+
+def alarm_view(alarm: Alarm) -> AlarmView:
+    """Return something that is stuck, or does not add up."""
+    fault = alarm.fault
+    return AlarmView(
+        kind=fault.kind.value,
+        subject=fault.subject,
+        stream=fault.stream or None,
+        state=fault.state or None,
+        since=_optional_time(fault.since),
+        raised_at=rfc3339(alarm.raised_at),
+        detail=fault.detail,
+        expected=alarm.expected,
+    )
+
+
+def _pending_view(each: Pending, now: float) -> PendingView:
+    ages = (_age_s(each.accepted_at, now), _age_s(each.since, now))
+    return PendingView(each.stream, each.state, each.count, *ages)
+
+
+def _age_s(at: float, now: float) -> float:
+    return round(max(0.0, now - at), 3)
 
 
 def suppression_view(suppression: Suppression) -> SuppressionView:

@@ -19,13 +19,15 @@ import trio
 
 from mailactors.dispatch.desk import DispatchDesk
 from mailactors.dispatch.lane import Attempt, Done, Lane, Stage
-from mailactors.dispatch.record import attempt_facts, resolve_of, settle_of, unsettled
-from mailactors.dispatch.retry import (
-    Decision,
-    candidates,
-    decide_next,
-    outcome_word,
+from mailactors.dispatch.record import (
+    attempt_facts,
+    end_of_repeat,
+    settle_of,
+    unsettled,
+    with_doubt_at,
 )
+from mailactors.dispatch.recovery import recover_of
+from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
 from mailactors.dispatch.routing import (
     Choice,
     LaneView,
@@ -34,25 +36,22 @@ from mailactors.dispatch.routing import (
     next_choice_s,
     within_reach,
 )
+from mailactors.dispatch.settling import after_repeat_at, first_at, poison_of
+from mailactors.dispatch.suspects import Suspects
 from mailactors.model.lifecycle import State
-from mailactors.model.outcome import (
-    Accepted,
-    NotAttempted,
-    Why,
-)
+from mailactors.model.outcome import Accepted, NotAttempted, Why
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.spool.actor import Write
+from mailactors.spool.doubts import Doubt
+from mailactors.spool.operations import ALONE_FROM, CRASHES_MAX, Blame
 from mailactors.spool.port import (
     Claim,
     Claimed,
     Command,
-    Doubts,
     Expire,
     Expired,
     Lease,
-    Overdue,
-    Recover,
     Recovered,
     Release,
     Result,
@@ -63,12 +62,10 @@ WINDOW: Final = 1000
 LOW_WATER: Final = 500
 """Below this many more are leased."""
 UPKEEP_S: Final = 1.0
-"""How often deadlines and uncertain messages are looked after."""
+"""How often deadlines are looked after."""
 UPKEEP_LIMIT: Final = 500
 """Messages that one look handles."""
 RECOVER_WITHIN_S: Final = 60.0
-CRASHES_MAX: Final = 3
-"""A message on which actors died this often is failed: poison never loops."""
 
 
 @dataclass(eq=False)
@@ -92,13 +89,11 @@ class DispatcherActor:
         self._views: dict[str, LaneView] = {}
         self._streams: dict[str, _Stream] = {}
         self._waiting = Waiting()
+        self._suspects = Suspects()
         self._changes_seen = -1
         self._spool_starts = 0
-        self._crashes: dict[int, int] = {}
         self._upkeep_s = ports.clock.now_s()
-        self._doubt_at = 0.0
         self._expire: Reply[Result] | None = None
-        self._overdue: Reply[Result] | None = None
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Settle what a predecessor left, then dispatch."""
@@ -133,7 +128,7 @@ class DispatcherActor:
         for name in (*plans, *self._desk.signals.streams):
             self._streams.setdefault(name, _Stream())
         self._waiting.set_shares({name: self._desk.plan(name).share for name in self._streams})
-        for lease in self._waiting.take_all():
+        for lease in (*self._waiting.take_all(), *self._suspects.take_all()):
             await self._push(lease)
 
     async def _recover(self) -> None:
@@ -143,12 +138,14 @@ class DispatcherActor:
         are uncertain.
         """
         self._spool_starts = self._desk.signals.starts.value
-        flying = [a for lane in self._desk.lanes.values() for a in lane.in_flight.values()]
-        leases = self._waiting.leases().union((a.lease.seq, a.lease.epoch) for a in flying)
-        waits = {name: self._desk.plan(name).uncertain_wait_s for name in ("", *self._streams)}
-        command = Recover(self._desk.node, frozenset(a.id for a in flying), leases, waits)
+        leases = self._waiting.leases() | self._suspects.leases()
+        command = recover_of(self._desk, leases, self._streams)
         recovered = await (await self._write(command)).wait(RECOVER_WITHIN_S)
         assert isinstance(recovered, Recovered)
+        self._desk.has_recovered = True
+        self._desk.blamed -= command.blamed
+        for message_id in recovered.held_ids:
+            self._journal.note("message.poison", level="error", id=message_id, state="held")
         if recovered.released_count or recovered.uncertain_count:
             self._journal.note(
                 "spool.recovered",
@@ -156,7 +153,7 @@ class DispatcherActor:
                 released=recovered.released_count,
                 uncertain=recovered.uncertain_count,
             )
-        self._doubt_at = 0.0
+        self._desk.expect_doubt(0.0)
         for stream in self._streams.values():
             stream.due_at = 0.0
 
@@ -168,6 +165,9 @@ class DispatcherActor:
         if lane.in_flight.pop(attempt.id, None) is None:
             return  # the attempt was settled already, from what its dead actor had left
         lane.note_end()
+        if attempt.doubt is not None:
+            await self._end_repeat(done, attempt.doubt)
+            return
         if isinstance(outcome, NotAttempted):
             await self._put_back(attempt, outcome)
             return
@@ -177,13 +177,13 @@ class DispatcherActor:
         decision = decide_next(
             attempt.lease, attempt.recipients, attempt.lane, outcome, plan, now, draw
         )
+        decision = with_doubt_at(decision, first_at(lane.out.capabilities, plan, now))
         if not isinstance(outcome, Accepted):
             self._desk.decided_s.observe(self._clock.now_s() - done.ended_s)
         await self._record(done, decision)
         self._desk.attempts.add(attempt.lane, outcome_word(outcome))
         level = "info" if isinstance(outcome, Accepted) else "warning"
         self._journal.note("attempt.done", level=level, **attempt_facts(attempt, outcome, decision))
-        self._crashes.pop(attempt.lease.seq, None)
         self._expect(attempt.lease.stream, decision)
         await self._go_on(attempt.lease, decision)
 
@@ -196,6 +196,7 @@ class DispatcherActor:
                 recipients=tuple(each for each in lease.recipients if each[0] in kept),
                 attempts=lease.attempts + 1,
                 progress=decision.progress,
+                crashes=0,
             )
             await self._push(onward, is_first=True)
 
@@ -215,18 +216,37 @@ class DispatcherActor:
         if decision.next_due_at is not None:
             self._streams[stream].due_at = min(self._streams[stream].due_at, decision.next_due_at)
         if decision.next_doubt_at is not None:
-            self._doubt_at = min(self._doubt_at, decision.next_doubt_at)
+            self._desk.expect_doubt(decision.next_doubt_at)
+
+    async def _end_repeat(self, done: Done, doubt: Doubt) -> None:
+        """Record how a repetition by key ended: it settled, or all is as uncertain as it was."""
+        attempt, outcome, now = done.attempt, done.outcome, self._clock.wall_time()
+        plan, able = self._desk.plan(doubt.stream), self._desk.lanes[attempt.lane].out.capabilities
+        draw = self._ports.entropy.draw("again", doubt.id, doubt.repeats)
+        at = after_repeat_at(doubt, able, plan, now, draw)
+        for command in end_of_repeat(done, doubt, at):
+            await self._write(command)
+        if not isinstance(outcome, NotAttempted):
+            word = outcome_word(outcome)
+            self._desk.attempts.add(attempt.lane, word)
+            facts = {"id": doubt.id, "provider": attempt.lane, "outcome": word}
+            self._journal.note("uncertain.repeated", **facts, repeats=doubt.repeats + 1)
+        elif outcome.why is Why.CRASHED and await self._blame(attempt.lease):
+            await self._write(poison_of(doubt, now))
+        self._desk.expect_doubt(at)
 
     async def _put_back(self, attempt: Attempt, outcome: NotAttempted) -> None:
         """Nothing was sent: the message keeps its place, unless it has no business any more."""
         lease = attempt.lease
         if outcome.why is Why.WITHDRAWN:
-            self._crashes.pop(lease.seq, None)
             return
         if attempt.stage is Stage.INTENDING:
             await self._write(unsettled(attempt))
-        if outcome.why is Why.CRASHED and await self._is_poison(lease):
-            return
+        if outcome.why is Why.CRASHED:
+            if await self._blame(lease):
+                await self._fail(lease, f"actors died on it {CRASHES_MAX} times")
+                return
+            lease = msgspec.structs.replace(lease, crashes=lease.crashes + 1)
         if outcome.why is Why.UNABLE:
             barred = (*lease.progress.barred, attempt.lane)
             progress = msgspec.structs.replace(lease.progress, barred=barred)
@@ -237,16 +257,13 @@ class DispatcherActor:
             view.blocked_until_s = max(view.blocked_until_s, outcome.until_s)
         await self._push(lease, is_first=True)
 
-    async def _is_poison(self, lease: Lease) -> bool:
-        """Count a crash on this message; fail it when there were too many."""
-        crashes = self._crashes.get(lease.seq, 0) + 1
-        self._crashes[lease.seq] = crashes
-        if crashes < CRASHES_MAX:
-            return False
-        del self._crashes[lease.seq]
-        self._journal.note("message.poison", level="error", id=lease.id, crashes=crashes)
-        await self._fail(lease, f"actors died on it {crashes} times")
-        return True
+    async def _blame(self, lease: Lease) -> bool:
+        """Remember that an actor died on this very message; say whether that was too often."""
+        crashes = lease.crashes + 1
+        await self._write(Blame(lease.seq, crashes))
+        if crashes >= CRASHES_MAX:
+            self._journal.note("message.poison", level="error", id=lease.id, crashes=crashes)
+        return crashes >= CRASHES_MAX
 
     async def _fail(self, lease: Lease, error: str) -> None:
         ns = tuple(n for n, _ in lease.recipients)
@@ -259,7 +276,9 @@ class DispatcherActor:
         plan = self._desk.plan(lease.stream)
         able = plan.carrying(len(lease.recipients), lease.recipients_total)
         lanes = candidates(able, lease.progress)
-        if lanes:
+        if lanes and lease.crashes >= ALONE_FROM:
+            self._suspects.push(lease, lanes)
+        elif lanes:
             self._waiting.push(lease, lanes, is_first=is_first)
         else:
             await self._fail(lease, "no provider of its route can carry what is left of it")
@@ -278,6 +297,8 @@ class DispatcherActor:
         def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
             return choose_lane(*self._reach(lease.stream, lanes), self._views, now_s)
 
+        if not self._desk.has_suspect_in_flight and (chosen := self._suspects.pop(choose)):
+            self._send(*chosen, now_s)
         while (chosen := self._waiting.pop(choose)) is not None:
             self._send(*chosen, now_s)
 
@@ -313,12 +334,9 @@ class DispatcherActor:
         if self._clock.now_s() >= self._upkeep_s:
             self._upkeep_s = self._clock.now_s() + UPKEEP_S
             self._expire = self._expire or await self._write(Expire(UPKEEP_LIMIT))
-            if self._overdue is None and self._doubt_at <= now:
-                self._doubt_at = float("inf")  # what becomes uncertain meanwhile lowers it again
-                self._overdue = await self._write(Overdue(UPKEEP_LIMIT))
 
     def _has_room(self, stream: str) -> bool:
-        return self._waiting.count(stream) < LOW_WATER
+        return self._waiting.count(stream) + self._suspects.count(stream) < LOW_WATER
 
     async def _read_replies(self) -> None:
         """Take in what the spool has answered."""
@@ -331,10 +349,6 @@ class DispatcherActor:
             expired, self._expire = self._answer(self._expire), None
             if isinstance(expired, Expired):
                 self._forget(expired)
-        if self._overdue is not None and self._overdue.is_done:
-            doubts, self._overdue = self._answer(self._overdue), None
-            if isinstance(doubts, Doubts):
-                await self._settle_doubts(doubts)
 
     def _answer(self, reply: Reply[Result]) -> Result | None:
         """Return what the spool answered, or None if the writer died on the question.
@@ -356,20 +370,9 @@ class DispatcherActor:
     def _forget(self, expired: Expired) -> None:
         if expired.seqs:
             self._waiting.remove(frozenset(expired.seqs))
+            self._suspects.remove(frozenset(expired.seqs))
             for message_id in expired.ids:
                 self._journal.note("message.expired", level="warning", id=message_id)
-
-    async def _settle_doubts(self, doubts: Doubts) -> None:
-        """Resolve uncertain messages whose wait is over, by their stream's preference."""
-        now = self._clock.wall_time()
-        for doubt in doubts.doubts:
-            command = resolve_of(doubt, self._desk.plan(doubt.stream), now)
-            await self._write(command)
-            self._journal.note("uncertain.settled", level="warning", id=doubt.id, rule=command.rule)
-            if command.is_risk:
-                self._streams[doubt.stream].due_at = 0.0
-        if doubts.next_due_at is not None:
-            self._doubt_at = min(self._doubt_at, doubts.next_due_at)
 
     # Time
 
@@ -384,7 +387,10 @@ class DispatcherActor:
         for name, stream in self._streams.items():
             if stream.claim is None and self._has_room(name):
                 times.append(now_s + stream.due_at - now)
-        for stream_name, lanes in self._waiting.groups():
+        groups = [*self._waiting.groups()]
+        if not self._desk.has_suspect_in_flight:
+            groups += self._suspects.groups()
+        for stream_name, lanes in groups:
             times.append(next_choice_s(*self._reach(stream_name, lanes), self._views, now_s))
         return min(times)
 

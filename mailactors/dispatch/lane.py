@@ -21,6 +21,7 @@ from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock
+from mailactors.spool.doubts import Doubt
 from mailactors.spool.port import Lease
 
 NEVER_S: Final = -1e9
@@ -58,6 +59,8 @@ class Attempt:
     """Monotonic; when its intent was durable, so that the provider's own time began."""
     permit_s: float | None = None
     """Monotonic; when the limiter gave its permit. None before, and when its end came back."""
+    doubt: Doubt | None = None
+    """What it repeats by its key; None for a message that is sent for its own sake."""
 
     def __post_init__(self) -> None:
         self.recipients = self.recipients or self.lease.recipients

@@ -34,6 +34,7 @@ from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.spool.actor import Write
+from mailactors.spool.doubts import IntendAgain
 from mailactors.spool.port import Intend, Intended, Result
 
 INTENT_WITHIN_S: Final = 60.0
@@ -107,12 +108,9 @@ class ProviderActor:
     async def _intend(self, attempt: Attempt, session: Session) -> Intended | NotAttempted:
         """Make the intent durable, or give the session back unused."""
         attempt.stage = Stage.INTENDING
-        lease = attempt.lease
         reply = Reply[Result]()
-        ns = tuple(n for n, _ in lease.recipients)
-        command = Intend(attempt.id, lease.seq, ns, lease.epoch, self._lane.name)
         try:
-            await self._spool.put(Write(command, reply))
+            await self._spool.put(Write(intent_of(attempt), reply))
             intended = await reply.wait(INTENT_WITHIN_S)
         except MailactorsError:
             await session.aclose()
@@ -125,6 +123,16 @@ class ProviderActor:
     def _report(self, attempt: Attempt, outcome: Outcome) -> None:
         del self._lane.underway[attempt.id]
         self._lane.breaker.put_nowait(Done(attempt, outcome, self._clock.now_s()))
+
+
+def intent_of(attempt: Attempt) -> Intend | IntendAgain:
+    """Return the command that makes the intent durable."""
+    lease, doubt = attempt.lease, attempt.doubt
+    if doubt is not None:
+        again = (doubt.attempt_id, doubt.not_after)
+        return IntendAgain(attempt.id, lease.seq, lease.epoch, attempt.lane, *again)
+    ns = tuple(n for n, _ in lease.recipients)
+    return Intend(attempt.id, lease.seq, ns, lease.epoch, attempt.lane)
 
 
 def mail_of(attempt: Attempt, intended: Intended) -> Mail:

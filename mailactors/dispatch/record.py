@@ -7,8 +7,9 @@ from typing import Any, assert_never
 
 import msgspec
 
-from mailactors.dispatch.lane import Attempt
-from mailactors.dispatch.retry import Decision, Plan, decide_doubt, describe, outcome_word
+from mailactors.dispatch.lane import Attempt, Done, Stage
+from mailactors.dispatch.retry import Decision, describe, outcome_word
+from mailactors.dispatch.settling import decide_repeated
 from mailactors.model.lifecycle import State
 from mailactors.model.message import without_recipients
 from mailactors.model.outcome import (
@@ -20,7 +21,8 @@ from mailactors.model.outcome import (
     Uncertain,
     Why,
 )
-from mailactors.spool.port import Doubt, Resolve, Settle, Step
+from mailactors.spool.doubts import Doubt, Postpone
+from mailactors.spool.port import Command, Lease, Progress, Settle, Step
 
 
 def settle_of(attempt: Attempt, outcome: Outcome, decision: Decision, duration_s: float) -> Settle:
@@ -56,16 +58,77 @@ def unsettled(attempt: Attempt) -> Settle:
     )
 
 
-def resolve_of(doubt: Doubt, plan: Plan, now: float) -> Resolve:
-    """Return the command that moves an uncertain message on as its stream prefers."""
-    state, rule = decide_doubt(doubt, plan.on_uncertain, now)
-    return Resolve(
+def with_doubt_at(decision: Decision, at: float) -> Decision:
+    """Return the decision with the time at which to see first to what is uncertain."""
+    steps = tuple(
+        msgspec.structs.replace(step, due_at=at) if step.state is State.UNCERTAIN else step
+        for step in decision.steps
+    )
+    return msgspec.structs.replace(decision, steps=steps)
+
+
+def lease_of(doubt: Doubt, now: float) -> Lease:
+    """Return what an attempt needs that repeats an uncertain one."""
+    return Lease(
+        seq=doubt.seq,
+        id=doubt.id,
+        stream=doubt.stream,
+        recipients=doubt.recipients,
+        recipients_total=doubt.recipients_total,
+        epoch=doubt.epoch,
+        attempts=doubt.attempts,
+        progress=Progress(),
+        due_at=now,
+        accepted_at=doubt.accepted_at,
+        expires_at=doubt.expires_at,
+        size_bytes=doubt.size_bytes,
+        crashes=doubt.crashes,
+    )
+
+
+def end_of_repeat(done: Done, doubt: Doubt, due_at: float) -> list[Command]:
+    """Return the commands that record how a repetition by key ended.
+
+    What it did not settle is as uncertain as it was, to be seen to at `due_at`. Where the intent
+    was asked for, the spool may have it, and must hear that nothing came of it.
+    """
+    attempt, outcome = done.attempt, done.outcome
+    if not isinstance(outcome, NotAttempted):
+        return [settle_of_repeat(done, doubt, due_at)]
+    ids = (doubt.attempt_id, attempt.id)
+    postpone = Postpone(doubt.seq, ids, due_at, doubt.repeats + 1)
+    if attempt.stage is Stage.INTENDING and outcome.why is not Why.WITHDRAWN:
+        return [settle_of_repeat(done, doubt, due_at), postpone]
+    return [postpone]
+
+
+def settle_of_repeat(done: Done, doubt: Doubt, due_at: float) -> Settle:
+    """Return the command that records a repetition by key, or that its intent is void."""
+    attempt, outcome = done.attempt, done.outcome
+    duration_s = done.ended_s - attempt.began_s
+    steps, rule = decide_repeated(doubt, outcome, due_at)
+    is_attempt = not isinstance(outcome, NotAttempted)
+    facts: dict[str, Any] = {
+        "kind": "key",
+        "rule": rule if is_attempt else "nothing was sent: the intent is void",
+        "reason": reason_text(outcome),
+        "repeats": doubt.repeats + 1,
+        "duration_s": round(duration_s, 6),
+        "next": next_words(steps),
+    }
+    if isinstance(outcome, Accepted):
+        facts["provider_message_id"] = outcome.provider_message_id
+    return Settle(
+        attempt.id,
         doubt.seq,
-        tuple(Step(n, state, now) for n in doubt.ns),
-        msgspec.structs.replace(doubt.progress, tried=()),
-        rule,
-        {"provider": doubt.provider, "on_uncertain": plan.on_uncertain.value},
-        is_risk=state is State.READY,
+        doubt.epoch,
+        attempt.lane,
+        steps,
+        attempt.lease.progress,
+        outcome_word(outcome),
+        facts,
+        is_attempt,
+        is_repeat=True,
     )
 
 

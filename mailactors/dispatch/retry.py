@@ -24,7 +24,7 @@ from mailactors.model.outcome import (
     Uncertain,
     split_by_recipient,
 )
-from mailactors.spool.port import Doubt, Lease, Progress, Step
+from mailactors.spool.port import Lease, Progress, Step
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -269,22 +269,6 @@ def _next_lane(progress: Progress, plan: Plan, draw: float, why: str) -> Onward:
     wait_s = delay_s(rounds, draw)
     after = msgspec.structs.replace(next_round(progress), round=rounds + 1)
     return Onward(State.DEFERRED, wait_s, after, f"{why}: round {progress.round} is over")
-
-
-def decide_doubt(doubt: Doubt, preference: Preference, now: float) -> tuple[State, str]:
-    """Say what becomes of uncertain deliveries that nothing settled within their wait.
-
-    Past the deadline nothing is sent any more, whatever the preference: a person may look.
-    """
-    if now >= doubt.expires_at:
-        return State.HELD, "uncertain past its deadline: held"
-    match preference:
-        case Preference.RESEND:
-            return State.READY, "uncertain and unsettled: resend, a declared duplicate risk"
-        case Preference.HOLD:
-            return State.HELD, "uncertain and unsettled: hold, as the stream asks"
-        case _:
-            assert_never(preference)
 
 
 def next_round(progress: Progress, prefer: str = "") -> Progress:

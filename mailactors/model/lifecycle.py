@@ -2,11 +2,13 @@
 
     ready ──claim──▶ leased ──intend──▶ sending ──▶ sent | bounced | failed
       ▲                 │                  ├──▶ deferred ──claim──▶ leased
-      └────release──────┘                  └──▶ uncertain ──▶ sent | deferred | held | …
+      └────release──────┘                  └──▶ uncertain ──▶ sent | ready | held | sending | …
 
 `sending` is an open intent: bytes may be on their way; after a failure that another lane may cure
-at once it is `leased` again. `uncertain` is an attempt whose end nobody
-knows. `held` waits for a person and is not final. A final state is never left.
+at once it is `leased` again. `uncertain` is an attempt whose end nobody knows; it is `sending`
+again while it is repeated by its key. `held` waits for a person, or for evidence, and is not
+final. A delivery that waits becomes `sent` at once when it turns out that an earlier attempt was
+accepted. A final state is never left.
 """
 
 from __future__ import annotations
@@ -39,10 +41,10 @@ _WITHDRAWN = {State.EXPIRED, State.SUPPRESSED, State.CANCELLED}
 
 NEXT: Final = MappingProxyType(
     {
-        State.READY: frozenset({State.LEASED, State.FAILED} | _WITHDRAWN),
-        State.DEFERRED: frozenset({State.LEASED, State.FAILED} | _WITHDRAWN),
+        State.READY: frozenset({State.LEASED, State.SENT, State.FAILED} | _WITHDRAWN),
+        State.DEFERRED: frozenset({State.LEASED, State.SENT, State.FAILED} | _WITHDRAWN),
         State.LEASED: frozenset(
-            {State.READY, State.DEFERRED, State.SENDING, State.FAILED} | _WITHDRAWN
+            {State.READY, State.DEFERRED, State.SENDING, State.SENT, State.FAILED} | _WITHDRAWN
         ),
         State.SENDING: frozenset(
             {State.SENT, State.BOUNCED, State.FAILED, State.LEASED, State.READY, State.DEFERRED}
@@ -50,6 +52,7 @@ NEXT: Final = MappingProxyType(
         ),
         State.UNCERTAIN: frozenset(
             {State.SENT, State.BOUNCED, State.FAILED, State.READY, State.DEFERRED, State.HELD}
+            | {State.SENDING}
         ),
         State.HELD: frozenset({State.SENT, State.BOUNCED, State.FAILED, State.READY}),
         State.SENT: frozenset(),

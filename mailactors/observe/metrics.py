@@ -20,12 +20,13 @@ from prometheus_client.core import (
 from mailactors.dispatch.desk import DispatchDesk
 from mailactors.dispatch.lane import Gate, Lane
 from mailactors.intake.door import Door
+from mailactors.observe.watchdog import Watch
 from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.supervisor import ChildStatistics, Supervisor
 from mailactors.runtime.tally import Histogram
 from mailactors.spool.actor import SpoolSignals
-from mailactors.spool.questions import Questions
+from mailactors.spool.questions import Ledger, Questions
 from mailactors.spool.reader import SpoolReader
 
 
@@ -37,6 +38,7 @@ class Gauges(Protocol):
     signals: SpoolSignals
     supervisor: Supervisor
     reader: SpoolReader
+    watch: Watch
 
     @property
     def clock(self) -> Clock:
@@ -48,8 +50,7 @@ class Backlog:
     """What the spool is asked at a scrape."""
 
     def __init__(self, spool: Questions) -> None:
-        self.pending = spool.pending_counts()
-        self.oldest = spool.oldest_pending()
+        self.pending = spool.pending()
         self.ledger = spool.ledger()
 
 
@@ -102,34 +103,76 @@ def collect(gauges: Gauges, backlog: Backlog) -> Iterator[Metric]:
     yield from _backlog(backlog, gauges.clock.wall_time())
     yield from _lanes(gauges.desk.lanes.values(), gauges.clock.now_s())
     yield from _actors(gauges.supervisor.statistics(), gauges.supervisor.mailbox_statistics())
+    yield from _watched(gauges.watch, gauges.clock.now_s())
 
 
 def _backlog(backlog: Backlog, now: float) -> Iterator[Metric]:
     depth = GaugeMetricFamily(
         "mailactors_pending", "Deliveries on their way.", labels=("stream", "state")
     )
-    for stream, states in backlog.pending.items():
-        for state, count in states.items():
-            depth.add_metric((stream, state), count)
+    by_state = GaugeMetricFamily(
+        "mailactors_oldest_in_state_seconds",
+        "Age of the oldest message with a delivery in this state.",
+        labels=("stream", "state"),
+    )
+    unmoved = GaugeMetricFamily(
+        "mailactors_unmoved_in_state_seconds",
+        "For how long the delivery that moved least is as it is.",
+        labels=("stream", "state"),
+    )
+    oldest: dict[str, float] = {}
+    for each in backlog.pending:
+        depth.add_metric((each.stream, each.state), each.count)
+        by_state.add_metric((each.stream, each.state), max(0.0, now - each.accepted_at))
+        unmoved.add_metric((each.stream, each.state), max(0.0, now - each.since))
+        oldest[each.stream] = min(each.accepted_at, oldest.get(each.stream, each.accepted_at))
     age = GaugeMetricFamily(
         "mailactors_oldest_pending_seconds",
         "Age of the oldest message that is not final.",
         labels=("stream",),
     )
-    for stream, accepted_at in backlog.oldest.items():
+    for stream, accepted_at in oldest.items():
         age.add_metric((stream,), max(0.0, now - accepted_at))
-    ledger = backlog.ledger
-    imbalance = ledger.accepted - sum(ledger.states.values())
-    yield depth
-    yield age
+    yield from (depth, age, by_state, unmoved)
+    yield from _ledger(backlog.ledger)
+
+
+def _ledger(ledger: Ledger) -> Iterator[Metric]:
     yield GaugeMetricFamily(
-        "mailactors_ledger_imbalance", "Accepted deliveries less those in a state: 0.", imbalance
+        "mailactors_ledger_imbalance",
+        "Accepted deliveries less those in a state: 0.",
+        ledger.imbalance,
     )
     yield CounterMetricFamily(
         "mailactors_declared_risks",
         "Deliveries sent again although they may have arrived.",
         ledger.declared_risks,
     )
+    yield _counter(
+        "mailactors_declared_risks_by_provider",
+        "The same, by stream and by the provider that may have had them.",
+        ("stream", "provider"),
+        {(each.stream, each.provider): each.count for each in ledger.risks},
+    )
+
+
+def _watched(watch: Watch, now_s: float) -> Iterator[Metric]:
+    alarms = GaugeMetricFamily(
+        "mailactors_watchdog_alarms", "What is stuck or does not add up now: 0.", labels=("kind",)
+    )
+    for kind, count in watch.counts(now_s).items():
+        alarms.add_metric((kind,), count)
+    yield alarms
+    yield _counter("mailactors_watchdog_raised", "Alarms raised so far.", ("kind",), watch.raised())
+    yield GaugeMetricFamily(
+        "mailactors_event_loop_lag_seconds", "How late the watchdog woke.", watch.lag_s
+    )
+    if watch.looked_s is not None:
+        yield GaugeMetricFamily(
+            "mailactors_watchdog_look_age_seconds",
+            "Since the watchdog's latest look into the spool.",
+            max(0.0, now_s - watch.looked_s),
+        )
 
 
 def _lanes(lanes: Iterable[Lane], now_s: float) -> Iterator[Metric]:

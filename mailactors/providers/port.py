@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 import msgspec
 
-from mailactors.model.message import Content, Envelope
+from mailactors.model.message import Content, Envelope, fingerprint
 from mailactors.model.outcome import Outcome, Reason, Refusal
 
 
@@ -30,6 +30,17 @@ class Mail(msgspec.Struct, frozen=True):
     content: Content
     is_partial: bool = False
 
+    @property
+    def key(self) -> str:
+        """What names this very mail to a vendor that recognises repetitions.
+
+        The marker; for a partial envelope its recipients with it, or the vendor would take it for
+        the mail that went to others of them, and not send it.
+        """
+        if not self.is_partial:
+            return self.marker
+        return f"{self.marker}-{fingerprint(self.envelope.recipients)[:16]}"
+
 
 class Capabilities(msgspec.Struct, frozen=True):
     """What a provider can do beyond sending; policy reads it, adapters declare it."""
@@ -37,7 +48,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     own_envelope: bool
     """Carries recipients apart from the headers: may send to some recipients only, and raw MIME."""
     idempotency_window_s: float = 0.0
-    """How long after a send the vendor recognises `Mail.marker` as a repeated key; 0: it does not.
+    """How long after a send the vendor recognises `Mail.key` as a repeated one; 0: it does not.
     Within it the same message may be sent again and goes out once."""
     look_up_lag_s: float | None = None
     """How long after a send `look_up` may still miss it; None: the vendor cannot be asked."""
@@ -92,8 +103,8 @@ class Provider(Protocol):
     async def look_up(self, marker: str) -> Sighting:
         """Ask the vendor whether it has the message with this marker (`Mail.marker`).
 
-        Only where `capabilities.look_up_lag_s` is not None; has its own timeout, never raises for
-        what the world does.
+        `LookUpFailed` where `capabilities.look_up_lag_s` is None. Has its own timeout, never raises
+        for what the world does.
         """
         ...
 

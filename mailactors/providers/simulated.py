@@ -26,7 +26,14 @@ from mailactors.model.outcome import (
     Scope,
     Uncertain,
 )
-from mailactors.providers.port import Capabilities, Mail, Sighting
+from mailactors.providers.port import (
+    Capabilities,
+    Found,
+    LookUpFailed,
+    Mail,
+    NotFound,
+    Sighting,
+)
 from mailactors.runtime.ports import Clock, Entropy
 
 RECEIVED_MAX: Final = 10_000
@@ -48,6 +55,10 @@ class SimulatedSettings(pydantic.BaseModel):
     error_rate: float = pydantic.Field(default=0.0, ge=0, le=1)
     """The share of messages that it answers with a 503."""
     own_envelope: bool = True
+    idempotency_window_s: float = pydantic.Field(default=0.0, ge=0)
+    """For how long it recognises a repeated key and answers with the first id; 0: it does not."""
+    look_up_lag_s: float | None = pydantic.Field(default=None, ge=0)
+    """How long a look-up may miss what it has; None: it cannot be asked."""
 
 
 @dataclass
@@ -59,6 +70,8 @@ class Behaviour:
     error_rate: float
     is_refusing: bool = False
     """Refuse every connection."""
+    is_mute: bool = False
+    """Answer no look-up (until it is cancelled)."""
     is_stalling: bool = False
     """Take the body, deliver it, and never answer (until it is cancelled)."""
     script: deque[Answer] = field(default_factory=deque)
@@ -75,14 +88,20 @@ class SimulatedProvider:
         self.behaviour = Behaviour(settings.latency_s, settings.latency_sigma, settings.error_rate)
         self.received: deque[tuple[str, tuple[str, ...]]] = deque(maxlen=RECEIVED_MAX)
         self.calls = 0
+        self.look_ups = 0
+        self._by_key: dict[str, tuple[float, str]] = {}
+        self._taken_at: dict[str, tuple[float, str]] = {}
         self._settings = settings
         self._clock = clock
         self._entropy = entropy
 
     @property
     def capabilities(self) -> Capabilities:
-        """As the settings say about the envelope; it recognises no repetition."""
-        return Capabilities(own_envelope=self._settings.own_envelope)
+        """As the settings say."""
+        settings = self._settings
+        return Capabilities(
+            settings.own_envelope, settings.idempotency_window_s, settings.look_up_lag_s
+        )
 
     async def connect(self) -> SimulatedSession | Refusal:
         """Return a session, unless the provider refuses."""
@@ -96,8 +115,18 @@ class SimulatedProvider:
         await trio.lowlevel.checkpoint()
 
     async def look_up(self, marker: str) -> Sighting:
-        """Nobody can be asked here: `capabilities` says so."""
-        raise NotImplementedError(marker)
+        """Find what it took, once its lag has passed."""
+        self.look_ups += 1
+        await trio.sleep(self._latency_s(self._entropy.draw("look", self.name, self.look_ups)))
+        if self.behaviour.is_mute:
+            await trio.sleep_forever()
+        lag_s = self._settings.look_up_lag_s
+        if lag_s is None:
+            return LookUpFailed(Reason("it cannot be asked"))
+        if self.behaviour.is_refusing:
+            return LookUpFailed(Reason("connection refused"))
+        at_s, found = self._taken_at.get(marker, (math.inf, ""))
+        return Found(found) if self._clock.now_s() >= at_s + lag_s else NotFound()
 
     async def answer(self, mail: Mail) -> Outcome:
         """Take a message, wait for the latency, and say what became of it."""
@@ -114,22 +143,41 @@ class SimulatedProvider:
         elif self._entropy.draw("error", *key) < behaviour.error_rate:
             outcome = Deferred(Scope.PROVIDER, Reason("simulated overload", 503))
         else:
-            outcome = Accepted(f"{self.name}-{self.calls}")
+            outcome = Accepted(self._known_as(mail) or f"{self.name}-{self.calls}")
         if isinstance(outcome, Accepted) or (
             isinstance(outcome, Uncertain) and outcome.phase is Phase.FINAL
         ):
             self._receive(mail, set(outcome.refused))
         return outcome
 
+    def _known_as(self, mail: Mail) -> str:
+        """Return the id that it gave to this very mail before, or "" if it does not know it."""
+        at_s, known = self._by_key.get(mail.key, (-math.inf, ""))
+        return known if self._clock.now_s() < at_s + self._settings.idempotency_window_s else ""
+
     def _receive(self, mail: Mail, refused: set[str] | None = None) -> None:
+        if self._known_as(mail):
+            return
         taken = tuple(r for r in mail.envelope.recipients if r not in (refused or ()))
         self.received.append((mail.marker, taken))
+        now_s, given = self._clock.now_s(), f"{self.name}-{self.calls}"
+        if self._settings.idempotency_window_s:
+            _remember(self._by_key, mail.key, now_s, given)
+        if self._settings.look_up_lag_s is not None and mail.marker not in self._taken_at:
+            _remember(self._taken_at, mail.marker, now_s, given)
 
     def _latency_s(self, draw: float) -> float:
         """Return a log-normal latency with the behaviour's median, cut at four sigma."""
         draw = min(max(draw, 3e-5), 1 - 3e-5)
         sigma = self.behaviour.latency_sigma
         return self.behaviour.latency_s * math.exp(sigma * _NORMAL.inv_cdf(draw))
+
+
+def _remember(known: dict[str, tuple[float, str]], name: str, now_s: float, given: str) -> None:
+    known.pop(name, None)
+    known[name] = (now_s, given)
+    if len(known) > RECEIVED_MAX:
+        del known[next(iter(known))]
 
 
 class SimulatedSession:

@@ -170,6 +170,11 @@ class Mailbox(Generic[T]):
         )
 
     @property
+    def under_cursor(self) -> tuple[T, ...]:
+        """What is being handled at this moment."""
+        return tuple(self._under_cursor)
+
+    @property
     def waiting(self) -> int:
         """Items sent but not yet handled."""
         return self._waiting

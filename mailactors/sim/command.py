@@ -1,28 +1,51 @@
-"""The `simulate` command: files in, a table, JSON and an exit code out."""
+"""The `simulate` command: files in; a table, JSON, a page and an exit code out."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import rich.box
 import rich.console
-import rich.markup
 import rich.progress
-import rich.table
 
-from mailactors.config import Config
+from mailactors.config import Config, ConfigError
+from mailactors.sim.many import Result, Task, run_here, run_side_by_side
+from mailactors.sim.page import page_of
+from mailactors.sim.perform import LOOPS, expected_messages, perform
+from mailactors.sim.printing import print_results
 from mailactors.sim.report import Report
-from mailactors.sim.runner import run_scenario
-from mailactors.sim.scenario import Scenario, ScenarioError, gateway_config, load_scenario
+from mailactors.sim.resume import Finished
+from mailactors.sim.scenario import ScenarioError, gateway_config, load_scenario, scenario_schema
 
 GOOD: Final = 0
 FAILED: Final = 1
 BAD_FILE: Final = 2
 INTERRUPTED: Final = 130
-Plan = tuple[str, Scenario, Config]
+DEFAULT: Final = "default"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for."""
+
+    paths: Sequence[str]
+    config: str | None = None
+    """The policy's file; without one, the default policy."""
+    seeds: Sequence[int] | None = None
+    """Without them, each file's own."""
+    policies: Sequence[str] = ()
+    """To be compared: names of `LOOPS`, "default", or files of gateway configuration."""
+    jobs: int = 1
+    json_to: str | None = None
+    html_to: str | None = None
+    resume: str | None = None
+
+
+class OptionError(ConfigError):
+    """What was asked for cannot be done."""
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
@@ -42,138 +65,162 @@ def find_files(paths: Iterable[str]) -> list[str]:
     return found
 
 
-def simulate(
-    paths: Sequence[str],
-    config: str | None = None,
-    seeds: Sequence[int] | None = None,
-    json_to: str | None = None,
-) -> int:
-    """Run every scenario with every seed, one after the other; return the exit code.
+def print_schema() -> None:
+    """Print the JSON schema of a scenario file."""
+    _print_json(msgspec.json.encode(scenario_schema()))
 
-    All files are read before the first one runs. Without `seeds` each file's own is taken.
 
-    Raises: ConfigError (ScenarioError is one) for a file that is not usable.
+def simulate(options: Options) -> int:
+    """Run every scenario with every policy and seed; return the exit code.
+
+    All files are read before the first run.
+
+    Raises: ConfigError (ScenarioError is one) for a file or a name that is not usable.
     """
-    plans: list[Plan] = []
-    for path in find_files(paths):
-        scenario = load_scenario(path)
-        plans.append((path, scenario, gateway_config(path, scenario, config)))
-    console = rich.console.Console(stderr=json_to == "-")
-    reports, is_whole = _run_all(plans, seeds, console)
-    _print(console, reports, config)
-    if json_to is not None:
-        _write_json(json_to, reports)
+    tasks = list(plan(options))
+    finished = Finished(options.resume) if options.resume is not None else None
+    _check_writable(options)
+    console = rich.console.Console(stderr=options.json_to == "-")
+    results, is_whole = _run_all(tasks, options.jobs, finished)
+    print_results(console, results)
+    reports = [each for each in results if isinstance(each, Report)]
+    if options.json_to is not None:
+        _write_json(options.json_to, reports)
+    if options.html_to is not None:
+        Path(options.html_to).write_text(page_of(reports), encoding="utf-8")
+        console.print(f"page: {options.html_to}", markup=False, highlight=False)
     if not is_whole:
+        console.print(f"interrupted: {len(results)} of {len(tasks)} runs were finished")
         return INTERRUPTED
-    return GOOD if all(report.is_good for report in reports) else FAILED
+    is_good = all(isinstance(each, Report) and each.is_good for each in results)
+    return GOOD if is_good else FAILED
 
 
-def _run_all(
-    plans: list[Plan], seeds: Sequence[int] | None, console: rich.console.Console
-) -> tuple[list[Report], bool]:
-    """Return the reports, and whether all could be made: Ctrl-C leaves those that were."""
-    reports: list[Report] = []
-    is_whole = True
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.TaskProgressColumn(),
-        rich.progress.TextColumn("{task.fields[accepted]:,} messages"),
-        rich.progress.TimeRemainingColumn(),
-    )
-    bars = rich.progress.Progress(
-        *columns, console=rich.console.Console(stderr=True), transient=True
-    )
-    runs = [(plan, seed) for plan in plans for seed in seeds or [plan[1].seed]]
-    total_s = sum(plan[1].duration_s for plan, _ in runs)
-    with bars:
-        bar = bars.add_task("simulating", total=total_s, accepted=0)
-        done_s = 0.0
-        try:
-            for (path, scenario, config), seed in runs:
-                bars.update(bar, description=f"{Path(path).stem}, seed {seed}")
+def plan(options: Options) -> Iterator[Task]:
+    """Yield each run: by scenario, then by seed, then by policy.
 
-                def tell(now_s: float, accepted: int, *, to_s: float = scenario.duration_s) -> None:
-                    bars.update(bar, completed=done_s + min(now_s, to_s), accepted=accepted)  # noqa: B023
-
-                reports.append(run_scenario(path, scenario, config, seed, progress=tell))
-                done_s += scenario.duration_s
-        except* KeyboardInterrupt:
-            is_whole = False
-    return reports, is_whole
+    Raises: ConfigError.
+    """
+    policies = options.policies or [options.config or DEFAULT]
+    _check_policies(options)
+    for path in find_files(options.paths):
+        scenario = load_scenario(path)
+        configs: dict[str, Config] = {}
+        for policy in policies:
+            own = None if policy in {DEFAULT, *LOOPS} else policy
+            configs[policy] = gateway_config(path, scenario, own)
+        for seed in options.seeds or [scenario.seed]:
+            for policy, config in configs.items():
+                yield Task(path, scenario, config, seed, policy)
 
 
-def _write_json(to: str, reports: list[Report]) -> None:
-    text = msgspec.json.format(msgspec.json.encode(reports), indent=2) + b"\n"
+def _check_policies(options: Options) -> None:
+    if options.policies and options.config is not None:
+        raise OptionError("--compare", [f"name {options.config} in the list, without --config"])
+    for policy in options.policies:
+        if policy not in {DEFAULT, *LOOPS} and not Path(policy).is_file():
+            known = ", ".join((*LOOPS, DEFAULT))
+            words = f"there is no policy and no file {policy!r}; there are {known}, and any FILE"
+            raise OptionError("--compare", [words])
+
+
+def _check_writable(options: Options) -> None:
+    """Complain now, not after hours."""
+    for name, path in (("--json", options.json_to), ("--html", options.html_to)):
+        if path is not None and path != "-" and not Path(path).resolve().parent.is_dir():
+            raise OptionError(name, [f"{path}: there is no such folder"])
+
+
+class _Bar:
+    """One progress bar over all runs, in messages."""
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = tasks
+        self._expected = [expected_messages(task.scenario) for task in tasks]
+        self._done = [0.0] * len(tasks)
+        self._ended = 0
+        self.bars = rich.progress.Progress(
+            rich.progress.TextColumn("{task.fields[ended]} of {task.fields[runs]} runs"),
+            rich.progress.BarColumn(bar_width=None),
+            rich.progress.TextColumn("{task.fields[messages]:,} messages"),
+            rich.progress.TextColumn("{task.fields[rate]}"),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.description}"),
+            console=rich.console.Console(stderr=True),
+            transient=True,
+        )
+        total, fields = sum(self._expected), {"runs": len(tasks), "ended": 0, "messages": 0}
+        self._bar = self.bars.add_task("", total=total, rate="", **fields)
+
+    def progress(self, place: int, accepted: int) -> None:
+        """Show how many messages a run has accepted so far."""
+        self._done[place] = min(float(accepted), self._expected[place])
+        self._show(place)
+
+    def ended(self, place: int, *, is_counted: bool = True) -> None:
+        """Show that a run has ended; one that was made before does not count for the rate."""
+        self._done[place] = self._expected[place]
+        self._ended += 1
+        if not is_counted:
+            self._done[place] = self._expected[place] = 0.0
+            self.bars.update(self._bar, total=sum(self._expected))
+        self._show(place)
+
+    def _show(self, place: int) -> None:
+        task, speed = self._tasks[place], self.bars.tasks[0].speed
+        self.bars.update(
+            self._bar,
+            completed=sum(self._done),
+            description=task.name,
+            ended=self._ended,
+            messages=int(sum(self._done)),
+            rate=f"{speed:,.0f}/s" if speed else "",
+        )
+
+
+def _run_all(tasks: list[Task], jobs: int, finished: Finished | None) -> tuple[list[Result], bool]:
+    """Return the results in the order of the tasks, and whether all could be made."""
+    results: dict[int, Result] = {}
+    bar = _Bar(tasks)
+    left: list[int] = []
+    for place, task in enumerate(tasks):
+        report = finished.find(task) if finished is not None else None
+        if report is None:
+            left.append(place)
+        else:
+            results[place] = report
+            bar.ended(place, is_counted=False)
+
+    def progress(number: int, accepted: int) -> None:
+        bar.progress(left[number], accepted)
+
+    def take(number: int, result: Result) -> None:
+        place = left[number]
+        results[place] = result
+        bar.ended(place)
+        if finished is not None and isinstance(result, Report):
+            finished.add(tasks[place], result)
+
+    with bar.bars:
+        todo = [tasks[place] for place in left]
+        if jobs > 1 and len(todo) > 1:
+            is_whole = run_side_by_side(todo, jobs, perform, progress, take)
+        else:
+            is_whole = run_here(todo, perform, progress, take)
+    return [results[place] for place in sorted(results)], is_whole
+
+
+def _write_json(to: str, reports: Sequence[Report]) -> None:
+    bare = [msgspec.to_builtins(each) for each in reports]
+    for each in bare:
+        del each["record"]
+    text = msgspec.json.encode(bare)
     if to == "-":
-        rich.console.Console().out(text.decode(), end="", highlight=False)
+        _print_json(text)
     else:
-        Path(to).write_bytes(text)
+        Path(to).write_bytes(msgspec.json.format(text, indent=2) + b"\n")
 
 
-def _print(console: rich.console.Console, reports: list[Report], config: str | None) -> None:
-    table = rich.table.Table(
-        box=rich.box.SIMPLE_HEAD,
-        pad_edge=False,
-        caption="p50, p99: seconds until a provider accepted; twice: messages that went out again,"
-        " undeclared ones; tries: attempts a message; peak: a second, by provider; back: seconds"
-        " until recovered",
-    )
-    for title in ("scenario", "seed", "delivered", "p50", "p99", "twice", "tries", "peak"):
-        table.add_column(title, overflow="fold", no_wrap=title == "scenario")
-    table.add_column("back", overflow="fold")
-    table.add_column("", no_wrap=True)
-    for report in reports:
-        table.add_row(*_cells(report))
-    console.print(table)
-    for report in reports:
-        _print_expectations(console, report)
-        for violation in report.violations:
-            console.print(
-                f"[red]violation[/] {_name(report)} at {violation.at_s:.3f} s:"
-                f" {rich.markup.escape(f'{violation.judge}: {violation.detail}')}",
-                *(rich.markup.escape(f"  {line}") for line in violation.timeline),
-                sep="\n",
-            )
-        if not report.is_good:
-            console.print(f"replay: {rich.markup.escape(replay_command(report, config))}")
-
-
-def _print_expectations(console: rich.console.Console, report: Report) -> None:
-    rate = f"{report.messages_per_wall_s:,.0f} messages a second of real time"
-    delivered = f"{report.delivered:,} of {report.accepted:,} messages delivered"
-    console.print(f"\n{_name(report)} {delivered}, {rate}", f"hash {report.hash}", sep="\n")
-    for each in report.expectations:
-        mark = "[green]ok  [/]" if each.ok else "[red]MISS[/]"
-        value = "not measured" if each.value is None else f"{each.value:g}"
-        console.print(f"{mark} {_name(report)} {each.name}: {value} (limit {each.limit:g})")
-
-
-def _cells(report: Report) -> list[str]:
-    def shown(value: float | None) -> str:
-        return "-" if value is None else f"{value:,.2f}"
-
-    tries = report.attempts_per_message
-    peaks = "/".join(str(peak) for peak in report.peak_attempts_per_s.values())
-    return [
-        Path(report.scenario).stem,
-        str(report.seed),
-        "-" if report.delivered_rate is None else f"{report.delivered_rate:.2%}",
-        shown(report.p50_s),
-        shown(report.p99_s),
-        f"{report.duplicates}, {report.undeclared_duplicates}",
-        "-" if tries is None else f"{tries:.3f}",
-        peaks,
-        shown(report.recovery_s),
-        "[green]good[/]" if report.is_good else "[red]FAILED[/]",
-    ]
-
-
-def _name(report: Report) -> str:
-    return f"{Path(report.scenario).stem}, seed {report.seed}:"
-
-
-def replay_command(report: Report, config: str | None) -> str:
-    """Return the command that runs this again."""
-    given = f" --config {config}" if config else ""
-    return f"mailactors simulate {report.scenario} --seed {report.seed}{given}"
+def _print_json(text: bytes) -> None:
+    words = msgspec.json.format(text, indent=2).decode()
+    rich.console.Console().out(words, highlight=False)

@@ -1,24 +1,28 @@
 """The judges: watch every commit, attempt and arrival, and stop the run at the first wrong.
 
 They keep their own account from what goes through the ports (the store's commands and results,
-the providers' calls) and from what lanes publish, and never ask the actors for their opinion.
+the providers' calls) and from what lanes publish, and never ask the actors for their opinion. They
+outlive the gateway's processes: what one was told binds the next.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 import trio
 
-from mailactors.dispatch.lane import Gate, Lane
+from mailactors.dispatch.lane import Attempt, Gate, Health, Lane
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.runtime.ports import Clock
+from mailactors.runtime.supervisor import InjectedCrashError
 from mailactors.sim.ledger import RESTING, Account
+from mailactors.sim.node import Life
 from mailactors.sim.truth import Truth
 from mailactors.spool.port import Command, Result
+from mailactors.spool.questions import Ledger
 from mailactors.wiring import Gateway
 
 ROUNDING_S: Final = 1e-6
@@ -42,7 +46,6 @@ class _LaneWatch:
         self.lane = lane
         self.gate = lane.health.value.gate
         self.gate_since_s = 0.0
-        self.begun: deque[float] = deque()
         self.told_at_s = self.closed_until_s = -1.0
         self._clock = clock
         self._seen: set[str] = set()
@@ -53,12 +56,12 @@ class _LaneWatch:
         if gate is not self.gate:
             self.gate, self.gate_since_s = gate, self._clock.now_s()
 
-    def new_attempts(self) -> list[bool]:
-        """Return, for each attempt that was not seen before, whether it is a panicking one."""
+    def new_attempts(self) -> list[Attempt]:
+        """Return the attempts under way that were not seen before."""
         underway = self.lane.underway
         new = [attempt for id_, attempt in underway.items() if id_ not in self._seen]
         self._seen = set(underway)
-        return [attempt.is_panic for attempt in new]
+        return new
 
     def probes(self) -> int:
         """Return how many attempts that began since the gate is half open are under way."""
@@ -66,32 +69,109 @@ class _LaneWatch:
         return sum(1 for a in underway if not a.is_panic and a.began_s >= self.gate_since_s)
 
 
+class Book(Protocol):
+    """What the judges look up in the spool."""
+
+    def ledger(self) -> Ledger:
+        """Return where all deliveries are."""
+        ...
+
+    def delivery_state(self, seq: int) -> State:
+        """Return where the only delivery of a message is."""
+        ...
+
+
+class ProcessWatch:
+    """What one process's ways to the vendors tell the judges."""
+
+    def __init__(self, judges: Judges, life: Life, clock: Clock) -> None:
+        self._judges = judges
+        self._life = life
+        self._clock = clock
+
+    def began(self, provider: str) -> None:
+        """An attempt reached the provider: it is about to connect."""
+        self._must_live(f"connected to {provider}")
+        self._judges.began(provider)
+
+    def unused(self, provider: str, began_s: float) -> None:
+        """An attempt that began then gave its session back: nothing was sent."""
+        self._judges.unused(provider, began_s)
+
+    def sending(self, provider: str, number: int) -> None:
+        """The first byte of a message is about to go out."""
+        self._must_live(f"sent to {provider}", number)
+        self._judges.sending(provider, number)
+
+    def arrived(self, provider: str, number: int) -> None:
+        """A message truly went out, and that is the vendor's affair, whoever died."""
+        self._judges.arrived(provider, number)
+
+    def throttled(self, provider: str, retry_after_s: float) -> None:
+        """The provider has just said when to come back."""
+        if not self._life.is_over:
+            self._judges.throttled(provider, retry_after_s)
+
+    def wrote(self) -> None:
+        """A transaction is about to be written."""
+        self._must_live("wrote")
+
+    def _must_live(self, what: str, number: int = -1) -> None:
+        if self._life.is_over:
+            self._judges.accuse("nothing after death", f"a dead process {what}", number)
+
+
 class Judges:
     """All of them. `stopped` is set with the first violation."""
 
-    def __init__(self, truth: Truth, clock: Clock) -> None:
+    def __init__(self, truth: Truth, clock: Clock, spool: Book) -> None:
         self.violations: list[Violation] = []
         self.stopped = trio.Event()
-        self.account = Account(self.accuse)
+        self.account = Account(self.accuse, spool.delivery_state)
+        self._spool = spool
         self._truth = truth
         self._clock = clock
         self._gateway: Gateway | None = None
         self._lanes: dict[str, _LaneWatch] = {}
+        self._begun: dict[str, deque[float]] = {}
+        """When permits were used, by provider; a new process does not begin afresh."""
+        self._panics: dict[str, None] = {}
+        """Messages whose panic attempt was noted and is not yet seen at the provider."""
+        self._crashes: Counter[str] = Counter()
+        """Actors that somebody is about to crash."""
 
     def attend(self, gateway: Gateway) -> None:
         """Begin to watch a gateway that is built but not yet running."""
         self._gateway = gateway
         self._lanes = {n: _LaneWatch(lane, self._clock) for n, lane in gateway.lanes.items()}
+        for name in gateway.lanes:
+            self._begun.setdefault(name, deque())
 
     def accuse(self, judge: str, detail: str, number: int = -1) -> None:
         """Record a violation and stop the run."""
         self.violations.append(Violation(judge, self._clock.now_s(), detail, number))
         self.stopped.set()
 
+    def expect_crash(self, actor: str) -> None:
+        """Take note that somebody is about to crash an actor."""
+        self._crashes[actor] += 1
+
     def noted(self, event: str, facts: dict[str, Any]) -> None:
-        """An actor said something to the journal; no crash was asked for, so there may be none."""
-        if event in {"actor.crashed", "attempt.fault"}:
+        """An actor said something to the journal; nobody may die whom nobody has crashed."""
+        if event == "actor.crashed":
+            is_injected = InjectedCrashError.__name__ in str(facts["error"])
+            if not is_injected and not self._crashes[facts["actor"]]:
+                self.accuse("no actor dies by itself", f"{event}: {facts}")
+        elif event == "attempt.fault":
             self.accuse("no actor dies by itself", f"{event}: {facts}")
+        elif event == "attempt.panic":
+            self._panics[facts["id"]] = None
+
+    def died(self, why: str, *, is_planned: bool) -> None:
+        """A process is dead: what it had learnt of the vendors is gone, what is durable is not."""
+        if not is_planned:
+            self.accuse("no process dies by itself", why)
+        self._panics.clear()
 
     # Submissions and commits
 
@@ -100,8 +180,12 @@ class Judges:
         known = self._truth.accepted.setdefault(number, id_)
         if known != id_:
             self.accuse("same key, one message", f"two ids: {known}, {id_}", number)
-        if id_ not in self.account.seq_of_id:
+        if not self.account.has_id(number, id_):
             self.accuse("nothing accepted is lost", f"{id_} was never committed", number)
+
+    def receipt(self, number: int) -> str | None:
+        """Return the id that a message's client holds."""
+        return self._truth.accepted.get(number)
 
     def committed(self, commands: Sequence[Command], results: Sequence[Result], now: float) -> None:
         """A transaction is durable."""
@@ -113,25 +197,30 @@ class Judges:
     def began(self, provider: str) -> None:
         """Look at the gate, the quotas and what the provider asked for."""
         watch, now_s = self._lanes[provider], self._clock.now_s()
-        for is_panic in watch.new_attempts():
-            if not is_panic:
+        for attempt in watch.new_attempts():
+            if not attempt.is_panic:
                 self._check_gate(watch, now_s)
+            elif attempt.lease.id in self._panics:
+                del self._panics[attempt.lease.id]
+            else:
+                detail = f"{provider} was asked in panic, and nobody said so"
+                self.accuse("an open breaker sends nothing", detail)
         if now_s > watch.told_at_s and now_s < watch.closed_until_s - ROUNDING_S:
             self.accuse(
                 "never before Retry-After",
                 f"{provider} asked for {watch.closed_until_s - now_s:.3f} s more",
             )
-        self._check_quota(provider, watch, now_s)
+        self._check_quota(provider, now_s)
 
     def unused(self, provider: str, began_s: float) -> None:
         """An attempt sent nothing, so that its permit may be given again."""
-        begun = self._lanes[provider].begun
+        begun = self._begun[provider]
         if began_s in begun:
             begun.remove(began_s)
 
     def sending(self, provider: str, number: int) -> None:
         """Nothing may be sent of what is final, or without an intent."""
-        state = self.account.states.get(number)
+        state = self.account.state(number)
         if state is not State.SENDING:
             word = state.value if state is not None else "not accepted"
             self.accuse("no send without an intent", f"to {provider}, but it is {word}", number)
@@ -166,9 +255,9 @@ class Judges:
             detail = f"{watch.lane.name} has {watch.probes()} probes under way"
             self.accuse("half open, few probes", detail)
 
-    def _check_quota(self, provider: str, watch: _LaneWatch, now_s: float) -> None:
+    def _check_quota(self, provider: str, now_s: float) -> None:
         assert self._gateway is not None
-        quota, begun = self._gateway.config.providers[provider].quota, watch.begun
+        quota, begun = self._gateway.config.providers[provider].quota, self._begun[provider]
         if quota == type(quota)():
             return
         if quota.per_s and begun and now_s < begun[-1] + 1.0 / quota.per_s - ROUNDING_S:
@@ -186,11 +275,9 @@ class Judges:
 
     # Looks from time to time, and the last one
 
-    async def look(self) -> None:
+    def look(self) -> None:
         """Compare the spool's ledger with the clients' receipts and our own account."""
-        assert self._gateway is not None
-        # In place, without a moment in between: nothing may be committed while we compare.
-        ledger = await self._gateway.reader.ask(lambda spool: spool.ledger())
+        ledger = self._spool.ledger()
         account, accepted = self.account, len(self._truth.accepted)
         if not ledger.is_balanced:
             self.accuse("the ledger balances", f"{ledger.accepted} accepted: {ledger.states}")
@@ -202,17 +289,27 @@ class Judges:
             detail = f"{final} final in the spool, {account.final_count} by its commits"
             self.accuse("one final state", detail)
 
-    async def conclude(self, is_complete: bool) -> None:
+    def conclude(self, *, is_complete: bool) -> None:
         """Judge the end. `is_complete`: the run was not cut off by the horizon."""
-        await self.look()
+        self.look()
         assert self._gateway is not None
         for name, lane in self._gateway.lanes.items():
             if lane.in_flight or lane.underway:
                 self.accuse("nothing is left in flight", f"{name}: {len(lane.in_flight)}")
+            elif lane.slots_free != lane.concurrency_max or _lacks_probes(lane.health.value):
+                self.accuse("permits are back at rest", f"{name}: {lane.health.value}")
+        for box in self._gateway.supervisor.mailbox_statistics():
+            if box.waiting:
+                self.accuse("nothing is left over", f"{box.waiting} in the mailbox {box.name}")
         for number in self._truth.accepted:
-            state = self.account.states.get(number)
-            if state is State.SENT and number not in self._truth.arrivals:
+            state = self.account.state(number)
+            if state is State.SENT and not self._truth.was_taken(number):
                 self.accuse("sent means sent", "no provider ever had it", number)
             elif is_complete and state not in RESTING:
                 word = state.value if state else "nowhere"
                 self.accuse("nothing accepted is lost", f"it ended as {word}", number)
+
+
+def _lacks_probes(health: Health) -> bool:
+    """Whether a half-open gate waits for probes that nobody has."""
+    return health.gate is Gate.HALF_OPEN and health.probes_free <= 0

@@ -1,17 +1,24 @@
 """The judges' own account of every delivery, kept from the spool's commands and results.
 
-A second, independent book: it does not look into the spool, and what the spool says later must
-agree with it. Simulated messages have one recipient each.
+A second book: on the common way it believes the commands, and what the spool says later must agree
+with it. What rare commands came to it looks up in the spool, and holds against the same rules.
+Simulated messages have one recipient each. Arrays by place in the spool and by number in the
+traffic: a million messages must fit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from mailactors.model.lifecycle import FINAL, State
+from mailactors.spool.doubts import IntendAgain, SettleByHand, SettledByHand
+from mailactors.spool.operations import Testify
 from mailactors.spool.port import (
     Accept,
+    Cancel,
+    Cancelled,
     Claimed,
     Command,
     Expired,
@@ -29,27 +36,73 @@ from mailactors.spool.port import (
 
 RESTING: Final = FINAL | {State.HELD}
 """What nothing happens to any more, unless a person sees to it."""
+FAIR_S: Final = 30.0
+"""How much younger a message may be that goes out before an older one of its kind."""
+REPLAYED_MAX: Final = 10_000
+"""Outcomes that are remembered, in case that a writer which died is told of them again."""
+_STATES: Final = tuple(State)
+_CODES: Final = {state: code for code, state in enumerate(State)}
+_UNKNOWN: Final = -1
 
 
 class Account:
-    """States by the message's number in the traffic."""
+    """What became of each message."""
 
-    def __init__(self, accuse: Callable[[str, str, int], None]) -> None:
-        self.states: dict[int, State] = {}
+    def __init__(
+        self, accuse: Callable[[str, str, int], None], look_up: Callable[[int], State]
+    ) -> None:
+        """Take whom to tell, and how to find out where a delivery stands by its place."""
         self.risks: dict[int, int] = {}
-        """Declared risks of a duplicate."""
-        self.seq_of_id: dict[str, int] = {}
-        self.seq_of: dict[int, int] = {}
+        """Declared risks of a duplicate, by number in the traffic."""
         self.final_count = 0
         self.open_count = 0
         """Deliveries that the gateway still has something to do for."""
+        self.cancelled: list[int] = []
         self._accuse = accuse
-        self._number_of: dict[int, int] = {}
-        self._settled: set[str] = set()
+        self._look_up = look_up
+        self._seq_of = array("l")
+        """By number in the traffic."""
+        self._number_of = array("l", [_UNKNOWN])
+        self._state_of = bytearray(1)
+        self._id_of = array("Q", [0])
+        self._expires_at = array("d", [0.0])
+        """By place in the spool, which counts from 1."""
+        self._settled: dict[str, None] = {}
         """Attempts whose outcome is durable: telling it again changes nothing."""
-        self._attempt: dict[int, str] = {}
-        self._epoch: dict[int, int] = {}
-        self._expires_at: dict[int, float] = {}
+        self._queues: dict[tuple[str, str], dict[int, float]] = {}
+        """When what was never sent was accepted: by stream and recipient domain, oldest first."""
+        self._queue_of: dict[int, dict[int, float]] = {}
+
+    def state(self, number: int) -> State | None:
+        """Return where a message stands; None if it was never accepted."""
+        seq = self.seq(number)
+        return None if seq is None else _STATES[self._state_of[seq]]
+
+    def seq(self, number: int) -> int | None:
+        """Return a message's place in the spool."""
+        if not 0 <= number < len(self._seq_of) or self._seq_of[number] == _UNKNOWN:
+            return None
+        return self._seq_of[number]
+
+    def number(self, seq: int) -> int:
+        """Return the number of the message at a place in the spool."""
+        return self._number_of[seq]
+
+    def has_id(self, number: int, id_: str) -> bool:
+        """Whether a message was committed under this id."""
+        seq = self.seq(number)
+        return seq is not None and self._id_of[seq] == _short(id_)
+
+    def deadline(self, number: int) -> float:
+        """Return when an accepted message expires (UTC)."""
+        return self._expires_at[self._seq_of[number]]
+
+    def pending(self) -> Iterator[int]:
+        """Yield the numbers of messages that are not final."""
+        final = {_CODES[state] for state in FINAL}
+        for number, seq in enumerate(self._seq_of):
+            if seq != _UNKNOWN and self._state_of[seq] not in final:
+                yield number
 
     def take(self, command: Command, result: Result, now: float) -> None:
         """Take in what one command of a commit did at `now` (UTC)."""
@@ -58,57 +111,121 @@ class Account:
                 self._accepted(command, result)
             case _, Claimed(leases):
                 for lease in leases:
-                    self._epoch[lease.seq] = lease.epoch
                     self._move(lease.seq, State.LEASED)
-            case Intend(attempt_id, seq), Intended():
-                self._attempt[seq] = attempt_id
-                self._move(seq, State.SENDING)
-            case Intend(_, seq), Withdrawn() if self._expires_at[seq] <= now:
-                if self.states[self._number_of[seq]] is State.LEASED:
-                    self._move(seq, State.EXPIRED)
+            case Intend(_, seq) | IntendAgain(_, seq), Intended():
+                self._intended(seq, now)
             case Settle(), Settled(is_stale=False) if command.attempt_id not in self._settled:
-                self._settled.add(command.attempt_id)
-                for step in command.steps:
-                    self._move(command.seq, step.state)
-            case Resolve(), Settled(is_stale=False):
-                number = self._number_of[command.seq]
-                self.risks[number] = self.risks.get(number, 0) + command.is_risk
+                self._settled[command.attempt_id] = None
+                if len(self._settled) > REPLAYED_MAX:
+                    del self._settled[next(iter(self._settled))]
                 for step in command.steps:
                     self._move(command.seq, step.state)
             case Release(), Settled(is_stale=False):
                 self._move(command.seq, State.FAILED if command.error else State.READY)
+            case Resolve(), Settled(is_stale=False):
+                if command.is_risk:
+                    self._declare(command.seq)
+                self._see(command.seq)
+            case SettleByHand(id_), SettledByHand(settled=(_, *_)):
+                seq = self._id_of.index(_short(id_))
+                if command.into == "resend":
+                    self._declare(seq)
+                self._see(seq)
+            case Testify(), _:
+                self._see(self._id_of.index(_short(command.marker)))
+            case (Settle() | Intend(), Settled(is_stale=True) | Withdrawn()):
+                self._see(command.seq)
+            case Cancel(id_), Cancelled() if result.cancelled_count:
+                self._cancelled(id_)
             case _, Expired(seqs):
                 for seq in seqs:
                     self._move(seq, State.EXPIRED)
             case Recover(), _:
-                self._recover(command)
+                for number in self.pending():
+                    self._see(self._seq_of[number])
+
+    def _cancelled(self, id_: str) -> None:
+        seq = self._id_of.index(_short(id_))
+        if not self._is_at(seq, State.CANCELLED):
+            self.cancelled.append(self._number_of[seq])
+            self._move(seq, State.CANCELLED)
 
     def _accepted(self, command: Accept, receipt: Receipt) -> None:
         if receipt.id != command.message.id:
             return  # a repetition: the message is known
-        number = int(command.message.content.subject)
-        if number in self.states:
+        message = command.message
+        number = int(message.content.subject)
+        if self.seq(number) is not None:
             self._accuse("same key, one message", f"stored again as {receipt.id}", number)
-        self._number_of[receipt.seq] = number
-        self._expires_at[receipt.seq] = command.message.expires_at
-        self.seq_of[number] = receipt.seq
-        self.seq_of_id[receipt.id] = receipt.seq
-        self.states[number] = State.READY
+        _grow(self._seq_of, number, _UNKNOWN)
+        _grow(self._number_of, receipt.seq, _UNKNOWN)
+        _grow(self._id_of, receipt.seq, 0)
+        _grow(self._expires_at, receipt.seq, 0.0)
+        self._state_of.extend(bytes(receipt.seq + 1 - len(self._state_of)))
+        self._seq_of[number], self._number_of[receipt.seq] = receipt.seq, number
+        self._id_of[receipt.seq] = _short(receipt.id)
+        self._expires_at[receipt.seq] = message.expires_at
+        self._state_of[receipt.seq] = _CODES[State.READY]
         self.open_count += 1
+        domain = message.envelope.recipients[0].rpartition("@")[2]
+        queue = self._queues.setdefault((message.stream, domain), {})
+        queue[receipt.seq] = receipt.accepted_at
+        self._queue_of[receipt.seq] = queue
 
-    def _recover(self, command: Recover) -> None:
-        for number, state in self.states.items():
-            seq = self.seq_of[number]
-            if state is State.LEASED and seq not in {each for each, _ in command.leases}:
-                self.states[number] = State.READY
-            elif state is State.SENDING and self._attempt[seq] not in command.in_flight:
-                self.states[number] = State.UNCERTAIN
+    def _intended(self, seq: int, now: float) -> None:
+        number, late_s = self._number_of[seq], now - self._expires_at[seq]
+        if late_s >= 0:
+            self._accuse("no send after the deadline", f"intended {late_s:.3f} s late", number)
+        queue = self._queue_of.get(seq)
+        if queue is not None:
+            oldest = next(iter(queue))
+            older_s = queue[seq] - queue[oldest]
+            if older_s > FAIR_S:
+                detail = f"message {self._number_of[oldest]} has waited {older_s:.0f} s longer"
+                self._accuse("first come, first served", detail, number)
+            self._leave_queue(seq)
+        self._move(seq, State.SENDING)
+
+    def _leave_queue(self, seq: int) -> None:
+        queue = self._queue_of.pop(seq, None)
+        if queue is not None:
+            del queue[seq]
+
+    def _see(self, seq: int) -> None:
+        """Take over from the spool where a delivery stands."""
+        state = self._look_up(seq)
+        if not self._is_at(seq, state):
+            self._move(seq, state)
+
+    def _declare(self, seq: int) -> None:
+        number = self._number_of[seq]
+        self.risks[number] = self.risks.get(number, 0) + 1
+
+    def _is_at(self, seq: int, state: State) -> bool:
+        return self._state_of[seq] == _CODES[state]
+
+    def _set(self, seq: int, state: State) -> None:
+        self._state_of[seq] = _CODES[state]
 
     def _move(self, seq: int, state: State) -> None:
-        number = self._number_of[seq]
-        before = self.states[number]
+        before = _STATES[self._state_of[seq]]
         if before in FINAL:
+            number = self._number_of[seq]
             self._accuse("one final state", f"it was {before} and became {state}", number)
-        self.states[number] = state
+        self._set(seq, state)
         self.final_count += (state in FINAL) - (before in FINAL)
         self.open_count -= (state in RESTING) - (before in RESTING)
+        if state not in {State.READY, State.LEASED, State.SENDING}:
+            self._leave_queue(seq)
+
+
+def _short(id_: str) -> int:
+    """Return 64 bits of an id, by which it is known again."""
+    return int(id_[-16:], 16)
+
+
+def _grow(values: array[int] | array[float], index: int, filling: float) -> None:
+    """Make an array long enough for an index."""
+    missing = index + 1 - len(values)
+    if missing > 0:
+        values.extend(array(values.typecode, [filling] * missing))  # type: ignore[arg-type, list-item]  # one of the two

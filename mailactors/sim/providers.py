@@ -1,20 +1,18 @@
-"""A provider of the world: fulfils the port, behaves as its plan says, and writes down the truth.
+"""The ways to a vendor: what one process of the gateway has in hand, and loses when it dies.
 
-Chance belongs to (seed, message, provider, attempt): every policy that is tried on the same seed
-meets the same weather, whatever it did before.
+On the wire `port` the world answers in the adapter's place, with what an adapter of a vendor's HTTP
+API would make of it.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections import deque
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 import trio
 
+from mailactors.config import ProviderSettings, SmtpProviderSettings
+from mailactors.model.message import domain_of
 from mailactors.model.outcome import (
-    Accepted,
     Deferred,
     Outcome,
     Phase,
@@ -23,117 +21,102 @@ from mailactors.model.outcome import (
     Scope,
     Uncertain,
 )
-from mailactors.providers.port import Capabilities, Mail, Sighting
-from mailactors.sim.faults import Ambiguous, Errors, Flap, Refuse, Slow, Stall, Throttle, Timed
-from mailactors.sim.scenario import ProviderPlan, VendorQuota
+from mailactors.providers.port import (
+    Capabilities,
+    Found,
+    LookUpFailed,
+    Mail,
+    NotFound,
+    Provider,
+    Sighting,
+)
+from mailactors.sim.answers import BAD_KEY, outcome_of
+from mailactors.sim.call import Call, Watch, number_of
+from mailactors.sim.faults import Timed
+from mailactors.sim.smtp_wire import WireProvider
+from mailactors.sim.tables import ProviderPlan
 from mailactors.sim.truth import Truth
+from mailactors.sim.vendor import REFUSAL_S, VendorBase
 from mailactors.sim.world import World
+
+__all__ = ["Vendor", "VendorClient", "VendorSession", "Watch", "number_of"]
 
 CONNECT_S: Final = 0.001
 """How long a refused connection takes."""
-REFUSAL_S: Final = 0.02
-"""How long a vendor takes to say "too fast"."""
+CONNECT_WITHIN_S: Final = 30.0
+"""How long the adapter waits for a connection."""
 ANSWER_WITHIN_S: Final = 60.0
 """How long the adapter waits for an answer before it calls the attempt uncertain."""
-THROTTLED: Final = 429
-_NORMAL: Final = statistics.NormalDist()
-_LENGTHS_S: Final = {"per_s": 1.0, "per_minute": 60.0, "per_hour": 3600.0, "per_day": 86400.0}
-
-F = TypeVar("F", bound=Timed)
+LOOK_UP_WITHIN_S: Final = 30.0
+"""How long it waits for the answer to a question."""
 
 
-class Watch(Protocol):
-    """What a provider tells the judges."""
+class Vendor(VendorBase):
+    """A provider of the world, and how a process gets its way to it."""
 
-    def began(self, provider: str) -> None:
-        """An attempt reached the provider: it is about to connect."""
-        ...
+    def client(self, watch: Watch | None, settings: ProviderSettings | None = None) -> Provider:
+        """Return a process's way to the vendor.
 
-    def unused(self, provider: str, began_s: float) -> None:
-        """An attempt that began then gave its session back: nothing was sent."""
-        ...
-
-    def sending(self, provider: str, number: int) -> None:
-        """The first byte of a message is about to go out."""
-        ...
-
-    def arrived(self, provider: str, number: int) -> None:
-        """A message truly went out."""
-        ...
-
-    def throttled(self, provider: str, retry_after_s: float) -> None:
-        """The provider has just said when to come back."""
-        ...
+        On an SMTP wire it takes the settings of the gateway's own SMTP client.
+        """
+        if self.plan.wire == "port":
+            return VendorClient(self, watch)
+        assert isinstance(settings, SmtpProviderSettings), "an SMTP wire needs SMTP settings"
+        return WireProvider(self, settings, watch)
 
 
-class SlidingQuota:
-    """Counts what a vendor served, to the last second of each window."""
+class VendorClient:
+    """One process's adapter to a vendor."""
 
-    def __init__(self, length_s: float, count_max: int) -> None:
-        self._length_s = length_s
-        self._count_max = count_max
-        self._served: deque[float] = deque()
-
-    def opens_at_s(self, now_s: float) -> float:
-        """Return when one more is served; not before now."""
-        while self._served and self._served[0] <= now_s - self._length_s:
-            self._served.popleft()
-        if len(self._served) < self._count_max:
-            return now_s
-        return self._served[-self._count_max] + self._length_s
-
-    def serve(self, now_s: float) -> None:
-        """Count one."""
-        self._served.append(now_s)
-
-
-def quotas_of(quota: VendorQuota) -> list[SlidingQuota]:
-    """Return the windows that a quota has."""
-    counts = ((length_s, getattr(quota, name)) for name, length_s in _LENGTHS_S.items())
-    return [SlidingQuota(length_s, count) for length_s, count in counts if count is not None]
-
-
-class WorldProvider:
-    """One vendor."""
-
-    def __init__(
-        self, name: str, plan: ProviderPlan, faults: tuple[Timed, ...], world: World, truth: Truth
-    ) -> None:
-        self.name = name
-        self.watch: Watch | None = None
-        self._plan = plan
-        self._faults = faults
-        self._world = world
-        self._truth = truth
-        self._quotas = quotas_of(plan.quota)
-        self._throttles = {
-            id(fault): SlidingQuota(1.0, fault.per_s)
-            for fault in faults
-            if isinstance(fault, Throttle)
-        }
-        self._seen: dict[int, int] = {}
+    def __init__(self, vendor: VendorBase, watch: Watch | None) -> None:
+        self.vendor = vendor
+        self.watch = watch
+        plan = vendor.plan
+        self._capabilities = Capabilities(
+            own_envelope=True,
+            idempotency_window_s=plan.idempotency_window_s,
+            look_up_lag_s=plan.search_lag_s,
+        )
+        self._look_ups = 0
 
     @property
     def capabilities(self) -> Capabilities:
-        """Carries partial envelopes; does not recognise repetitions."""
-        return Capabilities(own_envelope=True)
+        """Carries partial envelopes; recognises and finds what the vendor's plan says."""
+        return self._capabilities
 
-    async def connect(self) -> WorldSession | Refusal:
-        """Return a session, unless connections are refused now."""
-        now_s = self._world.clock.now_s()
-        self._truth.attempts += 1
-        self._truth.peaks[self.name].add(now_s)
-        if self.watch is not None:
-            self.watch.began(self.name)
-        if self._find(Refuse) or any(f.is_down(now_s) for f in self._all(Flap)):
-            await trio.sleep(CONNECT_S)
-            return Deferred(Scope.PROVIDER, Reason("connection refused"))
+    async def connect(self) -> VendorSession | Refusal:
+        """Return a session, unless there is no way to the vendor now."""
+        vendor, watch = self.vendor, self.watch
+        now_s = vendor.now_s()
+        vendor.truth.attempt(vendor.name, now_s)
+        if watch is not None:
+            watch.began(vendor.name)
+        reason = await self._obstacle()
+        if reason is not None:
+            return Deferred(Scope.PROVIDER, reason)
         await trio.lowlevel.checkpoint()
-        return WorldSession(self, now_s)
+        return VendorSession(self, now_s)
 
     async def look_up(self, marker: str) -> Sighting:
-        """Nobody can be asked here: `capabilities` says so."""
-        raise NotImplementedError(marker)
+        """Ask the vendor, in whatever weather."""
+        vendor = self.vendor
+        reason = await self._obstacle()
+        if reason is not None:
+            return LookUpFailed(reason)
+        weather = vendor.weather()
+        if not vendor.knows_us(weather):
+            await trio.sleep(REFUSAL_S)
+            return LookUpFailed(Reason(BAD_KEY.text, BAD_KEY.code))
+        self._look_ups += 1
+        latency_s, failure = vendor.question(weather, marker)
+        if latency_s >= LOOK_UP_WITHIN_S:
+            await trio.sleep(LOOK_UP_WITHIN_S)
+            return LookUpFailed(Reason("no answer in time"))
+        await trio.sleep(latency_s)
+        if failure is not None:
+            return LookUpFailed(failure)
+        found = vendor.find(marker)
+        return NotFound() if found is None else Found(found)
 
     async def aclose(self) -> None:
         """Nothing to close."""
@@ -141,107 +124,84 @@ class WorldProvider:
 
     def give_back(self, began_s: float) -> None:
         """Take note that a session was not used: it was no attempt."""
-        self._truth.attempts -= 1
+        self.vendor.truth.give_back(self.vendor.name, began_s)
         if self.watch is not None:
-            self.watch.unused(self.name, began_s)
+            self.watch.unused(self.vendor.name, began_s)
 
     async def answer(self, mail: Mail) -> Outcome:
-        """Take a message, let the time pass that the weather asks for, and answer."""
-        number = number_of(mail)
-        if self.watch is not None:
-            self.watch.sending(self.name, number)
-        refusal = self._over_quota()
+        """Send a message, and understand the answer."""
+        vendor, watch, number = self.vendor, self.watch, number_of(mail)
+        recipients = mail.envelope.recipients
+        if watch is not None:
+            watch.sending(vendor.name, number)
+        weather = vendor.weather()
+        if not vendor.knows_us(weather):
+            await trio.sleep(REFUSAL_S)
+            return outcome_of(BAD_KEY, "", recipients)
+        refusal = vendor.over_quota(weather)
         if refusal is not None:
             await trio.sleep(REFUSAL_S)
-            if self.watch is not None:
-                self.watch.throttled(self.name, refusal.retry_after_s or 0.0)
-            return refusal
-        self._seen[number] = self._seen.get(number, 0) + 1
-        latency_s = self._latency_s(number)
-        if (slow := self._find(Slow)) is not None:
-            latency_s = slow.latency_s
-        stall = self._chosen(Stall, number)
-        if stall is not None or latency_s >= ANSWER_WITHIN_S:
-            self._arrive(mail)
-            await trio.sleep(ANSWER_WITHIN_S)
+            if watch is not None:
+                watch.throttled(vendor.name, refusal.retry_after_s or 0.0)
+            return outcome_of(refusal, "", recipients)
+        refusal = vendor.against(number, domain_of(recipients[0]))
+        if refusal is not None:
+            await trio.sleep(vendor.latency_s(number))
+            return outcome_of(refusal, "", recipients)
+        call = vendor.begin(number, mail.marker, recipients, watch, ANSWER_WITHIN_S, mail)
+        try:
+            return await self._wait(call)
+        finally:
+            vendor.abandon(call)
+
+    async def _wait(self, call: Call) -> Outcome:
+        """Wait for the answer as long as an adapter does; meanwhile the vendor does its work."""
+        hang_up_s = call.begun_s + ANSWER_WITHIN_S
+        if call.out_s < hang_up_s:
+            await trio.sleep_until(call.out_s)
+            self.vendor.finish(call, call.out_s)
+        if call.answer_s >= hang_up_s:
+            await trio.sleep_until(hang_up_s)
             return Uncertain(Phase.FINAL, Reason("no answer in time"))
-        fault = self._chosen(Ambiguous, number) or self._chosen(Errors, number)
-        await trio.sleep(latency_s)
-        if isinstance(fault, Ambiguous):
-            if self._draw("accepted", number) < fault.accepted:
-                self._arrive(mail)
-            return Uncertain(Phase.FINAL, Reason("connection lost after the body"))
-        if isinstance(fault, Errors):
-            is_throttled = fault.code == THROTTLED
-            reason = Reason("simulated error", fault.code)
-            return Deferred(Scope.PROVIDER, reason, throttled=is_throttled)
-        self._arrive(mail)
-        return Accepted(f"{self.name}-{number}-{self._seen[number]}")
+        if call.answer_s > call.out_s or call.out_s >= hang_up_s:
+            await trio.sleep_until(call.answer_s)
+        return outcome_of(call.answer, call.id, call.recipients)
 
-    def _arrive(self, mail: Mail) -> None:
-        number, now_s = number_of(mail), self._world.clock.now_s()
-        self._truth.arrivals.setdefault(number, []).append(now_s)
-        self._world.journal.note("world.arrived", provider=self.name, number=number)
-        if self.watch is not None:
-            self.watch.arrived(self.name, number)
-
-    def _over_quota(self) -> Deferred | None:
-        """Return a 429 with the whole seconds to wait, or count the message as served."""
-        now_s = self._world.clock.now_s()
-        throttles = self._all(Throttle)
-        quotas = [*self._quotas, *(self._throttles[id(each)] for each in throttles)]
-        opens_at_s = max((quota.opens_at_s(now_s) for quota in quotas), default=now_s)
-        if opens_at_s > now_s:
-            wait_s = float(math.ceil(opens_at_s - now_s))
-            wait_s = max([wait_s, *(each.retry_after_s for each in throttles)])
-            reason = Reason("too many requests", THROTTLED)
-            return Deferred(Scope.PROVIDER, reason, wait_s, throttled=True)
-        for quota in quotas:
-            quota.serve(now_s)
-        return None
-
-    def _chosen(self, kind: type[F], number: int) -> F | None:
-        """Return a fault of a kind that is on and, by its rate, meets this message."""
-        for fault in self._all(kind):
-            rate: float = getattr(fault, "rate", 1.0)
-            if self._draw(kind.__name__, number) < rate:
-                return fault
-        return None
-
-    def _find(self, kind: type[F]) -> F | None:
-        return next(iter(self._all(kind)), None)
-
-    def _all(self, kind: type[F]) -> list[F]:
-        now_s = self._world.clock.now_s()
-        return [f for f in self._faults if isinstance(f, kind) and f.is_on(now_s)]
-
-    def _draw(self, what: str, number: int) -> float:
-        return self._world.entropy.draw(what, number, self.name, self._seen[number])
-
-    def _latency_s(self, number: int) -> float:
-        """Return a log-normal latency, cut at four sigma."""
-        draw = min(max(self._draw("latency", number), 3e-5), 1 - 3e-5)
-        latency = self._plan.latency_s
-        return latency.median * math.exp(latency.sigma * _NORMAL.inv_cdf(draw))
+    async def _obstacle(self) -> Reason | None:
+        """Return why there is no connection, once an adapter knows."""
+        vendor = self.vendor
+        found = vendor.unreachable(vendor.weather())
+        if found is None:
+            return None
+        text, dns = found
+        is_slow = dns is not None and dns.answer == "slow"
+        await trio.sleep(CONNECT_WITHIN_S if is_slow else CONNECT_S)
+        return Reason(f"connect: {text}")
 
 
-class WorldSession:
-    """A session with a provider of the world."""
+class VendorSession:
+    """A session with a vendor."""
 
-    def __init__(self, provider: WorldProvider, began_s: float) -> None:
-        self._provider = provider
+    __slots__ = ("_began_s", "_client")
+
+    def __init__(self, client: VendorClient, began_s: float) -> None:
+        self._client = client
         self._began_s = began_s
 
     async def send(self, mail: Mail) -> Outcome:
-        """Let the provider answer."""
-        return await self._provider.answer(mail)
+        """Let the vendor answer."""
+        return await self._client.answer(mail)
 
     async def aclose(self) -> None:
         """Give the session back unused."""
-        self._provider.give_back(self._began_s)
+        self._client.give_back(self._began_s)
         await trio.lowlevel.checkpoint()
 
 
-def number_of(mail: Mail) -> int:
-    """Return a message's number in the traffic: its subject, which no policy changes."""
-    return int(mail.content.subject)
+class WorldProvider(VendorClient):
+    """A vendor and the way to it in one: for a runner with a single process."""
+
+    def __init__(
+        self, name: str, plan: ProviderPlan, faults: tuple[Timed, ...], world: World, truth: Truth
+    ) -> None:
+        super().__init__(Vendor(name, plan, faults, world, truth), None)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
 
 from mailactors.sim.judges import Violation
 from mailactors.sim.scenario import Expect, Scenario
+from mailactors.sim.series import Record
 from mailactors.sim.truth import Truth, quantile
 
 BEARABLE_S: Final = 2.0
 """Recovered: no more is under way than comes in within this time."""
 BEARABLE_MIN: Final = 10.0
+CONFIDENCE: Final = 0.95
+_FAR: Final = 60.0
+"""What is e^-60 of the largest term no longer changes a sum."""
 
 
 class Expectation(msgspec.Struct, frozen=True):
@@ -22,6 +28,32 @@ class Expectation(msgspec.Struct, frozen=True):
     limit: float
     value: float | None
     ok: bool
+
+
+class Bound(msgspec.Struct, frozen=True):
+    """What a scheduler of the oracle came to, under the names of the report."""
+
+    delivered: int
+    delivered_rate: float | None
+    p50_s: float | None
+    p99_s: float | None
+    p999_s: float | None
+    attempts_per_message: float | None
+
+
+class Oracle(Bound, frozen=True):
+    """The all-knowing scheduler's figures, which no policy can beat (`sim/oracle.py`)."""
+
+    by_rates: Bound
+    """Of one that knows when and how often calls fail, but not which: the one to be near."""
+
+
+class DecisionTimes(msgspec.Struct, frozen=True):
+    """Real microseconds from a failure's end to the decision on what follows."""
+
+    p50: float
+    p99: float
+    p999: float
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -48,13 +80,20 @@ class Report(msgspec.Struct, frozen=True):
     breaker_moves: int
     panics: int
     ended_s: float
+    starts: int
+    """Processes of the gateway: one, and one more for each that died."""
+    fault_points: dict[str, int]
+    """How often the run came by each fault point of the production code."""
     violations: tuple[Violation, ...]
     expectations: tuple[Expectation, ...]
+    p999_s: float | None = None
     policy: str = "default"
-    oracle: None = None
-    decision_us: None = None
+    oracle: Oracle | None = None
+    decision_us: DecisionTimes | None = None
     wall_s: float = 0.0
     messages_per_wall_s: float = 0.0
+    record: Record | None = None
+    """What a page draws; not part of the figures."""
 
     @property
     def is_good(self) -> bool:
@@ -79,6 +118,7 @@ def figures_of(scenario: Scenario, truth: Truth, risks: dict[int, int]) -> dict[
         "delivered_rate": truth.delivered / accepted if accepted else None,
         "p50_s": rounded(quantile(latencies_s, 0.5)),
         "p99_s": rounded(quantile(latencies_s, 0.99)),
+        "p999_s": rounded(quantile(latencies_s, 0.999)),
         "duplicates": truth.duplicates,
         "undeclared_duplicates": sum(undeclared),
         "attempts_per_message": rounded(truth.attempts / accepted) if accepted else None,
@@ -94,8 +134,14 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def expectations_of(expect: Expect, figures: dict[str, Any]) -> tuple[Expectation, ...]:
-    """Hold the figures against what must hold."""
+def expectations_of(
+    expect: Expect, figures: Mapping[str, Any], oracle: Oracle | None = None
+) -> tuple[Expectation, ...]:
+    """Hold the figures against what must hold.
+
+    What is asked of deliveries is asked of those that the oracle delivers, where it was asked; a
+    gap to it is not measured without it.
+    """
     found: list[Expectation] = []
 
     def at_most(name: str, limit: float | None, value: float | None) -> None:
@@ -103,17 +149,91 @@ def expectations_of(expect: Expect, figures: dict[str, Any]) -> tuple[Expectatio
             found.append(Expectation(name, limit, value, value is not None and value <= limit))
 
     if expect.delivered_min is not None:
-        rate = figures["delivered_rate"]
+        rate = delivered_share(figures, oracle)
         is_ok = rate is not None and rate >= expect.delivered_min
         found.append(Expectation("delivered_min", expect.delivered_min, rate, is_ok))
-    at_most("within.p50_s", expect.within.p50_s, figures["p50_s"])
-    at_most("within.p99_s", expect.within.p99_s, figures["p99_s"])
-    at_most("duplicates_max", expect.duplicates_max, figures["duplicates"])
-    undeclared = figures["undeclared_duplicates"]
-    at_most("undeclared_duplicates_max", expect.undeclared_duplicates_max, undeclared)
-    attempts = figures["attempts_per_message"]
-    at_most("attempts_per_message_max", expect.attempts_per_message_max, attempts)
+    for name in ("p50_s", "p99_s", "p999_s"):
+        at_most(f"within.{name}", getattr(expect.within, name), figures[name])
+    for name in ("duplicates", "undeclared_duplicates", "attempts_per_message"):
+        at_most(f"{name}_max", getattr(expect, f"{name}_max"), figures[name])
     for name, limit in expect.peak_attempts_per_s.items():
         at_most(f"peak_attempts_per_s.{name}", limit, figures["peak_attempts_per_s"][name])
     at_most("recovery_s_max", expect.recovery_s_max, figures["recovery_s"])
+    if (gap := expect.oracle_gap) is not None:
+        at_most("oracle_gap.p50_max", gap.p50_max, gap_of("p50_s", figures, oracle))
+        at_most("oracle_gap.p99_max", gap.p99_max, gap_of("p99_s", figures, oracle))
+        attempts = gap_of("attempts_per_message", figures, oracle)
+        at_most("oracle_gap.attempts_max", gap.attempts_max, attempts)
     return tuple(found)
+
+
+def delivered_share(figures: Mapping[str, Any], oracle: Oracle | None) -> float | None:
+    """Return the share that arrived of what could, no more than all of it.
+
+    >>> oracle = Oracle(80, 0.8, 0.1, 0.1, 0.1, 1.0, Bound(80, 0.8, 0.1, 0.1, 0.1, 1.0))
+    >>> delivered_share({"accepted": 100, "delivered": 72, "delivered_rate": 0.72}, oracle)
+    0.9
+    """
+    if oracle is None or not oracle.delivered:
+        rate: float | None = figures["delivered_rate"]
+        return rate
+    return min(1.0, figures["delivered"] / min(oracle.delivered, figures["accepted"] or 1))
+
+
+def gap_of(name: str, figures: Mapping[str, Any], oracle: Oracle | None) -> float | None:
+    """Return a figure as a factor of the oracle's; None where either is not known."""
+    bound = None if oracle is None else getattr(oracle, name)
+    if not bound or figures[name] is None:
+        return None
+    return round(float(figures[name] / bound), 4)
+
+
+def with_oracle(report: Report, expect: Expect, oracle: Oracle) -> Report:
+    """Put the oracle's figures beside a run's, and hold it to them where that is asked."""
+    figures = {name: getattr(report, name) for name in report.__struct_fields__}
+    expectations = expectations_of(expect, figures, oracle)
+    return msgspec.structs.replace(report, oracle=oracle, expectations=expectations)
+
+
+def failure_rate_max(failed: int, count: int, confidence: float = CONFIDENCE) -> float:
+    """Return the failure rate that so few failures among `count` speak against.
+
+    One-sided, exact (Clopper-Pearson): the rate at which no more failures than these would be seen
+    in one of twenty such trials. Without any failure that is about 3 / count (the rule of three).
+
+    >>> f"{failure_rate_max(0, 30_000):.6f}, {failure_rate_max(7, 200_000):.6f}"
+    '0.000100, 0.000066'
+    """
+    if failed >= count:
+        return 1.0
+    low, high = failed / count, 1.0
+    for _ in range(60):
+        rate = (low + high) / 2
+        if _at_most(failed, count, rate) > 1.0 - confidence:
+            low = rate
+        else:
+            high = rate
+    return high
+
+
+def _at_most(failed: int, count: int, rate: float) -> float:
+    """Return how likely no more than `failed` of `count` are, at a rate above failed / count."""
+    highest = (
+        (
+            math.lgamma(count + 1)
+            - math.lgamma(failed + 1)
+            - math.lgamma(count - failed + 1)
+            + failed * math.log(rate)
+            + (count - failed) * math.log1p(-rate)
+        )
+        if rate < 1
+        else -math.inf
+    )
+    total, term, number = 0.0, 0.0, failed
+    while number >= 0 and term > -_FAR:
+        total += math.exp(term)
+        if number:
+            term += math.log(number) - math.log(count - number + 1)
+            term += math.log1p(-rate) - math.log(rate)
+        number -= 1
+    return total * math.exp(highest)

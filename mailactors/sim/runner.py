@@ -4,29 +4,42 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Final
+from typing import Final, Self
 
 import msgspec
 import trio
 
-from mailactors.config import Config, ProviderSettings
-from mailactors.runtime.ports import Ports, SystemClock
-from mailactors.sim.judges import Judges, Violation
-from mailactors.sim.providers import WorldProvider
+from mailactors.config import Config
+from mailactors.model.lifecycle import State
+from mailactors.runtime.ports import SystemClock
+from mailactors.runtime.supervisor import RestartsExhaustedError
+from mailactors.sim.fate import Fate
+from mailactors.sim.judges import Judges, ProcessWatch, Violation
+from mailactors.sim.node import FaultPoints, Life, Node
+from mailactors.sim.providers import Vendor
 from mailactors.sim.report import Report, expectations_of, figures_of
 from mailactors.sim.scenario import Scenario, horizon_s
 from mailactors.sim.traffic import Clients
 from mailactors.sim.truth import Truth
 from mailactors.sim.world import JumpingClock, World, make_world, seeded_scheduling
-from mailactors.spool.port import Command, Result
+from mailactors.spool.operations import Testify
+from mailactors.spool.port import (
+    Command,
+    Result,
+    SpoolBrokenError,
+    SpoolError,
+    SpoolFullError,
+)
 from mailactors.spool.sqlite import MEMORY, SqliteStore
-from mailactors.wiring import Gateway, build
+from mailactors.wiring import Gateway, ProviderFactory
 
 LOOK_EVERY_S: Final = 60.0
 """How often the spool's ledger is compared; each look reads all of it."""
 TICK_S: Final = 1.0
 TIMELINE_MAX: Final = 50
+TESTIFY_AGAIN_S: Final = 5.0
+"""When a vendor whose event nobody took tells it again."""
+TESTIFY_TRIES_MAX: Final = 10
 
 Progress = Callable[[float, int], None]
 """Is told the virtual time and the number of messages accepted so far."""
@@ -35,65 +48,140 @@ Prepare = Callable[[Gateway], None]
 
 
 class WatchedStore(SqliteStore):
-    """The spool in memory, with someone who sees each commit."""
+    """The spool in memory as one process sees it, with someone who sees each commit."""
 
-    watch: Callable[[Sequence[Command], list[Result], float], None] | None = None
+    judges: Judges | None = None
+    process: ProcessWatch | None = None
+    world: World | None = None
+
+    def of_process(self, judges: Judges, process: ProcessWatch, world: World) -> Self:
+        """Return the same spool for a process; what another one committed is there."""
+        store = type(self)(MEMORY, self._db, None)
+        store.judges, store.process, store.world = judges, process, world
+        return store
+
+    def delivery_state(self, seq: int) -> State:
+        """Return where the only delivery of a message is."""
+        return State(self._db.execute("SELECT state FROM deliveries WHERE seq = ?", (seq,)).get)
 
     def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
-        """Execute commands, then show them."""
+        """Execute commands, then show them; on a faulty disk fail as a real one makes us fail."""
+        if self.process is not None:
+            self.process.wrote()
+        fault = None if self.world is None else self.world.disk.fault()
+        if fault is not None and fault.what == "enospc":
+            raise SpoolFullError("no room (simulated)")
+        if fault is not None and fault.what == "eio":
+            raise SpoolBrokenError("the disk failed (simulated)")
         results = super().apply(commands, now)
-        if self.watch is not None:
-            self.watch(commands, results, now)
+        if self.judges is not None:
+            self.judges.committed(commands, results, now)
         return results
 
 
 class _Run:
     """One run, while it runs."""
 
-    def __init__(self, scenario: Scenario, config: Config, seed: int, store: WatchedStore) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        config: Config,
+        seed: int,
+        store: WatchedStore,
+        clock: JumpingClock,
+        prepare: Prepare | None,
+    ) -> None:
         self.scenario = scenario
         self.config = config
-        self.world: World = make_world(seed)
-        self.truth = Truth(tuple(config.providers))
-        self.judges = Judges(self.truth, self.world.clock)
         self.store = store
-        store.watch = self.judges.committed
+        self.world: World = make_world(seed, clock, scenario)
+        self.truth = Truth(tuple(config.providers))
+        self.judges = Judges(self.truth, self.world.clock, store)
         self.world.journal.listeners.append(self.judges.noted)
-        self.gateway = build(config, self.world.ports, store, self._provider)
-        self.judges.attend(self.gateway)
+        self.vendors = {
+            name: Vendor(name, plan, scenario.timeline(name), self.world, self.truth)
+            for name, plan in scenario.providers.items()
+        }
+        self.points = FaultPoints(self._is_poison if scenario.traffic.poison else None)
+        self.node = Node(
+            config,
+            self.world.ports,
+            self.points,
+            self._open_store,
+            self._factory,
+            self._attend,
+            self._died,
+        )
+        self.fate = Fate(scenario, self.world, self.node, self.judges, self.vendors)
         self.is_over = trio.Event()
         self.is_complete = False
         self.ended_s = 0.0
-
-    def _provider(self, name: str, _settings: ProviderSettings, _ports: Ports) -> WorldProvider:
-        plan, faults = self.scenario.providers[name], self.scenario.timeline(name)
-        provider = WorldProvider(name, plan, faults, self.world, self.truth)
-        provider.watch = self.judges
-        return provider
+        self._prepare = prepare
+        self._clients = Clients(scenario, self.node, self.world, self.truth, self.judges.told)
 
     async def main(self, progress: Progress | None) -> None:
         """Serve, send, wait until all is final, stop, conclude."""
         async with trio.open_nursery() as nursery:
-            await nursery.start(partial(_start, self.gateway))
+            self.world.spawn = nursery.start_soon
+            for vendor in self.vendors.values():
+                vendor.testify = self._testify
+            await nursery.start(self.node.keep)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as watching:
                     watching.start_soon(self._end_at, scope)
                     watching.start_soon(self._look_and_tell, progress)
-                    await self._traffic()
+                    self.fate.begin(watching)
+                    await self._clients.run()
                     self.is_over.set()
             self.ended_s = self.world.clock.now_s()
-            if self.judges.violations:
-                nursery.cancel_scope.cancel()  # as it stands: nothing after it counts
-            else:
-                await self.gateway.stop()
-                await self.judges.conclude(self.is_complete)
+            self.world.finish()
+            if not self.judges.violations:
+                await self._stop()
+            nursery.cancel_scope.cancel()  # what vendors would still have told
         self.world.journal.note("world.ended", complete=self.is_complete)
 
-    async def _traffic(self) -> None:
-        clients = Clients(
-            self.scenario, self.gateway.door, self.world, self.truth, self.judges.told
-        )
-        await clients.run()
+    async def _stop(self) -> None:
+        """Let the process that serves, or the next one, end in order; then judge."""
+        gateway = await self.node.serving()
+        await gateway.stop()
+        self.judges.conclude(is_complete=self.is_complete)
+
+    # Processes
+
+    def _open_store(self, life: Life) -> WatchedStore:
+        watch = ProcessWatch(self.judges, life, self.world.clock)
+        return self.store.of_process(self.judges, watch, self.world)
+
+    def _factory(self, life: Life) -> ProviderFactory:
+        watch = ProcessWatch(self.judges, life, self.world.clock)
+        return self.world.factory(self.vendors, watch)
+
+    def _attend(self, gateway: Gateway, _life: Life) -> None:
+        self.judges.attend(gateway)
+        if self._prepare is not None:
+            self._prepare(gateway)
+
+    def _died(self, why: str, is_planned: bool) -> None:
+        is_disks = SpoolBrokenError.__name__ in why and bool(self.scenario.spool_faults)
+        # Poison, and whoever crashes an actor over and over, uses up its restarts.
+        is_worn_out = RestartsExhaustedError.__name__ in why and self.fate.crashes_actors
+        self.judges.died(why, is_planned=is_planned or is_disks or is_worn_out)
+        self.world.journal.note("world.process_died", why=why)
+
+    def _is_poison(self, seq: int) -> bool:
+        return self._clients.poison(self.judges.account.number(seq)) == "crash_actor"
+
+    # While it runs
+
+    async def _testify(self, event: Testify) -> None:
+        """Bring a vendor's event to the gateway, as its webhook would: again until it is taken."""
+        for _ in range(TESTIFY_TRIES_MAX):
+            gateway = self.node.gateway
+            if gateway is not None:
+                with contextlib.suppress(SpoolError):
+                    await gateway.testify(event)
+                    return
+            await trio.sleep(TESTIFY_AGAIN_S)
 
     async def _end_at(self, scope: trio.CancelScope) -> None:
         """End when all is final, at a violation, and at the horizon."""
@@ -112,8 +200,8 @@ class _Run:
             now_s = self.world.clock.now_s()
             if progress is not None:
                 progress(now_s, len(self.truth.accepted))
-            if now_s >= look_at_s:
-                await self.judges.look()
+            if now_s >= look_at_s and self.node.gateway is not None:
+                self.judges.look()
                 look_at_s = now_s + LOOK_EVERY_S
             await trio.sleep(TICK_S)
 
@@ -121,17 +209,11 @@ class _Run:
         """Return what was wrong, each with its message's timeline."""
         found = []
         for violation in self.judges.violations:
-            seq = self.judges.account.seq_of.get(violation.number)
+            seq = self.judges.account.seq(violation.number)
             events = () if seq is None else self.store.timeline(seq)[:TIMELINE_MAX]
             lines = tuple(f"{event.at:.3f} {event.kind} {event.facts}" for event in events)
             found.append(msgspec.structs.replace(violation, timeline=lines))
         return tuple(found)
-
-
-async def _start(
-    gateway: Gateway, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    await gateway.run(task_status=task_status)
 
 
 def run_scenario(
@@ -151,17 +233,16 @@ def run_scenario(
     seed = scenario.seed if seed is None else seed
     stopwatch = SystemClock()
     begun_at = stopwatch.wall_time()
+    clock = JumpingClock()
     store = WatchedStore.open(MEMORY, expect_journal="memory")
 
     async def main() -> _Run:
-        run = _Run(scenario, config, seed, store)
-        if prepare is not None:
-            prepare(run.gateway)
+        run = _Run(scenario, config, seed, store, clock, prepare)
         await run.main(progress)
         return run
 
     with contextlib.closing(store), seeded_scheduling(seed):
-        run = trio.run(main, clock=JumpingClock())
+        run = trio.run(main, clock=clock)
         violations = run.violations()
     figures = figures_of(scenario, run.truth, run.judges.account.risks)
     wall_s = stopwatch.wall_time() - begun_at
@@ -172,6 +253,8 @@ def run_scenario(
         hash=run.world.journal.digest,
         breaker_moves=counts["breaker.moved"],
         panics=counts["attempt.panic"],
+        starts=run.node.starts,
+        fault_points=dict(sorted(run.points.hits.items())),
         ended_s=round(run.ended_s, 3),
         violations=violations,
         expectations=expectations_of(scenario.expect, figures),

@@ -1,145 +1,203 @@
 """A scenario: a TOML file that says what happens and what must hold.
 
 Read once, checked strictly, frozen. Every fault of a file is told with the file, the key, the line
-where it can be found, and the nearest key that exists.
+where it can be found, and the nearest key that exists (`sim/problems.py`).
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
 import pydantic
-import pydantic_core
 from pydantic import Field
 
-from mailactors.config import Config, ConfigError, load_config, merge, nearest, problem_lines
-from mailactors.sim.faults import KINDS, Count, Duration, Fault, Frozen, Seconds, Share, Timed
+from mailactors.config import (
+    Config,
+    ConfigError,
+    LaneSettings,
+    load_config,
+    merge,
+    nearest,
+    problem_lines,
+)
+from mailactors.sim.faults import Auth, Duration, Fault, Frozen, Timed
+from mailactors.sim.incidents import ClockFault, Crash, Operation, Pause, SpoolFault
+from mailactors.sim.problems import problems_of
+from mailactors.sim.tables import Expect, ProviderPlan, Traffic, VendorQuota, overlaps
+
+__all__ = [
+    "Expect",
+    "ProviderPlan",
+    "Scenario",
+    "ScenarioError",
+    "Traffic",
+    "VendorQuota",
+    "gateway_config",
+    "horizon_s",
+    "load_scenario",
+    "parse_scenario",
+    "scenario_schema",
+    "smtp_host",
+]
 
 FILE_BYTES_MAX: Final = 1_000_000
 ATTEMPT_S: Final = 120.0
 """Added to the default horizon: the last attempt may begin at the deadline."""
+SMTP_PORT: Final = 2525
+"""Of providers on an SMTP wire; the world has no ports, but a configuration asks for one."""
 
 
 class ScenarioError(ConfigError):
     """The scenario is not usable. `problems` holds one line for each fault, key first."""
 
 
-class Burst(Frozen):
-    """For this long the rate is another one."""
-
-    at_s: Seconds
-    for_s: Duration
-    rate_per_s: Seconds
-
-
-class Traffic(Frozen):
-    """What clients submit."""
-
-    rate_per_s: Duration
-    bursts: tuple[Burst, ...] = ()
-    streams: dict[str, Duration] = Field(default={})
-    recipient_domains: dict[str, Duration] = Field(default={"example.com": 1.0}, min_length=1)
-    duplicate_submissions: Share = 0.0
-
-    @pydantic.model_validator(mode="after")
-    def _bursts_are_apart(self) -> Self:
-        ordered = sorted(self.bursts, key=lambda burst: burst.at_s)
-        for first, second in pairwise(ordered):
-            if first.at_s + first.for_s > second.at_s:
-                raise ValueError(f"bursts: those at {first.at_s:g} and {second.at_s:g} s overlap")
-        return self
-
-
-class Latency(Frozen):
-    """Log-normal: the median, and the deviation of its logarithm."""
-
-    median: Duration = 0.15
-    sigma: Annotated[float, Field(ge=0, le=3)] = 0.4
-
-
-class VendorQuota(Frozen):
-    """What the vendor enforces with a 429, and never told the gateway. Absent: no limit."""
-
-    per_s: Count | None = None
-    per_minute: Count | None = None
-    per_hour: Count | None = None
-    per_day: Count | None = None
-
-
-class ProviderPlan(Frozen):
-    """`[providers.X]`: how a provider behaves, and what goes wrong with it."""
-
-    latency_s: Latency = Latency()
-    quota: VendorQuota = VendorQuota()
-    faults: tuple[Fault, ...] = ()
-
-
-class Within(Frozen):
-    """Submission to acceptance by a provider."""
-
-    p50_s: Duration | None = None
-    p99_s: Duration | None = None
-
-
-class Expect(Frozen):
-    """What must hold at the end. What is absent is not asked."""
-
-    delivered_min: Share | None = None
-    within: Within = Within()
-    duplicates_max: Annotated[int, Field(ge=0)] | None = None
-    undeclared_duplicates_max: Annotated[int, Field(ge=0)] | None = 0
-    attempts_per_message_max: Duration | None = None
-    peak_attempts_per_s: dict[str, Duration] = Field(default={})
-    recovery_s_max: Seconds | None = None
+SharedFault = Annotated[Fault | SpoolFault | ClockFault | Pause, Field(discriminator="kind")]
 
 
 class Scenario(Frozen):
-    """The whole file."""
+    """A scenario file: a story, traffic, what goes wrong, and what must hold."""
 
     story: Annotated[str, Field(min_length=1)]
+    """What happens, and what must hold, in words."""
     seed: int = 1
+    """All chance of the run."""
     duration_s: Duration
+    """How long clients submit, in seconds."""
     horizon_s: Duration | None = None
+    """The run ends here at the latest; without it, one attempt after the longest deadline."""
     config: dict[str, Any] = Field(default={})
+    """Keys of the gateway's configuration, merged over it."""
     traffic: Traffic
+    """What clients submit."""
     providers: Annotated[dict[str, ProviderPlan], Field(min_length=1)]
-    faults: tuple[Fault, ...] = ()
+    """By name, as in the gateway's configuration."""
+    faults: tuple[SharedFault, ...] = ()
+    """Faults that several providers share, and our own: disk, clock, pauses."""
+    crashes: tuple[Crash, ...] = ()
+    """What of ours dies."""
+    operations: tuple[Operation, ...] = ()
+    """What a person does."""
     expect: Expect = Expect()
+    """What must hold at the end."""
 
     @pydantic.model_validator(mode="after")
-    def _names_exist(self) -> Self:
-        for index, fault in enumerate(self.faults):
-            if not fault.providers:
-                raise ValueError(f"faults.{index}.providers: is missing: whom does it concern?")
-            self._check_providers(f"faults.{index}.providers", fault.providers)
-        self._check_providers("expect.peak_attempts_per_s", self.expect.peak_attempts_per_s)
-        for name, plan in self.providers.items():
-            if any(fault.providers for fault in plan.faults):
-                raise ValueError(f"providers.{name}.faults: `providers` belongs to [[faults]] only")
-        if self.horizon_s is not None and self.horizon_s < self.duration_s:
-            raise ValueError("horizon_s: ends before the traffic does (duration_s)")
+    def _fits_together(self) -> Self:
+        problems = [
+            *self._name_problems(),
+            *self._time_problems(),
+            *overlaps("faults", self.spool_faults, "spool faults"),
+            *overlaps("faults", self.pauses, "pauses"),
+        ]
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
 
-    def _check_providers(self, key: str, names: Any) -> None:
+    def _name_problems(self) -> Iterator[str]:
+        for index, fault in enumerate(self.faults):
+            if isinstance(fault, Timed):
+                if not fault.providers:
+                    yield f"faults.{index}.providers: is missing: whom does it concern?"
+                yield from self._unknown(f"faults.{index}.providers", fault.providers)
+        yield from self._unknown("expect.peak_attempts_per_s", self.expect.peak_attempts_per_s)
+        for name, plan in self.providers.items():
+            for index, own in enumerate(plan.faults):
+                if own.providers:
+                    key = f"providers.{name}.faults.{index}.providers"
+                    yield f"{key}: belongs to [[faults]] only"
+        for index, crash in enumerate(self.crashes):
+            yield from self._unknown(f"crashes.{index}.what", filter(None, [crash.lane]))
+        for index, operation in enumerate(self.operations):
+            named = filter(None, [operation.provider])
+            yield from self._unknown(f"operations.{index}.what", named)
+
+    def _unknown(self, key: str, names: Iterable[str]) -> Iterator[str]:
         for name in names:
             if name not in self.providers:
                 hint = nearest(name, self.providers)
-                raise ValueError(f"{key}: there is no provider {name!r} in this file{hint}")
+                yield f"{key}: there is no provider {name!r} in this file{hint}"
+
+    def _time_problems(self) -> Iterator[str]:
+        if self.horizon_s is not None:
+            if self.horizon_s < self.duration_s:
+                yield "horizon_s: ends before the traffic does (duration_s)"
+            yield from too_late(self, self.horizon_s)
+        for burst_index, burst in enumerate(self.traffic.bursts):
+            if burst.at_s >= self.duration_s:
+                yield f"traffic.bursts.{burst_index}.at_s: begins after the traffic (duration_s)"
+        for key, fault in _timed(self):
+            is_waiting = isinstance(fault, Auth) and fault.until == "reload"
+            if is_waiting and self._reload_at_s(fault) is None:
+                yield f"{key}.until: waits for a reload, but no operation reloads after it"
+
+    def _reload_at_s(self, fault: Auth) -> float | None:
+        reloads = (each.at_s for each in self.operations if each.what == "reload")
+        return min((at_s for at_s in reloads if at_s > fault.at_s), default=None)
 
     def timeline(self, provider: str) -> tuple[Timed, ...]:
-        """Return a provider's faults, those that it shares with others included."""
-        shared = [fault for fault in self.faults if provider in fault.providers]
-        return (*self.providers[provider].faults, *shared)
+        """Return a provider's faults, those that it shares with others included.
+
+        What lasts until a reload lasts here until the first one that is planned after it.
+        """
+        shared = [f for f in self.faults if isinstance(f, Timed) and provider in f.providers]
+        return tuple(map(self._planned, (*self.providers[provider].faults, *shared)))
+
+    def _planned(self, fault: Timed) -> Timed:
+        if not isinstance(fault, Auth) or fault.until == "end":
+            return fault
+        reload_at_s = self._reload_at_s(fault)
+        assert reload_at_s is not None
+        return fault.model_copy(update={"for_s": reload_at_s - fault.at_s})
+
+    @property
+    def spool_faults(self) -> tuple[SpoolFault, ...]:
+        """What goes wrong with our disk."""
+        return tuple(each for each in self.faults if isinstance(each, SpoolFault))
+
+    @property
+    def clock_faults(self) -> tuple[ClockFault, ...]:
+        """What goes wrong with our wall clock."""
+        return tuple(each for each in self.faults if isinstance(each, ClockFault))
+
+    @property
+    def pauses(self) -> tuple[Pause, ...]:
+        """When our process stands still."""
+        return tuple(each for each in self.faults if isinstance(each, Pause))
 
     @property
     def last_fault_end_s(self) -> float | None:
-        """When the last fault is over; None without any."""
-        return max((f.end_s for name in self.providers for f in self.timeline(name)), default=None)
+        """When the last fault is over, our own and crashes included; None without any."""
+        ends_s = [fault.end_s for name in self.providers for fault in self.timeline(name)]
+        ends_s += [each.end_s for each in self.faults if not isinstance(each, Timed)]
+        for crash in self.crashes:
+            end_s = self.duration_s if crash.until_s is None else crash.until_s
+            ends_s.append(crash.at_s if crash.every_s is None else max(crash.at_s, end_s))
+        return max(ends_s, default=None)
+
+
+def _timed(scenario: Scenario) -> Iterator[tuple[str, Any]]:
+    """Yield everything that begins at a time, with its key."""
+    for name, plan in scenario.providers.items():
+        for index, fault in enumerate(plan.faults):
+            yield f"providers.{name}.faults.{index}", fault
+    for table in ("faults", "crashes", "operations"):
+        for index, each in enumerate(getattr(scenario, table)):
+            yield f"{table}.{index}", each
+
+
+def too_late(scenario: Scenario, end_s: float) -> Iterator[str]:
+    """Yield a line for each thing that would begin after the run's end."""
+    for key, each in _timed(scenario):
+        if each.at_s >= end_s:
+            yield f"{key}.at_s: is after the end of the run, {end_s:g} s"
+
+
+def scenario_schema() -> dict[str, Any]:
+    """Return the JSON schema (2020-12) of a scenario file."""
+    schema = Scenario.model_json_schema()
+    return {"$schema": pydantic.json_schema.GenerateJsonSchema.schema_dialect, **schema}
 
 
 def load_scenario(path: str) -> Scenario:
@@ -165,60 +223,13 @@ def parse_scenario(where: str, text: str) -> Scenario:
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(where, [f"is not TOML: {error}"]) from None
     except pydantic.ValidationError as error:
-        faults = error.errors(include_url=False)
-        raise ScenarioError(where, [_problem(fault, text) for fault in faults]) from None
-
-
-def _problem(fault: pydantic_core.ErrorDetails, text: str) -> str:
-    """Return a fault as `key: what is wrong`, with the line if the key's name is found once."""
-    location = list(fault["loc"])
-    known = list(_known_keys(location))
-    plain = [str(part) for part in location if part not in KINDS]
-    key = ".".join(plain)
-    if fault["type"] == "extra_forbidden":
-        words = f"there is no such key{nearest(plain[-1], known)}"
-    elif fault["type"] == "union_tag_invalid":
-        tag = fault["ctx"]["tag"]
-        words = f"there is no fault kind {tag!r}{nearest(tag, list(KINDS))}"
-    elif fault["type"] == "union_tag_not_found":
-        words = f"has no kind; it is one of {', '.join(KINDS)}"
-    else:
-        words = fault["msg"].removeprefix("Value error, ")
-    found = [
-        number
-        for number, line in enumerate(text.splitlines(), 1)
-        if plain and re.search(rf"(?<![\w-]){re.escape(plain[-1])}(?![\w-])", line)
-    ]
-    line = f" (line {found[0]})" if len(found) == 1 else ""
-    return f"{key}{line}: {words}" if key else words
-
-
-_TABLES: Final[dict[str, type[pydantic.BaseModel]]] = {
-    "": Scenario,
-    "traffic": Traffic,
-    "traffic.bursts": Burst,
-    "providers": ProviderPlan,
-    "providers.latency_s": Latency,
-    "providers.quota": VendorQuota,
-    "expect": Expect,
-    "expect.within": Within,
-}
-
-
-def _known_keys(location: list[int | str]) -> Iterator[str]:
-    """Yield the keys that are known beside the last part of a location."""
-    table = location[:-1]
-    if "faults" in table and isinstance(table[-1], str) and table[-1] in KINDS:
-        yield from (*KINDS[table[-1]].model_fields,)
-        return
-    if table[:1] == ["providers"]:
-        del table[1:2]
-    model = _TABLES.get(".".join(str(part) for part in table if isinstance(part, str)))
-    yield from model.model_fields if model else ()
+        raise ScenarioError(where, problems_of(error, text, Scenario)) from None
 
 
 def gateway_config(where: str, scenario: Scenario, path: str | None) -> Config:
     """Return the policy under test: the file's, or the default one, with the scenario's overrides.
+
+    A provider on an SMTP wire is of the kind `smtp` whatever the file says, at a host of the world.
 
     Raises: ConfigError for a bad configuration, ScenarioError where the two do not fit together.
     """
@@ -228,6 +239,10 @@ def gateway_config(where: str, scenario: Scenario, path: str | None) -> Config:
         }
     else:
         below = load_config(path).model_dump()
+    below["providers"] = {
+        name: _on_smtp(name, settings) if _is_on_smtp(scenario, name) else settings
+        for name, settings in below["providers"].items()
+    }
     above = merge(scenario.config, {"service": {"spool": ":memory:"}})
     try:
         config = Config.model_validate(merge(below, above))
@@ -238,6 +253,32 @@ def gateway_config(where: str, scenario: Scenario, path: str | None) -> Config:
     if problems:
         raise ScenarioError(where, problems)
     return config
+
+
+def _is_on_smtp(scenario: Scenario, name: str) -> bool:
+    return name in scenario.providers and scenario.providers[name].wire == "smtp"
+
+
+def _on_smtp(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a provider's settings for the world's wire: what is its lane's and its client's own
+    stays, but nothing is encrypted there, and nobody logs in."""
+    kept = {} if settings["kind"] != "smtp" else settings
+    lane = {key: settings[key] for key in LaneSettings.model_fields if key in settings}
+    wire = {
+        "kind": "smtp",
+        "host": smtp_host(name),
+        "port": SMTP_PORT,
+        "tls": "none",
+        "ca_file": None,
+        "username": None,
+        "password": None,
+    }
+    return {**kept, **lane, **wire}
+
+
+def smtp_host(name: str) -> str:
+    """Return the name under which the world's connector finds a provider's SMTP server."""
+    return f"{name}.smtp.example"
 
 
 def _misfits(scenario: Scenario, config: Config) -> Iterator[str]:
@@ -255,6 +296,8 @@ def _misfits(scenario: Scenario, config: Config) -> Iterator[str]:
         if name not in config.streams:
             hint = nearest(name, config.streams)
             yield f"traffic.streams.{name}: there is no such stream{hint}"
+    if scenario.horizon_s is None:
+        yield from too_late(scenario, horizon_s(scenario, config))
 
 
 def horizon_s(scenario: Scenario, config: Config) -> float:

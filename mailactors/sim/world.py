@@ -12,11 +12,13 @@ import hashlib
 import importlib
 import math
 import random
+import struct
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import apsw
 import trio
 
 from mailactors.errors import MailactorsError
@@ -28,6 +30,17 @@ from mailactors.runtime.ports import (
     format_uuid7,
     system_ports,
 )
+from mailactors.sim.agenda import Act, Agenda
+from mailactors.sim.incidents import ClockFault, SpoolFault, offset_s
+from mailactors.sim.scenario import Scenario
+from mailactors.spool.sqlite import BUSY_MS
+
+if TYPE_CHECKING:
+    from mailactors.config import ProviderSettings
+    from mailactors.providers.port import Provider
+    from mailactors.sim.call import Watch
+    from mailactors.sim.providers import Vendor
+    from mailactors.wiring import ProviderFactory
 
 T = TypeVar("T")
 
@@ -39,6 +52,9 @@ SCHEDULER: Final = "trio._core._run"
 SWITCH: Final = "_ALLOW_DETERMINISTIC_SCHEDULING"
 DICE: Final = "_r"
 _ID_BITS: Final = 74
+_DRAWS: Final = struct.Struct(">8Q")
+_PAIR: Final = struct.Struct("<qq")
+_UNIT: Final = 2.0**-53
 
 
 class SchedulingError(MailactorsError):
@@ -84,6 +100,7 @@ class KeyedEntropy:
     """Chance as a function of the seed and a key: who asks first does not matter."""
 
     def __init__(self, seed: int) -> None:
+        self._seed = seed
         self._base = hashlib.blake2b(f"mailactors:{seed}".encode(), digest_size=8)
 
     def draw(self, *key: str | int) -> float:
@@ -99,6 +116,20 @@ class KeyedEntropy:
         found = self._base.copy()
         found.update(key.encode())
         return int.from_bytes(found.digest()) >> 11
+
+    def table(self, name: str) -> Callable[[int, int], tuple[float, ...]]:
+        """Return a function from two numbers to eight draws in [0, 1): one hash for all of them.
+
+        For the hot paths: half the price of one `draw`.
+        """
+        base = hashlib.blake2b(f"mailactors:{self._seed}:{name}".encode(), digest_size=64)
+
+        def draws(first: int, second: int) -> tuple[float, ...]:
+            found = base.copy()
+            found.update(_PAIR.pack(first, second))
+            return tuple([(bits >> 11) * _UNIT for bits in _DRAWS.unpack(found.digest())])
+
+        return draws
 
 
 class SeededIds:
@@ -143,20 +174,47 @@ class JumpingClock(trio.abc.Clock):
         self._now_s = max(self._now_s, deadline)
         return 0.0
 
+    def leap(self, for_s: float) -> None:
+        """Let time pass while nobody runs: all that was due meanwhile is due at once."""
+        self._now_s += for_s
+
 
 class VirtualClock:
-    """The monotonic clock is Trio's, which jumps; the wall clock is an epoch later."""
+    """The monotonic clock is Trio's, which jumps; the wall clock is an epoch later, and may be set
+    or drift."""
 
-    def __init__(self) -> None:
+    def __init__(self, faults: tuple[ClockFault, ...] = ()) -> None:
         self._trio = SystemClock()
+        self._faults = faults
 
     def now_s(self) -> float:
         """Return virtual seconds since the beginning."""
         return self._trio.now_s()
 
     def wall_time(self) -> float:
-        """Return the epoch plus virtual seconds."""
-        return EPOCH_S + self._trio.now_s()
+        """Return the epoch plus virtual seconds, and whatever this clock is wrong by."""
+        now_s = self._trio.now_s()
+        if self._faults:
+            return EPOCH_S + now_s + offset_s(self._faults, now_s)
+        return EPOCH_S + now_s
+
+
+class Disk:
+    """The disk under the spool, and what is wrong with it now."""
+
+    def __init__(self, faults: tuple[SpoolFault, ...], clock: Clock) -> None:
+        self._left = sorted(faults, key=lambda fault: -fault.at_s)
+        """Those that are not over, the next one last."""
+        self._clock = clock
+
+    def fault(self) -> SpoolFault | None:
+        """Return what is wrong with the disk now; at most one thing is."""
+        if not self._left:
+            return None
+        now_s = self._clock.now_s()
+        while self._left and self._left[-1].end_s <= now_s:
+            self._left.pop()
+        return self._left[-1] if self._left and self._left[-1].at_s <= now_s else None
 
 
 class ChargedExecutor:
@@ -173,6 +231,28 @@ class ChargedExecutor:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+class SpoolExecutor(ChargedExecutor):
+    """The spool's: a commit takes as long as the disk does."""
+
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(COMMIT_S)
+        self._disk = disk
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do the work, late on a slow disk.
+
+        Raises: apsw.BusyError when another process holds the file longer than the spool waits.
+        """
+        fault = self._disk.fault()
+        if fault is not None and fault.what in {"slow", "busy"}:
+            is_busy = fault.what == "busy"
+            with trio.CancelScope(shield=True):
+                await trio.sleep(BUSY_MS / 1000 if is_busy else fault.commit_s)
+            if is_busy and self._disk.fault() is fault:
+                raise apsw.BusyError("database is locked (simulated)")
+        return await super().run(work)
 
 
 class HashingJournal:
@@ -197,7 +277,11 @@ class HashingJournal:
         return self._hash.hexdigest()
 
 
-@dataclasses.dataclass(frozen=True)
+def _nobody_spawns(*_: object) -> None:
+    raise RuntimeError("the runner must set `World.spawn` first")
+
+
+@dataclasses.dataclass
 class World:
     """A seed and what came of it."""
 
@@ -206,18 +290,53 @@ class World:
     entropy: KeyedEntropy
     journal: HashingJournal
     ports: Ports
+    disk: Disk
+    agenda: Agenda
+    """What others have still to do, whoever of us dies meanwhile."""
+    leap: Callable[[float], None]
+    """Lets time pass while nobody runs."""
+    spawn: Callable[..., None] = _nobody_spawns
+    """Starts a task that outlives the gateway's processes; the runner sets it."""
+    is_over: bool = False
+    """The run has ended: nobody is told of anything any more."""
+    _is_agenda_kept: bool = False
+
+    def plan(self, at_s: float, act: Act) -> None:
+        """Let something happen later, whatever becomes of the gateway."""
+        self.agenda.at(at_s, act)
+        if not self._is_agenda_kept:
+            self._is_agenda_kept = True
+            self.spawn(self.agenda.run)
+
+    def finish(self) -> None:
+        """End the run: what vendors had still to do is done, at the times planned for it."""
+        self.is_over = True
+        self.agenda.finish()
+
+    def factory(self, vendors: Mapping[str, Vendor], watch: Watch) -> ProviderFactory:
+        """Return how a process of the gateway makes its ways to the vendors."""
+
+        def make(name: str, settings: ProviderSettings, _ports: Ports) -> Provider:
+            return vendors[name].client(watch, settings)
+
+        return make
 
 
-def make_world(seed: int) -> World:
-    """Build the ports of a simulation; to be used within a run under a mock clock."""
-    clock, entropy = VirtualClock(), KeyedEntropy(seed)
-    journal = HashingJournal(clock)
+def make_world(
+    seed: int, clock: JumpingClock | None = None, scenario: Scenario | None = None
+) -> World:
+    """Build the ports of a simulation; to be used within a run under this clock."""
+    clock = clock or JumpingClock()
+    clock_faults = scenario.clock_faults if scenario is not None else ()
+    spool_faults = scenario.spool_faults if scenario is not None else ()
+    virtual, entropy = VirtualClock(clock_faults), KeyedEntropy(seed)
+    journal, disk = HashingJournal(virtual), Disk(spool_faults, virtual)
     ports = dataclasses.replace(
         system_ports(journal),
-        clock=clock,
+        clock=virtual,
         entropy=entropy,
-        ids=SeededIds(clock, entropy),
+        ids=SeededIds(virtual, entropy),
         faults=NoFaults(),
-        executor=lambda name: ChargedExecutor(COMMIT_S if name == "spool" else 0.0),
+        executor=lambda name: SpoolExecutor(disk) if name == "spool" else ChargedExecutor(0.0),
     )
-    return World(seed, clock, entropy, journal, ports)
+    return World(seed, virtual, entropy, journal, ports, disk, Agenda(virtual), clock.leap)

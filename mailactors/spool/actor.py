@@ -24,6 +24,7 @@ from mailactors.runtime.ports import Clock, Executor, Faults, Journal
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.runtime.tally import Histogram
+from mailactors.spool.doubts import SettledByHand
 from mailactors.spool.operations import Retry
 from mailactors.spool.port import (
     Accept,
@@ -32,6 +33,7 @@ from mailactors.spool.port import (
     Command,
     Receipt,
     Result,
+    Settled,
     SpoolBrokenError,
     SpoolFullError,
     Store,
@@ -185,6 +187,8 @@ class SpoolActor:
             return None
         except SpoolBrokenError as error:
             self._journal.note("spool.broken", level="error", error=str(error))
+            for write in group:  # the process ends, and need not wait for those who wait for us
+                write.reply.fail(ActorCrashedError(str(error)))
             raise
         self._signals.commits.observe(len(group))
         return results
@@ -216,8 +220,10 @@ def refuse_new(group: list[Write]) -> list[Write]:
 
 
 def streams_with_work(results: list[Result]) -> list[str]:
-    """Return the streams of a group's messages that came in, each once, in order."""
-    receipts: list[Result] = []
+    """Return the streams in which something is to be sent that nobody has leased, in order."""
+    streams: list[str] = []
     for result in results:
-        receipts += result.results if isinstance(result, AcceptedMany) else (result,)
-    return list(dict.fromkeys(each.stream for each in receipts if isinstance(each, Receipt)))
+        for each in result.results if isinstance(result, AcceptedMany) else (result,):
+            if isinstance(each, Receipt | Settled | SettledByHand) and each.stream:
+                streams.append(each.stream)
+    return list(dict.fromkeys(streams))

@@ -5,7 +5,39 @@ They are applied like those of `spool.port`, in the same groups, and are idempot
 
 from __future__ import annotations
 
+from typing import Final, Literal
+
 import msgspec
+
+CRASHES_MAX: Final = 3
+"""A message on which actors or processes died this often is given up: poison never loops."""
+ALONE_FROM: Final = CRASHES_MAX - 1
+"""A message with so many is sent while no other such is on its way, so that the next death tells
+which of them it was. With fewer it goes like any other: most deaths are nobody's fault."""
+
+
+class Blame(msgspec.Struct, frozen=True):
+    """Remember that an actor died on a message for the n-th time. → Settled"""
+
+    seq: int
+    crashes: int
+
+
+class Testify(msgspec.Struct, frozen=True):
+    """Take in what a vendor reported of a delivery after its answer. → Settled
+
+    It counts for a message of which that provider had an attempt. What is not final and not on
+    its way is `sent` when it was delivered; what is uncertain or held with that provider
+    `bounced` when it bounced, for then it had been accepted. All else is kept as evidence.
+    """
+
+    __test__ = False  # no test, whatever its name begins with
+
+    marker: str
+    provider: str
+    recipient: str
+    kind: Literal["delivered", "bounced"]
+    at: float
 
 
 class Retry(msgspec.Struct, frozen=True):

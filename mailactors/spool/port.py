@@ -6,8 +6,9 @@ when, and tells no one before the commit. All times are UTC seconds and come fro
 store never asks for the time.
 
 A delivery is addressed by (`seq`, `n`): its message's place in the order of acceptance, and its
-own place in the message's envelope, from 0. Commands that people and housekeeping give are in
-`spool.operations`, what may be asked in `spool.questions`.
+own place in the message's envelope, from 0. Commands about what is uncertain are in
+`spool.doubts`, those of people and housekeeping in `spool.operations`, questions in
+`spool.questions`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,23 @@ import msgspec
 from mailactors.errors import MailactorsError
 from mailactors.model.lifecycle import State
 from mailactors.model.message import Message
+from mailactors.spool.doubts import (
+    Doubts,
+    IntendAgain,
+    Looks,
+    Overdue,
+    Postpone,
+    SettleByHand,
+    SettledByHand,
+)
 from mailactors.spool.operations import (
+    Blame,
     NotRetried,
     Purge,
     Purged,
     Retry,
     Suppress,
+    Testify,
     Unsuppress,
     Unsuppressed,
 )
@@ -150,6 +162,8 @@ class Lease(msgspec.Struct, frozen=True):
     accepted_at: float
     expires_at: float
     size_bytes: int
+    crashes: int = 0
+    """Times that its owner died while it was on its way."""
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -217,12 +231,16 @@ class Settle(msgspec.Struct, frozen=True):
     outcome: str
     facts: Mapping[str, Any]
     is_attempt: bool = True
+    is_repeat: bool = False
+    """Of an attempt that repeated an uncertain one by its key: the progress stays as it is."""
 
 
 class Settled(msgspec.Struct, frozen=True):
-    """`is_stale`: the epoch had moved on; nothing was changed but the evidence kept."""
+    """`is_stale`: it came too late to change what it meant to; evidence is kept, and counts."""
 
     is_stale: bool = False
+    stream: str = ""
+    """Where there is something to send again, or empty."""
 
 
 class Release(msgspec.Struct, frozen=True):
@@ -249,44 +267,24 @@ class Expired(msgspec.Struct, frozen=True):
     next_expiry_at: float | None
 
 
-class Overdue(msgspec.Struct, frozen=True):
-    """Ask for uncertain deliveries whose wait is over; changes nothing. → Doubts"""
-
-    limit: int
-
-
-class Doubt(msgspec.Struct, frozen=True):
-    """Deliveries of one message that became uncertain with the same attempt."""
-
-    seq: int
-    id: str
-    stream: str
-    ns: tuple[int, ...]
-    provider: str
-    expires_at: float
-    progress: Progress
-    attempt_id: str = ""
-
-
-class Doubts(msgspec.Struct, frozen=True):
-    """`next_due_at`: when the wait of the earliest other uncertain one is over, or None."""
-
-    doubts: tuple[Doubt, ...]
-    next_due_at: float | None
-
-
 class Resolve(msgspec.Struct, frozen=True):
-    """Move uncertain deliveries on, with the rule as evidence. → Settled
+    """Record what was found out of uncertain or held deliveries, and move them on. → Settled
 
-    `is_risk` declares that sending again may repeat the message: it is counted.
+    Only those of `attempt_id`, unless that is empty. A step to the state that a delivery is in
+    keeps it there. `is_risk` declares that sending again may repeat the message: it is counted.
+    Without `progress` the message keeps its own, but begins its round anew where it is ready.
+    `next_at`: when to see to what is not settled; without it, at the steps' times.
     """
 
     seq: int
     steps: tuple[Step, ...]
-    progress: Progress
+    progress: Progress | None
     rule: str
     facts: Mapping[str, Any]
     is_risk: bool = False
+    attempt_id: str = ""
+    looks: Looks | None = None
+    next_at: float | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True):
@@ -308,20 +306,24 @@ class Recover(msgspec.Struct, frozen=True):
 
     Deliveries leased to this node are ready again. Those of an open intent become uncertain,
     never ready, unless their attempt is in `in_flight`; their wait ends `uncertain_wait_s` (by
-    stream, with `""` for the rest) after now. `leases`, (seq, epoch), stay.
+    stream, with `""` for the rest) after now. `leases`, (seq, epoch), stay. Suspects are messages
+    with such an intent that are `blamed`, or all of them if the process `died`.
     """
 
     node: str
     in_flight: frozenset[str]
     leases: frozenset[tuple[int, int]]
     uncertain_wait_s: Mapping[str, float]
+    blamed: frozenset[int] = frozenset()
+    died: bool = False
 
 
 class Recovered(msgspec.Struct, frozen=True):
-    """How many deliveries were found leased and how many with an open intent."""
+    """How many deliveries were found leased and how many with an open intent; who is held now."""
 
     released_count: int
     uncertain_count: int
+    held_ids: tuple[str, ...] = ()
 
 
 Command: TypeAlias = (
@@ -333,7 +335,12 @@ Command: TypeAlias = (
     | Release
     | Expire
     | Overdue
+    | Postpone
+    | IntendAgain
     | Resolve
+    | SettleByHand
+    | Testify
+    | Blame
     | Cancel
     | Recover
     | Retry
@@ -353,6 +360,7 @@ Result: TypeAlias = (
     | Doubts
     | Cancelled
     | Recovered
+    | SettledByHand
     | NotRetried
     | Suppression
     | Unsuppressed

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mailactors.model.lifecycle import State
+from mailactors.spool.inspection import Inspection, Look
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
@@ -94,22 +95,49 @@ class Page(msgspec.Struct, frozen=True):
     next_before_seq: int | None
 
 
+class Risk(msgspec.Struct, frozen=True):
+    """How many deliveries of a stream were sent again although `provider` may have had them."""
+
+    stream: str
+    provider: str
+    count: int
+
+
+class Pending(msgspec.Struct, frozen=True):
+    """A stream's deliveries in one state that is not final, and the oldest of them."""
+
+    stream: str
+    state: str
+    count: int
+    accepted_at: float
+    """When the oldest message among them was accepted."""
+    since: float
+    """Since when the one that has not moved for longest is as it is."""
+
+
 class Ledger(msgspec.Struct, frozen=True):
     """Accepted deliveries and where they are: `accepted == sum(states.values())`, always.
 
     `accepted` is counted when a message is accepted, on its own row, so the identity can fail.
     All of it includes the deliveries whose messages retention has deleted: `purged` of them.
+    `risks` are the declared ones by stream and provider, as far as they were counted so.
     """
 
     accepted: int
     states: dict[str, int]
     declared_risks: int
     purged: int = 0
+    risks: tuple[Risk, ...] = ()
+
+    @property
+    def imbalance(self) -> int:
+        """Accepted deliveries less those in a state: above 0 some are lost, below 0 made up."""
+        return self.accepted - sum(self.states.values())
 
     @property
     def is_balanced(self) -> bool:
         """Whether every accepted delivery is in exactly one state."""
-        return self.accepted == sum(self.states.values())
+        return self.imbalance == 0
 
 
 class Questions(Protocol):
@@ -159,10 +187,18 @@ class Questions(Protocol):
         """Return the number of pending deliveries by stream, then by state."""
         ...
 
+    def pending(self) -> tuple[Pending, ...]:
+        """Return what is not final by stream and state, with the ages of the oldest."""
+        ...
+
     def oldest_pending(self) -> dict[str, float]:
         """Return by stream when the oldest message that is not final was accepted."""
         ...
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         """Return intents of a provider since a time, by floor(started_at / bucket_s)."""
+        ...
+
+    def inspect(self, look: Look) -> Inspection:
+        """Return what a watchdog should judge; reads a bounded part, along indices."""
         ...

@@ -1,14 +1,15 @@
 """The spool in one SQLite file, or in memory for the simulator.
 
 Owns the connection, its lock and its transactions; what each command does is in
-`sqlite_accept`, `sqlite_flow`, `sqlite_upkeep`, `sqlite_suppressions` and `sqlite_retention`, what
-may be asked in `sqlite_questions`. Durable means WAL with `synchronous=FULL`: at a hundred
-commands a commit it costs what less would cost.
+`sqlite_accept`, `sqlite_flow`, `sqlite_settlement`, `sqlite_upkeep`, `sqlite_suppressions` and
+`sqlite_retention`, what may be asked in `sqlite_questions`. Durable means WAL with
+`synchronous=FULL`: at a hundred commands a commit it costs what less would cost.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import os
@@ -18,11 +19,21 @@ from typing import Any, Final, Self
 import apsw
 
 from mailactors.spool import sqlite_flow as flow
+from mailactors.spool import sqlite_settlement as settlement
 from mailactors.spool import sqlite_suppressions as suppressions
 from mailactors.spool import sqlite_upkeep as upkeep
 from mailactors.spool.backup import backup_spool, copy_database
+from mailactors.spool.doubts import IntendAgain, Overdue, Postpone, SettleByHand
 from mailactors.spool.migrations import apply_migration, find_missing, load_migrations
-from mailactors.spool.operations import Purge, Purged, Retry, Suppress, Unsuppress
+from mailactors.spool.operations import (
+    Blame,
+    Purge,
+    Purged,
+    Retry,
+    Suppress,
+    Testify,
+    Unsuppress,
+)
 from mailactors.spool.port import (
     Accept,
     AcceptMany,
@@ -31,7 +42,6 @@ from mailactors.spool.port import (
     Command,
     Expire,
     Intend,
-    Overdue,
     Recover,
     Release,
     Resolve,
@@ -45,7 +55,12 @@ from mailactors.spool.port import (
 )
 from mailactors.spool.questions import Questions
 from mailactors.spool.sqlite_accept import accept_all, accept_many, retry
-from mailactors.spool.sqlite_questions import DISK_ERRORS, SqliteQuestions
+from mailactors.spool.sqlite_questions import (
+    DISK_ERRORS,
+    UNWRITABLE,
+    SqliteQuestions,
+    advice,
+)
 from mailactors.spool.sqlite_retention import purge
 
 MEMORY: Final = ":memory:"
@@ -67,8 +82,13 @@ _APPLY: Final[dict[type[Any], Callable[[apsw.Connection, Any, float], Result]]] 
     Settle: flow.settle,
     Release: flow.release,
     Expire: upkeep.expire,
-    Overdue: upkeep.overdue,
-    Resolve: upkeep.resolve,
+    Overdue: settlement.overdue,
+    Postpone: settlement.put_off,
+    IntendAgain: settlement.intend_again,
+    Resolve: settlement.resolve,
+    SettleByHand: settlement.settle_by_hand,
+    Testify: settlement.testify,
+    Blame: upkeep.blame,
     Cancel: upkeep.cancel,
     Recover: upkeep.recover,
     Retry: retry,
@@ -120,10 +140,10 @@ class SqliteStore(SqliteQuestions):
                 raise
         except apsw.NotADBError as error:
             _give_up_lock(lock)
-            raise SpoolSchemaError(f"{path} is not a database") from error
+            raise SpoolSchemaError(f"{path} is not a database; {advice(error)}") from error
         except apsw.Error as error:
             _give_up_lock(lock)
-            raise SpoolError(f"{path} cannot be opened: {error}") from error
+            raise SpoolError(f"{path} cannot be opened: {error}; {advice(error)}") from error
         except BaseException:
             _give_up_lock(lock)
             raise
@@ -147,7 +167,7 @@ class SqliteStore(SqliteQuestions):
             self._roll_back()
             raise SpoolFullError(f"no room for {self._path}: {error}") from error
         except DISK_ERRORS as error:
-            self._broken = f"{self._path} failed: {error}"
+            self._broken = f"{self._path} failed: {error}; {advice(error)}"
             self._roll_back()
             raise SpoolBrokenError(self._broken) from error
         except BaseException:
@@ -183,9 +203,10 @@ class SqliteStore(SqliteQuestions):
 
     def close(self) -> None:
         """Close the file and give up its lock."""
-        for reader in self._readers:
-            reader.close()
-        self._db.close()
+        for db in (*self._readers, self._db):
+            if self._broken:  # a checkpoint on closing would sync once more
+                db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            db.close()
         _give_up_lock(self._lock)
         self._lock = None
 
@@ -211,7 +232,7 @@ class SqliteStore(SqliteQuestions):
         except (apsw.FullError, apsw.BusyError):
             pass  # the log grows until there is room, or the reader has gone
         except apsw.Error as error:
-            self._broken = f"{self._path} failed at a checkpoint: {error}"
+            self._broken = f"{self._path} failed at a checkpoint: {error}; {advice(error)}"
 
     def _roll_back(self) -> None:
         # SQLite has often done it already; and on a broken disk there is nothing to be done.
@@ -258,7 +279,8 @@ def _take_lock(path: str) -> int:
     try:
         lock = _open_private(f"{path}.lock")
     except OSError as error:
-        raise SpoolError(f"{path}.lock cannot be opened: {error.strerror}") from error
+        hint = f"; {UNWRITABLE}" if error.errno in {errno.EACCES, errno.EROFS} else ""
+        raise SpoolError(f"{path}.lock cannot be opened: {error.strerror}{hint}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -11,7 +11,13 @@ from typing import Any, Final
 
 import apsw
 
-from mailactors.model.lifecycle import FINAL, NEXT, State, check_transition
+from mailactors.model.lifecycle import (
+    FINAL,
+    NEXT,
+    IllegalTransitionError,
+    State,
+    check_transition,
+)
 from mailactors.spool.port import (
     Claim,
     Claimed,
@@ -24,6 +30,7 @@ from mailactors.spool.port import (
     Step,
     Withdrawn,
 )
+from mailactors.spool.sqlite_doubts import note_outcome, settle_late
 from mailactors.spool.sqlite_rows import (
     ENDED_BADLY,
     execute_each,
@@ -42,8 +49,8 @@ RECOVERED: Final = "unknown"
 
 
 def _settled_from(target: State) -> tuple[str, str]:
-    # To stay leased, for the next lane, is no transition.
-    owned = (State.LEASED, State.SENDING)
+    # To stay leased, for the next lane, is no transition. Without an intent nothing was accepted.
+    owned = (State.SENDING,) if target is State.SENT else (State.LEASED, State.SENDING)
     found = [state.value for state in owned if state is target or target in NEXT[state]]
     return (found[0], found[-1]) if target is not State.SENDING and found else ("", "")
 
@@ -72,7 +79,7 @@ def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
         recipients[seq].append((n, recipient))
     rows = db.execute(
         "SELECT seq, id, stream, max(recipients_total, envelope_total), attempts, progress,"
-        " accepted_at, expires_at, size_bytes FROM messages"
+        " accepted_at, expires_at, size_bytes, crash_count FROM messages"
         " WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
         (seqs,),
     )
@@ -101,7 +108,7 @@ def _due(db: apsw.Connection, command: Claim, now: float) -> tuple[dict[int, flo
 def _lease(
     row: tuple[Any, ...], epoch: int, recipients: list[tuple[int, str]], due_at: float
 ) -> Lease:
-    seq, id_, stream, total, attempts, progress, accepted_at, expires_at, size_bytes = row
+    seq, id_, stream, total, attempts, progress, accepted_at, expires_at, size_bytes, crashes = row
     return Lease(
         seq=seq,
         id=id_,
@@ -115,6 +122,7 @@ def _lease(
         accepted_at=accepted_at,
         expires_at=expires_at,
         size_bytes=size_bytes,
+        crashes=crashes,
     )
 
 
@@ -231,6 +239,10 @@ def settle(db: apsw.Connection, command: Settle, now: float) -> Settled:
         "attempt_id": command.attempt_id,
     }
     record(db, command.seq, now, "evidence" if is_stale else "attempt", facts)
+    if is_stale:
+        settle_late(db, command, now)
+    elif command.is_repeat or any(step.state is State.UNCERTAIN for step in command.steps):
+        note_outcome(db, command, now)
     if any(step.state in ENDED_BADLY for step in command.steps):
         report_failure(db, command.seq, now)
     return Settled(is_stale)
@@ -283,8 +295,15 @@ def _settle_steps(db: apsw.Connection, command: Settle, now: float) -> int:
         db.execute(
             "UPDATE messages SET open_count = open_count - ?1,"
             " final_at = iif(open_count = ?1, ?2, NULL), attempts = attempts + ?3,"
-            " progress = ?4 WHERE seq = ?5",
-            (final, now, tries, pack_progress(command.progress), command.seq),
+            " crash_count = iif(?3, 0, crash_count), progress = ifnull(?4, progress)"
+            " WHERE seq = ?5",
+            (
+                final,
+                now,
+                tries,
+                None if command.is_repeat else pack_progress(command.progress),
+                command.seq,
+            ),
         )
     return matched
 
@@ -298,3 +317,5 @@ def _check_stale(db: apsw.Connection, command: Settle, step: Step) -> None:
         (command.seq, step.n, command.epoch, command.attempt_id),
     ):
         check_transition(State(state), step.state)
+        if step.state is State.SENT:  # from leased: only evidence of another attempt leads there
+            raise IllegalTransitionError("a delivery cannot be sent without an intent")

@@ -10,6 +10,7 @@ import apsw
 import msgspec
 
 from mailactors.model.lifecycle import State
+from mailactors.spool.inspection import Inspection, Look
 from mailactors.spool.port import SpoolBrokenError
 from mailactors.spool.questions import (
     DeliveryStatus,
@@ -19,8 +20,11 @@ from mailactors.spool.questions import (
     Ledger,
     MessageStatus,
     Page,
+    Pending,
+    Risk,
     Suppression,
 )
+from mailactors.spool.sqlite_inspection import inspect
 from mailactors.spool.sqlite_lists import find_seqs
 from mailactors.spool.sqlite_rows import fetch, to_json
 
@@ -37,6 +41,26 @@ DISK_ERRORS: Final = (
     apsw.ProtocolError,
 )
 """What leaves the state of the file in doubt: nothing is tried again on the same handle."""
+
+UNWRITABLE: Final = "let this user write there, or name another spool, and start again"
+_DAMAGED: Final = (
+    "it is damaged: keep it and its -wal as they are, and start with a backup, or with what"
+    " `sqlite3 FILE .recover` finds in a copy"
+)
+_ADVICE: Final[dict[type[apsw.Error], str]] = {
+    apsw.CorruptError: _DAMAGED,
+    apsw.NotADBError: _DAMAGED,
+    apsw.CantOpenError: UNWRITABLE,
+    apsw.ReadOnlyError: UNWRITABLE,
+    apsw.PermissionsError: UNWRITABLE,
+    apsw.IOError: "see to the disk and start again: what was acknowledged is in the file",
+}
+
+
+def advice(error: apsw.Error) -> str:
+    """Return what an operator can do about an error of SQLite's."""
+    return _ADVICE.get(type(error), "start again; if it stays so, keep the file for a look at it")
+
 
 _MESSAGE_COLUMNS: Final = (
     "seq, id, client_id, message_id, stream, sender, subject,"
@@ -83,6 +107,13 @@ _PENDING: Final = """
       AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
     GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
 """
+_PENDING_AGES: Final = """
+    SELECT deliveries.stream, state, count(*), min(accepted_at), min(updated_at)
+    FROM messages CROSS JOIN deliveries ON deliveries.seq = messages.seq
+    WHERE open_count > 0
+      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
+    GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
+"""
 _OLDEST: Final = """
     SELECT stream, min(accepted_at) FROM messages WHERE open_count > 0
     GROUP BY stream ORDER BY stream
@@ -99,6 +130,14 @@ def _feed(rows: list[tuple[Any, ...]]) -> tuple[FeedEvent, ...]:
         FeedEvent(seq, at, kind, msgspec.json.decode(facts), id_, stream)
         for seq, at, kind, facts, id_, stream in rows
     )
+
+
+def _risks(db: apsw.Connection) -> tuple[Risk, ...]:
+    # A spool that is only read may be one from before there was this table.
+    if not fetch(db, "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'risks'"):
+        return ()
+    rows = fetch(db, "SELECT stream, provider, count FROM risks ORDER BY stream, provider")
+    return tuple(Risk(*row) for row in rows)
 
 
 def _status(row: tuple[Any, ...], deliveries: list[DeliveryStatus]) -> MessageStatus:
@@ -138,8 +177,20 @@ class SqliteQuestions:
             ((accepted, declared_risks),) = fetch(db, _ACCEPTED)
             states = dict(db.execute(_STATES))
             purged = dict(db.execute("SELECT state, deliveries FROM purged ORDER BY state"))
+            risks = _risks(db)
         total = {state: states.get(state, 0) + purged.get(state, 0) for state in states | purged}
-        return Ledger(accepted, dict(sorted(total.items())), declared_risks, sum(purged.values()))
+        in_order = dict(sorted(total.items()))
+        return Ledger(accepted, in_order, declared_risks, sum(purged.values()), risks)
+
+    def pending(self) -> tuple[Pending, ...]:
+        """Return what is not final by stream and state, with the ages of the oldest."""
+        with self._snapshot() as db:
+            return tuple(Pending(*row) for row in fetch(db, _PENDING_AGES))
+
+    def inspect(self, look: Look) -> Inspection:
+        """Return what a watchdog should judge; reads a bounded part, along indices."""
+        with self._snapshot() as db:
+            return inspect(db, look)
 
     def pending_counts(self) -> dict[str, dict[str, int]]:
         """Return the number of pending deliveries by stream, then by state."""
@@ -213,4 +264,4 @@ class SqliteQuestions:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
         except DISK_ERRORS as error:
-            raise SpoolBrokenError(f"the spool cannot be read: {error}") from error
+            raise SpoolBrokenError(f"the spool cannot be read: {error}; {advice(error)}") from error

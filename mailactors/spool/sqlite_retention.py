@@ -97,6 +97,7 @@ _TABLES: Final = (
     ("contents", "seq"),
     ("keys", "seq"),
     ("events", "message_seq"),
+    ("doubts", "seq"),
     ("messages", "seq"),
 )
 

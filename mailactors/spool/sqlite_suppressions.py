@@ -67,6 +67,11 @@ def _reason(db: apsw.Connection, recipient: str) -> str:
     return f"{rows[0][0]}: {rows[0][1]}" if rows else ""
 
 
+def is_suppressed(db: apsw.Connection, recipient: str) -> bool:
+    """Whether an address is on the list."""
+    return bool(_reason(db, recipient))
+
+
 def withdraw_suppressed(
     db: apsw.Connection, seq: int, leased: list[tuple[Any, ...]], now: float
 ) -> list[tuple[Any, ...]]:

@@ -1,38 +1,28 @@
-"""What happens to a message off the common way: deadlines, cancelling, doubts, crashes.
+"""What happens to a message off the common way: deadlines, cancelling, crashes.
 
 The rule of `sqlite_flow` holds: each UPDATE names the states that it may come from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import apsw
 
-from mailactors.model.lifecycle import FINAL, State, check_transition
+from mailactors.model.lifecycle import State
+from mailactors.spool.operations import ALONE_FROM, CRASHES_MAX, Blame
 from mailactors.spool.port import (
     Cancel,
     Cancelled,
-    Doubt,
-    Doubts,
     Expire,
     Expired,
-    Overdue,
     Recover,
     Recovered,
-    Resolve,
     Settled,
 )
+from mailactors.spool.sqlite_doubts import open_doubt
 from mailactors.spool.sqlite_flow import RECOVERED
-from mailactors.spool.sqlite_rows import (
-    fetch,
-    finish,
-    pack_progress,
-    record,
-    report_failure,
-    unpack_progress,
-)
-from mailactors.spool.sqlite_suppressions import suppress_bounced
+from mailactors.spool.sqlite_rows import fetch, finish, record, report_failure
 
 
 def expire(db: apsw.Connection, command: Expire, now: float) -> Expired:
@@ -88,76 +78,6 @@ def cancel(db: apsw.Connection, command: Cancel, now: float) -> Cancelled:
     return Cancelled(True, cancelled_count, total - cancelled_count)
 
 
-def overdue(db: apsw.Connection, command: Overdue, now: float) -> Doubts:
-    """Return the uncertain deliveries whose wait is over, by attempt."""
-    groups: dict[tuple[int, str], list[int]] = {}
-    next_due_at = None
-    cursor = db.execute(
-        "SELECT due_at, seq, n, attempt_id FROM deliveries WHERE state = 'uncertain'"
-        " ORDER BY due_at, seq, n"
-    )
-    for due_at, seq, n, attempt_id in cursor:
-        group = (seq, attempt_id)
-        if due_at > now or (group not in groups and len(groups) >= command.limit):
-            next_due_at = due_at
-            break
-        groups.setdefault(group, []).append(n)
-    cursor.close()
-    return Doubts(tuple(_doubt(db, *group, ns) for group, ns in groups.items()), next_due_at)
-
-
-def _doubt(db: apsw.Connection, seq: int, attempt_id: str, ns: list[int]) -> Doubt:
-    ((id_, stream, provider, expires_at, progress),) = fetch(
-        db,
-        "SELECT id, messages.stream, provider, expires_at, progress"
-        " FROM messages JOIN deliveries USING (seq) WHERE seq = ? AND n = ?",
-        (seq, ns[0]),
-    )
-    return Doubt(
-        seq=seq,
-        id=id_,
-        stream=stream,
-        ns=tuple(sorted(ns)),
-        provider=provider,
-        expires_at=expires_at,
-        progress=unpack_progress(progress),
-        attempt_id=attempt_id,
-    )
-
-
-def resolve(db: apsw.Connection, command: Resolve, now: float) -> Settled:
-    """Move uncertain deliveries on, with the rule as evidence."""
-    matched = final = 0
-    for step in command.steps:
-        if step.state is not State.UNCERTAIN:  # to wait longer is no transition
-            check_transition(State.UNCERTAIN, step.state)
-        db.execute(
-            "UPDATE deliveries SET state = ?, due_at = ?, error = ?, updated_at = ?"
-            " WHERE seq = ? AND n = ? AND state = 'uncertain'",
-            (step.state.value, step.due_at, step.error, now, command.seq, step.n),
-        )
-        if db.changes():
-            matched += 1
-            final += step.state in FINAL
-            suppress_bounced(db, command.seq, step, now)
-    if not matched:
-        return Settled(is_stale=True)
-    db.execute(
-        "UPDATE messages SET open_count = open_count - ?1,"
-        " final_at = iif(open_count = ?1, ?2, NULL), declared_risks = declared_risks + ?3,"
-        " progress = ?4 WHERE seq = ?5",
-        (
-            final,
-            now,
-            matched if command.is_risk else 0,
-            pack_progress(command.progress),
-            command.seq,
-        ),
-    )
-    record(db, command.seq, now, "resolved", {**command.facts, "rule": command.rule})
-    return Settled()
-
-
 def recover(db: apsw.Connection, command: Recover, now: float) -> Recovered:
     """Make what a dead owner held ready again, or uncertain if bytes may have gone out."""
     taken = fetch(
@@ -186,13 +106,78 @@ def recover(db: apsw.Connection, command: Recover, now: float) -> Recovered:
         " updated_at = ? WHERE seq = ? AND n = ? AND state = 'sending'",
         [row[:4] for row in sending],
     )
-    _close_open_intents(db, dict.fromkeys(row[2:3] + row[4:] for row in sending), now)
-    crashed = sorted({row[1] for row in leased} | {row[2] for row in sending})
-    db.executemany(
-        "UPDATE messages SET crash_count = crash_count + 1 WHERE seq = ?",
-        [(seq,) for seq in crashed],
+    _fail_poison(db, command, dict.fromkeys(row[1] for row in leased), now)
+    intents = {(row[2], row[4], row[5]): row[0] for row in sending}
+    _close_open_intents(db, intents, now)
+    lost = dict.fromkeys(row[2] for row in sending)
+    held = _hold_poison(db, command, lost, now)
+    return Recovered(len(leased), len(sending), held)
+
+
+def _fail_poison(
+    db: apsw.Connection, command: Recover, released: Iterable[int], now: float
+) -> None:
+    # Nothing of these was sent: what kills its actor each time has failed.
+    for seq in released:
+        if seq not in command.blamed:
+            continue
+        count = db.execute(
+            "UPDATE messages SET crash_count = crash_count + 1 WHERE seq = ? RETURNING crash_count",
+            (seq,),
+        ).get
+        if count < CRASHES_MAX:
+            continue
+        error = f"actors died on it {count} times"
+        db.execute(
+            "UPDATE deliveries SET state = 'failed', error = ?, updated_at = ?"
+            " WHERE seq = ? AND state = 'ready'",
+            (error, now, seq),
+        )
+        finish(db, seq, db.changes(), now)
+        record(db, seq, now, "failed", {"error": error})
+        report_failure(db, seq, now)
+
+
+def _hold_poison(
+    db: apsw.Connection, command: Recover, lost: Iterable[int], now: float
+) -> tuple[str, ...]:
+    """Blame messages for a death; hold those that were blamed too often.
+
+    An actor dies of the very item that it was at. A process may die of anything: then all that
+    was on its way is suspected, and the last step, to `CRASHES_MAX`, is only taken by one that was
+    sent alone, as the only one of those who lack no more than that step.
+    """
+    counts = {
+        seq: db.execute("SELECT crash_count FROM messages WHERE seq = ?", (seq,)).get
+        for seq in lost
+        if command.died or seq in command.blamed
+    }
+    is_alone = sum(count >= ALONE_FROM for count in counts.values()) == 1
+    held = []
+    for seq, count in counts.items():
+        is_sure = is_alone or seq in command.blamed
+        after = count + 1 if is_sure else min(count + 1, ALONE_FROM)
+        db.execute("UPDATE messages SET crash_count = ? WHERE seq = ?", (after, seq))
+        if after < CRASHES_MAX:
+            continue
+        db.execute(
+            "UPDATE deliveries SET state = 'held', error = ?, updated_at = ?"
+            " WHERE seq = ? AND state = 'uncertain'",
+            (f"uncertain, and whoever sent it died, {after} times", now, seq),
+        )
+        facts = {"kind": "crashes", "crashes": after, "rule": "poison: held, it may have gone out"}
+        record(db, seq, now, "resolved", facts)
+        held.append(db.execute("SELECT id FROM messages WHERE seq = ?", (seq,)).get)
+    return tuple(held)
+
+
+def blame(db: apsw.Connection, command: Blame, _now: float) -> Settled:
+    """Remember that an actor died on a message."""
+    db.execute(
+        "UPDATE messages SET crash_count = max(crash_count, ?) WHERE seq = ?",
+        (command.crashes, command.seq),
     )
-    return Recovered(len(leased), len(sending))
+    return Settled()
 
 
 def _wait_s(command: Recover, stream: str) -> float:
@@ -201,14 +186,15 @@ def _wait_s(command: Recover, stream: str) -> float:
 
 
 def _close_open_intents(
-    db: apsw.Connection, attempts: Iterable[tuple[int, str, str]], now: float
+    db: apsw.Connection, intents: Mapping[tuple[int, str, str], float], now: float
 ) -> None:
-    for seq, attempt_id, provider in attempts:
+    for (seq, attempt_id, provider), next_at in intents.items():
         db.execute(
             "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
             (now, RECOVERED, attempt_id),
         )
         db.execute("UPDATE messages SET attempts = attempts + 1 WHERE seq = ?", (seq,))
+        open_doubt(db, seq, attempt_id, now, next_at, 1)
         facts = {
             "rule": "intent without outcome",
             "provider": provider,

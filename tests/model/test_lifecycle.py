@@ -21,11 +21,11 @@ from mailactors.model.lifecycle import (
 
 WITHDRAWN = "expired suppressed cancelled"
 FOLLOWING = {
-    "ready": f"leased failed {WITHDRAWN}",
-    "deferred": f"leased failed {WITHDRAWN}",
-    "leased": f"ready deferred sending failed {WITHDRAWN}",
+    "ready": f"leased sent failed {WITHDRAWN}",
+    "deferred": f"leased sent failed {WITHDRAWN}",
+    "leased": f"ready deferred sending sent failed {WITHDRAWN}",
     "sending": "sent bounced failed leased ready deferred uncertain expired",
-    "uncertain": "sent bounced failed ready deferred held",
+    "uncertain": "sent bounced failed ready deferred held sending",
     "held": "sent bounced failed ready",
 }
 """Written out once more: whoever changes the table has to mean it."""
@@ -86,8 +86,9 @@ def test_nothing_is_sent_without_an_intent() -> None:
     before_sent = {state for state in State if State.SENT in NEXT[state]}
     before_sending = {state for state in State if State.SENDING in NEXT[state]}
 
-    assert before_sent == {State.SENDING, State.UNCERTAIN, State.HELD}
-    assert before_sending == {State.LEASED}
+    # Those that wait had one before: it turned out that an earlier attempt was accepted.
+    assert before_sent == PENDING
+    assert before_sending == {State.LEASED, State.UNCERTAIN}
 
 
 def reachable(start: State) -> set[State]:

@@ -69,7 +69,7 @@ def test_fault_of_a_file_is_named(before: str, after: str, words: str) -> None:
     ("more", "words"),
     [
         ("[expect]\npeak_attempts_per_s = { primari = 3 }", "did you mean 'primary'?"),
-        ('[[faults]]\nat_s=1\nfor_s=1\nkind="refuse"', "faults.0.providers: is missing"),
+        ('[[faults]]\nat_s=1\nfor_s=1\nkind="refuse"', "faults.0.providers (line 9): is missing"),
         (
             '[[faults]]\nat_s=1\nfor_s=1\nkind="refuse"\nproviders=["second"]',
             "no provider 'second' in this file; did you mean 'secondary'?",
@@ -87,7 +87,7 @@ def test_bursts_may_not_overlap() -> None:
 
     told = problems(GOOD.replace("rate_per_s = 5", f"rate_per_s = 5\nbursts = [{burst}, {burst}]"))
 
-    assert "bursts: those at 1 and 1 s overlap" in told
+    assert "traffic.bursts (line 6): those at 1 and 1 s overlap" in told
 
 
 def test_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:

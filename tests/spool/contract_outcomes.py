@@ -164,13 +164,36 @@ class OutcomesContract(Contract):
         assert Settled() == result
         assert before == (store.status("m1"), store.timeline(lease.seq))
 
-    def test_an_outcome_after_recovery_is_only_evidence(self, store: Store) -> None:
+    def test_an_acceptance_after_recovery_settles_as_evidence(self, store: Store) -> None:
         lease = send_one(store)
         one(store, make_recover())
 
         results = [one(store, make_settle(lease, Step(0, State.SENT))) for _ in range(2)]
 
         assert [Settled(is_stale=True)] * 2 == results
+        assert states(store) == ["sent"]
+        assert kinds(store) == ["accepted", "uncertain", "evidence", "resolved"]
+
+    def test_an_acceptance_settles_what_waits_to_be_sent_again(self, store: Store) -> None:
+        lease = send_one(store)
+        one(store, make_recover())
+        steps = (Step(0, State.READY, NOW),)
+        one(store, Resolve(lease.seq, steps, None, "resend", {}, is_risk=True))
+        (again,) = lease_all(store)
+
+        one(store, make_settle(lease, Step(0, State.SENT)))
+
+        assert states(store) == ["sent"]
+        assert Withdrawn() == one(store, make_intend(again, "a2"))
+
+    @pytest.mark.parametrize("state", [State.DEFERRED, State.READY, State.LEASED])
+    def test_a_late_failure_is_only_evidence(self, store: Store, state: State) -> None:
+        lease = send_one(store)
+        one(store, make_recover())
+
+        result = one(store, make_settle(lease, Step(0, state, NOW)))
+
+        assert Settled(is_stale=True) == result
         assert states(store) == ["uncertain"]
         assert kinds(store) == ["accepted", "uncertain", "evidence"]
 

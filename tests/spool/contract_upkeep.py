@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from mailactors.model.lifecycle import State
+from mailactors.spool.doubts import Doubts, Overdue
 from mailactors.spool.port import (
     Cancel,
     Cancelled,
-    Doubts,
     Expire,
     Expired,
-    Overdue,
     Progress,
     Recovered,
     Resolve,

@@ -11,18 +11,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailactors.model.lifecycle import FINAL, NEXT, PENDING, State
+from mailactors.spool.doubts import Doubts, Overdue
 from mailactors.spool.operations import Purge, Retry, Suppress, Unsuppress
 from mailactors.spool.port import (
     Cancel,
     Claim,
     Claimed,
     Command,
-    Doubts,
     Expire,
     Intend,
     Intended,
     Lease,
-    Overdue,
     Receipt,
     Recover,
     Release,

@@ -23,7 +23,7 @@ from mailactors.model.outcome import (
     Rejected,
     Scope,
 )
-from mailactors.providers.port import Capabilities, Mail, Sighting
+from mailactors.providers.port import Capabilities, LookUpFailed, Mail, Sighting
 from mailactors.providers.smtp.classify import classify, decide_outcome
 from mailactors.providers.smtp.protocol import State, Verb
 from mailactors.providers.smtp.settings import SmtpSettings
@@ -75,8 +75,9 @@ class SmtpProvider:
         return connection_or_refusal
 
     async def look_up(self, marker: str) -> Sighting:
-        """Nobody can be asked here: `capabilities` says so."""
-        raise NotImplementedError(marker)
+        """SMTP has no such question."""
+        await trio.lowlevel.checkpoint()
+        return LookUpFailed(Reason("a relay cannot be asked what it accepted"))
 
     async def aclose(self) -> None:
         """Take leave on every idle connection, all at once; sessions given back later close too."""

@@ -1,0 +1,346 @@
+"""How an uncertain outcome is settled. Plain functions: facts in, decision out.
+
+In this order: by what the vendor reported; by repeating the attempt at the same provider with the
+same key; by looking the message up; at last by the stream's preference.
+
+**By key** as long as the vendor remembers it, counted from the first intent (`KEY_MARGIN_S` less),
+and the deadline allows, with the identical payload. A stream that resends, or a vendor that can be
+asked, ends it sooner: when `uncertain_wait_s` is over and at least one repetition was tried. A
+sign-in code must not wait a day for a provider that died; nor need an invoice, where asking tells
+as much. Only a stream that holds, at a vendor that cannot be asked, goes on to the window's end.
+
+**By look-up** from `look_up_lag_s` after the latest attempt on. Two that found nothing, asked that
+late and a lag apart, prove that nothing was accepted: the message is ready again, and that is no
+risk. It is ready only when the second one has come back.
+
+**By preference** when `uncertain_wait_s` is over: counted from the first loss where nobody can be
+asked; else from the last look-up that was answered, or from when one could first be. As long as
+look-ups are answered the next one is waited for; only one that failed gives the preference a say.
+
+Past the deadline nothing goes out: it is held, and so is what a stream wants held. Where the vendor
+can be asked, held ones are looked up again, ever more rarely, for `HELD_FOR_S`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, TypeAlias, assert_never
+
+import msgspec
+
+from mailactors.dispatch.retry import Plan, Preference, describe, outcome_word
+from mailactors.model.lifecycle import State
+from mailactors.model.outcome import (
+    Accepted,
+    NotAttempted,
+    Outcome,
+    Rejected,
+    Scope,
+    Uncertain,
+    split_by_recipient,
+)
+from mailactors.providers.port import Capabilities, Found, LookUpFailed, NotFound, Sighting
+from mailactors.spool.doubts import NEVER_AT, Doubt, Looks
+from mailactors.spool.port import Resolve, Step
+
+NEGATIVES_ENOUGH: Final = 2
+KEY_MARGIN_S: Final = 60.0
+"""A repetition is on its way for a while: it begins so long before the vendor may forget."""
+KEY_MARGIN_SHARE: Final = 0.1
+"""The margin of a short window."""
+DELAY_BASE_S: Final = 1.0
+DELAY_CAP_S: Final = 300.0
+HELD_DELAY_BASE_S: Final = 300.0
+HELD_DELAY_CAP_S: Final = 6 * 3600.0
+HELD_FOR_S: Final = 7 * 86400.0
+"""Vendors keep their logs for days; later nobody is asked any more."""
+JITTER: Final = 0.25
+APART_MIN_S: Final = 1.0
+"""Between two look-ups, even where a vendor promises to know at once."""
+
+NOBODY: Final = Capabilities(own_envelope=True)
+"""What a provider can do that is configured no more."""
+
+
+class ClockSteps(msgspec.Struct, frozen=True):
+    """How far the wall clock was set since the process began: what is on disk may be that wrong."""
+
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+
+
+class Repeat(msgspec.Struct, frozen=True):
+    """Send the same once more, under its key; not after this (UTC)."""
+
+    not_after: float
+
+
+class LookUp(msgspec.Struct, frozen=True):
+    """Ask the vendor."""
+
+
+class Rest(msgspec.Struct, frozen=True):
+    """Nothing to do before `until` (UTC)."""
+
+    until: float
+
+
+class Conclude(msgspec.Struct, frozen=True):
+    """The deliveries' next states, by what rule."""
+
+    states: tuple[tuple[int, State], ...]
+    kind: str
+    rule: str
+    is_risk: bool = False
+
+
+Move: TypeAlias = Repeat | LookUp | Rest | Conclude
+
+
+def delay_s(
+    tries: int, draw: float, base_s: float = DELAY_BASE_S, cap_s: float = DELAY_CAP_S
+) -> float:
+    """Return how long to wait after so many tries, `draw` being in [0, 1).
+
+    >>> [delay_s(n, 0.5) for n in (0, 1, 5, 50)]
+    [1.0, 2.0, 32.0, 300.0]
+    """
+    plain_s = min(cap_s, base_s * 2.0 ** min(tries, 32))
+    return plain_s * (1.0 - JITTER + 2.0 * JITTER * draw)
+
+
+def key_until(doubt: Doubt, able: Capabilities, plan: Plan, steps: ClockSteps) -> float:
+    """Return until when (UTC) repeating by key is the way; 0 for never."""
+    window_s = able.idempotency_window_s
+    if not window_s or not doubt.is_whole or doubt.is_suppressed or doubt.is_held:
+        return 0.0
+    window_s -= min(KEY_MARGIN_S, KEY_MARGIN_SHARE * window_s) + steps.backward_s
+    last = min(doubt.began_at + window_s, doubt.expires_at)
+    can_be_asked = able.look_up_lag_s is not None
+    if doubt.repeats and (plan.on_uncertain is Preference.RESEND or can_be_asked):
+        last = min(last, doubt.since + plan.uncertain_wait_s)
+    return last
+
+
+def look_up_at(doubt: Doubt, lag_s: float, steps: ClockSteps) -> float:
+    """Return from when (UTC) on a look-up that finds nothing counts."""
+    lag_s += steps.forward_s
+    at = doubt.ended_at + lag_s
+    if doubt.looks.negatives:
+        at = max(at, doubt.looks.negative_at + max(lag_s, APART_MIN_S))
+    return at
+
+
+def preference_at(doubt: Doubt, able: Capabilities, plan: Plan) -> float:
+    """Return when (UTC) the stream's preference has its say."""
+    if able.look_up_lag_s is None:
+        return doubt.since + plan.uncertain_wait_s
+    asked_from = doubt.ended_at + able.look_up_lag_s
+    return max(asked_from, doubt.looks.answered_at) + plan.uncertain_wait_s
+
+
+def decide_doubt(
+    doubt: Doubt, able: Capabilities, plan: Plan, steps: ClockSteps, now: float
+) -> Move:
+    """Say what to do about a doubt that is due."""
+    if doubt.evidence:
+        states = {"delivered": State.SENT, "bounced": State.BOUNCED}
+        told = tuple((n, states[kind]) for n, kind in doubt.evidence)
+        return Conclude(told, "delivery event", "a delivery event, so it had been accepted")
+    is_late = now >= doubt.expires_at
+    if doubt.looks.negatives >= NEGATIVES_ENOUGH and (is_late or not doubt.is_held):
+        return _all(doubt, State.READY, "look-up", "two look-ups found nothing: not accepted")
+    if is_late and not doubt.is_held:
+        return _all(doubt, State.HELD, "deadline", "uncertain past its deadline: held")
+    not_after = key_until(doubt, able, plan, steps)
+    if now < not_after:
+        return Repeat(not_after)
+    if able.look_up_lag_s is not None:
+        return _decide_asking(doubt, able, able.look_up_lag_s, plan, steps, now)
+    if doubt.is_held:
+        return Rest(NEVER_AT)
+    at = preference_at(doubt, able, plan)
+    return Rest(min(at, doubt.expires_at)) if now < at else _prefer(doubt, plan)
+
+
+def _decide_asking(
+    doubt: Doubt, able: Capabilities, lag_s: float, plan: Plan, steps: ClockSteps, now: float
+) -> Move:
+    if doubt.is_held and now >= doubt.since + HELD_FOR_S:
+        return Rest(NEVER_AT)
+    is_unanswered = doubt.looks.failures > 0 and not doubt.is_held
+    if is_unanswered and now >= preference_at(doubt, able, plan):
+        return _prefer(doubt, plan)
+    at = look_up_at(doubt, lag_s, steps)
+    if now < at:
+        return Rest(at if doubt.is_held else min(at, doubt.expires_at))
+    return LookUp()
+
+
+def _prefer(doubt: Doubt, plan: Plan) -> Conclude:
+    match plan.on_uncertain:
+        case Preference.RESEND:
+            rule = "uncertain and unsettled: resend, a declared duplicate risk"
+            states = tuple((n, State.READY) for n in doubt.ns)
+            return Conclude(states, "preference", rule, is_risk=True)
+        case Preference.HOLD:
+            rule = "uncertain and unsettled: hold, as the stream asks"
+            return _all(doubt, State.HELD, "preference", rule)
+        case _:
+            assert_never(plan.on_uncertain)
+
+
+def _all(doubt: Doubt, state: State, kind: str, rule: str) -> Conclude:
+    return Conclude(tuple((n, state) for n in doubt.ns), kind, rule)
+
+
+def next_at(
+    doubt: Doubt, able: Capabilities, plan: Plan, steps: ClockSteps, now: float, wait_s: float
+) -> float:
+    """Return when (UTC) to see to a doubt again that has just been tried in vain.
+
+    After `wait_s`; sooner where something else has its turn before that.
+    """
+    turns = [doubt.expires_at, key_until(doubt, able, plan, steps)]
+    turns.append(preference_at(doubt, able, plan))
+    return min([now + wait_s, *(at for at in turns if at > now)])
+
+
+def after_repeat_at(doubt: Doubt, able: Capabilities, plan: Plan, now: float, draw: float) -> float:
+    """Return when (UTC) to see again to what was just repeated, or could not be."""
+    tried = msgspec.structs.replace(doubt, repeats=doubt.repeats + 1, ended_at=now)
+    return next_at(tried, able, plan, ClockSteps(), now, delay_s(tried.repeats, draw))
+
+
+def first_at(able: Capabilities, plan: Plan, now: float) -> float:
+    """Return when (UTC) to see first to what has just become uncertain."""
+    waits_s = [plan.uncertain_wait_s]
+    if able.idempotency_window_s:
+        waits_s.append(DELAY_BASE_S)
+    if able.look_up_lag_s is not None:
+        waits_s.append(max(able.look_up_lag_s, DELAY_BASE_S))
+        waits_s.remove(plan.uncertain_wait_s)  # asking comes first, however long it takes
+    return now + min(waits_s)
+
+
+# What was found out
+
+
+def count_look(
+    looks: Looks, sighting: Sighting, asked_at: float, counts_from: float, now: float
+) -> Looks:
+    """Count a look-up that came back now. One that found nothing may have been asked too early."""
+    match sighting:
+        case Found():
+            return msgspec.structs.replace(
+                looks, count=looks.count + 1, failures=0, answered_at=now
+            )
+        case NotFound():
+            is_early = asked_at < counts_from
+            return Looks(
+                count=looks.count + 1,
+                negatives=looks.negatives + (not is_early),
+                negative_at=looks.negative_at if is_early else asked_at,
+                answered_at=now,
+            )
+        case LookUpFailed():
+            return msgspec.structs.replace(
+                looks, count=looks.count + 1, failures=looks.failures + 1
+            )
+        case _:
+            assert_never(sighting)
+
+
+def decide_repeated(doubt: Doubt, outcome: Outcome, due_at: float) -> tuple[tuple[Step, ...], str]:
+    """Say what a repetition by key tells of each delivery, and by what rule.
+
+    Only that it was accepted settles: the vendor has it once, whichever attempt brought it. A
+    refusal, a deferral or another loss says nothing of the first attempt.
+    """
+    apart = split_by_recipient(outcome, [address for _, address in doubt.recipients])
+    steps = []
+    for n, address in doubt.recipients:
+        each = apart[address]
+        if isinstance(each, Accepted):
+            steps.append(Step(n, State.SENT))
+        elif isinstance(outcome, Accepted) and _is_bounce(each):
+            assert isinstance(each, Rejected)
+            steps.append(Step(n, State.BOUNCED, error=describe(each.reason)))
+        else:
+            error = "" if isinstance(each, Accepted | NotAttempted) else describe(each.reason)
+            steps.append(Step(n, State.UNCERTAIN, due_at, error))
+    if isinstance(outcome, Accepted):
+        return tuple(steps), "repeated by its key and accepted: the provider has it once"
+    if isinstance(outcome, Uncertain):
+        return tuple(steps), "repeated by its key and lost again: still uncertain"
+    word = outcome_word(outcome)
+    return tuple(steps), f"repeated by its key and {word}: says nothing of the first attempt"
+
+
+def _is_bounce(outcome: Outcome) -> bool:
+    return isinstance(outcome, Rejected) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
+
+
+def resolve_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) -> Resolve:
+    """Return the command that moves a doubt on; one that is held is seen to again at `looks_at`."""
+    states = {state for _, state in conclusion.states}
+    facts: dict[str, Any] = {
+        "kind": conclusion.kind,
+        "provider": doubt.provider,
+        "next": {str(n): state.value for n, state in conclusion.states},
+    }
+    if doubt.looks.count:
+        facts["looks"] = doubt.looks.count
+    if doubt.repeats:
+        facts["repeats"] = doubt.repeats
+    return Resolve(
+        doubt.seq,
+        tuple(Step(n, state, now) for n, state in conclusion.states),
+        None,
+        conclusion.rule,
+        facts,
+        conclusion.is_risk,
+        doubt.attempt_id,
+        next_at=looks_at if State.HELD in states else None,
+    )
+
+
+def poison_of(doubt: Doubt, now: float) -> Resolve:
+    """Return the command that holds a doubt on which actors died too often."""
+    conclusion = _all(doubt, State.HELD, "crashes", "poison: held, it may have gone out")
+    return resolve_of(doubt, conclusion, now, NEVER_AT)
+
+
+def resolve_of_look(
+    doubt: Doubt, sighting: Sighting, looks: Looks, now: float, at: float
+) -> Resolve:
+    """Return the command that records a look-up, and settles what it found.
+
+    `at`: when to see to the doubt again if that was not all.
+    """
+    facts = {"kind": "look-up", "provider": doubt.provider, "looks": looks.count}
+    state = State.HELD if doubt.is_held else State.UNCERTAIN
+    match sighting:
+        case Found(provider_message_id=found):
+            state, rule = State.SENT, "a look-up found it: accepted"
+            facts["provider_message_id"] = found
+        case NotFound():
+            is_counted = looks.negatives > doubt.looks.negatives
+            rule = "a look-up found nothing" + ("" if is_counted else ", but was asked too early")
+            facts["negatives"] = looks.negatives
+        case LookUpFailed(reason=reason):
+            rule = f"a look-up had no answer: {describe(reason)}"
+            facts["failures"] = looks.failures
+        case _:
+            assert_never(sighting)
+    due_at = at if at < NEVER_AT else now
+    steps = tuple(Step(n, state, due_at) for n in doubt.ns)
+    return Resolve(
+        doubt.seq,
+        steps,
+        None,
+        rule,
+        facts,
+        attempt_id=doubt.attempt_id,
+        looks=looks,
+        next_at=None if state is State.SENT else at,
+    )

@@ -1,0 +1,54 @@
+"""Messages on which so many died already that they are sent one at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from mailactors.dispatch.routing import Choice
+from mailactors.spool.port import Lease
+
+
+class Suspects:
+    """Leased messages that go alone, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[Lease, tuple[str, ...]]] = deque()
+
+    def push(self, lease: Lease, lanes: tuple[str, ...]) -> None:
+        """Let a message wait for its turn and for one of these lanes."""
+        self._waiting.append((lease, lanes))
+
+    def pop(
+        self, choose: Callable[[Lease, tuple[str, ...]], Choice | None]
+    ) -> tuple[Lease, Choice] | None:
+        """Take out the first that a lane takes now; those before it have had their turn."""
+        for _ in range(len(self._waiting)):
+            lease, lanes = self._waiting.popleft()
+            choice = choose(lease, lanes)
+            if choice is not None:
+                return lease, choice
+            self._waiting.append((lease, lanes))
+        return None
+
+    def count(self, stream: str) -> int:
+        """Return how many of a stream wait."""
+        return sum(lease.stream == stream for lease, _ in self._waiting)
+
+    def groups(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """Return each stream with the lanes that some of its messages wait for."""
+        return tuple(dict.fromkeys((lease.stream, lanes) for lease, lanes in self._waiting))
+
+    def leases(self) -> frozenset[tuple[int, int]]:
+        """Return (seq, epoch) of the leases that wait."""
+        return frozenset((lease.seq, lease.epoch) for lease, _ in self._waiting)
+
+    def take_all(self) -> list[Lease]:
+        """Take out every message."""
+        leases = [lease for lease, _ in self._waiting]
+        self._waiting.clear()
+        return leases
+
+    def remove(self, seqs: frozenset[int]) -> None:
+        """Take out messages that need no lane any more."""
+        self._waiting = deque(each for each in self._waiting if each[0].seq not in seqs)

@@ -1,0 +1,201 @@
+"""The watchdog: looks every few seconds at what should move, and names what does not.
+
+Owns nothing of the mail and repairs nothing. Two loops: one looks into the spool, the other at the
+process, and sees when the first one gets no answer. What they find lasts in `Watch`, so that a
+successor raises no alarm twice. An alarm is a line in the log when it is raised and one when it
+is over, a metric by kind, and an entry in the ledger's answer; not an event of its message's, for
+those are committed with what happened, by the writer, who may be the one that is stuck.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from mailactors.dispatch.desk import DispatchDesk
+from mailactors.dispatch.dispatcher import LOW_WATER
+from mailactors.dispatch.lane import Lane
+from mailactors.dispatch.routing import LaneView
+from mailactors.dispatch.settler import REPEATS_MAX
+from mailactors.observe.alarms import (
+    RULES,
+    Alarm,
+    Book,
+    Fault,
+    World,
+    decide_changes,
+    is_free,
+    process_faults,
+    spool_faults,
+)
+from mailactors.runtime.mailbox import MailboxStatistics
+from mailactors.runtime.ports import Ports
+from mailactors.spool.inspection import Look, Owner
+from mailactors.spool.port import SpoolError
+from mailactors.spool.reader import SpoolReader
+
+LOOK_EVERY_S: Final = 5.0
+LOOK_JITTER: Final = 0.2
+"""Looks are not spaced evenly: in step with a lane's permits they would always see it free."""
+AT_REST_S: Final = 2.0
+"""How long after the disk was found full nothing is expected to move."""
+
+Leases = Callable[[], frozenset[tuple[int, int]]]
+"""Returns (seq, epoch) of what the dispatcher has leased and not in flight."""
+
+
+@dataclass(eq=False)
+class Watch:
+    """What outlives the watchdog, and what others may see of it."""
+
+    spool: Book = field(default_factory=Book)
+    process: Book = field(default_factory=Book)
+    looked_s: float | None = None
+    """Monotonic; when the latest look into the spool was answered."""
+    lag_s: float = 0.0
+    """How late the event loop woke the latest look."""
+
+    def alarms(self) -> list[Alarm]:
+        """Return what is wrong now, the oldest first."""
+        alarms = [*self.spool.alarms.values(), *self.process.alarms.values()]
+        return sorted(alarms, key=lambda each: each.raised_s)
+
+    def counts(self, now_s: float) -> dict[str, int]:
+        """Return by kind how much is wrong now, named or not; every kind is there."""
+        process = self.process.counts(now_s)
+        return {kind: n + process[kind] for kind, n in self.spool.counts(now_s).items()}
+
+    def raised(self) -> dict[tuple[str, ...], int]:
+        """Return by kind how many alarms were ever raised; every kind is there."""
+        none: dict[tuple[str, ...], int] = {(kind.value,): 0 for kind in RULES}
+        return none | self.spool.raised.counts | self.process.raised.counts  # no kind is in both
+
+
+class WatchdogActor:
+    """The shell."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        desk: DispatchDesk,
+        reader: SpoolReader,
+        mailboxes: Callable[[], list[MailboxStatistics]],
+        ports: Ports,
+        leases: Leases | None = None,
+    ) -> None:
+        self._watch = watch
+        self._desk = desk
+        self._reader = reader
+        self._mailboxes = mailboxes
+        self._ports = ports
+        self._clock = ports.clock
+        self._leases = leases
+        self._look_began_s: float | None = None
+        self._expiry_mark = 0.0
+        self._audit_mark = 0
+        self._looks: dict[str, int] = {}
+
+    async def run(self, task_status: trio.TaskStatus[None]) -> None:
+        """Look, and look again."""
+        task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_spool)
+            nursery.start_soon(self._watch_process)
+
+    async def _watch_spool(self) -> None:
+        while True:
+            await self._pause("spool")
+            if self._is_at_rest():
+                self._watch.spool.forget_suspicions()
+                continue
+            self._look_began_s = self._clock.now_s()
+            try:
+                faults = await self._look()
+            except SpoolError:
+                continue  # the writer meets the same disk, and says so
+            finally:
+                self._look_began_s = None
+            self._watch.looked_s = self._clock.now_s()
+            self._tell(self._watch.spool, faults)
+
+    async def _watch_process(self) -> None:
+        while True:
+            self._watch.lag_s = await self._pause("process")
+            if self._is_at_rest():
+                self._watch.process.forget_suspicions()
+                continue
+            lanes = self._desk.lanes.values()
+            faults = process_faults(self._mailboxes(), lanes, self._watch.lag_s, self._look_began_s)
+            self._tell(self._watch.process, list(faults))
+
+    async def _look(self) -> list[Fault]:
+        """Ask the spool, and judge by what the process knew before it asked."""
+        now_s, now = self._clock.now_s(), self._clock.wall_time()
+        lanes, owner = list(self._desk.lanes.values()), self._owner()
+        free = frozenset(lane.name for lane in lanes if is_free(lane, now_s))
+        well = frozenset(lane.name for lane in lanes if LaneView(lane).is_well)
+        repeating = frozenset(lane.name for lane in lanes if repeats_of(lane) >= REPEATS_MAX)
+        is_alone = self._desk.has_suspect_in_flight
+        look = Look(now, owner, self._watch.spool.seqs(), self._expiry_mark, self._audit_mark)
+        inspection = await self._reader.ask(lambda spool: spool.inspect(look))
+        self._expiry_mark, self._audit_mark = inspection.expiry_mark, inspection.audit_mark
+        plans = {each.stream: self._desk.plan(each.stream) for each in inspection.messages}
+        world = World(now, owner, plans, free, well, LOW_WATER, repeating, is_alone)
+        return list(spool_faults(inspection, world))
+
+    def _owner(self) -> Owner:
+        attempts = [a for lane in self._desk.lanes.values() for a in lane.in_flight.values()]
+        return Owner(
+            self._desk.node,
+            frozenset(each.id for each in attempts),
+            frozenset((each.lease.seq, each.lease.epoch) for each in attempts),
+            None if self._leases is None else self._leases(),
+        )
+
+    async def _pause(self, name: str) -> float:
+        """Sleep until the next look; return how much later than that it is."""
+        self._looks[name] = count = self._looks.get(name, 0) + 1
+        draw = self._ports.entropy.draw("watchdog", name, count)
+        until_s = self._clock.now_s() + LOOK_EVERY_S * (1.0 + LOOK_JITTER * (2.0 * draw - 1.0))
+        await trio.sleep_until(until_s)
+        return max(0.0, self._clock.now_s() - until_s)
+
+    def _is_at_rest(self) -> bool:
+        """Whether nothing need move: the gateway stops, or its disk has no room."""
+        full = self._desk.signals.full_until_s
+        is_full = full.version > 0 and self._clock.now_s() < full.value + AT_REST_S
+        return self._desk.is_draining or is_full
+
+    def _tell(self, book: Book, faults: list[Fault]) -> None:
+        now_s, now = self._clock.now_s(), self._clock.wall_time()
+        changes = decide_changes(book, faults, now_s, now)
+        note = self._ports.journal.note
+        for alarm in changes.raised:
+            note("watchdog.alarm", level="error", **facts_of(alarm, now))
+        for alarm in changes.cleared:
+            lasted_s = round(now_s - alarm.raised_s, 1)
+            note("watchdog.cleared", level="warning", **facts_of(alarm, now), lasted_s=lasted_s)
+
+
+def repeats_of(lane: Lane) -> int:
+    """Return how many of a lane's attempts repeat an uncertain one by its key."""
+    return sum(attempt.doubt is not None for attempt in lane.in_flight.values())
+
+
+def facts_of(alarm: Alarm, now: float) -> dict[str, str | float]:
+    """Return an alarm as the log has it; what is not known of it is left out."""
+    fault = alarm.fault
+    facts: dict[str, str | float] = {
+        "kind": fault.kind.value,
+        "id" if fault.seq else "subject": fault.subject,
+        "stream": fault.stream,
+        "state": fault.state,
+        "detail": fault.detail,
+        "expected": alarm.expected,
+    }
+    if fault.since is not None:
+        facts["age_s"] = round(max(0.0, now - fault.since), 1)
+    return {name: value for name, value in facts.items() if value != ""}

@@ -1,0 +1,145 @@
+"""A provider as the oracle sees it: all of its weather at once, and what it could serve when."""
+
+from __future__ import annotations
+
+import bisect
+import math
+from typing import Final
+
+from mailactors.sim.chance import Chance, latency_of, log_normal
+from mailactors.sim.faults import Flap, Lie, Timed
+from mailactors.sim.tables import ProviderPlan
+from mailactors.sim.weather import Weather
+from mailactors.sim.world import KeyedEntropy
+
+TICK_S: Final = 1e-6
+"""The least by which a search goes on."""
+_LENGTHS_S: Final = {"per_s": 1.0, "per_minute": 60.0, "per_hour": 3600.0, "per_day": 86400.0}
+
+
+class Sky:
+    """One provider: when it can be reached, and how well and fast it then serves."""
+
+    def __init__(
+        self, name: str, plan: ProviderPlan, faults: tuple[Timed, ...], entropy: KeyedEntropy
+    ) -> None:
+        self.name = name
+        self.plan = plan
+        self.chance = Chance(entropy, name)
+        self.false_lies = tuple(fault for fault in faults if is_false(fault))
+        """Those after which nothing arrives."""
+        self._cuts = sorted({-math.inf, *(at_s for f in faults for at_s in (f.at_s, f.end_s))})
+        self._weathers = [Weather([f for f in faults if f.is_on(cut)]) for cut in self._cuts]
+        slow = [each.latency_s for weather in self._weathers for each in weather.slow[:1]]
+        fastest_s = log_normal(plan.latency_s.median, plan.latency_s.sigma, 0.0)
+        self.latency_min_s = min([fastest_s, *slow])
+        """It never takes a message over faster than that."""
+
+    def at(self, at_s: float) -> tuple[Weather, float]:
+        """Return the weather at a time, and when it changes."""
+        place = bisect.bisect_right(self._cuts, at_s)
+        change_s = self._cuts[place] if place < len(self._cuts) else math.inf
+        return self._weathers[place - 1], change_s
+
+    def open_from(self, at_s: float) -> float:
+        """Return when there is a way to the provider, and it knows us; not before `at_s`."""
+        while at_s < math.inf:
+            weather, change_s = self.at(at_s)
+            if weather.is_reachable and not weather.auths:
+                return at_s
+            if weather.refuses or weather.dns or weather.tls or weather.auths:
+                at_s = change_s
+                continue
+            up_s = max(up_from(flap, at_s) for flap in weather.flaps)
+            if up_s <= at_s:
+                return at_s
+            at_s = min(up_s, change_s)
+        return at_s
+
+    def latency_s(self, weather: Weather, number: int, attempt: int) -> float:
+        """Return how long an attempt takes until the message is taken over, or refused."""
+        if weather.slow:
+            return weather.slow[0].latency_s
+        return latency_of(self.plan.latency_s, self.chance.attempt(number, attempt))
+
+    def typical_s(self, weather: Weather) -> float:
+        """Return how long an attempt takes as a rule."""
+        return weather.slow[0].latency_s if weather.slow else self.plan.latency_s.median
+
+
+def odds(weather: Weather, domain: str) -> float:
+    """Return how likely it is that a message is taken over, for one who cannot see the dice."""
+    found = 1.0
+    for fault in (*weather.rejects, *weather.errors):
+        found *= 1.0 - fault.rate
+    for deferral in weather.domains:
+        found *= 1.0 - deferral.rate if deferral.domain.lower() == domain else 1.0
+    for loss in weather.ambiguous:
+        found *= 1.0 - loss.rate * (1.0 - loss.accepted)
+    for garbage in weather.garbage:
+        found *= 1.0 - garbage.rate / 2
+    return found
+
+
+def up_from(flap: Flap, at_s: float) -> float:
+    """Return when a provider that is down and up in turn is up; not before `at_s`.
+
+    >>> flap = Flap(kind="flap", at_s=10, for_s=60, period_s=20, duty=0.5)
+    >>> up_from(flap, 12), up_from(flap, 25), up_from(flap, 35)
+    (20.0, 25, 40.0)
+    """
+    if not flap.is_down(at_s):
+        return at_s
+    round_ = math.floor((at_s - flap.at_s) / flap.period_s)
+    up_s = flap.at_s + (round_ + flap.duty) * flap.period_s
+    return min(max(up_s, at_s + TICK_S), flap.end_s)
+
+
+def is_false(fault: Timed) -> bool:
+    """Whether this is a lie after which nothing arrives."""
+    return isinstance(fault, Lie) and (isinstance(fault.then, str) or fault.then.delay_s is None)
+
+
+class Server:
+    """A provider to which everything is sent as early as it takes it; nothing ever fails."""
+
+    def __init__(self, sky: Sky) -> None:
+        self._sky = sky
+        quota = ((length_s, getattr(sky.plan.quota, name)) for name, length_s in _LENGTHS_S.items())
+        self._windows = [(length_s, count) for length_s, count in quota if count is not None]
+        self._starts: list[float] = []
+        self._throttled: dict[int, list[float]] = {}
+        self._free_at_s: dict[int, float] = {}
+        self.reserve_s = max((length_s for length_s, _ in self._windows), default=0.0)
+        """How long a message stands in the way of others: the longest of its windows."""
+
+    def next_s(self, at_s: float) -> float:
+        """Return when one more may begin; not before `at_s`."""
+        while True:
+            at_s = self._sky.open_from(at_s)
+            if at_s == math.inf:
+                return at_s
+            weather, _ = self._sky.at(at_s)
+            wait_s = at_s
+            for length_s, count in self._windows:
+                if len(self._starts) >= count:
+                    wait_s = max(wait_s, self._starts[-count] + length_s)
+            for throttle in weather.throttles:
+                starts = self._throttled.setdefault(id(throttle), [])
+                if len(starts) >= throttle.per_s:
+                    wait_s = max(wait_s, min(starts[-throttle.per_s] + 1.0, throttle.end_s))
+            for capacity in weather.capacities[:1]:
+                free_at_s = self._free_at_s.get(id(capacity), at_s)
+                wait_s = max(wait_s, min(free_at_s, capacity.end_s))
+            if wait_s <= at_s:
+                return at_s
+            at_s = wait_s
+
+    def serve(self, at_s: float) -> None:
+        """Begin with one."""
+        weather, _ = self._sky.at(at_s)
+        self._starts.append(at_s)
+        for throttle in weather.throttles:
+            self._throttled.setdefault(id(throttle), []).append(at_s)
+        for capacity in weather.capacities[:1]:
+            self._free_at_s[id(capacity)] = at_s + 1.0 / capacity.per_s

@@ -1,0 +1,100 @@
+"""Reading a spool's file beside whoever owns it, or when nobody does; nothing is written, ever.
+
+No lock of the service's is taken, no file is made beside the spool's. What is in the log beside
+the file (`-wal`) counts, though nobody has it open: a process that was killed left it behind.
+
+Source: SQLite, "Write-Ahead Logging", section 5 (read-only databases), and the URI parameters
+`immutable` and `readonly_shm`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
+from urllib.parse import quote
+
+import apsw
+
+from mailactors.spool.migrations import find_missing, load_migrations
+from mailactors.spool.port import SpoolBrokenError, SpoolError, SpoolSchemaError
+from mailactors.spool.questions import Questions
+from mailactors.spool.sqlite_questions import SqliteQuestions
+
+T = TypeVar("T")
+
+BUSY_MS: Final = 5_000
+"""How long to wait for whoever opens the file at this moment."""
+TRIES: Final = 3
+
+
+def read_spool(path: str, question: Callable[[Questions], T]) -> T:
+    """Ask a spool's file one question, whoever has it open, or nobody.
+
+    Raises: SpoolSchemaError if it is no spool, or of a newer or older program; SpoolBrokenError
+        if it is damaged; SpoolError if it is not there, or cannot be read.
+    """
+    if not os.path.exists(path):
+        raise SpoolError(f"there is no file {path}")
+    path = os.path.realpath(path)  # its log lies beside the file itself
+    for _ in range(TRIES):
+        is_open = os.path.exists(f"{path}-shm")
+        try:
+            with _uri(path) as uri:
+                answer = _ask(path, uri, question)
+        except (SpoolError, FileNotFoundError):
+            if is_open == os.path.exists(f"{path}-shm"):
+                raise
+            continue  # somebody has opened or closed it meanwhile
+        if is_open or not os.path.exists(f"{path}-shm"):
+            return answer
+    raise SpoolError(f"{path} is being opened by others all the time; ask the service instead")
+
+
+@contextlib.contextmanager
+def _uri(path: str) -> Iterator[str]:
+    # With the index of its log (`-shm`) there, or made in memory from the log, SQLite reads beside
+    # a writer. Without it there is no writer: then the file alone is all, or is copied.
+    name = quote(path)
+    if os.path.exists(f"{path}-shm"):
+        yield f"file:{name}?mode=ro&readonly_shm=1"
+    elif not os.path.exists(f"{path}-wal") or os.path.getsize(f"{path}-wal") == 0:
+        yield f"file:{name}?mode=ro&immutable=1"
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = os.path.join(folder, "spool")
+            for suffix in ("", "-wal"):
+                shutil.copyfile(path + suffix, copy + suffix)
+            yield f"file:{quote(copy)}"
+
+
+def _ask(path: str, uri: str, question: Callable[[Questions], T]) -> T:
+    try:
+        flags = apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READWRITE
+        if "mode=ro" in uri:
+            flags = apsw.SQLITE_OPEN_URI | apsw.SQLITE_OPEN_READONLY
+        with contextlib.closing(apsw.Connection(uri, flags=flags)) as db:
+            db.set_busy_timeout(BUSY_MS)
+            missing = find_missing(db, load_migrations())
+            if missing and missing[0].number == 1:
+                raise SpoolSchemaError(f"{path} is empty: no gateway has used it yet")
+            try:
+                return question(SqliteQuestions(db))
+            except apsw.SQLError as error:
+                if not missing:
+                    raise
+                raise SpoolSchemaError(
+                    f"{path} was written by an older mailactors;"
+                    " serve it once with this one, which brings it up to date"
+                ) from error
+    except apsw.NotADBError as error:
+        raise SpoolSchemaError(f"{path} is not a database") from error
+    except (apsw.CorruptError, SpoolBrokenError) as error:
+        raise SpoolBrokenError(
+            f"{path} is damaged ({error}); keep it as it is, and go on from a backup"
+        ) from error
+    except apsw.Error as error:
+        raise SpoolError(f"{path} cannot be read: {error}") from error

@@ -1,0 +1,136 @@
+"""Rows about what is uncertain, as the commands of an SQLite spool keep them.
+
+A doubt is there as long as one of its deliveries is uncertain, held or being repeated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import apsw
+
+from mailactors.model.lifecycle import FINAL, State
+from mailactors.spool.doubts import NEVER_AT
+from mailactors.spool.port import Settle, Step
+from mailactors.spool.sqlite_rows import fetch, finish, record, report_failure
+
+
+def open_doubt(
+    db: apsw.Connection, seq: int, attempt_id: str, now: float, next_at: float, tries: int
+) -> None:
+    """Note that an attempt was lost now: one of its own, or (`tries`) a repetition of one."""
+    db.execute(
+        "UPDATE doubts SET ended_at = ?, next_at = ?, repeats = repeats + ?"
+        " WHERE seq = ? AND attempt_id = ?",
+        (now, next_at, tries, seq, attempt_id),
+    )
+    if db.changes():
+        return
+    # After a resend the vendor may have had the key from an earlier attempt than this one.
+    db.execute(
+        "INSERT INTO doubts (seq, attempt_id, provider, digest, recipients, began_at, since,"
+        " ended_at, next_at) SELECT seq, attempts.id, attempts.provider, attempts.digest,"
+        " json_array_length(ns), iif(declared_risks > 0, accepted_at, ifnull(started_at, ?1)),"
+        " ?1, ?1, ?2 FROM attempts JOIN messages USING (seq) WHERE attempts.id = ?3",
+        (now, next_at, attempt_id),
+    )
+
+
+def close_doubts(db: apsw.Connection, seq: int) -> None:
+    """Forget a message's doubts of which nothing is open any more."""
+    db.execute(
+        "DELETE FROM doubts WHERE seq = ?1 AND attempt_id NOT IN (SELECT attempt_id FROM deliveries"
+        " WHERE seq = ?1 AND state IN ('uncertain', 'held', 'sending'))",
+        (seq,),
+    )
+
+
+def note_outcome(db: apsw.Connection, command: Settle, now: float) -> None:
+    """Open, prolong or close a doubt after an attempt's outcome was recorded."""
+    doubted = [step.due_at for step in command.steps if step.state is State.UNCERTAIN]
+    if doubted:
+        tries = int(command.is_repeat)
+        open_doubt(db, command.seq, command.attempt_id, now, min(doubted), tries)
+    close_doubts(db, command.seq)
+
+
+def settle_late(db: apsw.Connection, command: Settle, now: float) -> None:
+    """Let a real outcome settle what was given up, though its owner is no longer the owner.
+
+    That it was accepted is worth knowing as long as it is not final and not on its way again; any
+    other outcome tells something only of that very attempt.
+    """
+    final = [step for step in command.steps if _is_settled_late(db, command, step, now)]
+    if not final:
+        return
+    finish(db, command.seq, len(final), now)
+    close_doubts(db, command.seq)
+    states = {str(step.n): step.state.value for step in final}
+    facts = {"kind": "late outcome", "provider": command.provider, "next": states}
+    rule = "the provider's answer came late, and counts"
+    record(db, command.seq, now, "resolved", {**facts, "rule": rule})
+    report_failure(db, command.seq, now)
+
+
+def _is_settled_late(db: apsw.Connection, command: Settle, step: Step, now: float) -> bool:
+    if step.state is State.SENT:
+        where = "state IN ('uncertain', 'held', 'ready', 'deferred', 'leased')"
+    elif step.state in FINAL:
+        where = "state IN ('uncertain', 'held') AND attempt_id = ?6"
+    else:
+        return False
+    db.execute(
+        "UPDATE deliveries SET state = ?1, provider = ?2, error = ?3, updated_at = ?4 "  # noqa: S608
+        f"WHERE seq = ?5 AND n = ?7 AND {where}",
+        (
+            step.state.value,
+            command.provider,
+            step.error,
+            now,
+            command.seq,
+            command.attempt_id,
+            step.n,
+        ),
+    )
+    return bool(db.changes())
+
+
+def count_risk(db: apsw.Connection, stream: str, provider: str, count: int) -> None:
+    """Count deliveries that go out again though that provider may have accepted them."""
+    db.execute(
+        "INSERT INTO risks VALUES (?, ?, ?)"
+        " ON CONFLICT (stream, provider) DO UPDATE SET count = count + excluded.count",
+        (stream, provider, count),
+    )
+
+
+def postpone(
+    db: apsw.Connection, seq: int, attempt_id: str, next_at: float, repeats: int = 0
+) -> bool:
+    """See to a doubt at another time; return whether there is one."""
+    db.execute(
+        "UPDATE doubts SET next_at = ?, repeats = max(repeats, ?) WHERE seq = ? AND attempt_id = ?",
+        (next_at, repeats, seq, attempt_id),
+    )
+    return bool(db.changes())
+
+
+def take_up(db: apsw.Connection, seq: int, repeat_of: str, attempt_id: str) -> None:
+    """Let a doubt go on under the attempt that repeats it; it is not due while that is made."""
+    db.execute(
+        "UPDATE doubts SET attempt_id = ?, next_at = ? WHERE seq = ? AND attempt_id = ?",
+        (attempt_id, NEVER_AT, seq, repeat_of),
+    )
+
+
+def find_doubt(db: apsw.Connection, seq: int, *attempt_ids: str) -> tuple[Any, ...] | None:
+    """Return (attempt_id, digest, recipients) of a message's doubt with one of these attempts."""
+    for attempt_id in attempt_ids:
+        rows = fetch(
+            db,
+            "SELECT attempt_id, digest, recipients FROM doubts WHERE seq = ? AND attempt_id = ?",
+            (seq, attempt_id),
+        )
+        if rows:
+            return rows[0]
+    return None

@@ -1,0 +1,439 @@
+"""How an SQLite spool settles what is uncertain: by evidence, by preference, by hand.
+
+The rule of `sqlite_flow` holds: each UPDATE names the states that it may come from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Final
+
+import apsw
+import msgspec
+
+from mailactors.model.lifecycle import FINAL, NEXT, State
+from mailactors.spool.doubts import (
+    Doubt,
+    Doubts,
+    IntendAgain,
+    Looks,
+    Overdue,
+    Postpone,
+    SettleByHand,
+    SettledByHand,
+)
+from mailactors.spool.operations import Testify
+from mailactors.spool.port import Intended, Progress, Resolve, Settled, Step, Withdrawn
+from mailactors.spool.sqlite_doubts import (
+    close_doubts,
+    count_risk,
+    find_doubt,
+    postpone,
+    take_up,
+)
+from mailactors.spool.sqlite_rows import (
+    fetch,
+    finish,
+    pack_progress,
+    record,
+    report_failure,
+    to_json,
+    unpack_progress,
+)
+from mailactors.spool.sqlite_suppressions import is_suppressed, normalize, suppress_bounced
+
+EVIDENCE_MAX: Final = 20
+"""Events kept of one delivery; a vendor may report the same bounce again and again."""
+_IN_DOUBT: Final = (State.UNCERTAIN, State.HELD)
+
+
+# Questions
+
+
+def overdue(db: apsw.Connection, command: Overdue, now: float) -> Doubts:
+    """Return the doubts that are due, of each provider apart."""
+    doubts: list[Doubt] = []
+    later: list[float] = []
+    provider = db.execute("SELECT min(provider) FROM doubts").get
+    while provider is not None:
+        rows = fetch(
+            db,
+            "SELECT doubts.seq, attempt_id, provider, next_at FROM doubts"
+            " WHERE provider = ? ORDER BY next_at, seq LIMIT ?",
+            (provider, command.limit + 1),
+        )
+        due = [row for row in rows[: command.limit] if row[3] <= now]
+        doubts += [_doubt(db, row[0], row[1]) for row in due]
+        if len(due) < len(rows):
+            later.append(rows[len(due)][3])
+        provider = db.execute(
+            "SELECT min(provider) FROM doubts WHERE provider > ?", (provider,)
+        ).get
+    return Doubts(tuple(doubts), min(later, default=None))
+
+
+def _doubt(db: apsw.Connection, seq: int, attempt_id: str) -> Doubt:
+    ((id_, stream, total, attempts, accepted_at, expires_at, size_bytes, crashes, *known),) = fetch(
+        db,
+        "SELECT id, stream, max(recipients_total, envelope_total), attempts, accepted_at,"
+        " expires_at, size_bytes, crash_count, doubts.provider, doubts.recipients, began_at,"
+        " since, ended_at, repeats, looks, failures, negatives, negative_at, answered_at"
+        " FROM messages JOIN doubts USING (seq) WHERE seq = ? AND attempt_id = ?",
+        (seq, attempt_id),
+    )
+    provider, recipients_count, began_at, since, ended_at, repeats, *looks = known
+    rows = fetch(
+        db,
+        "SELECT n, recipient, state, epoch, evidence FROM deliveries"
+        " WHERE seq = ? AND attempt_id = ? AND state IN ('uncertain', 'held') ORDER BY n",
+        (seq, attempt_id),
+    )
+    return Doubt(
+        seq=seq,
+        id=id_,
+        stream=stream,
+        provider=provider,
+        attempt_id=attempt_id,
+        recipients=tuple((row[0], row[1]) for row in rows),
+        recipients_total=total,
+        epoch=max((row[3] for row in rows), default=0),
+        attempts=attempts,
+        accepted_at=accepted_at,
+        expires_at=expires_at,
+        size_bytes=size_bytes,
+        began_at=began_at,
+        since=since,
+        ended_at=ended_at,
+        repeats=repeats,
+        looks=Looks(*looks),
+        is_held=any(row[2] == State.HELD for row in rows),
+        is_whole=len(rows) == recipients_count,
+        is_sole=_is_sole(db, seq, provider, attempt_id, [row[0] for row in rows]),
+        is_suppressed=any(is_suppressed(db, row[1]) for row in rows),
+        evidence=_told(rows, provider),
+        crashes=crashes,
+    )
+
+
+def _is_sole(db: apsw.Connection, seq: int, provider: str, attempt_id: str, ns: list[int]) -> bool:
+    # Each attempt of a message carries the same marker, for whichever recipients it is.
+    events = db.execute(
+        "SELECT kind, facts FROM events WHERE message_seq = ?"
+        " AND kind IN ('attempt', 'uncertain', 'evidence')"
+        " AND json_extract(facts, '$.provider') = ?",
+        (seq, provider),
+    )
+    rows: list[tuple[Any, ...]] = events.fetchall()
+    for kind, text in rows:
+        facts = msgspec.json.decode(text)
+        outcome = facts.get("outcome")
+        if facts.get("attempt_id") == attempt_id:
+            continue
+        if outcome == "accepted":
+            return False
+        if outcome == "uncertain" and any(
+            facts.get("next", {}).get(str(n)) != "uncertain" for n in ns
+        ):
+            return False
+        if kind == "uncertain" and not _was_for(db, facts["attempt_id"], ns):
+            return False
+    return True
+
+
+def _was_for(db: apsw.Connection, attempt_id: str, ns: list[int]) -> bool:
+    known = db.execute("SELECT ns FROM attempts WHERE id = ?", (attempt_id,)).get
+    return known is not None and set(msgspec.json.decode(known)) >= set(ns)
+
+
+def _told(rows: list[tuple[Any, ...]], provider: str) -> tuple[tuple[int, str], ...]:
+    # What was reported while the delivery was on its way again waits in its column.
+    told: list[tuple[int, str]] = []
+    for n, _, _, _, evidence in rows:
+        known = [(each["kind"], each["provider"]) for each in _read(evidence)]
+        if any(kind == "delivered" for kind, _ in known):
+            told.append((n, "delivered"))
+        elif ("bounced", provider) in known:
+            told.append((n, "bounced"))
+    return tuple(told)
+
+
+# By evidence and preference
+
+
+def resolve(db: apsw.Connection, command: Resolve, now: float) -> Settled:
+    """Record what was found out of uncertain or held deliveries, and move them on."""
+    rows = fetch(
+        db,
+        "SELECT n, state, attempt_id, provider FROM deliveries"
+        " WHERE seq = ?1 AND state IN ('uncertain', 'held') AND (?2 = '' OR attempt_id = ?2)",
+        (command.seq, command.attempt_id),
+    )
+    found = {row[0]: row for row in rows}
+    moved = [
+        (step, *found[step.n][2:])
+        for step in command.steps
+        if step.n in found and _may_follow(State(found[step.n][1]), step.state)
+    ]
+    if not moved:
+        return Settled(is_stale=True)
+    for step, _, _ in moved:
+        db.execute(
+            "UPDATE deliveries SET state = ?, due_at = ?, error = iif(?3 = '', error, ?3),"
+            " updated_at = ? WHERE seq = ? AND n = ? AND state IN ('uncertain', 'held')",
+            (step.state.value, step.due_at, step.error, now, command.seq, step.n),
+        )
+        suppress_bounced(db, command.seq, step, now)
+    for attempt_id in dict.fromkeys(attempt_id for _, attempt_id, _ in moved):
+        _keep_open(db, command, attempt_id)
+    final = sum(step.state in FINAL for step, _, _ in moved)
+    if final:
+        finish(db, command.seq, final, now)
+    stream = _send_again(db, command.seq, moved, command.progress, is_risk=command.is_risk)
+    close_doubts(db, command.seq)
+    if command.rule:
+        is_open = all(step.state.value == found[step.n][1] for step, _, _ in moved)
+        facts = {**command.facts, "rule": command.rule}
+        record(db, command.seq, now, "asked" if is_open else "resolved", facts)
+    if final:
+        report_failure(db, command.seq, now)
+    return Settled(stream=stream)
+
+
+def _may_follow(before: State, after: State) -> bool:
+    return after is before or after in NEXT[before]
+
+
+def _keep_open(db: apsw.Connection, command: Resolve, attempt_id: str) -> None:
+    times = [step.due_at for step in command.steps if step.state in _IN_DOUBT]
+    if command.next_at is not None or times:
+        next_at = min(times) if command.next_at is None else command.next_at
+        postpone(db, command.seq, attempt_id, next_at)
+    if command.looks is not None:
+        db.execute(
+            "UPDATE doubts SET looks = ?, failures = ?, negatives = ?, negative_at = ?,"
+            " answered_at = ? WHERE seq = ? AND attempt_id = ?",
+            (*msgspec.structs.astuple(command.looks), command.seq, attempt_id),
+        )
+
+
+def _send_again(
+    db: apsw.Connection,
+    seq: int,
+    moved: list[tuple[Any, ...]],
+    progress: Progress | None,
+    *,
+    is_risk: bool,
+) -> str:
+    """See to a message of which some deliveries are ready again; return its stream, or "" ."""
+    again = [row for row in moved if row[0].state in {State.READY, State.DEFERRED}]
+    if not again:
+        return ""
+    ((stream, packed),) = fetch(db, "SELECT stream, progress FROM messages WHERE seq = ?", (seq,))
+    if progress is None:
+        progress = msgspec.structs.replace(unpack_progress(packed), tried=())
+    db.execute(
+        "UPDATE messages SET declared_risks = declared_risks + ?, progress = ? WHERE seq = ?",
+        (len(again) if is_risk else 0, pack_progress(progress), seq),
+    )
+    if is_risk:
+        for *_, provider in again:
+            count_risk(db, stream, provider, 1)
+    assert isinstance(stream, str)
+    return stream
+
+
+def put_off(db: apsw.Connection, command: Postpone, _now: float) -> Settled:
+    """See to a doubt at another time; nothing was found out."""
+    done = [
+        postpone(db, command.seq, attempt_id, command.next_at, command.repeats)
+        for attempt_id in command.attempt_ids
+    ]
+    return Settled(is_stale=not any(done))
+
+
+# By key
+
+
+def intend_again(db: apsw.Connection, command: IntendAgain, now: float) -> Intended | Withdrawn:
+    """Record the intent to repeat an attempt by its key, if nothing has changed since."""
+    doubt = find_doubt(db, command.seq, command.attempt_id, command.repeat_of)
+    rows = fetch(
+        db,
+        "SELECT message_id, date_s, sender, digest, expires_at, packed"
+        " FROM messages JOIN contents USING (seq) WHERE seq = ?",
+        (command.seq,),
+    )
+    if doubt is None or not rows:
+        return Withdrawn()
+    ((message_id, date_s, sender, digest, expires_at, packed),) = rows
+    attempt_id, first_digest, count = doubt
+    is_replay = attempt_id == command.attempt_id
+    chosen = fetch(
+        db,
+        "SELECT n, recipient, node FROM deliveries"
+        " WHERE seq = ? AND attempt_id = ? AND epoch = ? AND state = ? ORDER BY n",
+        (command.seq, attempt_id, command.epoch, "sending" if is_replay else "uncertain"),
+    )
+    if not chosen:
+        return Withdrawn()
+    if not is_replay:
+        is_same = digest == first_digest and len(chosen) == count
+        if not is_same or now >= min(expires_at, command.not_after):
+            return Withdrawn()
+        if any(is_suppressed(db, recipient) for _, recipient, _ in chosen):
+            return Withdrawn()
+        if not _open_again(db, command, chosen, digest, now):
+            return Withdrawn()
+    recipients = tuple((n, recipient) for n, recipient, _ in chosen)
+    return Intended(message_id, date_s, sender, recipients, packed)
+
+
+def _open_again(
+    db: apsw.Connection,
+    command: IntendAgain,
+    chosen: list[tuple[Any, ...]],
+    digest: str,
+    now: float,
+) -> bool:
+    # False if it was settled already: an intent that comes after its own outcome is void.
+    ns = to_json([n for n, *_ in chosen])
+    db.execute(
+        "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, started_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+        (
+            command.attempt_id,
+            command.seq,
+            ns,
+            command.provider,
+            digest,
+            command.epoch,
+            chosen[0][2],
+            now,
+        ),
+    )
+    if not db.changes():
+        return False
+    db.execute(
+        "UPDATE deliveries SET state = 'sending', attempt_id = ?, updated_at = ?"
+        " WHERE seq = ? AND attempt_id = ? AND epoch = ? AND state = 'uncertain'",
+        (command.attempt_id, now, command.seq, command.repeat_of, command.epoch),
+    )
+    take_up(db, command.seq, command.repeat_of, command.attempt_id)
+    return True
+
+
+# By events
+
+
+def testify(db: apsw.Connection, command: Testify, now: float) -> Settled:
+    """Take in what a vendor reported; told again, it changes nothing."""
+    seq = db.execute("SELECT seq FROM messages WHERE id = ?", (command.marker,)).get
+    if seq is None or not _had_attempt(db, seq, command.provider):
+        return Settled(is_stale=True)
+    address = normalize(command.recipient)
+    is_news, settled = False, []
+    for n, recipient, state, provider, evidence in fetch(
+        db,
+        "SELECT n, recipient, state, provider, evidence FROM deliveries WHERE seq = ? ORDER BY n",
+        (seq,),
+    ):
+        if normalize(recipient) != address:
+            continue
+        kept = _with_evidence(evidence, command)
+        after = _after_event(State(state), command.kind, command.provider == provider)
+        if kept is None and after is None:
+            continue
+        is_news = True
+        db.execute(
+            "UPDATE deliveries SET evidence = ifnull(?, evidence), state = ifnull(?, state),"
+            " provider = iif(?2 IS NULL, provider, ?3), updated_at = iif(?2 IS NULL, updated_at, ?)"
+            " WHERE seq = ? AND n = ?",
+            (kept, after and after.value, command.provider, now, seq, n),
+        )
+        settled += [] if after is None else [(n, after)]
+    if not is_news:
+        return Settled(is_stale=True)
+    facts = {"kind": "delivery event", "provider": command.provider, "event": command.kind}
+    if not settled:
+        rule = "a delivery event, kept as evidence"
+        record(db, seq, now, "evidence", {**facts, "rule": rule, "reported_at": command.at})
+        return Settled(is_stale=True)
+    finish(db, seq, len(settled), now)
+    close_doubts(db, seq)
+    states = {str(n): state.value for n, state in settled}
+    rule = f"a delivery event: {command.kind}, so it had been accepted"
+    record(db, seq, now, "resolved", {**facts, "rule": rule, "next": states})
+    report_failure(db, seq, now)
+    return Settled()
+
+
+def _had_attempt(db: apsw.Connection, seq: int, provider: str) -> bool:
+    return bool(
+        db.execute(
+            "SELECT EXISTS (SELECT 1 FROM deliveries WHERE seq = ?1 AND provider = ?2)"
+            " OR EXISTS (SELECT 1 FROM events WHERE message_seq = ?1"
+            " AND json_extract(facts, '$.provider') = ?2 AND kind <> 'evidence')",
+            (seq, provider),
+        ).get
+    )
+
+
+def _with_evidence(evidence: str, command: Testify) -> str | None:
+    """Return the column with the event in it, or None if it is there already or too much is."""
+    known = _read(evidence)
+    if len(known) >= EVIDENCE_MAX:
+        return None
+    if any((each["kind"], each["provider"]) == (command.kind, command.provider) for each in known):
+        return None
+    new = {"kind": command.kind, "provider": command.provider, "at": command.at}
+    return to_json([*known, new])
+
+
+def _read(evidence: str) -> list[dict[str, Any]]:
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(evidence, type=list[dict[str, Any]])
+    return []
+
+
+def _after_event(state: State, kind: str, is_last_provider: bool) -> State | None:
+    """Say what a delivery becomes by an event, None for what it was."""
+    if kind == "delivered":
+        is_open = state not in FINAL and state is not State.SENDING
+        return State.SENT if is_open else None
+    return State.BOUNCED if state in _IN_DOUBT and is_last_provider else None
+
+
+# By hand
+
+
+def settle_by_hand(db: apsw.Connection, command: SettleByHand, now: float) -> SettledByHand:
+    """Settle by a person's word what of a message is uncertain or held."""
+    rows = fetch(db, "SELECT seq, expires_at FROM messages WHERE id = ?", (command.id,))
+    if not rows:
+        return SettledByHand(is_known=False)
+    ((seq, expires_at),) = rows
+    deliveries = fetch(
+        db, "SELECT n, state, provider FROM deliveries WHERE seq = ? ORDER BY n", (seq,)
+    )
+    chosen = [(n, provider) for n, state, provider in deliveries if state in _IN_DOUBT]
+    left = tuple(n for n, state, _ in deliveries if state not in _IN_DOUBT)
+    if not chosen:
+        why = "nothing of the message is uncertain or held"
+        return SettledByHand(True, left=left, why=why)
+    if command.into == "resend" and expires_at <= now:
+        why = "the message is past its deadline: settle it as failed, then retry it"
+        return SettledByHand(True, left=tuple(n for n, *_ in deliveries), why=why)
+    after = {"sent": State.SENT, "resend": State.READY, "failed": State.FAILED}[command.into]
+    error = "settled by hand as failed" if after is State.FAILED else ""
+    steps = tuple(Step(n, after, now, error) for n, _ in chosen)
+    facts = {
+        "kind": "by hand",
+        "provider": chosen[0][1],
+        "providers": {str(n): provider for n, provider in chosen},
+        "note": command.note,
+        "next": {str(n): after.value for n, _ in chosen},
+    }
+    rule = f"by hand: as {command.into}"
+    is_risk = after is State.READY
+    settled = resolve(db, Resolve(seq, steps, None, rule, facts, is_risk), now)
+    return SettledByHand(True, tuple(n for n, _ in chosen), left, stream=settled.stream)

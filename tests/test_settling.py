@@ -1,0 +1,510 @@
+"""Uncertain outcomes, settled by evidence: the whole gateway in virtual time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mailactors.config import Config
+from mailactors.model.message import Address
+from mailactors.model.outcome import (
+    Accepted,
+    Deferred,
+    Outcome,
+    Phase,
+    Reason,
+    Rejected,
+    Scope,
+    Uncertain,
+)
+from mailactors.providers.port import Provider
+from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
+from mailactors.runtime.ports import Ports
+from mailactors.spool.operations import Suppress, Testify
+from mailactors.spool.questions import Event
+from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.writer import SpoolWriter
+from mailactors.wiring import Gateway, build
+from tests.gateways import (
+    EPOCH_S,
+    CrashPlan,
+    letter,
+    make_config,
+    make_ports,
+    open_store,
+    provider,
+    running,
+    simulated,
+    states,
+    status,
+    submit,
+    wait_for_states,
+)
+
+LOST = Uncertain(Phase.FINAL, Reason("no answer"))
+"""It was accepted, but the answer is lost."""
+VANISHED = Uncertain(Phase.UNKNOWN, Reason("no answer"))
+"""It was not accepted, which nobody knows."""
+BUSY = Deferred(Scope.PROVIDER, Reason("busy", 503))
+TWO = (Address("a@example.com"), Address("b@example.com"))
+
+
+def keyed(window_s: float = 3600.0, **settings: Any) -> dict[str, Any]:
+    return simulated(idempotency_window_s=window_s, **settings)
+
+
+def asked(lag_s: float = 20.0, **settings: Any) -> dict[str, Any]:
+    return simulated(look_up_lag_s=lag_s, **settings)
+
+
+def one(first: dict[str, Any], **tables: Any) -> Config:
+    return make_config({"primary": first, "secondary": simulated()}, **tables)
+
+
+def stream(**settings: Any) -> dict[str, Any]:
+    return {"streams": {"mail": settings}}
+
+
+async def timeline(gateway: Gateway, seq: int = 1) -> tuple[Event, ...]:
+    return await gateway.reader.ask(lambda spool: spool.timeline(seq))
+
+
+async def last_rule(gateway: Gateway, seq: int = 1) -> str:
+    found = [event.facts["rule"] for event in await timeline(gateway, seq) if event.facts]
+    rule: str = found[-1]
+    return rule
+
+
+async def risks(gateway: Gateway) -> int:
+    return (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
+
+
+def copies(gateway: Gateway) -> int:
+    return sum(len(provider(gateway, name).received) for name in gateway.lanes)
+
+
+# By key
+
+
+@pytest.mark.parametrize("first", [LOST, VANISHED])
+async def test_a_lost_message_is_repeated_by_its_key_and_arrives_once(
+    first: Outcome, autojump_clock: MockClock
+) -> None:
+    with open_store() as store:
+        async with running(one(keyed()), store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(first)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            await wait_for_states(gateway, within_s=5, sent=1)
+            message = await status(gateway, "1")
+            event = (await timeline(gateway))[-1]
+
+            assert ("primary", 2, 0) == (
+                message.deliveries[0].provider,
+                message.attempts,
+                message.declared_risks,
+            )
+            assert copies(gateway) == 1
+            assert ("key", "accepted") == (event.facts["kind"], event.facts["outcome"])
+            assert event.facts["provider_message_id"].startswith("primary-")
+            assert provider(gateway, "secondary").calls == 0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        BUSY,
+        Deferred(Scope.RECIPIENT, Reason("greylisted", 451), 300.0),
+        Rejected(Scope.MESSAGE, Reason("too large", 552)),
+        Rejected(Scope.RECIPIENT, Reason("no such user", 550)),
+        VANISHED,
+    ],
+)
+async def test_whatever_else_a_repetition_is_told_the_first_attempt_stays_uncertain(
+    answer: Outcome, autojump_clock: MockClock
+) -> None:
+    with open_store() as store:
+        async with running(one(keyed(), **stream(uncertain_wait_s=600)), store) as gateway:
+            provider(gateway, "primary").behaviour.script.extend([LOST, answer, answer])
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            seen = set()
+            while (message := await status(gateway, "1")).attempts < 3:
+                seen |= set(states(message))
+                await trio.sleep(0.005)
+            await wait_for_states(gateway, within_s=30, sent=1)
+            tried = [event for event in await timeline(gateway) if event.kind == "attempt"]
+
+            assert seen == {"uncertain", "sending"}
+            assert [1, 2, 3] == [event.facts["repeats"] for event in tried[1:]]
+            assert (1, 0) == (copies(gateway), await risks(gateway))
+            assert provider(gateway, "secondary").calls == 0
+
+
+async def test_repetitions_become_rarer(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        config = one(keyed(), **stream(uncertain_wait_s=300))
+        async with running(config, store) as gateway:
+            provider(gateway, "primary").behaviour.script.extend([VANISHED] * 7)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, sent=1)
+            at = [event.at for event in await timeline(gateway) if event.kind == "attempt"]
+            waits = [after - before for before, after in zip(at, at[1:], strict=False)]
+
+            assert len(waits) == 7
+            assert all(after > 1.1 * before for before, after in zip(waits, waits[1:], strict=False))
+
+
+async def test_a_resend_does_not_wait_for_the_end_of_a_long_window(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(one(keyed(86_400)), store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(VANISHED)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            provider(gateway, "primary").behaviour.is_refusing = True
+            await trio.sleep(58)
+            assert states(await status(gateway, "1")) == ["uncertain"]
+            await wait_for_states(gateway, within_s=5, sent=1)
+
+            assert (await status(gateway, "1")).deliveries[0].provider == "secondary"
+            assert await risks(gateway) == 1
+            assert [("transactional", "primary", 1)] == store._db.execute(
+                "SELECT * FROM risks"
+            ).fetchall()
+
+
+async def test_a_stream_that_holds_is_repeated_until_the_window_ends(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        config = one(keyed(3600), **stream(on_uncertain="hold"))
+        async with running(config, store) as gateway:
+            primary = provider(gateway, "primary").behaviour
+            primary.script.append(LOST)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            primary.is_refusing = True
+            await trio.sleep(1800)
+            assert states(await status(gateway, "1")) == ["uncertain"]
+            primary.is_refusing = False
+            await wait_for_states(gateway, within_s=400, sent=1)
+
+            assert (1, 0) == (copies(gateway), await risks(gateway))
+
+
+async def test_after_the_window_nothing_is_repeated(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        config = one(keyed(600), **stream(on_uncertain="hold"))
+        async with running(config, store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.append(LOST)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            primary.behaviour.is_refusing = True
+            await wait_for_states(gateway, held=1)
+            held_at_s = trio.current_time()
+            primary.behaviour.is_refusing = False
+            await trio.sleep(4000)
+
+            assert 500 < held_at_s < 601
+            assert (1, 1) == (primary.calls, copies(gateway))
+
+
+async def test_who_is_suppressed_meanwhile_gets_nothing_by_key(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        config = one(keyed(600), **stream(on_uncertain="hold"))
+        async with running(config, store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(VANISHED)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            await SpoolWriter(gateway.writes).ask(Suppress("bob@example.com", "asked", "test"))
+            await wait_for_states(gateway, within_s=70, held=1)
+
+            assert provider(gateway, "primary").calls == 1
+
+
+async def test_one_recipient_of_two_that_is_suppressed_stops_the_repetition(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        config = one(keyed(600), **stream(on_uncertain="hold"))
+        async with running(config, store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(VANISHED)
+            await gateway.door.submit(letter(to=TWO))
+            await wait_for_states(gateway, uncertain=2)
+            await SpoolWriter(gateway.writes).ask(Suppress("b@example.com", "asked", "test"))
+            await wait_for_states(gateway, within_s=70, held=2)
+
+            assert provider(gateway, "primary").calls == 1
+
+
+async def test_past_its_deadline_nothing_is_repeated(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(one(keyed(), **stream(uncertain_wait_s=900)), store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.append(VANISHED)
+            await gateway.door.submit(letter(expires_in_s=30))
+            await wait_for_states(gateway, uncertain=1)
+            primary.behaviour.is_refusing = True
+            await wait_for_states(gateway, within_s=31, held=1)
+            primary.behaviour.is_refusing = False
+            await trio.sleep(4000)
+
+            assert states(await status(gateway, "1")) == ["held"]
+            assert primary.calls == 1
+            assert "deadline" in await last_rule(gateway)
+
+
+async def test_a_vendor_that_refuses_some_in_its_answer_is_believed(
+    autojump_clock: MockClock,
+) -> None:
+    gone = Rejected(Scope.RECIPIENT, Reason("no such user", 550))
+    mixed = Accepted("42", refused={"b@example.com": gone})
+    with open_store() as store:
+        async with running(one(keyed()), store) as gateway:
+            provider(gateway, "primary").behaviour.script.extend([VANISHED, mixed])
+            await gateway.door.submit(letter(to=TWO))
+            await wait_for_states(gateway, within_s=30, sent=1, bounced=1)
+
+            assert states(await status(gateway, "1")) == ["sent", "bounced"]
+
+
+async def test_what_a_repetition_left_open_is_not_repeated_with_fewer(
+    autojump_clock: MockClock,
+) -> None:
+    busy = Deferred(Scope.RECIPIENT, Reason("busy", 450))
+    mixed = Accepted("42", refused={"b@example.com": busy})
+    with open_store() as store:
+        async with running(one(keyed()), store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.extend([VANISHED, mixed])
+            await gateway.door.submit(letter(to=TWO))
+            await wait_for_states(gateway, within_s=30, sent=1, uncertain=1)
+            await trio.sleep(50)
+            assert primary.calls == 2
+            await wait_for_states(gateway, within_s=20, sent=2)
+
+            assert await risks(gateway) == 1
+
+
+# By look-up
+
+
+async def test_what_a_look_up_finds_is_sent(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(one(asked(20.0)), store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(LOST)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            await trio.sleep(19)
+            assert provider(gateway, "primary").look_ups == 0
+            await wait_for_states(gateway, within_s=3, sent=1)
+            event = (await timeline(gateway))[-1]
+
+            assert ("resolved", "look-up", "primary", "primary-1", 1) == (
+                event.kind,
+                *(event.facts[name] for name in ("kind", "provider", "provider_message_id")),
+                event.facts["looks"],
+            )
+            assert (1, 0) == (copies(gateway), await risks(gateway))
+
+
+async def test_two_look_ups_that_find_nothing_let_it_go_again_without_a_risk(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(one(asked(20.0)), store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(VANISHED)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, within_s=50, sent=1)
+            ended_s = trio.current_time()
+            events = await timeline(gateway)
+            looks = [event.at - EPOCH_S for event in events if event.facts.get("kind") == "look-up"]
+
+            assert 40 <= ended_s < 43
+            assert provider(gateway, "primary").look_ups == 2
+            assert looks[1] - looks[0] >= 20
+            assert (1, 0) == (copies(gateway), await risks(gateway))
+            assert "two look-ups found nothing: not accepted" in [
+                event.facts.get("rule") for event in events
+            ]
+
+
+async def test_nothing_is_sent_again_before_the_second_look_up_came_back(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        config = one(asked(20.0), **stream(uncertain_wait_s=5))
+        async with running(config, store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.append(VANISHED)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            while primary.look_ups < 1:
+                await trio.sleep(0.1)
+            primary.behaviour.latency_s = 25.0
+            while primary.look_ups < 2:
+                await trio.sleep(0.1)
+            await trio.sleep(24)
+            assert states(await status(gateway, "1")) == ["uncertain"]
+            assert provider(gateway, "secondary").calls == 0
+            primary.behaviour.latency_s = 0.01
+            await wait_for_states(gateway, within_s=5, sent=1)
+
+            assert await risks(gateway) == 0
+
+
+async def test_a_vendor_that_answers_no_look_up_leaves_it_to_the_preference(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(one(asked(20.0)), store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.append(LOST)
+            primary.behaviour.is_mute = True
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            await trio.sleep(78)
+            assert states(await status(gateway, "1")) == ["uncertain"]
+            await wait_for_states(gateway, within_s=35, sent=1)
+            tried = [event.facts for event in await timeline(gateway) if event.kind == "asked"]
+
+            assert await risks(gateway) == 1
+            assert "no answer within 30 s" in tried[0]["rule"]
+            assert (1, 0) == (primary.look_ups - 1, primary.look_ups - len(tried))
+
+
+async def test_the_wait_counts_from_the_last_look_up_that_was_answered(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        config = one(asked(20.0), **stream(uncertain_wait_s=100))
+        async with running(config, store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.append(VANISHED)
+            await gateway.door.submit(letter())
+            while primary.look_ups < 1:
+                await trio.sleep(0.1)
+            await trio.sleep(1)
+            answered_s = trio.current_time()
+            primary.behaviour.is_refusing = True
+            await trio.sleep(98)
+            assert states(await status(gateway, "1")) == ["uncertain"]
+            await wait_for_states(gateway, within_s=5, sent=1)
+
+            assert 98 < trio.current_time() - answered_s < 105
+            assert await risks(gateway) == 1
+
+
+async def test_a_held_message_is_looked_up_until_it_is_found(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        config = one(asked(20.0), **stream(on_uncertain="hold"))
+        async with running(config, store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.append(LOST)
+            primary.behaviour.is_mute = True
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, held=1)
+            primary.behaviour.is_mute = False
+            await wait_for_states(gateway, within_s=7 * 3600, sent=1)
+
+            assert (1, 0) == (copies(gateway), await risks(gateway))
+
+
+async def test_what_is_held_is_never_sent_by_itself(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        config = one(asked(20.0), **stream(on_uncertain="hold"))
+        async with running(config, store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.append(VANISHED)
+            primary.behaviour.is_mute = True
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, held=1)
+            primary.behaviour.is_mute = False
+            await trio.sleep(86_400)
+
+            assert states(await status(gateway, "1")) == ["held"]
+            assert 2 < primary.look_ups < 20
+            assert (1, 0) == (primary.calls, copies(gateway))
+
+
+async def test_past_the_deadline_it_is_held_and_proof_lets_it_expire(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(one(asked(20.0)), store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(VANISHED)
+            await gateway.door.submit(letter(expires_in_s=30))
+            await wait_for_states(gateway, within_s=33, held=1)
+            await wait_for_states(gateway, within_s=4000, expired=1)
+
+            assert (0, 0) == (copies(gateway), await risks(gateway))
+
+
+async def test_a_marker_that_another_recipient_left_there_proves_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    """The first is accepted, the second deferred; then the second's own attempt is lost."""
+    later = Deferred(Scope.RECIPIENT, Reason("greylisted", 451), 60.0)
+    mixed = Accepted("42", refused={"b@example.com": later})
+    with open_store() as store:
+        async with running(one(asked(20.0)), store) as gateway:
+            primary = provider(gateway, "primary")
+            primary.behaviour.script.extend([mixed, VANISHED])
+            await gateway.door.submit(letter(to=TWO))
+            await wait_for_states(gateway, sent=1, uncertain=1)
+            await wait_for_states(gateway, sent=2)
+
+            assert await risks(gateway) == 1
+            assert [r for _, to in primary.received for r in to] == ["a@example.com", "b@example.com"]
+
+
+async def test_two_recipients_lost_at_two_providers_are_settled_apart(
+    autojump_clock: MockClock,
+) -> None:
+    elsewhere = Uncertain(Phase.UNKNOWN, Reason("?"), refused={"b@example.com": BUSY})
+    config = make_config({"primary": asked(20.0), "secondary": asked(40.0), "third": simulated()})
+    with open_store() as store:
+        async with running(config, store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(elsewhere)
+            provider(gateway, "secondary").behaviour.script.append(LOST)
+            await gateway.door.submit(letter(to=TWO))
+            await wait_for_states(gateway, uncertain=2)
+            message = await status(gateway, "1")
+            assert ["primary", "secondary"] == [each.provider for each in message.deliveries]
+            await wait_for_states(gateway, within_s=120, sent=2)
+
+            found = [e.facts["provider"] for e in await timeline(gateway) if e.kind == "resolved"]
+            assert sorted(found) == ["primary", "secondary"]
+            assert (2, 0) == (copies(gateway), await risks(gateway))
+
+
+async def test_a_provider_that_answers_nobody_delays_no_other_providers_lot(
+    autojump_clock: MockClock,
+) -> None:
+    config = make_config(
+        {"mute": asked(20.0), "primary": asked(20.0), "secondary": simulated()},
+        streams={"sick": {"route": ["mute", "secondary"]}, "well": {"route": ["primary"]}},
+    )
+    with open_store() as store:
+        async with running(config, store) as gateway:
+            mute = provider(gateway, "mute").behaviour
+            mute.is_mute = True
+            mute.script.extend([LOST] * 300)
+            await submit(gateway, 300, stream="sick")
+            await trio.sleep(10)
+            provider(gateway, "primary").behaviour.script.append(LOST)
+            await gateway.door.submit(letter("other", stream="well"))
+            await trio.sleep(25)
+
+            assert states(await status(gateway, "other")) == ["sent"]
+            assert provider(gateway, "mute").look_ups <= 40
+            await wait_for_states(gateway, within_s=300, sent=301)

@@ -1,0 +1,231 @@
+"""Guards taken out, one at a time: a test that does not fail without its guard guards nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+import apsw
+
+from mailactors.spool import sqlite, sqlite_flow, sqlite_retention
+from mailactors.spool.actor import SpoolActor
+from mailactors.spool.operations import Purge
+from mailactors.spool.port import (
+    Accept,
+    Intend,
+    Intended,
+    Receipt,
+    Recover,
+    Settle,
+    SpoolBrokenError,
+    SpoolFullError,
+)
+from mailactors.spool.sqlite import SqliteStore
+
+Apply = Callable[[apsw.Connection, Any, float], Any]
+
+
+def _replace_command(kind: type[Any], make: Callable[[Apply], Apply]) -> None:
+    usual = sqlite._APPLY[kind]
+    sqlite._APPLY[kind] = make(usual)
+
+
+def answer_before_commit() -> None:
+    """A new message is acknowledged when it is handed to the store, not when it is durable."""
+    usual = SpoolActor._apply
+
+    async def apply(self: SpoolActor, group: list[Any]) -> Any:
+        for write in group:
+            if isinstance(write.command, Accept):
+                message = write.command.message
+                at = message.accepted_at
+                write.reply.resolve(Receipt(0, message.id, message.message_id, "", at, False))
+        return await usual(self, group)
+
+    SpoolActor._apply = apply  # type: ignore[method-assign]
+
+
+def key_after_commit() -> None:
+    """The idempotency key gets a transaction of its own, after the message's."""
+    usual_accept, usual_apply = sqlite.accept_all, SqliteStore.apply
+    late: list[tuple[Any, ...]] = []
+
+    def accept_all(db: apsw.Connection, commands: Sequence[Accept], now: float) -> Any:
+        results = usual_accept(db, commands, now)
+        late.extend(db.execute("DELETE FROM keys RETURNING scope, key, fingerprint, seq, expires_at"))
+        return results
+
+    def apply(self: SqliteStore, commands: Sequence[Any], now: float) -> list[Any]:
+        results: list[Any] = usual_apply(self, commands, now)
+        self._db.executemany("INSERT INTO keys VALUES (?, ?, ?, ?, ?)", late)
+        late.clear()
+        return results
+
+    sqlite.accept_all = accept_all  # type: ignore[attr-defined]
+    SqliteStore.apply = apply  # type: ignore[method-assign]
+
+
+def send_without_intent() -> None:
+    """The intent is answered, but not written down."""
+
+    def make(usual: Apply) -> Apply:
+        def intend(db: apsw.Connection, command: Intend, now: float) -> Any:
+            db.execute("SAVEPOINT unwritten")
+            result = usual(db, command, now)
+            if isinstance(result, Intended):
+                db.execute("ROLLBACK TO unwritten")
+            db.execute("RELEASE unwritten")
+            return result
+
+        return intend
+
+    _replace_command(Intend, make)
+
+
+def recover_sending_as_ready() -> None:
+    """After a crash, what was being sent is sent again, as if it had not been."""
+    _before_recover("UPDATE deliveries SET state = 'leased' WHERE state = 'sending'")
+
+
+def recover_leased_as_uncertain() -> None:
+    """After a crash, what was only leased counts as perhaps sent."""
+    _before_recover("UPDATE deliveries SET state = 'sending' WHERE state = 'leased'")
+
+
+def forget_leases() -> None:
+    """After a crash, what was leased is nobody's any more, and stays so."""
+    _before_recover("UPDATE deliveries SET node = 'gone' WHERE state = 'leased'")
+
+
+def _before_recover(sql: str) -> None:
+    def make(usual: Apply) -> Apply:
+        def recover(db: apsw.Connection, command: Recover, now: float) -> Any:
+            db.execute(sql)
+            return usual(db, command, now)
+
+        return recover
+
+    _replace_command(Recover, make)
+
+
+def event_after_commit() -> None:
+    """An outcome's event gets a transaction of its own, after the outcome's."""
+    usual_apply, usual_record = SqliteStore.apply, sqlite_flow.record
+    late: list[tuple[Any, ...]] = []
+
+    def record(_db: apsw.Connection, *facts: Any) -> None:
+        late.append(facts)
+
+    def apply(self: SqliteStore, commands: Sequence[Any], now: float) -> list[Any]:
+        results: list[Any] = usual_apply(self, commands, now)
+        for facts in late:
+            usual_record(self._db, *facts)
+        late.clear()
+        return results
+
+    sqlite_flow.record = record  # type: ignore[attr-defined, assignment]
+    SqliteStore.apply = apply  # type: ignore[method-assign]
+
+
+def purge_what_is_open() -> None:
+    """Whatever is old enough is purged, final or not."""
+
+    def final(
+        db: apsw.Connection, kept: tuple[int, ...], before: float, limit: int
+    ) -> list[tuple[float, int]]:
+        places = ", ".join("?" * len(kept))
+        return db.execute(
+            f"SELECT accepted_at, seq FROM messages WHERE kept IN ({places}) AND accepted_at < ?"
+            " ORDER BY accepted_at, seq LIMIT ?",
+            (*kept, before, limit),
+        ).fetchall()
+
+    sqlite_retention._final = final
+
+
+def purge_keys_that_hold() -> None:
+    """A key goes with its message, whatever its window."""
+    sqlite_retention._unkeyed = lambda _db, rows, _now: rows
+
+
+def purge_in_pieces() -> None:
+    """A purge is no transaction: each of its statements is one."""
+
+    def make(usual: Apply) -> Apply:
+        def purge(db: apsw.Connection, command: Purge, now: float) -> Any:
+            db.execute("COMMIT")
+            result = usual(db, command, now)
+            db.execute("BEGIN IMMEDIATE")
+            return result
+
+        return purge
+
+    _replace_command(Purge, make)
+
+
+def retry_on_a_broken_disk() -> None:
+    """A disk that failed is tried again, as a full one is."""
+    usual = SqliteStore.apply
+
+    def apply(self: SqliteStore, commands: Sequence[Any], now: float) -> list[Any]:
+        try:
+            return usual(self, commands, now)
+        except SpoolBrokenError as error:
+            self._broken = ""
+            raise SpoolFullError(str(error)) from error
+
+    SqliteStore.apply = apply  # type: ignore[method-assign]
+
+
+def drop_epochs() -> None:
+    """Whoever settles a delivery owns it: no epoch is compared."""
+
+    def make(usual: Apply) -> Apply:
+        def settle(db: apsw.Connection, command: Settle, now: float) -> Any:
+            db.executemany(
+                "UPDATE deliveries SET epoch = ?, attempt_id = ? WHERE seq = ? AND n = ?",
+                [(command.epoch, command.attempt_id, command.seq, s.n) for s in command.steps],
+            )
+            return usual(db, command, now)
+
+        return settle
+
+    _replace_command(Settle, make)
+
+
+def answer_what_fits() -> None:
+    """A full disk is not noticed: what could not be written counts as written."""
+    usual = SqliteStore.apply
+
+    def apply(self: SqliteStore, commands: Sequence[Any], now: float) -> list[Any]:
+        try:
+            return usual(self, commands, now)
+        except SpoolFullError:
+            return [
+                Receipt(0, c.message.id, c.message.message_id, "", now, False)
+                if isinstance(c, Accept)
+                else None
+                for c in commands
+            ]
+
+    SqliteStore.apply = apply  # type: ignore[method-assign]
+
+
+MUTATIONS: Final[Mapping[str, Callable[[], None]]] = {
+    mutation.__name__: mutation
+    for mutation in (
+        answer_before_commit,
+        answer_what_fits,
+        drop_epochs,
+        event_after_commit,
+        forget_leases,
+        key_after_commit,
+        purge_in_pieces,
+        purge_keys_that_hold,
+        purge_what_is_open,
+        recover_leased_as_uncertain,
+        recover_sending_as_ready,
+        retry_on_a_broken_disk,
+        send_without_intent,
+    )
+}
