@@ -29,6 +29,7 @@ from mailactors.api.problems import (
     problem_response,
 )
 from mailactors.api.routes import LIMITED, ROUTES
+from mailactors.api.settling import Settling
 from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
 from mailactors.observe.watchdog import Watch
@@ -109,7 +110,7 @@ def _build(parts: Parts) -> QuartTrio:
 
 
 def _add_routes(app: QuartTrio, parts: Parts) -> None:
-    groups = (Accepting(parts), Asking(parts), Operating(parts), Feeding(parts))
+    groups = (Accepting(parts), Asking(parts), Operating(parts), Settling(parts), Feeding(parts))
     for route in ROUTES:
         name = route.operation_id
         (handler,) = (getattr(group, name) for group in groups if hasattr(group, name))

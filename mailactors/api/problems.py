@@ -42,6 +42,7 @@ KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
         "request-timeout": Kind(408, "The body did not arrive in time"),
         "too-late": Kind(409, "It is too late to cancel the message"),
         "not-retried": Kind(409, "The message cannot be sent once more"),
+        "not-settled": Kind(409, "There is nothing to settle"),
         "too-large": Kind(413, "The body is too large"),
         "unsupported-media-type": Kind(415, "The body is not declared as JSON"),
         "validation": Kind(422, "The body is not valid"),

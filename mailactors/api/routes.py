@@ -122,6 +122,15 @@ _MESSAGES: Final = (
         {202: schemas_control.RetryReceipt},
         (*_COMMAND, "not-retried"),
     ),
+    Route(
+        "POST",
+        "/v1/messages/<name>/settle",
+        "settle_message",
+        "Settle by hand what of a message is uncertain or held",
+        {200: schemas_control.SettleReceipt},
+        (*dict.fromkeys((*_BODY, *_COMMAND)), "not-settled"),
+        body=schemas_control.SettleIn,
+    ),
 )
 _OPERATION: Final = (
     Route(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -76,6 +76,22 @@ class RetryReceipt(msgspec.Struct, frozen=True):
     status: str
     status_url: str
     retry_of: str
+
+
+class SettleIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a person knows, or decides, of what is uncertain or held; `note` says why."""
+
+    into: Literal["sent", "resend", "failed"] = msgspec.field(name="as")
+    note: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] = ""
+
+
+class SettleReceipt(msgspec.Struct, frozen=True):
+    """The deliveries, by their place in the envelope, that are settled, and those left alone."""
+
+    id: str
+    into: str = msgspec.field(name="as")
+    settled: tuple[int, ...]
+    left: tuple[int, ...]
 
 
 class ProviderView(msgspec.Struct, frozen=True):

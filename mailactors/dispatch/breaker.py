@@ -22,6 +22,13 @@ from typing import Final, assert_never
 import pydantic
 import trio
 
+from mailactors.dispatch.concurrency import (
+    Concurrency,
+    collapse,
+    cut,
+    judge_end,
+    new_concurrency,
+)
 from mailactors.dispatch.lane import (
     NEVER_S,
     Attempt,
@@ -35,6 +42,7 @@ from mailactors.dispatch.lane import (
     Stage,
 )
 from mailactors.model.outcome import (
+    Accepted,
     NotAttempted,
     Outcome,
     Rejected,
@@ -47,6 +55,13 @@ from mailactors.runtime.ports import Ports
 
 FAILURES_IN_A_ROW_MAX: Final = 10
 """Opens the gate before the window's rate would: at a 30 % error rate, once in 170,000 calls."""
+DEAD_IN_A_ROW: Final = 30
+"""So many attempts of which none was taken in: no use even when every provider is bad. At an
+error rate of 60 % once in millions of calls, at 90 % once in a few hundred."""
+SLOW_PROBE_FACTOR: Final = 4.0
+SLOW_OPEN_CAPS: Final = 4.0
+"""A probe that is not answered in time costs a message its time. The gate then stays open for
+so many times its duration, doubled with each relapse, up to so many times the usual cap."""
 DISABLED_S: Final = 900.0
 """How long a provider that refuses us as such (401, 535, suspended) is left alone."""
 JITTER: Final = 0.2
@@ -73,10 +88,13 @@ class BreakerState:
 
     gate: Gate = Gate.CLOSED
     until_s: float = 0.0
+    last_resort_s: float = 0.0
     closed_at_s: float = NEVER_S
     opened_count: int = 0
     last_success_s: float = NEVER_S
     failures_in_a_row: int = 0
+    untaken_in_a_row: int = 0
+    """Calls since a message was last taken in, however slowly."""
     calls: deque[list[float]] = field(default_factory=deque)
     """[second, successes, failures] within the window, oldest first."""
     in_flight: dict[str, float] = field(default_factory=dict)
@@ -85,6 +103,7 @@ class BreakerState:
     """Those in flight that were already counted as failures."""
     probes_out: set[str] = field(default_factory=set)
     probes_passed: int = 0
+    concurrency: Concurrency = field(default_factory=lambda: new_concurrency(10**6, 0, 10**6))
 
 
 def decide_admit(
@@ -128,12 +147,21 @@ def decide_end(
     if isinstance(outcome, Rejected) and outcome.scope is Scope.PROVIDER:
         _open(state, settings, now_s, draw, Gate.DISABLED)
         return
-    if verdict is Verdict.SUCCESS and now_s - began_s > settings.slow_call_s:
+    is_slow = now_s - began_s > settings.slow_call_s
+    judge_end(state.concurrency, verdict, is_slow, len(state.in_flight) + 1, began_s, now_s)
+    if verdict is Verdict.SUCCESS and is_slow:
         verdict = Verdict.FAILURE
     if not was_counted:
         _count(state, settings, verdict, now_s)
+    if isinstance(outcome, Accepted):
+        state.untaken_in_a_row = 0
     if was_probe and state.gate is Gate.HALF_OPEN:
-        _judge_probe(state, settings, verdict, now_s, draw)
+        if verdict is Verdict.FAILURE:
+            _open(state, settings, now_s, draw, Gate.OPEN, now_s - began_s)
+            return
+        state.probes_passed += 1
+        if state.probes_passed >= settings.probes:
+            close(state, now_s)
     elif state.gate is Gate.CLOSED and is_failing(state, settings):
         _open(state, settings, now_s, draw, Gate.OPEN)
 
@@ -146,9 +174,10 @@ def decide_age(state: BreakerState, settings: BreakerSettings, now_s: float, dra
         if attempt_id in state.too_old:
             continue
         state.too_old.add(attempt_id)
+        cut(state.concurrency, began_s, now_s)
         _count(state, settings, Verdict.FAILURE, now_s)
         if state.gate is Gate.HALF_OPEN and attempt_id in state.probes_out:
-            _open(state, settings, now_s, draw, Gate.OPEN)
+            _open(state, settings, now_s, draw, Gate.OPEN, now_s - began_s)
     if state.gate is Gate.CLOSED and is_failing(state, settings):
         _open(state, settings, now_s, draw, Gate.OPEN)
 
@@ -190,13 +219,23 @@ def probes_free(state: BreakerState, settings: BreakerSettings) -> int:
     return settings.probes - len(state.probes_out) - state.probes_passed
 
 
-def open_time_s(settings: BreakerSettings, opened_count: int, draw: float) -> float:
+def open_time_s(
+    settings: BreakerSettings, opened_count: int, draw: float, probe_s: float = 0.0
+) -> float:
     """Return how long the gate stays open for the n-th time in a row, `draw` in [0, 1).
+
+    `probe_s` is how long the probe took that found the provider still failing.
 
     >>> [open_time_s(BreakerSettings(), n, 0.5) for n in (1, 2, 4, 5, 50)]
     [5.0, 10.0, 40.0, 60.0, 60.0]
+    >>> [open_time_s(BreakerSettings(), n, 0.5, probe_s=8.0) for n in (2, 3, 4, 50)]
+    [64.0, 128.0, 240.0, 240.0]
     """
-    plain_s = min(settings.open_cap_s, settings.open_s * 2.0 ** min(opened_count - 1, 32))
+    doubled = 2.0 ** min(opened_count - 1, 32)
+    plain_s = min(settings.open_cap_s, settings.open_s * doubled)
+    if probe_s >= settings.slow_call_s:
+        slow_s = SLOW_PROBE_FACTOR * probe_s * doubled
+        plain_s = max(plain_s, min(SLOW_OPEN_CAPS * settings.open_cap_s, slow_s))
     return plain_s * (1.0 - JITTER + 2.0 * JITTER * draw)
 
 
@@ -208,34 +247,29 @@ def _count(state: BreakerState, settings: BreakerSettings, verdict: Verdict, now
         state.calls.popleft()
     if verdict is Verdict.SUCCESS:
         state.calls[-1][1] += 1
-        state.failures_in_a_row = 0
+        state.failures_in_a_row = state.untaken_in_a_row = 0
         state.last_success_s = now_s
     else:
         state.calls[-1][2] += 1
         state.failures_in_a_row += 1
-
-
-def _judge_probe(
-    state: BreakerState, settings: BreakerSettings, verdict: Verdict, now_s: float, draw: float
-) -> None:
-    if verdict is Verdict.FAILURE:
-        _open(state, settings, now_s, draw, Gate.OPEN)
-        return
-    state.probes_passed += 1
-    if state.probes_passed >= settings.probes:
-        close(state, now_s)
+        state.untaken_in_a_row += 1
 
 
 def close(state: BreakerState, now_s: float) -> None:
     """Close the gate and judge afresh; how often it opened is kept until it proves stable."""
     state.gate, state.closed_at_s = Gate.CLOSED, now_s
     state.calls.clear()
-    state.failures_in_a_row = 0
+    state.failures_in_a_row = state.untaken_in_a_row = 0
     state.probes_out.clear()
 
 
 def _open(
-    state: BreakerState, settings: BreakerSettings, now_s: float, draw: float, gate: Gate
+    state: BreakerState,
+    settings: BreakerSettings,
+    now_s: float,
+    draw: float,
+    gate: Gate,
+    probe_s: float = 0.0,
 ) -> None:
     was_stable = now_s - state.closed_at_s > 2 * settings.open_cap_s
     if state.gate is Gate.CLOSED and was_stable:
@@ -245,8 +279,10 @@ def _open(
     if gate is Gate.DISABLED:
         open_s = DISABLED_S * (1.0 - JITTER + 2.0 * JITTER * draw)
     else:
-        open_s = open_time_s(settings, state.opened_count, draw)
+        open_s = open_time_s(settings, state.opened_count, draw, probe_s)
+        state.last_resort_s = now_s + open_time_s(settings, state.opened_count, draw)
     state.gate, state.until_s = gate, now_s + open_s
+    collapse(state.concurrency, now_s)
     state.probes_out.clear()
 
 
@@ -291,6 +327,11 @@ class BreakerActor:
         state = BreakerState(health.gate, health.until_s, opened_count=health.opened_count)
         state.closed_at_s = self._clock.now_s()  # the count of relapses stands for now
         state.last_success_s = health.last_success_s
+        state.last_resort_s = health.last_resort_s
+        state.untaken_in_a_row = DEAD_IN_A_ROW if health.is_dead else 0
+        state.concurrency = new_concurrency(
+            self._lane.concurrency_max, self._settings.probes, health.concurrency
+        )
         state.in_flight = {a.id: a.began_s for a in self._lane.underway.values()}
         if health.gate is Gate.HALF_OPEN:
             state.probes_out = set(state.in_flight)
@@ -330,6 +371,9 @@ class BreakerActor:
                 gate=state.gate,
                 until_s=state.until_s,
                 probes_free=probes_free(state, self._settings) if is_half_open else 0,
+                last_resort_s=state.last_resort_s,
+                is_dead=state.untaken_in_a_row >= DEAD_IN_A_ROW,
+                concurrency=state.concurrency.whole,
                 last_success_s=float(int(state.last_success_s)),
                 opened_count=state.opened_count,
             )

@@ -11,12 +11,12 @@ a handful of times), never keeps a body.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import msgspec
 import trio
 
+from mailactors.dispatch.claims import Claims
 from mailactors.dispatch.desk import DispatchDesk
 from mailactors.dispatch.lane import Attempt, Done, Lane, Stage
 from mailactors.dispatch.record import (
@@ -40,13 +40,13 @@ from mailactors.dispatch.settling import after_repeat_at, first_at, poison_of
 from mailactors.dispatch.suspects import Suspects
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import Accepted, NotAttempted, Why
+from mailactors.runtime.alarm import Alarm
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.spool.actor import Write
 from mailactors.spool.doubts import Doubt
 from mailactors.spool.operations import ALONE_FROM, CRASHES_MAX, Blame
 from mailactors.spool.port import (
-    Claim,
     Claimed,
     Command,
     Expire,
@@ -57,25 +57,11 @@ from mailactors.spool.port import (
     Result,
 )
 
-WINDOW: Final = 1000
-"""Messages of a stream in memory at once: leases, not bodies."""
-LOW_WATER: Final = 500
-"""Below this many more are leased."""
 UPKEEP_S: Final = 1.0
 """How often deadlines are looked after."""
 UPKEEP_LIMIT: Final = 500
 """Messages that one look handles."""
 RECOVER_WITHIN_S: Final = 60.0
-
-
-@dataclass(eq=False)
-class _Stream:
-    """What the dispatcher knows of a stream's work on disk. `due_at` is UTC, inf for none."""
-
-    due_at: float = 0.0
-    claim: Reply[Result] | None = None
-    seen: int = -1
-    """The spool's signal at the time of the latest claim."""
 
 
 class DispatcherActor:
@@ -87,24 +73,30 @@ class DispatcherActor:
         self._clock = ports.clock
         self._journal = ports.journal
         self._views: dict[str, LaneView] = {}
-        self._streams: dict[str, _Stream] = {}
+        self._claims = Claims(desk)
         self._waiting = Waiting()
         self._suspects = Suspects()
         self._changes_seen = -1
         self._spool_starts = 0
         self._upkeep_s = ports.clock.now_s()
         self._expire: Reply[Result] | None = None
+        self._alarm = Alarm(desk.outcomes.nudge, ports.clock)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Settle what a predecessor left, then dispatch."""
         await self._reconfigure()
         await self._recover()
         task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._alarm.run)
+            await self._work()
+
+    async def _work(self) -> None:
         mailbox = self._desk.outcomes
         while True:
-            with trio.move_on_at(self._next_wake_s()):
-                await mailbox.wait()
-            is_news = any(name not in self._streams for name in self._desk.signals.streams)
+            self._alarm.set(self._next_wake_s())
+            await mailbox.wait()
+            is_news = any(name not in self._claims for name in self._desk.signals.streams)
             if is_news or self._changes_seen != self._desk.changes.value:
                 await self._reconfigure()
             if self._spool_starts != self._desk.signals.starts.value:
@@ -125,9 +117,8 @@ class DispatcherActor:
         self._changes_seen = self._desk.changes.value
         lanes, plans = self._desk.lanes, self._desk.plans
         self._views = {name: self._view(lane) for name, lane in lanes.items()}
-        for name in (*plans, *self._desk.signals.streams):
-            self._streams.setdefault(name, _Stream())
-        self._waiting.set_shares({name: self._desk.plan(name).share for name in self._streams})
+        self._claims.add((*plans, *self._desk.signals.streams))
+        self._waiting.set_shares({name: self._desk.plan(name).share for name in self._claims})
         for lease in (*self._waiting.take_all(), *self._suspects.take_all()):
             await self._push(lease)
 
@@ -139,7 +130,7 @@ class DispatcherActor:
         """
         self._spool_starts = self._desk.signals.starts.value
         leases = self._waiting.leases() | self._suspects.leases()
-        command = recover_of(self._desk, leases, self._streams)
+        command = recover_of(self._desk, leases, self._claims)
         recovered = await (await self._write(command)).wait(RECOVER_WITHIN_S)
         assert isinstance(recovered, Recovered)
         self._desk.has_recovered = True
@@ -154,8 +145,7 @@ class DispatcherActor:
                 uncertain=recovered.uncertain_count,
             )
         self._desk.expect_doubt(0.0)
-        for stream in self._streams.values():
-            stream.due_at = 0.0
+        self._claims.expect_all()
 
     # Outcomes
 
@@ -214,7 +204,7 @@ class DispatcherActor:
     def _expect(self, stream: str, decision: Decision) -> None:
         """Remember when the spool will have something for us again."""
         if decision.next_due_at is not None:
-            self._streams[stream].due_at = min(self._streams[stream].due_at, decision.next_due_at)
+            self._claims.expect(stream, decision.next_due_at)
         if decision.next_doubt_at is not None:
             self._desk.expect_doubt(decision.next_doubt_at)
 
@@ -321,30 +311,21 @@ class DispatcherActor:
 
     async def _ask(self) -> None:
         """Ask for leases where there is room, and for upkeep when it is time."""
-        now = self._clock.wall_time()
-        if not self._desk.is_draining:
-            for name, stream in self._streams.items():
-                signal = self._desk.signals.due(name).value
-                if signal != stream.seen:
-                    stream.seen, stream.due_at = signal, 0.0
-                if stream.claim is None and stream.due_at <= now and self._has_room(name):
-                    stream.due_at = float("inf")
-                    limit = WINDOW - self._waiting.count(name)
-                    stream.claim = await self._write(Claim(name, limit, self._desk.node))
+        for write in self._claims.take_due(self._clock.wall_time(), self._count):
+            await self._desk.spool.put(write)
         if self._clock.now_s() >= self._upkeep_s:
             self._upkeep_s = self._clock.now_s() + UPKEEP_S
             self._expire = self._expire or await self._write(Expire(UPKEEP_LIMIT))
 
-    def _has_room(self, stream: str) -> bool:
-        return self._waiting.count(stream) + self._suspects.count(stream) < LOW_WATER
+    def _count(self, stream: str) -> int:
+        return self._waiting.count(stream) + self._suspects.count(stream)
 
     async def _read_replies(self) -> None:
         """Take in what the spool has answered."""
-        for stream in self._streams.values():
-            if stream.claim is not None and stream.claim.is_done:
-                claimed, stream.claim = self._answer(stream.claim), None
-                if isinstance(claimed, Claimed):
-                    await self._take_in(stream, claimed)
+        for name, reply in self._claims.answered():
+            claimed = self._answer(reply)
+            if isinstance(claimed, Claimed):
+                await self._take_in(name, claimed)
         if self._expire is not None and self._expire.is_done:
             expired, self._expire = self._answer(self._expire), None
             if isinstance(expired, Expired):
@@ -361,11 +342,11 @@ class DispatcherActor:
             self._journal.note("spool.answer_lost", level="error", error=str(error))
             return None
 
-    async def _take_in(self, stream: _Stream, claimed: Claimed) -> None:
+    async def _take_in(self, stream: str, claimed: Claimed) -> None:
         for lease in claimed.leases:
             await self._push(lease)
         if claimed.next_due_at is not None:
-            stream.due_at = min(stream.due_at, claimed.next_due_at)
+            self._claims.expect(stream, claimed.next_due_at)
 
     def _forget(self, expired: Expired) -> None:
         if expired.seqs:
@@ -383,10 +364,7 @@ class DispatcherActor:
         now_s, now = self._clock.now_s(), self._clock.wall_time()
         if now_s < self._desk.signals.full_until_s.value:
             return self._desk.signals.full_until_s.value
-        times = [self._upkeep_s]
-        for name, stream in self._streams.items():
-            if stream.claim is None and self._has_room(name):
-                times.append(now_s + stream.due_at - now)
+        times = [self._upkeep_s, now_s + self._claims.next_due_at(self._count) - now]
         groups = [*self._waiting.groups()]
         if not self._desk.has_suspect_in_flight:
             groups += self._suspects.groups()

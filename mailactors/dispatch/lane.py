@@ -105,12 +105,33 @@ class Health(msgspec.Struct, frozen=True):
     gate: Gate = Gate.CLOSED
     until_s: float = 0.0
     """When an open gate lets probes through."""
+    last_resort_s: float = 0.0
+    """When it is tried where every gate of a route is shut: a slow provider's opens later still."""
     probes_free: int = 0
     """Probes that a half-open gate would let through now."""
+    is_dead: bool = False
+    """No message was taken in so many attempts that only probes are worth anything."""
+    concurrency: int = 1_000_000
+    """Attempts that may be in flight; the lane's credits bound it in any case."""
     last_success_s: float = NEVER_S
     """Rounded to whole seconds, so that a busy provider does not publish at every message."""
     opened_count: int = 0
     """Times opened in a row without a lasting recovery: the open time doubles with it."""
+
+
+class Learnt(msgspec.Struct, frozen=True):
+    """A pace that a provider taught us by refusing what came too fast. Times are monotonic."""
+
+    per_s: float
+    limit_per_s: float
+    """At which it refused; the pace is kept below it."""
+    told_s: float
+    """When the first refusal of the latest lesson came: later ones of its kind are no news."""
+    since_s: float
+    patience_s: float
+    """For how long after `since_s` the pace is kept before it climbs."""
+    lessons: int = 0
+    """How often in a row it was refused before its patience was over."""
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -120,6 +141,8 @@ class Pace(msgspec.Struct, frozen=True):
     permits: int = 1_000_000
     """Permits to be had from `next_permit_s` on, at the version that says so."""
     is_paused: bool = False
+    learnt: Learnt | None = None
+    """None as long as the provider never refused us as too fast, and after it is forgotten."""
 
 
 @dataclass(eq=False)

@@ -3,7 +3,8 @@
 Owns the permits. On the second it is GCRA with a burst of one, which spaces permits evenly; on
 minute, hour and day it counts in sliding windows. In any window of length L it never gives more
 than L·rate permits. A provider that says "too fast", or when to come back, closes it for that
-long: a limit is a property of the provider, not of the message that met it.
+long, and "too fast" teaches a pace (`pacing`): a limit is a property of the provider, not of the
+message that met it.
 
 Never refills by crashing: a successor counts the intents in the spool.
 
@@ -13,7 +14,7 @@ Source: GCRA, ITU-T I.371 annex A; https://brandur.org/rate-limiting.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, assert_never
 
 import pydantic
@@ -30,6 +31,16 @@ from mailactors.dispatch.lane import (
     Reset,
     Resume,
     Stage,
+)
+from mailactors.dispatch.pacing import (
+    PacingState,
+    forget,
+    interval_at,
+    is_forgotten,
+    is_notable,
+    note_refused,
+    note_served,
+    settle,
 )
 from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Scope, Why
 from mailactors.runtime.mailbox import Mailbox
@@ -67,6 +78,7 @@ class LimiterState:
     """When the latest permit was given; where permits are spaced, this names it."""
     closed_until_s: float = NEVER_S
     is_paused: bool = False
+    pacing: PacingState = field(default_factory=PacingState)
 
 
 def new_state(quota: Quota) -> LimiterState:
@@ -89,7 +101,11 @@ def decide_take(state: LimiterState, now_s: float) -> float | None:
     at_s = next_permit_s(state, now_s)
     if at_s > now_s:
         return at_s
-    state.theoretical_arrival_s = now_s + state.interval_s
+    settle(state.pacing, now_s)
+    if is_forgotten(state.pacing, now_s):
+        forget(state.pacing)
+    interval_s = max(state.interval_s, interval_at(state.pacing, now_s))
+    state.theoretical_arrival_s = now_s + interval_s
     for window in state.windows:
         window.add(now_s, 1)
     state.latest_s = now_s
@@ -105,13 +121,25 @@ def decide_return(
     provider asks for is a lower bound; jitter keeps many gateways from coming back in step.
     """
     if not isinstance(outcome, NotAttempted):
-        wait_s = asked_wait_s(outcome) * (1.0 + RETRY_AFTER_JITTER * draw)
+        asked_s = asked_wait_s(outcome)
+        wait_s = asked_s * (1.0 + RETRY_AFTER_JITTER * draw)
         state.closed_until_s = max(state.closed_until_s, now_s + wait_s)
+        if is_too_fast(outcome):
+            note_refused(state.pacing, now_s if permit_s is None else permit_s, asked_s, now_s)
+        elif permit_s is not None:
+            note_served(state.pacing, permit_s)
     elif permit_s is not None:
         if permit_s == state.latest_s:
             state.theoretical_arrival_s = now_s
         for window in state.windows:
             window.take_back(permit_s)
+
+
+def forget_provider(state: LimiterState, now_s: float) -> None:
+    """Forget what the provider asked for and what it taught; the quota stands."""
+    state.closed_until_s = now_s
+    forget(state.pacing)
+    state.theoretical_arrival_s = min(state.theoretical_arrival_s, now_s + state.interval_s)
 
 
 def asked_wait_s(outcome: Outcome) -> float:
@@ -129,9 +157,20 @@ def asked_wait_s(outcome: Outcome) -> float:
     return min(longest_s, RETRY_AFTER_MAX_S)
 
 
+def is_too_fast(outcome: Outcome) -> bool:
+    """Whether a provider refused an attempt, or a part of it, as too fast."""
+    if isinstance(outcome, NotAttempted):
+        return False
+    parts = (outcome, *outcome.refused.values())
+    return any(
+        isinstance(each, Deferred) and each.scope is Scope.PROVIDER and each.throttled
+        for each in parts
+    )
+
+
 def permits_now(state: LimiterState) -> int:
     """Return how many permits the next opening gives before the state must be asked again."""
-    if state.interval_s:
+    if state.interval_s or state.pacing.learnt is not None:
         return 1
     room = [window.count_max - window.total for window in state.windows]
     return max(1, min(room, default=Pace().permits))
@@ -155,6 +194,9 @@ class LimiterActor:
         self._clock = ports.clock
         self._entropy = ports.entropy
         self._faults = ports.faults
+        self._journal = ports.journal
+        self._told = lane.pace.value.learnt
+        """The learnt pace that the journal heard of last."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Restore what was given before, then serve."""
@@ -174,7 +216,7 @@ class LimiterActor:
                         self._lane.is_paused = isinstance(item, Pause)
                         self._state.is_paused = self._lane.is_paused
                     case Reset():
-                        self._state.closed_until_s = self._clock.now_s()
+                        forget_provider(self._state, self._clock.now_s())
                     case _:
                         assert_never(item)
             self._publish()
@@ -200,6 +242,7 @@ class LimiterActor:
         self._state.theoretical_arrival_s = now_s + self._state.interval_s
         self._state.is_paused = self._lane.is_paused
         self._state.closed_until_s = self._lane.asked_until_s
+        self._state.pacing.learnt = self._lane.pace.value.learnt
 
     def _go_down(self, attempt: Attempt) -> None:
         now_s = self._clock.now_s()
@@ -236,5 +279,25 @@ class LimiterActor:
                 next_permit_s=at_s if at_s > now_s else NEVER_S,
                 permits=permits_now(self._state),
                 is_paused=self._state.is_paused,
+                learnt=self._state.pacing.learnt,
             )
         )
+        self._tell()
+
+    def _tell(self) -> None:
+        """Let the journal know of a learnt pace that changed notably."""
+        learnt = self._state.pacing.learnt
+        if not is_notable(self._told, learnt):
+            return
+        self._told = learnt
+        if learnt is None:
+            self._journal.note("pace.forgotten", provider=self._lane.name)
+        else:
+            self._journal.note(
+                "pace.learnt",
+                level="warning",
+                provider=self._lane.name,
+                per_s=round(learnt.per_s, 3),
+                refused_at_per_s=round(learnt.limit_per_s, 3),
+                for_s=learnt.patience_s,
+            )

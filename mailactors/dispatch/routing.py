@@ -16,11 +16,12 @@ import msgspec
 from mailactors.dispatch.lane import NEVER_S, Gate, Lane
 from mailactors.spool.port import Lease
 
-PANIC_SUCCESS_WITHIN_S: Final = 30.0
-"""A lane whose last success is longer ago than this is dead, not bad: only probes go there."""
-PANIC_INTERVAL_S: Final = 0.1
-"""The pace of a lane in panic: ten attempts a second at most."""
-PANIC_IN_FLIGHT_MAX: Final = 4
+PANIC_INTERVAL_S: Final = 0.02
+"""The pace of a lane in panic: fifty attempts a second at most."""
+PANIC_IN_FLIGHT_MAX: Final = 8
+PANIC_DEAD_INTERVAL_S: Final = 60.0
+"""The pace of a lane that took nothing lately. Its gate may stay open for longer, for its probes
+are slow, but with nothing else to be had that would be an outage of our own making."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -57,7 +58,7 @@ class LaneView:
         """Return when the lane takes a message: a time, perhaps past, or `inf` for "on news"."""
         self.refresh()
         pace, health = self.lane.pace.value, self.lane.health.value
-        if self.lane.is_retired or self.lane.slots_free <= 0:
+        if self.lane.is_retired or self.slots_free <= 0:
             return float("inf")  # until an attempt ends
         if self.used >= pace.permits:
             return float("inf")  # until the limiter says what is left
@@ -70,19 +71,27 @@ class LaneView:
         return at_s
 
     @property
+    def slots_free(self) -> int:
+        """Credits that are left, of those that the lane has and the provider can bear."""
+        bearable = min(self.lane.concurrency_max, self.lane.health.value.concurrency)
+        return bearable - len(self.lane.in_flight)
+
+    @property
     def is_well(self) -> bool:
         """Whether it is worth waiting for: neither shut by its breaker nor paused."""
         return self.lane.health.value.gate is Gate.CLOSED and not self.lane.pace.value.is_paused
 
-    def panics_at_s(self, now_s: float) -> float:
-        """Return when an open lane that is bad rather than dead takes a message in panic."""
+    def panics_at_s(self) -> float:
+        """Return when an open lane takes a message in panic: rarely one that is dead, not bad."""
         pace, health = self.lane.pace.value, self.lane.health.value
         if health.gate not in {Gate.OPEN, Gate.HALF_OPEN}:
             return float("inf")
-        if now_s - health.last_success_s >= PANIC_SUCCESS_WITHIN_S:
+        in_flight_max = 1 if health.is_dead else PANIC_IN_FLIGHT_MAX
+        if len(self.lane.in_flight) >= min(in_flight_max, self.lane.concurrency_max):
             return float("inf")
-        if len(self.lane.in_flight) >= min(PANIC_IN_FLIGHT_MAX, self.lane.concurrency_max):
-            return float("inf")
+        if health.is_dead:
+            at_s = max(health.last_resort_s, self.panicked_s + PANIC_DEAD_INTERVAL_S)
+            return max(pace.next_permit_s, at_s)
         return max(pace.next_permit_s, self.panicked_s + PANIC_INTERVAL_S)
 
 
@@ -110,7 +119,7 @@ def choose_lane(
             return Choice(name)
     if not is_panic(route, views):
         return None
-    bad = [name for name in lanes if views[name].panics_at_s(now_s) <= now_s]
+    bad = [name for name in lanes if views[name].panics_at_s() <= now_s]
     if not bad:
         return None
     return Choice(max(bad, key=lambda name: views[name].lane.health.value.last_success_s), True)
@@ -122,7 +131,7 @@ def next_choice_s(
     """Return when `choose_lane` may answer otherwise without any news, or inf."""
     times = [views[name].opens_at_s() for name in lanes]
     if is_panic(route, views):
-        times += [views[name].panics_at_s(now_s) for name in lanes]
+        times += [views[name].panics_at_s() for name in lanes]
     return min(times)
 
 

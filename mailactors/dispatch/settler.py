@@ -299,10 +299,10 @@ class SettlerActor:
         if doubt.is_held:
             wait_s = delay_s(looks.count, draw, HELD_DELAY_BASE_S, HELD_DELAY_CAP_S)
             return max(now + wait_s, look_up_at(doubt, lag_s, self._steps))
+        plan, wait_s = self._desk.plan(doubt.stream), delay_s(looks.failures, draw)
         if not looks.failures:
-            return max(now, look_up_at(doubt, lag_s, self._steps))
-        plan = self._desk.plan(doubt.stream)
-        return next_at(doubt, able, plan, self._steps, now, delay_s(looks.failures, draw))
+            wait_s = max(0.0, look_up_at(doubt, lag_s, self._steps) - now)
+        return next_at(doubt, able, plan, self._steps, now, wait_s)
 
     # Time
 

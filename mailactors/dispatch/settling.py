@@ -49,7 +49,7 @@ KEY_MARGIN_SHARE: Final = 0.1
 """The margin of a short window."""
 DELAY_BASE_S: Final = 1.0
 DELAY_CAP_S: Final = 300.0
-HELD_DELAY_BASE_S: Final = 300.0
+HELD_DELAY_BASE_S: Final = 60.0
 HELD_DELAY_CAP_S: Final = 6 * 3600.0
 HELD_FOR_S: Final = 7 * 86400.0
 """Vendors keep their logs for days; later nobody is asked any more."""

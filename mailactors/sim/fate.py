@@ -42,8 +42,14 @@ class Fate:
     @property
     def crashes_actors(self) -> bool:
         """Whether actors are made to crash in this scenario."""
-        crashes = any(crash.actor is not None for crash in self._scenario.crashes)
-        return crashes or self._scenario.traffic.poison is not None
+        scenario = self._scenario
+        crashes = any(crash.actor is not None for crash in scenario.crashes)
+        return crashes or scenario.traffic.poison is not None or self.locks_the_spool
+
+    @property
+    def locks_the_spool(self) -> bool:
+        """Whether another process holds the spool's file, so that its writer gives up."""
+        return any(fault.what == "busy" for fault in self._scenario.spool_faults)
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Start whatever waits for its time."""

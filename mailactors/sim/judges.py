@@ -7,7 +7,7 @@ outlive the gateway's processes: what one was told binds the next.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
@@ -137,8 +137,8 @@ class Judges:
         """When permits were used, by provider; a new process does not begin afresh."""
         self._panics: dict[str, None] = {}
         """Messages whose panic attempt was noted and is not yet seen at the provider."""
-        self._crashes: Counter[str] = Counter()
-        """Actors that somebody is about to crash."""
+        self.may_crash: tuple[str, ...] = ()
+        """Actors that something other than a crash on purpose may well make crash."""
 
     def attend(self, gateway: Gateway) -> None:
         """Begin to watch a gateway that is built but not yet running."""
@@ -152,15 +152,11 @@ class Judges:
         self.violations.append(Violation(judge, self._clock.now_s(), detail, number))
         self.stopped.set()
 
-    def expect_crash(self, actor: str) -> None:
-        """Take note that somebody is about to crash an actor."""
-        self._crashes[actor] += 1
-
     def noted(self, event: str, facts: dict[str, Any]) -> None:
         """An actor said something to the journal; nobody may die whom nobody has crashed."""
         if event == "actor.crashed":
             is_injected = InjectedCrashError.__name__ in str(facts["error"])
-            if not is_injected and not self._crashes[facts["actor"]]:
+            if not is_injected and facts["actor"] not in self.may_crash:
                 self.accuse("no actor dies by itself", f"{event}: {facts}")
         elif event == "attempt.fault":
             self.accuse("no actor dies by itself", f"{event}: {facts}")

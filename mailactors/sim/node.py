@@ -175,7 +175,7 @@ class Node:
         open_store: Callable[[Life], Store],
         factory: Callable[[Life], ProviderFactory],
         attend: Callable[[Gateway, Life], None],
-        died: Callable[[str, bool], None],
+        died: Callable[[str, bool], bool],
     ) -> None:
         """Say how to make a process.
 
@@ -183,7 +183,8 @@ class Node:
             open_store: the spool as this process sees it.
             factory: the ways to the vendors from this process.
             attend: is shown each gateway before it runs.
-            died: is told why a process died, and whether somebody killed it.
+            died: is told why a process died, and whether somebody killed it; says whether to
+                start another.
         """
         self.gateway: Gateway | None = None
         """The one that serves, or None while there is none."""
@@ -200,7 +201,7 @@ class Node:
         self._died = died
 
     async def keep(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run a process; when it dies, start another. Return after a gateway was stopped."""
+        """Run a process; when it dies, start another. Return after an orderly end."""
         while True:
             life = Life()
             faults = NodeFaults(self.points, life)
@@ -213,7 +214,10 @@ class Node:
             self.gateway, self._came = None, trio.Event()
             if not life.is_over:
                 return
-            self._died(life.why, is_planned)
+            if not self._died(life.why, is_planned):
+                if self.gateways == 0:
+                    task_status.started()
+                return
             await trio.sleep(RESTART_S)
 
     async def _live(self, gateway: Gateway, life: Life, task_status: trio.TaskStatus[None]) -> bool:

@@ -82,36 +82,40 @@ def ask_oracle(scenario: Scenario, config: Config, seed: int) -> Oracle:
         for name, plan in scenario.providers.items()
     ]
     letters = letters_of(scenario, config, entropy)
-    wanted, times_s = [], []
+    wanted: list[Letter] = []
+    alone_s: list[float] = []
     for letter in letters:
         if letter.is_poison or is_refused_rightly(skies, letter):
             continue
         taken_s = earliest_s(skies, letter)
         if taken_s < math.inf and can_arrive(skies, letter):
             wanted.append(letter)
-            times_s.append(taken_s - letter.at_s)
+            alone_s.append(taken_s - letter.at_s)
+    alone_s.sort()
     together = Together(skies, wanted)
-    least_s = [together.at_least(times_s, share) for share in SHARES]
+    least_s = [together.at_least(quantile(alone_s, share) or 0.0, share) for share in SHARES]
     guesses = [guess(skies, letter) for letter in wanted]
-    guessed_s = [taken_s - each.at_s for each, (taken_s, _) in zip(wanted, guesses, strict=True)]
-    count = len(together.starts_s)
+    guessed_s = sorted(
+        taken_s - each.at_s for each, (taken_s, _) in zip(wanted, guesses, strict=True)
+    )
+    count, attempts = len(together.waits_s), math.fsum(tries for _, tries in guesses)
+    by_rates = _bound(len(letters), count, guessed_s, least_s, attempts)
+    best = msgspec.structs.asdict(_bound(len(letters), count, alone_s, least_s, float(count)))
+    return Oracle(**best, by_rates=by_rates)
 
-    def bound(times_s: list[float], attempts: float) -> Bound:
-        times_s.sort()
-        times = ((quantile(times_s, share), least) for share, least in zip(SHARES, least_s))
-        p50_s, p99_s, p999_s = (max(pair) for pair in times)
-        return Bound(
-            delivered=count,
-            delivered_rate=count / len(letters) if letters else None,
-            p50_s=rounded(p50_s),
-            p99_s=rounded(p99_s),
-            p999_s=rounded(p999_s),
-            attempts_per_message=rounded(attempts / len(letters)) if letters else None,
-        )
 
-    by_rates = bound(guessed_s, math.fsum(attempts for _, attempts in guesses))
-    all_knowing = msgspec.structs.asdict(bound(times_s, float(count)))
-    return Oracle(**all_knowing, by_rates=by_rates)
+def _bound(
+    accepted: int, count: int, times_s: list[float], least_s: list[float], attempts: float
+) -> Bound:
+    """Return the figures of sorted times, none of which counts for less than what is possible."""
+    if not times_s:
+        return Bound(0, 0.0 if accepted else None, None, None, None, None)
+    p50_s, p99_s, p999_s = (
+        rounded(max(quantile(times_s, share) or 0.0, least))
+        for share, least in zip(SHARES, least_s, strict=True)
+    )
+    tries = rounded(attempts / accepted)
+    return Bound(count, count / accepted, p50_s, p99_s, p999_s, tries)
 
 
 # Each message by itself
@@ -239,23 +243,21 @@ class Together:
         self._skies = skies
         self._letters = letters
         self._floor_s = min(sky.latency_min_s for sky in skies)
-        self.starts_s = self._serve(math.inf)
+        self.waits_s = sorted(self._serve(math.inf))
         """How long each message that can begin in time waits, if the oldest always goes first."""
-        self._waits_s = sorted(self.starts_s)
 
-    def at_least(self, alone_s: list[float], share: float) -> float | None:
-        """Return a lower bound on a quantile; `alone_s` are the sorted times without quotas."""
-        low_s, wait_s = quantile(alone_s, share), quantile(self._waits_s, share)
-        if low_s is None or wait_s is None:
-            return low_s
+    def at_least(self, alone_s: float, share: float) -> float:
+        """Return a lower bound on a quantile, if without quotas it were `alone_s`."""
+        count = math.ceil(share * len(self.waits_s))
         # Oldest first is one way to do it, so that the best way is no worse.
-        high_s, needed = wait_s + self._floor_s, math.ceil(share * len(self._waits_s))
+        high_s = (quantile(self.waits_s, share) or 0.0) + self._floor_s
+        low_s = middle_s = alone_s
         while high_s - low_s > PRECISION * high_s:
-            middle_s = (low_s + high_s) / 2
-            if len(self._serve(middle_s - self._floor_s)) >= needed:
+            if len(self._serve(middle_s - self._floor_s)) >= count:
                 high_s = middle_s
             else:
                 low_s = middle_s
+            middle_s = (low_s + high_s) / 2
         return low_s
 
     def _serve(self, patience_s: float) -> list[float]:
@@ -267,14 +269,15 @@ class Together:
         servers = sorted((Server(sky) for sky in self._skies), key=lambda each: each.reserve_s)
         waits_s = []
         for letter in self._letters:
+            at_s = letter.at_s
             start_s, chosen = math.inf, servers[0]
             for server in servers:
-                next_s = server.next_s(letter.at_s)
+                next_s = server.next_s(at_s, start_s)
                 if next_s < start_s:
                     start_s, chosen = next_s, server
-                if start_s <= letter.at_s:
-                    break
-            if start_s <= min(letter.until_s, letter.at_s + patience_s):
+                    if start_s <= at_s:
+                        break
+            if start_s <= at_s + patience_s and start_s <= letter.until_s:
                 chosen.serve(start_s)
-                waits_s.append(start_s - letter.at_s)
+                waits_s.append(start_s - at_s)
         return waits_s

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 import msgspec
 
 from mailactors.sim.many import Task
-from mailactors.sim.report import Report
+from mailactors.sim.oracle import ask_oracle
+from mailactors.sim.policies import LOOPS, run_loop
+from mailactors.sim.report import Report, with_oracle
 from mailactors.sim.runner import run_scenario
 from mailactors.sim.scenario import Scenario
-
-LOOPS: Final[dict[str, object]] = {}
-"""Policies that are no gateway, by name."""
 
 
 def perform(task: Task, tell: Callable[[int], None]) -> Report:
     """Make a run, and put the oracle's figures beside it."""
+    scenario, config = task.scenario, task.config
+    if task.policy in LOOPS:
+        report = run_loop(task.policy, task.path, scenario, config, task.seed, tell)
+    else:
 
-    def progress(_now_s: float, accepted: int) -> None:
-        tell(accepted)
+        def progress(_now_s: float, accepted: int) -> None:
+            tell(accepted)
 
-    report = run_scenario(task.path, task.scenario, task.config, task.seed, progress=progress)
-    return msgspec.structs.replace(report, policy=task.policy)
+        made = run_scenario(task.path, scenario, config, task.seed, progress=progress)
+        report = msgspec.structs.replace(made, policy=task.policy)
+    return with_oracle(report, scenario.expect, ask_oracle(scenario, config, task.seed))
 
 
 def expected_messages(scenario: Scenario) -> float:

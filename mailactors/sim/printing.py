@@ -14,10 +14,12 @@ import rich.table
 
 from mailactors.sim.many import Died, Result
 from mailactors.sim.plot import BLOCKS, PLAIN, plot_lines
+from mailactors.sim.policies import LOOPS
 from mailactors.sim.report import Bound, Report, failure_rate_max
 
 PICTURES_MAX: Final = 4
 """Runs that are drawn; of more, nobody looks at each."""
+COLUMNS: Final = ("in", "p50", "p99", "twice", "tries", "peak", "back")
 CAPTION: Final = (
     "in: delivered of what was accepted. p50, p99: seconds until a provider took it. twice: went"
     " out again, of these undeclared. tries: attempts a message. peak: attempts in a second, by"
@@ -34,8 +36,9 @@ def print_results(console: rich.console.Console, results: Sequence[Result]) -> N
     if 0 < len(reports) <= PICTURES_MAX:
         for report in reports:
             _print_picture(console, report)
+    oracles: dict[tuple[str, int], Report] = {}
     for report in reports:
-        _print_report(console, report)
+        _print_report(console, report, is_first=oracles.setdefault(_run(report), report) is report)
     for each in results:
         if isinstance(each, Died):
             told = rich.markup.escape(f"{each.task.name} ({each.task.policy}): {each.why}")
@@ -47,8 +50,9 @@ def _table(reports: Sequence[Report]) -> rich.table.Table:
     policies = dict.fromkeys(report.policy for report in reports)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("scenario", overflow="fold")
-    table.add_column("policy" if len(policies) > 1 else "seed", overflow="fold")
-    for title in ("in", "p50", "p99", "twice", "tries", "peak", "back", "decided"):
+    table.add_column("policy" if len(policies) > 1 else "seed", no_wrap=True)
+    columns = [*COLUMNS, *(["decided"] if any(report.decision_us for report in reports) else [])]
+    for title in columns:
         table.add_column(title, overflow="fold", justify="right")
     table.add_column("", no_wrap=True)
     seen: tuple[str, int] | None = None
@@ -61,7 +65,10 @@ def _table(reports: Sequence[Report]) -> rich.table.Table:
             first += f", {report.seed}" if first else ""
         seen = run
         mark = "[green]good[/]" if report.is_good else "[red]FAILED[/]"
-        table.add_row(rich.markup.escape(first), rich.markup.escape(second), *_cells(report), mark)
+        if report.policy in LOOPS:
+            mark = ""
+        cells = _cells(report)[: len(columns)]
+        table.add_row(rich.markup.escape(first), rich.markup.escape(second), *cells, mark)
         if report.oracle is not None and not (following and _run(following[0]) == run):
             table.add_row("", "oracle", *_bound_cells(report.oracle), style="dim")
     return table
@@ -107,7 +114,7 @@ def _bound_cells(bound: Bound) -> tuple[str, ...]:
         shown(bound.p99_s),
         "0, 0",
         shown(bound.attempts_per_message, ".3f"),
-        *("", "", ""),
+        *("", ""),
     )
 
 
@@ -120,13 +127,16 @@ def _print_picture(console: rich.console.Console, report: Report) -> None:
         console.print(line, no_wrap=True, overflow="crop")
 
 
-def _print_report(console: rich.console.Console, report: Report) -> None:
+def _print_report(console: rich.console.Console, report: Report, *, is_first: bool) -> None:
+    """Print what was asked of a run; loops are for comparison, and nothing is asked of them."""
     delivered = f"{report.delivered:,} of {report.accepted:,} messages delivered"
     rate = f"{report.messages_per_wall_s:,.0f} messages a second of real time"
     name = rich.markup.escape(_name(report))
     console.print(f"\n{name}: {delivered}, {rate}", f"hash {report.hash}", sep="\n")
-    if report.oracle is not None:
+    if report.oracle is not None and is_first:
         console.print(*_oracle_lines(report), sep="\n")
+    if report.policy in LOOPS:
+        return
     for each in report.expectations:
         mark = "[green]ok  [/]" if each.ok else "[red]MISS[/]"
         value = "not measured" if each.value is None else f"{each.value:g}"
@@ -178,11 +188,10 @@ def _name(report: Report) -> str:
 
 
 def replay_command(report: Report) -> str:
-    """Return the command that runs this again.
-
-    >>> from mailactors.sim.report import Report
-    """
+    """Return the command that runs this again."""
     words = ["mailactors", "simulate", report.scenario, "--seed", str(report.seed)]
-    if report.policy != "default":
+    if report.policy in LOOPS:
         words += ["--compare", report.policy]
+    elif report.policy != "default":
+        words += ["--config", report.policy]
     return shlex.join(words)

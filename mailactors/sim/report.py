@@ -177,7 +177,8 @@ def delivered_share(figures: Mapping[str, Any], oracle: Oracle | None) -> float 
     if oracle is None or not oracle.delivered:
         rate: float | None = figures["delivered_rate"]
         return rate
-    return min(1.0, figures["delivered"] / min(oracle.delivered, figures["accepted"] or 1))
+    could = min(oracle.delivered, figures["accepted"] or 1)
+    return min(1.0, float(figures["delivered"] / could))
 
 
 def gap_of(name: str, figures: Mapping[str, Any], oracle: Oracle | None) -> float | None:

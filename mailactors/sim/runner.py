@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final, Self
 
+import apsw
 import msgspec
 import trio
 
@@ -19,9 +20,10 @@ from mailactors.sim.node import FaultPoints, Life, Node
 from mailactors.sim.providers import Vendor
 from mailactors.sim.report import Report, expectations_of, figures_of
 from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.series import EventLog, record_of, story_lines
 from mailactors.sim.traffic import Clients
 from mailactors.sim.truth import Truth
-from mailactors.sim.world import JumpingClock, World, make_world, seeded_scheduling
+from mailactors.sim.world import EPOCH_S, JumpingClock, World, make_world, seeded_scheduling
 from mailactors.spool.operations import Testify
 from mailactors.spool.port import (
     Command,
@@ -37,6 +39,8 @@ LOOK_EVERY_S: Final = 60.0
 """How often the spool's ledger is compared; each look reads all of it."""
 TICK_S: Final = 1.0
 TIMELINE_MAX: Final = 50
+DISK_WORDS: Final = (SpoolBrokenError.__name__, apsw.BusyError.__name__)
+"""What a process says of its end when the disk is to blame."""
 TESTIFY_AGAIN_S: Final = 5.0
 """When a vendor whose event nobody took tells it again."""
 TESTIFY_TRIES_MAX: Final = 10
@@ -97,7 +101,8 @@ class _Run:
         self.world: World = make_world(seed, clock, scenario)
         self.truth = Truth(tuple(config.providers))
         self.judges = Judges(self.truth, self.world.clock, store)
-        self.world.journal.listeners.append(self.judges.noted)
+        self.events = EventLog(self.world.clock)
+        self.world.journal.listeners += [self.judges.noted, self.events.noted]
         self.vendors = {
             name: Vendor(name, plan, scenario.timeline(name), self.world, self.truth)
             for name, plan in scenario.providers.items()
@@ -113,6 +118,8 @@ class _Run:
             self._died,
         )
         self.fate = Fate(scenario, self.world, self.node, self.judges, self.vendors)
+        if self.fate.locks_the_spool:
+            self.judges.may_crash = ("spool",)
         self.is_over = trio.Event()
         self.is_complete = False
         self.ended_s = 0.0
@@ -161,12 +168,14 @@ class _Run:
         if self._prepare is not None:
             self._prepare(gateway)
 
-    def _died(self, why: str, is_planned: bool) -> None:
-        is_disks = SpoolBrokenError.__name__ in why and bool(self.scenario.spool_faults)
-        # Poison, and whoever crashes an actor over and over, uses up its restarts.
+    def _died(self, why: str, is_planned: bool) -> bool:
+        """Let the judges know; say whether the run goes on."""
+        is_disks = bool(self.scenario.spool_faults) and any(word in why for word in DISK_WORDS)
+        # Whatever crashes an actor over and over uses up its restarts.
         is_worn_out = RestartsExhaustedError.__name__ in why and self.fate.crashes_actors
         self.judges.died(why, is_planned=is_planned or is_disks or is_worn_out)
         self.world.journal.note("world.process_died", why=why)
+        return not self.judges.violations
 
     def _is_poison(self, seq: int) -> bool:
         return self._clients.poison(self.judges.account.number(seq)) == "crash_actor"
@@ -215,6 +224,11 @@ class _Run:
             found.append(msgspec.structs.replace(violation, timeline=lines))
         return tuple(found)
 
+    def story_of(self, number: int) -> tuple[str, ...]:
+        """Return a message's timeline, for the record."""
+        seq = self.judges.account.seq(number)
+        return () if seq is None else story_lines(self.store.timeline(seq), EPOCH_S)
+
 
 def run_scenario(
     name: str,
@@ -244,6 +258,7 @@ def run_scenario(
     with contextlib.closing(store), seeded_scheduling(seed):
         run = trio.run(main, clock=clock)
         violations = run.violations()
+        record = record_of(scenario, run.truth, run.events, run.story_of)
     figures = figures_of(scenario, run.truth, run.judges.account.risks)
     wall_s = stopwatch.wall_time() - begun_at
     counts = run.world.journal.counts
@@ -257,6 +272,7 @@ def run_scenario(
         fault_points=dict(sorted(run.points.hits.items())),
         ended_s=round(run.ended_s, 3),
         violations=violations,
+        record=record,
         expectations=expectations_of(scenario.expect, figures),
         wall_s=round(wall_s, 3),
         messages_per_wall_s=round(figures["accepted"] / wall_s, 1) if wall_s > 0 else 0.0,

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.runtime.ports import Clock
+from mailactors.sim.incidents import OwnFault
 from mailactors.sim.scenario import Scenario
 from mailactors.sim.truth import Truth
 from mailactors.spool.questions import Event
@@ -57,6 +58,7 @@ class Series(msgspec.Struct, frozen=True):
     sent: dict[str, tuple[int, ...]]
     """Messages that this provider sent out, repetitions included."""
     gates: dict[str, tuple[Move, ...]]
+    """Where breakers moved to, by provider; empty where there are none."""
     shades: tuple[Shade, ...]
 
     @property
@@ -82,32 +84,42 @@ class Record(msgspec.Struct, frozen=True):
     worst: tuple[Story, ...]
 
 
-class GateLog:
-    """Listens to the journal for breakers that move."""
+class EventLog:
+    """Listens to the journal for breakers that move and processes that die."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, *, has_breakers: bool = True) -> None:
+        self.has_breakers = has_breakers
         self.moves: list[tuple[float, str, str]] = []
-        """(when, whose, to where), oldest first."""
+        """(when, whose breaker, to where), oldest first."""
+        self.deaths_s: list[float] = []
         self._clock = clock
 
     def noted(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Hear what an actor said."""
+        """Hear what an actor or the world said."""
         if event == "breaker.moved":
             self.moves.append((self._clock.now_s(), facts["provider"], facts["after"]))
+        elif event == "world.process_died":
+            now_s = self._clock.now_s()
+            self.deaths_s.append(now_s)
+            # Its successor's breakers begin closed.
+            last = {name: gate for _, name, gate in self.moves}
+            self.moves += [(now_s, name, CLOSED) for name, gate in last.items() if gate != CLOSED]
 
 
 def record_of(
-    scenario: Scenario,
-    truth: Truth,
-    moves: Iterable[tuple[float, str, str]],
-    story_of: Callable[[int], tuple[str, ...]],
+    scenario: Scenario, truth: Truth, events: EventLog, story_of: Callable[[int], tuple[str, ...]]
 ) -> Record:
     """Return a run's record. `story_of` gives the timeline of a message by its number."""
     worst = tuple(
-        Story(number, truth.submitted_s[number], latency_s, story_of(number)[:STORY_LINES_MAX])
+        Story(
+            number,
+            round(truth.submitted_s[number], 3),
+            None if latency_s is None else round(latency_s, 4),
+            story_of(number)[:STORY_LINES_MAX],
+        )
         for number, latency_s in worst_of(truth)
     )
-    return Record(scenario.story.strip(), series_of(scenario, truth, moves), worst)
+    return Record(scenario.story.strip(), series_of(scenario, truth, events), worst)
 
 
 def worst_of(truth: Truth) -> list[tuple[int, float | None]]:
@@ -130,19 +142,22 @@ def taken_s(truth: Truth) -> list[tuple[int, float]]:
     return [(number, truth.taken.first_s(number) or 0.0) for number in truth.taken]
 
 
-def series_of(scenario: Scenario, truth: Truth, moves: Iterable[tuple[float, str, str]]) -> Series:
+def series_of(scenario: Scenario, truth: Truth, events: EventLog) -> Series:
     """Count what happened in each step, from the first second to the last event."""
-    moves = list(moves)
     first_s = [at_s for _, at_s in taken_s(truth)]
-    gates: dict[str, list[Move]] = {name: [] for name in truth.providers}
-    for at_s, name, gate in moves:
+    guarded = truth.providers if events.has_breakers else ()
+    gates: dict[str, list[Move]] = {name: [] for name in guarded}
+    for at_s, name, gate in events.moves:
         gates.setdefault(name, []).append(Move(round(at_s, 3), gate))
-    shades = shades_of(scenario)
-    ends = [scenario.duration_s, *(shade.end_s for shade in shades), *(m[0] for m in moves)]
-    ends += [max(times, default=0.0) for times in (first_s, *truth.attempted_s.values())]
-    end_s = max(each for each in ends if math.isfinite(each))
+    died = (Shade(round(at_s, 3), round(at_s, 3) + 1.0, "process died") for at_s in events.deaths_s)
+    shades = [*shades_of(scenario), *died]
+    ends_s = [scenario.duration_s, *(shade.end_s for shade in shades)]
+    ends_s += [max(times, default=0.0) for times in (first_s, *truth.attempted_s.values())]
+    ends_s += [max(times, default=0.0) for times in truth.arrived_s.values()]
+    ends_s += [at_s for at_s, _, _ in events.moves[-1:]]
+    end_s = max(each for each in ends_s if each < math.inf)
     step_s = step_for(end_s)
-    count = math.floor(end_s / step_s) + 1
+    count = int(end_s // step_s) + 1
 
     def counted(times: Iterable[float]) -> tuple[int, ...]:
         counts = [0] * count
@@ -160,10 +175,7 @@ def series_of(scenario: Scenario, truth: Truth, moves: Iterable[tuple[float, str
         {name: counted(truth.attempted_s[name]) for name in truth.providers},
         {name: counted(truth.arrived_s[name]) for name in truth.providers},
         {name: tuple(found) for name, found in gates.items()},
-        tuple(
-            s if math.isfinite(s.end_s) else Shade(s.at_s, end_s, s.what, s.providers)
-            for s in shades
-        ),
+        tuple(msgspec.structs.replace(each, end_s=min(each.end_s, end_s)) for each in shades),
     )
 
 
@@ -222,12 +234,18 @@ def gate_at(moves: Iterable[Move], at_s: float) -> str:
 
 
 def shades_of(scenario: Scenario) -> tuple[Shade, ...]:
-    """Return the stretches in which a scenario's faults are on, earliest first."""
+    """Return the stretches in which a scenario's faults are on, earliest first; ours as well."""
     found: dict[tuple[float, float, str], list[str]] = {}
     for name in scenario.providers:
         for fault in scenario.timeline(name):
             key = (fault.at_s, fault.end_s, str(getattr(fault, "kind", "fault")))
             found.setdefault(key, []).append(name)
+    ours: list[OwnFault] = [*scenario.spool_faults, *scenario.clock_faults, *scenario.pauses]
+    for own in ours:
+        what = " ".join(filter(None, [own.kind, getattr(own, "what", "")]))
+        found.setdefault((own.at_s, max(own.end_s, own.at_s + 1.0), what), [])
+    for operation in scenario.operations:
+        found.setdefault((operation.at_s, operation.at_s + 1.0, operation.what), [])
     return tuple(
         Shade(at_s, end_s, what, tuple(dict.fromkeys(names)))
         for (at_s, end_s, what), names in sorted(found.items())

@@ -30,6 +30,7 @@ class Sky:
         """Those after which nothing arrives."""
         self._cuts = sorted({-math.inf, *(at_s for f in faults for at_s in (f.at_s, f.end_s))})
         self._weathers = [Weather([f for f in faults if f.is_on(cut)]) for cut in self._cuts]
+        self.is_always_fair = not faults
         slow = [each.latency_s for weather in self._weathers for each in weather.slow[:1]]
         fastest_s = log_normal(plan.latency_s.median, plan.latency_s.sigma, 0.0)
         self.latency_min_s = min([fastest_s, *slow])
@@ -70,8 +71,8 @@ class Sky:
 def odds(weather: Weather, domain: str) -> float:
     """Return how likely it is that a message is taken over, for one who cannot see the dice."""
     found = 1.0
-    for fault in (*weather.rejects, *weather.errors):
-        found *= 1.0 - fault.rate
+    for rate in (*(each.rate for each in weather.rejects), *(each.rate for each in weather.errors)):
+        found *= 1.0 - rate
     for deferral in weather.domains:
         found *= 1.0 - deferral.rate if deferral.domain.lower() == domain else 1.0
     for loss in weather.ambiguous:
@@ -113,32 +114,41 @@ class Server:
         self.reserve_s = max((length_s for length_s, _ in self._windows), default=0.0)
         """How long a message stands in the way of others: the longest of its windows."""
 
-    def next_s(self, at_s: float) -> float:
-        """Return when one more may begin; not before `at_s`."""
-        while True:
-            at_s = self._sky.open_from(at_s)
-            if at_s == math.inf:
-                return at_s
-            weather, _ = self._sky.at(at_s)
+    def next_s(self, at_s: float, before_s: float = math.inf) -> float:
+        """Return when one more may begin, not before `at_s`; from `before_s` on nobody cares."""
+        starts = self._starts
+        while at_s < before_s:
             wait_s = at_s
             for length_s, count in self._windows:
-                if len(self._starts) >= count:
-                    wait_s = max(wait_s, self._starts[-count] + length_s)
-            for throttle in weather.throttles:
-                starts = self._throttled.setdefault(id(throttle), [])
-                if len(starts) >= throttle.per_s:
-                    wait_s = max(wait_s, min(starts[-throttle.per_s] + 1.0, throttle.end_s))
-            for capacity in weather.capacities[:1]:
-                free_at_s = self._free_at_s.get(id(capacity), at_s)
-                wait_s = max(wait_s, min(free_at_s, capacity.end_s))
+                if len(starts) >= count and starts[-count] + length_s > wait_s:
+                    wait_s = starts[-count] + length_s
+            if not self._sky.is_always_fair:
+                wait_s = self._weathered(wait_s)
             if wait_s <= at_s:
                 return at_s
             at_s = wait_s
+        return math.inf
+
+    def _weathered(self, at_s: float) -> float:
+        """Return when the weather lets one begin; what else there is in the way does not count."""
+        at_s = self._sky.open_from(at_s)
+        weather, _ = self._sky.at(at_s)
+        wait_s = at_s
+        for throttle in weather.throttles:
+            begun = self._throttled.setdefault(id(throttle), [])
+            if len(begun) >= throttle.per_s:
+                wait_s = max(wait_s, min(begun[-throttle.per_s] + 1.0, throttle.end_s))
+        for capacity in weather.capacities[:1]:
+            free_at_s = self._free_at_s.get(id(capacity), at_s)
+            wait_s = max(wait_s, min(free_at_s, capacity.end_s))
+        return wait_s
 
     def serve(self, at_s: float) -> None:
         """Begin with one."""
-        weather, _ = self._sky.at(at_s)
         self._starts.append(at_s)
+        if self._sky.is_always_fair:
+            return
+        weather, _ = self._sky.at(at_s)
         for throttle in weather.throttles:
             self._throttled.setdefault(id(throttle), []).append(at_s)
         for capacity in weather.capacities[:1]:

@@ -6,10 +6,8 @@ thinks. What it has got when the connection ends, it has got.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
-from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import trio
@@ -31,35 +29,15 @@ _SUBJECT: Final = re.compile(rb"^Subject: (\d+)\r\n", re.MULTILINE)
 _MARKER: Final = re.compile(rb"^X-Mailactors-Id: (\S+)\r\n", re.MULTILINE)
 _TLS_ALERT: Final = b"\x15\x03\x01\x00\x02\x02\x50\r\n"
 _ENDLESS: Final = b"2" * REPLY_OCTETS_MAX
-_IN_SMTP: Final = {401: BAD_KEY, 402: BAD_KEY, 403: BAD_KEY, 400: BAD_CONTENT, 422: BAD_CONTENT}
+BAD_LOGIN: Final = Answer(Said.NO, False, 535, BAD_KEY.text, BAD_KEY.enhanced, Verb.MAIL)
+_THROTTLED: Final = Answer(Said.NO, False, 451, "throttling: too fast", "4.7.0")
+_LATER: Final = Answer(Said.NO, False, 451, "temporarily unavailable", "4.3.2")
+_IN_SMTP: Final = {
+    **dict.fromkeys((400, 413, 422), BAD_CONTENT),
+    **dict.fromkeys((401, 402, 403), BAD_LOGIN),
+    429: _THROTTLED,
+}
 """What an HTTP status of a scenario is on this wire; the rest is a 451."""
-
-
-class Expected:
-    """Which message is on its way to whom: at RCPT nothing else tells it, and dice are a message's.
-
-    Two at once to one mailbox are taken in the order in which they were begun.
-    """
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, list[int]] = {}
-
-    @contextlib.contextmanager
-    def message(self, recipients: Sequence[str], number: int) -> Iterator[None]:
-        """Expect a message while it is being sent."""
-        for recipient in recipients:
-            self._numbers.setdefault(recipient, []).append(number)
-        try:
-            yield
-        finally:
-            for recipient in recipients:
-                self._numbers[recipient].remove(number)
-                if not self._numbers[recipient]:
-                    del self._numbers[recipient]
-
-    def number(self, recipient: str) -> int | None:
-        """Return the message that is on its way to a recipient."""
-        return next(iter(self._numbers.get(recipient, ())), None)
 
 
 class HangUpError(Exception):
@@ -74,12 +52,13 @@ class SmtpPeer:
         vendor: VendorBase,
         stream: trio.StapledStream[Any, Any],
         watch: Watch | None,
-        expected: Expected,
     ) -> None:
         self._vendor = vendor
         self._stream = stream
         self._watch = watch
-        self._expected = expected
+        self.number: int | None = None
+        """The message that the client is about to send: nothing that it says before DATA tells,
+        and dice are a message's."""
         self._buffer = b""
         self._has_sender = False
         self._recipients: list[str] = []
@@ -128,7 +107,7 @@ class SmtpPeer:
         self._forget()
         if not vendor.knows_us(weather):
             await trio.sleep(REFUSAL_S)
-            await self._say(b"535 5.7.8 Authentication credentials invalid")
+            await self._refuse(BAD_LOGIN)
             return
         refusal = vendor.over_quota(weather)
         if refusal is not None:
@@ -146,8 +125,7 @@ class SmtpPeer:
         if found is None or not self._has_sender:
             await self._say(b"503 5.5.1 MAIL first")
             return
-        recipient = found[1].decode()
-        number = self._expected.number(recipient)
+        recipient, number = found[1].decode(), self.number
         refusal = None
         if number is not None:
             refusal = self._vendor.against(number, domain_of(recipient))
@@ -209,11 +187,7 @@ class SmtpPeer:
     async def _refuse(self, answer: Answer) -> None:
         """Say no; a 421 takes the connection with it."""
         if answer.code not in SMTP_CODES:
-            text = "temporarily unavailable"
-            if answer.code == 429:
-                text = "throttling: too fast"
-            later = Answer(Said.NO, False, 451, text, answer.enhanced or "4.3.2", Verb.FINAL)
-            answer = _IN_SMTP.get(answer.code, later)
+            answer = _IN_SMTP.get(answer.code, _LATER)
         reply = reply_of(answer)
         await self._say(b"%d %s" % (reply.code, reply.lines[0]))
         if reply.code == 421:

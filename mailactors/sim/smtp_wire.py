@@ -7,10 +7,11 @@ that fails does so in the connector, which is where the client learns of it in e
 
 from __future__ import annotations
 
+import contextvars
 import errno
 import socket
 import ssl
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import trio
 import trio.testing
@@ -21,21 +22,22 @@ from mailactors.providers.port import Capabilities, Mail, Session, Sighting
 from mailactors.providers.smtp import SmtpProvider
 from mailactors.sim.call import Watch, number_of
 from mailactors.sim.faults import Dns
-from mailactors.sim.smtp_peer import Expected, SmtpPeer
+from mailactors.sim.smtp_peer import SmtpPeer
 from mailactors.sim.vendor import VendorBase
 
-CONNECT_S = 0.001
+CONNECT_S: Final = 0.001
 """How long a refused connection takes."""
-_RESOLVER = {"nxdomain": socket.EAI_NONAME, "servfail": socket.EAI_AGAIN}
+CARRIED: Final[contextvars.ContextVar[int | None]] = contextvars.ContextVar("carried", default=None)
+"""The message that a task of the client is sending."""
+_RESOLVER: Final = {"nxdomain": socket.EAI_NONAME, "servfail": socket.EAI_AGAIN}
 
 
 class WireConnector:
     """Fulfils the connector port: the far end of each stream is a server of the world."""
 
-    def __init__(self, vendor: VendorBase, watch: Watch | None, expected: Expected) -> None:
+    def __init__(self, vendor: VendorBase, watch: Watch | None) -> None:
         self._vendor = vendor
         self._watch = watch
-        self._expected = expected
 
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
         """Return the near end.
@@ -52,9 +54,34 @@ class WireConnector:
             _fail(text, dns)
         await trio.lowlevel.checkpoint()
         near, far = trio.testing.memory_stream_pair()
-        peer = SmtpPeer(vendor, far, self._watch, self._expected)
+        peer = SmtpPeer(vendor, far, self._watch)
         vendor.world.spawn(peer.serve)
-        return near
+        return WireStream(near, peer)
+
+
+class WireStream(trio.abc.Stream):
+    """The near end: tells the server, with all that is written, on which message's behalf."""
+
+    def __init__(self, inner: trio.abc.Stream, peer: SmtpPeer) -> None:
+        self._inner = inner
+        self._peer = peer
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write."""
+        self._peer.number = CARRIED.get()
+        await self._inner.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        """Wait until there is room."""
+        await self._inner.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        """Read."""
+        return await self._inner.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        """Close both ways."""
+        await self._inner.aclose()
 
 
 def _fail(text: str, dns: Dns | None) -> NoReturn:
@@ -73,8 +100,7 @@ class WireProvider:
     ) -> None:
         self.vendor = vendor
         self.watch = watch
-        self.expected = Expected()
-        connector = WireConnector(vendor, watch, self.expected)
+        connector = WireConnector(vendor, watch)
         self._inner = SmtpProvider(vendor.name, settings, vendor.world.clock, connector)
 
     @property
@@ -115,8 +141,11 @@ class WireSession:
         vendor, watch, number = self._provider.vendor, self._provider.watch, number_of(mail)
         if watch is not None:
             watch.sending(vendor.name, number)
-        with self._provider.expected.message(mail.envelope.recipients, number):
+        token = CARRIED.set(number)
+        try:
             return await self._inner.send(mail)
+        finally:
+            CARRIED.reset(token)
 
     async def aclose(self) -> None:
         """Give the session back unused."""

@@ -187,8 +187,6 @@ class SpoolActor:
             return None
         except SpoolBrokenError as error:
             self._journal.note("spool.broken", level="error", error=str(error))
-            for write in group:  # the process ends, and need not wait for those who wait for us
-                write.reply.fail(ActorCrashedError(str(error)))
             raise
         self._signals.commits.observe(len(group))
         return results

@@ -272,7 +272,8 @@ class Resolve(msgspec.Struct, frozen=True):
 
     Only those of `attempt_id`, unless that is empty. A step to the state that a delivery is in
     keeps it there. `is_risk` declares that sending again may repeat the message: it is counted.
-    Without `progress` the message keeps its own, but begins its round anew where it is ready.
+    Without `progress` the message keeps its own, but begins a round anew, with other providers,
+    where it is ready again.
     `next_at`: when to see to what is not settled; without it, at the steps' times.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import apsw
 
-from mailactors.model.lifecycle import FINAL, State
+from mailactors.model.lifecycle import State
 from mailactors.spool.doubts import NEVER_AT
 from mailactors.spool.port import Settle, Step
 from mailactors.spool.sqlite_rows import fetch, finish, record, report_failure
@@ -75,7 +75,7 @@ def settle_late(db: apsw.Connection, command: Settle, now: float) -> None:
 def _is_settled_late(db: apsw.Connection, command: Settle, step: Step, now: float) -> bool:
     if step.state is State.SENT:
         where = "state IN ('uncertain', 'held', 'ready', 'deferred', 'leased')"
-    elif step.state in FINAL:
+    elif step.state is State.BOUNCED:
         where = "state IN ('uncertain', 'held') AND attempt_id = ?6"
     else:
         return False

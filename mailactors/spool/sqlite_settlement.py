@@ -230,7 +230,9 @@ def _send_again(
         return ""
     ((stream, packed),) = fetch(db, "SELECT stream, progress FROM messages WHERE seq = ?", (seq,))
     if progress is None:
-        progress = msgspec.structs.replace(unpack_progress(packed), tried=())
+        # Whoever lost it is asked again when nobody else is left.
+        lost_by = tuple(dict.fromkeys(provider for *_, provider in again))
+        progress = msgspec.structs.replace(unpack_progress(packed), tried=lost_by)
     db.execute(
         "UPDATE messages SET declared_risks = declared_risks + ?, progress = ? WHERE seq = ?",
         (len(again) if is_risk else 0, pack_progress(progress), seq),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
@@ -13,9 +14,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailactors.dispatch.breaker import (
+    DEAD_IN_A_ROW,
     DISABLED_S,
     FAILURES_IN_A_ROW_MAX,
     JITTER,
+    SLOW_OPEN_CAPS,
+    SLOW_PROBE_FACTOR,
     BreakerActor,
     BreakerSettings,
     BreakerState,
@@ -27,6 +31,7 @@ from mailactors.dispatch.breaker import (
     open_time_s,
     probes_free,
 )
+from mailactors.dispatch.concurrency import FLOOR, RAMP_S, new_concurrency
 from mailactors.dispatch.lane import Done, Gate, LaneMessage, Pause, Reset, Stage
 from mailactors.model.outcome import (
     Accepted,
@@ -554,8 +559,9 @@ def test_from_any_state_a_healthy_provider_closes_the_gate_again(
             machine.now_s = max(machine.now_s, next_age_s(state, using))
             decide_age(state, using, machine.now_s, 0.5)
 
-    worst_s = (DISABLED_S if was_disabled else using.open_cap_s) * (1 + JITTER)
-    stuck_s = 0.0 if is_prompt else using.slow_call_s + using.open_cap_s * (1 + JITTER)
+    open_max_s = SLOW_OPEN_CAPS * using.open_cap_s * (1 + JITTER)
+    worst_s = DISABLED_S * (1 + JITTER) if was_disabled else open_max_s
+    stuck_s = 0.0 if is_prompt else using.slow_call_s + open_max_s
     assert Gate.CLOSED is state.gate
     assert calls <= 2 * using.probes + 3
     assert machine.now_s - begin_s <= worst_s + stuck_s + 1e-6
@@ -704,3 +710,119 @@ async def test_a_probe_that_a_crash_took_is_given_back(
     await bench.say(Done(probe, IGNORED, 0.0))
 
     assert (2, 2, 3) == (taken, after_crash, bench.lane.health.value.probes_free)
+
+
+# Dead or only bad, and how much it can bear
+
+
+def panicking(state: BreakerState, outcome: Outcome, now_s: float, took_s: float = 0.0) -> None:
+    """Let an attempt in panic end at `now_s`."""
+    name = f"panic-{now_s}"
+    assert decide_admit(state, DEFAULTS, name, True, now_s - took_s) is None
+    decide_end(state, DEFAULTS, name, outcome, now_s, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("last", "took_s", "expected"),
+    [
+        (DOWN, 0.0, DEAD_IN_A_ROW),
+        (IGNORED, 0.0, DEAD_IN_A_ROW - 1),
+        (SENT, 0.0, 0),
+        (SENT, 29.0, 0),
+        (SILENT["throttled"], 0.0, DEAD_IN_A_ROW - 1),
+    ],
+)
+def test_only_what_is_taken_shows_that_a_failing_provider_lives(
+    last: Outcome, took_s: float, expected: int
+) -> None:
+    state = BreakerState()
+    for number in range(DEAD_IN_A_ROW - 1):
+        panicking(state, DOWN, NOW_S + number)
+
+    panicking(state, last, NOW_S + 100.0, took_s)
+
+    assert expected == state.untaken_in_a_row
+
+
+def test_an_error_rate_of_sixty_percent_is_bad_but_not_dead() -> None:
+    state, draw, most = BreakerState(), random.Random(1).random, 0
+    for number in range(20_000):
+        panicking(state, DOWN if draw() < 0.6 else SENT, NOW_S + number / 50)
+        most = max(most, state.untaken_in_a_row)
+
+    assert most < DEAD_IN_A_ROW
+
+
+def test_a_slow_probe_keeps_the_gate_shut_for_longer_but_not_as_the_last_resort() -> None:
+    state = gate_open()
+    state.until_s = NOW_S
+    assert decide_admit(state, DEFAULTS, "probe", False, NOW_S) is None
+
+    decide_age(state, DEFAULTS, NOW_S + DEFAULTS.slow_call_s, 0.5)
+
+    since_s = NOW_S + DEFAULTS.slow_call_s
+    assert since_s + SLOW_PROBE_FACTOR * DEFAULTS.slow_call_s * 2.0 == state.until_s
+    assert since_s + open_time_s(DEFAULTS, 2, 0.5) == state.last_resort_s < state.until_s
+
+
+def test_a_provider_that_is_slow_for_half_an_hour_moves_the_gate_a_few_times() -> None:
+    state, now_s, moves = BreakerState(), NOW_S, 0
+    for number in range(10):
+        decide_admit(state, DEFAULTS, f"call-{number}", False, now_s)
+    now_s += DEFAULTS.slow_call_s
+    decide_age(state, DEFAULTS, now_s, 0.5)
+    moves += 1
+    by_ten_minutes = [0, 0, 0]
+    while state.until_s < NOW_S + 1800.0:
+        now_s = state.until_s
+        assert decide_admit(state, DEFAULTS, f"probe-{now_s}", False, now_s) is None
+        by_ten_minutes[int((now_s - NOW_S) // 600)] += 2
+        decide_age(state, DEFAULTS, now_s + DEFAULTS.slow_call_s, 0.5)
+
+    assert Gate.OPEN is state.gate
+    assert [8, 4, 6] == by_ten_minutes
+
+
+def test_opening_leaves_few_in_flight_and_recovery_climbs_from_there() -> None:
+    state = BreakerState(concurrency=new_concurrency(32, DEFAULTS.probes, 32))
+    for number in range(FAILURES_IN_A_ROW_MAX):
+        call(state, DOWN, NOW_S + number / 100)
+    shut = state.concurrency.whole
+    now_s = state.until_s
+    for _ in range(DEFAULTS.probes):
+        call(state, SENT, now_s, took_s=0.0)
+    closed = state.gate, state.concurrency.whole
+
+    for number in range(1, 101):  # a burst of successes in a second, all credits in use
+        state.in_flight.update({f"other-{n}": now_s for n in range(31)})
+        call(state, SENT, now_s + number / 100)
+
+    assert (FLOOR, (Gate.CLOSED, FLOOR)) == (shut, closed)
+    assert FLOOR < state.concurrency.limit <= FLOOR + 32 / RAMP_S + 1.0
+
+
+async def test_a_crash_forgets_neither_death_nor_what_the_provider_can_bear(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    await bench.start(nursery)
+    await bench.fail()
+    for number in range(DEAD_IN_A_ROW - FAILURES_IN_A_ROW_MAX):
+        attempt = make_attempt(bench.lane, 100 + number, is_panic=True)
+        await bench.say(attempt, Done(attempt, DOWN, 0.0))
+    before = bench.lane.health.value
+
+    bench.supervisor.crash("breaker")
+    await trio.testing.wait_all_tasks_blocked()
+
+    assert (True, FLOOR) == (before.is_dead, before.concurrency)
+    assert before == bench.lane.health.value
+
+
+async def test_a_healthy_lane_may_use_all_its_credits(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    await bench.start(nursery)
+
+    assert bench.lane.concurrency_max == bench.lane.health.value.concurrency

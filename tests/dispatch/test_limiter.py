@@ -21,6 +21,7 @@ from mailactors.dispatch.lane import (
     Gate,
     Health,
     LaneMessage,
+    Learnt,
     Pause,
     Reset,
     Resume,
@@ -34,10 +35,12 @@ from mailactors.dispatch.limiter import (
     Quota,
     decide_return,
     decide_take,
+    is_too_fast,
     new_state,
     next_permit_s,
     permits_now,
 )
+from mailactors.dispatch.pacing import SHARE
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
@@ -325,13 +328,24 @@ async def no_attempts(_lane: str, _since: float, _bucket_s: float) -> dict[int, 
     return {}
 
 
+class Listening(SilentJournal):
+    """Keeps what the limiter said."""
+
+    def __init__(self, notes: list[tuple[str, dict[str, Any]]]) -> None:
+        self._notes = notes
+
+    def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
+        self._notes.append((event, facts))
+
+
 class Bench:
     """A limiter under a supervisor; the test plays breaker, provider and dispatcher."""
 
     def __init__(self, quota: Quota, faults: Faults | None = None) -> None:
         self.outcomes = open_outcomes()
-        self.lane = make_lane(outcomes=self.outcomes)
-        ports = make_ports(faults)
+        self.lane = make_lane(concurrency_max=32, outcomes=self.outcomes)
+        self.notes: list[tuple[str, dict[str, Any]]] = []
+        ports = dataclasses.replace(make_ports(faults), journal=Listening(self.notes))
 
         def build() -> LimiterActor:
             return LimiterActor(self.lane, quota, no_attempts, self.outcomes, ports)
@@ -552,3 +566,116 @@ def test_a_restart_begins_with_the_spacing_of_a_permit_just_given() -> None:
     until_s = decide_take(state, 1e5 + 0.7)
 
     assert 1e5 + 0.7 + 0.5 == until_s
+
+
+# A learnt pace
+
+
+def refuse_too_fast(bench: Bench, first: int, count: int) -> list[LaneMessage]:
+    """Return the ends of attempts that had their permits and were too fast."""
+    ids = [f"attempt-{number}" for number in range(first, first + count)]
+    return [Done(bench.lane.in_flight[each], TOO_FAST, 0.0) for each in ids]
+
+
+async def learn(bench: Bench) -> Learnt:
+    """Let ten attempts of a second be served and ten refused; return what is published."""
+    await bench.say(*(bench.attempt(number) for number in range(20)))
+    served = (Done(bench.lane.in_flight[f"attempt-{n}"], SENT, 0.0) for n in range(10))
+    await bench.say(*served, *refuse_too_fast(bench, 10, 10))
+    await trio.sleep(1.5)
+    await bench.say(bench.attempt(99))  # the lesson is over with the first permit after it
+    learnt = bench.lane.pace.value.learnt
+    assert learnt is not None
+    return learnt
+
+
+async def test_a_learnt_pace_spaces_permits_and_is_published_and_told(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota())
+    await bench.start(nursery)
+    before = bench.lane.pace.value.learnt
+
+    learnt = await learn(bench)
+
+    pace = bench.lane.pace.value
+    assert before is None
+    assert (SHARE * 10.0, 10.0) == (learnt.per_s, learnt.limit_per_s)
+    assert pace.next_permit_s == pytest.approx(trio.current_time() + 1.0 / 9.5)
+    assert 1 == pace.permits
+    assert ["pace.learnt"] == [event for event, _ in bench.notes]
+    assert {"provider": "primary", "per_s": 9.5} == {
+        name: bench.notes[0][1][name] for name in ("provider", "per_s")
+    }
+
+
+async def test_a_crash_does_not_forget_a_learnt_pace(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota())
+    await bench.start(nursery)
+    learnt = await learn(bench)
+
+    bench.supervisor.crash("limiter")
+    await trio.testing.wait_all_tasks_blocked()
+    await bench.say(bench.attempt(100))
+
+    assert learnt == bench.lane.pace.value.learnt
+    assert bench.lane.pace.value.next_permit_s == pytest.approx(trio.current_time() + 1.0 / 9.5)
+    assert 1 == len(bench.notes)
+
+
+async def test_a_reset_forgets_a_learnt_pace(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota())
+    await bench.start(nursery)
+    await learn(bench)
+    await bench.passed()
+
+    await bench.say(Reset())
+    await bench.say(*(bench.attempt(number) for number in range(100, 105)))
+
+    assert bench.lane.pace.value.learnt is None
+    assert 5 == len(await bench.passed())
+    assert ["pace.learnt", "pace.forgotten"] == [event for event, _ in bench.notes]
+
+
+async def test_refusals_that_come_after_their_lesson_teach_nothing(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota())
+    await bench.start(nursery)
+    await bench.say(*(bench.attempt(number) for number in range(50, 55)))
+    learnt = await learn(bench)
+
+    await bench.say(*refuse_too_fast(bench, 50, 5))
+    await trio.sleep(1.5)
+    await bench.say(bench.attempt(100))
+
+    assert learnt == bench.lane.pace.value.learnt
+
+
+def test_a_learnt_pace_never_speeds_up_a_quota() -> None:
+    state = new_state(Quota(per_s=2))
+    state.pacing.learnt = Learnt(100.0, 100.0, 0.0, 0.0, 10.0)
+
+    decide_take(state, 5.0)
+
+    assert 5.5 == next_permit_s(state, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (SENT, False),
+        (TOO_FAST, True),
+        (IGNORED, False),
+        (Deferred(Scope.PROVIDER, REASON, 30.0), False),
+        (Deferred(Scope.RECIPIENT, REASON, throttled=True), False),
+        (Accepted("42", {"a@x.example": TOO_FAST}), True),
+    ],
+    ids=str,
+)
+def test_only_too_fast_by_the_provider_teaches_a_pace(outcome: Outcome, expected: bool) -> None:
+    assert expected is is_too_fast(outcome)

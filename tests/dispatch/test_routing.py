@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from mailactors.dispatch.lane import Gate, Health, Pace
 from mailactors.dispatch.routing import (
+    PANIC_DEAD_INTERVAL_S,
     PANIC_IN_FLIGHT_MAX,
     PANIC_INTERVAL_S,
-    PANIC_SUCCESS_WITHIN_S,
     Choice,
     LaneView,
     Waiting,
@@ -27,7 +27,13 @@ ROUTE = ("primary", "secondary")
 NOW_S = 1000.0
 CLOSED = Health(last_success_s=NOW_S)
 OPEN = Health(Gate.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 10.0)
-DEAD = Health(Gate.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - PANIC_SUCCESS_WITHIN_S)
+DEAD = Health(
+    Gate.OPEN,
+    until_s=NOW_S + 100.0,
+    last_resort_s=NOW_S + 20.0,
+    is_dead=True,
+    last_success_s=NOW_S - 1.0,
+)
 DISABLED = Health(Gate.DISABLED, until_s=NOW_S + 900.0, last_success_s=NOW_S)
 
 
@@ -61,6 +67,22 @@ def test_a_lane_without_credits_opens_when_it_says_so() -> None:
     fly(view, 2)
 
     assert math.inf == view.opens_at_s()
+
+
+def test_a_lane_is_sent_no_more_than_its_provider_can_bear() -> None:
+    view = LaneView(make_lane(concurrency_max=8))
+    view.lane.health.publish(Health(concurrency=3))
+    view.refresh()
+
+    fly(view, 2)
+    with_two = view.opens_at_s()
+    fly(view, 3)
+    with_three = view.opens_at_s()
+    view.lane.health.publish(Health(concurrency=4))
+
+    assert with_two <= NOW_S
+    assert math.inf == with_three
+    assert view.opens_at_s() <= NOW_S
 
 
 def test_a_lane_is_sent_no_more_than_the_permits_it_published() -> None:
@@ -170,6 +192,31 @@ def test_a_dead_or_disabled_lane_is_no_use_in_panic(health: Health) -> None:
     views = views_of(primary=health, secondary=health)
 
     assert choose_lane(ROUTE, ROUTE, views, NOW_S) is None
+
+
+def test_a_dead_lane_is_the_last_resort_once_in_a_long_time() -> None:
+    views = views_of(primary=DEAD)
+
+    def chosen(now_s: float) -> Choice | None:
+        return choose_lane(("primary",), ("primary",), views, now_s)
+
+    knocks_at_s = DEAD.last_resort_s
+    before, then = chosen(knocks_at_s - 0.001), chosen(knocks_at_s)
+    views["primary"].panicked_s = knocks_at_s
+    again_s = knocks_at_s + PANIC_DEAD_INTERVAL_S
+    too_soon, later = chosen(again_s - 0.001), chosen(again_s)
+    fly(views["primary"], 1)
+
+    assert chosen(again_s) is None
+    assert (None, Choice("primary", True)) == (before, then)
+    assert (None, Choice("primary", True)) == (too_soon, later)
+
+
+def test_a_dead_lane_is_not_knocked_at_while_another_is_closed() -> None:
+    views = views_of(primary=DEAD, secondary=CLOSED)
+    fly(views["secondary"], 8)
+
+    assert choose_lane(ROUTE, ROUTE, views, DEAD.last_resort_s + 1.0) is None
 
 
 def test_a_free_probe_comes_before_panic() -> None:

@@ -120,7 +120,9 @@ def test_who_refuses_connections_drops_those_that_there_are() -> None:
         (fault("defer_domain", domain="example.com", code=450), Deferred, Scope.RECIPIENT, 450),
     ],
 )
-def test_refusal_is_said_in_smtp(plan: dict[str, Any], kind: type, scope: Scope, code: int) -> None:
+def test_refusal_is_said_in_smtp(
+    plan: dict[str, Any], kind: type[Any], scope: Scope, code: int
+) -> None:
     async def body(rig: Rig) -> None:
         for number in range(2):
             outcome: Any = await rig.send(number)

@@ -22,7 +22,7 @@ from mailactors.sim.world import EPOCH_S
 from tests.sim.vendors import FLAT, NAME, Rig, fault, mail, with_vendor
 
 
-def shares(outcomes: list[Outcome], kind: type) -> float:
+def shares(outcomes: list[Outcome], kind: type[Any]) -> float:
     return sum(isinstance(each, kind) for each in outcomes) / len(outcomes)
 
 
@@ -152,7 +152,7 @@ def test_flap_comes_and_goes() -> None:
         (418, Uncertain, None),
     ],
 )
-def test_errors_mean_what_adapters_say(code: int, kind: type, scope: Scope | None) -> None:
+def test_errors_mean_what_adapters_say(code: int, kind: type[Any], scope: Scope | None) -> None:
     async def body(rig: Rig) -> None:
         outcome: Any = await rig.send(0)
 

@@ -13,6 +13,7 @@ from mailactors.spool.port import (
     Intended,
     Progress,
     Release,
+    Resolve,
     Settled,
     Step,
     Store,

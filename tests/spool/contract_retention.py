@@ -7,7 +7,7 @@ import pytest
 from mailactors.model.lifecycle import State
 from mailactors.spool.operations import Purge, Purged
 from mailactors.spool.port import Cancel, Progress, Receipt, Resolve, Step, Store
-from mailactors.spool.questions import Ledger
+from mailactors.spool.questions import Ledger, Risk
 from tests.spool.contract import Contract
 from tests.spool.makers import (
     KEY_S,
@@ -125,7 +125,8 @@ class RetentionContract(Contract):
 
         purge(store, final_before=LATER)
 
-        assert Ledger(1, {"cancelled": 1}, 1, purged=1) == store.ledger()
+        risks = (Risk("main", "primary", 1),)
+        assert Ledger(1, {"cancelled": 1}, 1, purged=1, risks=risks) == store.ledger()
 
     def test_a_message_stays_while_its_key_holds(self, store: Store) -> None:
         cancelled(store)

@@ -93,7 +93,7 @@ class UpkeepContract(Contract):
             doubt.attempt_id,
             doubt.expires_at,
         ) == ("primary", "a1", NOW + LIFE_S)
-        assert Progress(tried=("primary",)) == doubt.progress
+        assert (NOW, NOW, NOW) == (doubt.began_at, doubt.since, doubt.ended_at)
         assert late.next_due_at is None
 
     def test_doubts_of_two_attempts_are_apart(self, store: Store) -> None:
@@ -116,7 +116,7 @@ class UpkeepContract(Contract):
 
         results = [one(store, resolve), one(store, resolve)]
 
-        assert [Settled(), Settled(is_stale=True)] == results
+        assert [Settled(stream="main"), Settled(is_stale=True)] == results
         assert states(store) == ["deferred"]
         assert 1 == store.status("m1")[0].declared_risks == store.ledger().declared_risks
         event = store.timeline(lease.seq)[-1]

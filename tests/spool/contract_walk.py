@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final, Literal
 
 import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailactors.model.lifecycle import FINAL, NEXT, PENDING, State
-from mailactors.spool.doubts import Doubts, Overdue
-from mailactors.spool.operations import Purge, Retry, Suppress, Unsuppress
+from mailactors.spool.doubts import Doubts, IntendAgain, Overdue, Postpone, SettleByHand
+from mailactors.spool.operations import Purge, Retry, Suppress, Testify, Unsuppress
 from mailactors.spool.port import (
     Cancel,
     Claim,
@@ -38,7 +38,10 @@ VERBS = (
     *("accept", "claim", "intend", "settle") * 4,
     *("release", "give up", "upkeep", "cancel", "resolve"),
     *("retry", "suppress", "unsuppress", "purge"),
+    *("repeat", "testify", "by hand", "postpone") * 2,
 )
+REPLIES_DIFFER = Release | Resolve | Recover | Unsuppress | Testify | SettleByHand
+"""Asked again they change nothing, and say so."""
 
 
 class WalkContract(Contract):
@@ -67,7 +70,7 @@ class Walk:
         self._now = NOW
         self._count = 0
         self._leases: list[Lease] = []
-        self._intents: list[tuple[Lease, Intend, Intended]] = []
+        self._intents: list[tuple[Lease, Intend | IntendAgain, Intended]] = []
 
     def step(self, verb: str, choice: int) -> None:
         self._now += choice  # a walk lasts about as long as a message may
@@ -79,8 +82,13 @@ class Walk:
         if isinstance(result, Claimed):
             self._leases += result.leases
         if isinstance(result, Intended):
-            assert isinstance(command, Intend)
-            self._intents.append((self._pick(self._leases, choice), command, result))
+            assert isinstance(command, Intend | IntendAgain)
+            (lease,) = [
+                each
+                for each in self._leases
+                if (each.seq, each.epoch) == (command.seq, command.epoch)
+            ][:1]
+            self._intents.append((lease, command, result))
         if not isinstance(command, Claim | Expire | Purge):
             self._check_replay(command, result)
 
@@ -95,8 +103,15 @@ class Walk:
             return (Expire(1 + choice % 2), Overdue(2), make_recover())[choice % 3]
         if verb == "cancel":
             return Cancel(f"w{choice % self._count}")
-        if verb == "resolve":
-            return self._resolve(choice)
+        if verb in {"resolve", "repeat", "postpone"}:
+            return self._about_a_doubt(verb, choice, name)
+        if verb == "testify":
+            who = f"{choice % 3}@example.com"
+            kind: Literal["delivered", "bounced"] = "bounced" if choice % 2 else "delivered"
+            return Testify(f"w{choice % self._count}", "primary", who, kind, self._now)
+        if verb == "by hand":
+            into: Final = ("sent", "resend", "failed")
+            return SettleByHand(f"w{choice % self._count}", into[choice % 3])
         if verb in {"retry", "suppress", "unsuppress", "purge"}:
             return self._operation(verb, choice, name)
         if verb == "settle" and self._intents:
@@ -123,6 +138,11 @@ class Walk:
 
     def _settle(self, choice: int) -> Settle:
         lease, intend, intended = self._pick(self._intents, choice)
+        if isinstance(intend, IntendAgain):
+            states = (State.SENT, State.UNCERTAIN, State.BOUNCED)
+            again = [Step(n, states[(choice + n) % 3], self._now) for n, _ in intended.recipients]
+            settle = make_settle(lease, *again, attempt_id=intend.attempt_id, is_repeat=True)
+            return msgspec.structs.replace(settle, is_attempt=choice % 2 == 0)
         targets = sorted(NEXT[State.SENDING])
         steps = [
             Step(n, targets[(choice + n) % len(targets)], self._now + choice, suppress=choice == 1)
@@ -130,15 +150,20 @@ class Walk:
         ]
         return make_settle(lease, *steps, attempt_id=intend.attempt_id)
 
-    def _resolve(self, choice: int) -> Resolve | None:
+    def _about_a_doubt(self, verb: str, choice: int, name: str) -> Command | None:
         doubts = one(self._store, Overdue(100), self._now + 1_000)
         assert isinstance(doubts, Doubts)
         if not doubts.doubts:
             return None
         doubt = self._pick(doubts.doubts, choice)
-        targets = sorted(NEXT[State.UNCERTAIN])
+        if verb == "repeat":
+            again = (doubt.attempt_id, self._now + 1_000)
+            return IntendAgain(name, doubt.seq, doubt.epoch, doubt.provider, *again)
+        if verb == "postpone":
+            return Postpone(doubt.seq, (doubt.attempt_id,), self._now + choice, choice)
+        targets = sorted(NEXT[State.UNCERTAIN] - {State.SENDING})
         steps = tuple(Step(n, targets[(choice + n) % len(targets)], self._now) for n in doubt.ns)
-        return Resolve(doubt.seq, steps, doubt.progress, "by lot", {}, is_risk=choice % 2 == 0)
+        return Resolve(doubt.seq, steps, None, "by lot", {}, is_risk=choice % 2 == 0)
 
     def _checked(self, command: Command) -> Result:
         before = self._states()
@@ -162,7 +187,7 @@ class Walk:
         assert before == (self._states(), self._store.ledger())
         if isinstance(result, Receipt):
             result = msgspec.structs.replace(result, is_replay=True)
-        if not isinstance(command, Release | Resolve | Recover | Unsuppress):
+        if not isinstance(command, REPLIES_DIFFER):
             assert result == again
 
     def _states(self) -> dict[tuple[int, int], State]:

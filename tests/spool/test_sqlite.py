@@ -29,6 +29,20 @@ from tests.spool.makers import NOW, make_accept, one, receive
 from tests.spool.spool_contract import SpoolContract
 
 
+def check_doubts(store: Store) -> None:
+    """Whatever is uncertain, held or repeated has a doubt, and there are no others."""
+    assert isinstance(store, SqliteStore)
+    doubts = store._db.execute("SELECT seq, attempt_id FROM doubts ORDER BY 1, 2").fetchall()
+    uncertain = store._db.execute(
+        "SELECT DISTINCT seq, attempt_id FROM deliveries"
+        " WHERE state IN ('uncertain', 'held') ORDER BY 1, 2"
+    ).fetchall()
+    sending = store._db.execute(
+        "SELECT DISTINCT seq, attempt_id FROM deliveries WHERE state = 'sending'"
+    ).fetchall()
+    assert [each for each in doubts if each not in sending] == uncertain
+
+
 def check_open_counts(store: Store) -> None:
     assert isinstance(store, SqliteStore)
     wrong = store._db.execute(
@@ -49,6 +63,7 @@ class TestOnDisk(SpoolContract):
 
     def check(self, store: Store) -> None:
         check_open_counts(store)
+        check_doubts(store)
 
 
 class TestInMemory(SpoolContract):
@@ -60,6 +75,7 @@ class TestInMemory(SpoolContract):
 
     def check(self, store: Store) -> None:
         check_open_counts(store)
+        check_doubts(store)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import functools
 import importlib
 import os
 import signal
@@ -36,6 +37,7 @@ import msgspec
 import trio
 
 from mailactors import service
+from mailactors.api.server import Listening, Timeouts
 from mailactors.runtime.ports import Journal, Ports, TcpConnector, system_ports
 from mailactors.spool.sqlite import SqliteStore
 from tests.torture.mutations import MUTATIONS
@@ -83,6 +85,10 @@ def suffer(harm: Harm) -> None:
     site = Site(harm)
     if harm.has_faulty_disk or harm.place.startswith("written"):
         _DISKS.append(FaultyDisk(site))
+    if harm.has_faulty_disk:
+        # A spool that is dead answers nobody, and the server waits five seconds for those answers.
+        timeouts = Timeouts(graceful_s=0.2)
+        service.Listening = functools.partial(Listening, timeouts=timeouts)  # type: ignore
     _wrap_ports(site)
     _wrap_store(site)
     for name in harm.mutations:

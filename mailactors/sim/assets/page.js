@@ -116,7 +116,7 @@
         line(`${name}: sent`, `--p${(index % 6) + 1}`),
       ]));
 
-    const rows = Object.keys(run.gates).map((name) => ({ name, moves: run.gates[name], shades: run.shades.filter((each) => each.providers.includes(name)) }));
+    const rows = names.map((name) => ({ name, moves: run.gates[name] ?? null, shades: run.shades.filter((each) => each.providers.includes(name)) }));
     const ours = run.shades.filter((each) => each.providers.length === 0);
     if (ours.length) rows.push({ name: "ourselves", moves: null, shades: ours });
     chart("breakers", 34 + rows.length * 38, [xs.map(() => null)], [{ label: "breaker" }], {
