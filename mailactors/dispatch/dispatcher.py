@@ -18,6 +18,7 @@ import trio
 
 from mailactors.dispatch.claims import Claims
 from mailactors.dispatch.desk import DispatchDesk
+from mailactors.dispatch.domains import Domains, hold_time_s
 from mailactors.dispatch.lane import Attempt, Done, Lane, Stage
 from mailactors.dispatch.record import (
     attempt_facts,
@@ -31,6 +32,7 @@ from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome
 from mailactors.dispatch.routing import (
     Choice,
     LaneView,
+    Panics,
     Waiting,
     choose_lane,
     next_choice_s,
@@ -76,6 +78,8 @@ class DispatcherActor:
         self._claims = Claims(desk)
         self._waiting = Waiting()
         self._suspects = Suspects()
+        self._domains = Domains(ports.journal)
+        self._panics = Panics(ports.journal)
         self._changes_seen = -1
         self._spool_starts = 0
         self._upkeep_s = ports.clock.now_s()
@@ -176,6 +180,7 @@ class DispatcherActor:
         self._journal.note("attempt.done", level=level, **attempt_facts(attempt, outcome, decision))
         self._expect(attempt.lease.stream, decision)
         await self._go_on(attempt.lease, decision)
+        self._domains.note(done)
 
     async def _go_on(self, lease: Lease, decision: Decision) -> None:
         """Keep the deliveries that another lane may take at once."""
@@ -261,6 +266,18 @@ class DispatcherActor:
 
     # Leases and lanes
 
+    async def _receive(self, lease: Lease) -> None:
+        """Let a message wait for a lane; a retry to domains that take nothing now, on the disk."""
+        deferring_s = self._domains.deferring_s(lease, self._clock.now_s())
+        if deferring_s is None:
+            await self._push(lease)
+            return
+        draw = self._ports.entropy.draw("domain", lease.id, lease.epoch)
+        due_at = self._clock.wall_time() + hold_time_s(deferring_s, draw)
+        ns = tuple(n for n, _ in lease.recipients)
+        await self._write(Release(lease.seq, ns, lease.epoch, due_at))
+        self._claims.expect(lease.stream, due_at)
+
     async def _push(self, lease: Lease, *, is_first: bool = False) -> None:
         """Let a message wait for the lanes that may take it; without any it has failed."""
         plan = self._desk.plan(lease.stream)
@@ -280,6 +297,7 @@ class DispatcherActor:
 
     def _dispatch(self) -> None:
         """Give lanes what they take now; nothing while the disk has no room for intents."""
+        self._panics.look(lambda stream: self._desk.plan(stream).route, self._views)
         now_s = self._clock.now_s()
         if self._desk.is_draining or now_s < self._desk.signals.full_until_s.value:
             return
@@ -298,6 +316,7 @@ class DispatcherActor:
         view.used += 1
         if choice.is_panic:
             view.panicked_s = now_s
+            self._panics.enter(lease.stream)
             self._journal.note("attempt.panic", level="warning", id=lease.id, provider=choice.lane)
         view.lane.in_flight[attempt.id] = attempt
         view.lane.limiter.put_nowait(attempt)
@@ -344,7 +363,7 @@ class DispatcherActor:
 
     async def _take_in(self, stream: str, claimed: Claimed) -> None:
         for lease in claimed.leases:
-            await self._push(lease)
+            await self._receive(lease)
         if claimed.next_due_at is not None:
             self._claims.expect(stream, claimed.next_due_at)
 

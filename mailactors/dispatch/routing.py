@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from mailactors.dispatch.lane import NEVER_S, Gate, Lane
+from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
 
 PANIC_INTERVAL_S: Final = 0.02
@@ -138,6 +139,27 @@ def next_choice_s(
 def is_panic(route: Sequence[str], views: Mapping[str, LaneView]) -> bool:
     """Whether no breaker of the whole route is closed."""
     return all(views[name].lane.health.value.gate is not Gate.CLOSED for name in route)
+
+
+class Panics:
+    """The streams in panic, for the journal: from the first attempt until a breaker is closed."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._streams: dict[str, None] = {}
+
+    def enter(self, stream: str) -> None:
+        """Take note of an attempt in panic."""
+        if stream not in self._streams:
+            self._streams[stream] = None
+            self._journal.note("panic.entered", level="warning", stream=stream)
+
+    def look(self, route_of: Callable[[str], Sequence[str]], views: Mapping[str, LaneView]) -> None:
+        """Take note of the streams whose panic is over."""
+        for stream in list(self._streams):
+            if not is_panic(route_of(stream), views):
+                del self._streams[stream]
+                self._journal.note("panic.left", stream=stream)
 
 
 @dataclass(eq=False)

@@ -20,7 +20,7 @@ from mailactors.dispatch.retry import Plan, candidates
 from mailactors.model.lifecycle import PENDING, State
 from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.tally import Tally
-from mailactors.spool.inspection import DeliveryFacts, Inspection, MessageFacts, Owner, Taken
+from mailactors.spool.inspection import DeliveryFacts, Inspection, MessageFacts, Owner
 from mailactors.spool.operations import ALONE_FROM
 
 LATE_S: Final = 5.0
@@ -273,8 +273,7 @@ def delivery_faults(
     late = world.now - LATE_S
     match each.state:
         case State.LEASED | State.SENDING:
-            taken = Taken(message.seq, each.state, each.epoch, each.node, each.attempt_id)
-            yield from _taken_faults(message, taken, world)
+            yield from _taken_faults(message, each, world)
         case State.READY | State.DEFERRED if each.due_at <= late and has_room:
             yield Kind.NOT_CLAIMED, repr(each.due_at), ""
         case State.UNCERTAIN if each.doubt_at is None or math.isinf(each.doubt_at):
@@ -288,17 +287,17 @@ def delivery_faults(
 
 
 def _taken_faults(
-    message: MessageFacts, taken: Taken, world: World
+    message: MessageFacts, each: DeliveryFacts, world: World
 ) -> Iterator[tuple[Kind, str, str]]:
-    if not world.owner.knows(taken):
-        if taken.state == State.SENDING:
-            yield Kind.INTENT_ORPHANED, taken.attempt_id, f"attempt {taken.attempt_id}"
-        else:
-            yield Kind.LEASE_ORPHANED, str(taken.epoch), f"leased to {taken.node or 'nobody'}"
-    elif taken.state == State.LEASED and (taken.seq, taken.epoch) not in world.owner.flying:
-        lane = free_lane(message, taken.epoch, world)
+    if each.state == State.SENDING:
+        if each.attempt_id not in world.owner.attempts:
+            yield Kind.INTENT_ORPHANED, each.attempt_id, f"attempt {each.attempt_id}"
+    elif not world.owner.knows_lease(message.seq, each.epoch, each.node):
+        yield Kind.LEASE_ORPHANED, str(each.epoch), f"leased to {each.node or 'nobody'}"
+    elif (message.seq, each.epoch) not in world.owner.flying:
+        lane = free_lane(message, each.epoch, world)
         if lane is not None:
-            yield Kind.NOT_SENT, str(taken.epoch), f"provider {lane} is free"
+            yield Kind.NOT_SENT, str(each.epoch), f"provider {lane} is free"
 
 
 def free_lane(message: MessageFacts, epoch: int, world: World) -> str | None:

@@ -15,8 +15,8 @@ from typing import Final
 
 import trio
 
+from mailactors.dispatch.claims import LOW_WATER
 from mailactors.dispatch.desk import DispatchDesk
-from mailactors.dispatch.dispatcher import LOW_WATER
 from mailactors.dispatch.lane import Lane
 from mailactors.dispatch.routing import LaneView
 from mailactors.dispatch.settler import REPEATS_MAX

@@ -7,10 +7,9 @@ waits for it is told. One poison item costs one crash, not a loop.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 import trio
@@ -40,13 +39,6 @@ class MailboxStatistics(msgspec.Struct, frozen=True):
     """Items that were under the cursor when the actor died."""
 
 
-class _Nudge:
-    """Wakes the receiver; carries nothing."""
-
-
-_NUDGE: Final = _Nudge()
-
-
 class Mailbox(Generic[T]):
     """A bounded FIFO with one receiving actor at a time.
 
@@ -68,14 +60,13 @@ class Mailbox(Generic[T]):
         self.capacity = capacity
         self.batch_max = batch_max
         self._on_crash = on_crash
-        self._send, self._receive = trio.open_memory_channel[T | _Nudge](math.inf)
-        self._waiting = 0
-        self._drained: deque[T] = deque()
+        self._items: deque[T] = deque()
         self._under_cursor: deque[T] = deque()
         self._suspects = 0
         self._tries_max = tries_max
         self._tries = 0
         self._is_nudged = False
+        self._receiver: trio.lowlevel.Task | None = None
         self._room = trio.lowlevel.ParkingLot()
         self._empty = trio.lowlevel.ParkingLot()
         self._handled = 0
@@ -88,50 +79,53 @@ class Mailbox(Generic[T]):
 
         Raises: MailboxFullError when `capacity` items are waiting.
         """
-        if self._waiting >= self.capacity:
+        if self.waiting >= self.capacity:
             raise MailboxFullError(f"{self.name}: {self.capacity} items are waiting already")
-        self._waiting += 1
-        self._send.send_nowait(item)
+        self._items.append(item)
+        self._wake()
 
     async def put(self, item: T) -> None:
         """Send, waiting for room."""
-        while self._waiting >= self.capacity:
+        while self.waiting >= self.capacity:
             await self._room.park()
         self.put_nowait(item)
 
     async def wait_empty(self) -> None:
         """Return once everything that was sent is handled."""
-        while self._waiting:
+        while self.waiting:
             await self._empty.park()
 
     def nudge(self) -> None:
         """Wake the receiver though there may be nothing for it; many nudges are one."""
-        if not self._is_nudged:
-            self._is_nudged = True
-            self._send.send_nowait(_NUDGE)
+        self._is_nudged = True
+        self._wake()
 
     # The receiver
 
     async def wait(self) -> None:
-        """Return when there is something to handle, or after a nudge."""
-        if not self._drained:
-            self._keep(await self._receive.receive())
-        self._drain()
+        """Return when there is something to handle, or after a nudge; at once if there is."""
+        if self._items or self._is_nudged:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            assert self._receiver is None
+            self._receiver = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._stop_waiting)
+        self._is_nudged = False
 
     def take(self) -> Iterator[T]:
         """Yield what is there, one item at a time, each under the cursor while it is handled."""
-        while self._drained:
-            item = self._drained.popleft()
+        for _ in range(min(len(self._items), self.batch_max)):
+            item = self._items.popleft()
             self._under_cursor.append(item)
             yield item
             self.done()
 
     def group(self) -> list[T]:
         """Return what is there, to be handled as one and acknowledged with `done()`."""
-        size = 1 if self._suspects else len(self._drained)
+        size = 1 if self._suspects else self.batch_max
         self._suspects = max(0, self._suspects - 1)
-        for _ in range(min(size, len(self._drained))):
-            self._under_cursor.append(self._drained.popleft())
+        for _ in range(min(size, len(self._items))):
+            self._under_cursor.append(self._items.popleft())
         return list(self._under_cursor)
 
     def done(self) -> None:
@@ -154,7 +148,7 @@ class Mailbox(Generic[T]):
         self._tries += 1 if count == 1 else 0
         if count > 1 or self._tries < self._tries_max:
             self._suspects += count
-            self._drained.extendleft(reversed(self._under_cursor))
+            self._items.extendleft(reversed(self._under_cursor))
             self._under_cursor.clear()
         elif count == 1:
             self._tries = 0
@@ -166,7 +160,7 @@ class Mailbox(Generic[T]):
     def statistics(self) -> MailboxStatistics:
         """Return how full the mailbox is and what went through it."""
         return MailboxStatistics(
-            self.name, self._waiting, self.capacity, self._handled, self._crashed
+            self.name, self.waiting, self.capacity, self._handled, self._crashed
         )
 
     @property
@@ -177,24 +171,19 @@ class Mailbox(Generic[T]):
     @property
     def waiting(self) -> int:
         """Items sent but not yet handled."""
-        return self._waiting
+        return len(self._items) + len(self._under_cursor)
 
-    def _drain(self) -> None:
-        while len(self._drained) < self.batch_max:
-            try:
-                self._keep(self._receive.receive_nowait())
-            except trio.WouldBlock:
-                return
+    def _wake(self) -> None:
+        if self._receiver is not None:
+            trio.lowlevel.reschedule(self._receiver)
+            self._receiver = None
 
-    def _keep(self, item: T | _Nudge) -> None:
-        if isinstance(item, _Nudge):
-            self._is_nudged = False
-        else:
-            self._drained.append(item)
+    def _stop_waiting(self, _raise_cancel: Any) -> trio.lowlevel.Abort:
+        self._receiver = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
     def _free(self, count: int) -> None:
-        self._waiting -= count
-        if count:
+        if self._room:
             self._room.unpark(count=count)
-        if not self._waiting:
+        if self._empty and not self.waiting:
             self._empty.unpark_all()

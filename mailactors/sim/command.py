@@ -16,7 +16,7 @@ from mailactors.sim.many import Result, Task, run_here, run_side_by_side
 from mailactors.sim.page import page_of
 from mailactors.sim.perform import expected_messages, perform
 from mailactors.sim.policies import LOOPS
-from mailactors.sim.printing import print_results
+from mailactors.sim.printing import print_results, verdict_of
 from mailactors.sim.report import Report
 from mailactors.sim.resume import Finished
 from mailactors.sim.scenario import ScenarioError, gateway_config, load_scenario, scenario_schema
@@ -93,9 +93,7 @@ def simulate(options: Options) -> int:
     if not is_whole:
         console.print(f"interrupted: {len(results)} of {len(tasks)} runs were finished")
         return INTERRUPTED
-    is_good = all(
-        isinstance(each, Report) and (each.is_good or each.policy in LOOPS) for each in results
-    )
+    is_good = all(isinstance(each, Report) and verdict_of(each)[1] is not False for each in results)
     return GOOD if is_good else FAILED
 
 

@@ -76,8 +76,8 @@ class Book(Protocol):
         """Return where all deliveries are."""
         ...
 
-    def delivery_state(self, seq: int) -> State:
-        """Return where the only delivery of a message is."""
+    def delivery_state(self, seq: int) -> State | None:
+        """Return where the only delivery of a message is; None if there is none."""
         ...
 
 

@@ -49,7 +49,7 @@ class Account:
     """What became of each message."""
 
     def __init__(
-        self, accuse: Callable[[str, str, int], None], look_up: Callable[[int], State]
+        self, accuse: Callable[[str, str, int], None], look_up: Callable[[int], State | None]
     ) -> None:
         """Take whom to tell, and how to find out where a delivery stands by its place."""
         self.risks: dict[int, int] = {}
@@ -194,7 +194,9 @@ class Account:
     def _see(self, seq: int) -> None:
         """Take over from the spool where a delivery stands."""
         state = self._look_up(seq)
-        if not self._is_at(seq, state):
+        if state is None:
+            self._accuse("nothing accepted is lost", "its delivery is gone", self._number_of[seq])
+        elif not self._is_at(seq, state):
             self._move(seq, state)
 
     def _declare(self, seq: int) -> None:

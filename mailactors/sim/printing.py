@@ -46,6 +46,13 @@ def print_results(console: rich.console.Console, results: Sequence[Result]) -> N
     _print_bounds(console, reports)
 
 
+def verdict_of(report: Report) -> tuple[str, bool | None]:
+    """Return what is said of a run, and whether it is good; nothing is asked of loops."""
+    if report.policy in LOOPS:
+        return "to compare", None
+    return ("good", True) if report.is_good else ("FAILED", False)
+
+
 def _table(reports: Sequence[Report]) -> rich.table.Table:
     policies = dict.fromkeys(report.policy for report in reports)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -64,9 +71,8 @@ def _table(reports: Sequence[Report]) -> rich.table.Table:
             second = Path(report.policy).name
             first += f", {report.seed}" if first else ""
         seen = run
-        mark = "[green]good[/]" if report.is_good else "[red]FAILED[/]"
-        if report.policy in LOOPS:
-            mark = ""
+        word, is_good = verdict_of(report)
+        mark = "" if is_good is None else f"[{'green' if is_good else 'red'}]{word}[/]"
         cells = _cells(report)[: len(columns)]
         table.add_row(rich.markup.escape(first), rich.markup.escape(second), *cells, mark)
         if report.oracle is not None and not (following and _run(following[0]) == run):

@@ -15,6 +15,9 @@ from mailactors.sim.incidents import OWN_KINDS
 
 _HEADER: Final = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?")
 _KEY_FIRST: Final = re.compile(r"([\w.%-]+): ")
+_STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
+_IN_ELEMENT: Final = 2
+"""Brackets and braces around an inline table in a list."""
 _ALL_KINDS: Final = [*KINDS, *OWN_KINDS]
 
 
@@ -94,14 +97,43 @@ def line_of(location: Sequence[str | int], text: Sequence[str]) -> int | None:
         begin, end = _section(location[:depth], text)
         if begin is None:
             continue
+        outer = begin, end
+        begin, end = _element(location[depth:], text, begin, end)
         for name in reversed(names):
             word = re.compile(rf"(?<![\w\"-]){re.escape(name)}(?=[\s.]*[=.\]\"])")
             found = [n for n in range(begin, end) if word.search(text[n].partition("#")[0])]
             if len(found) == 1:
                 return found[0] + 1
+            if (begin, end) != outer and not found:
+                return begin + 1
             if found or name != location[-1]:
                 return None
     return None
+
+
+def _element(
+    inside: Sequence[str | int], text: Sequence[str], begin: int, end: int
+) -> tuple[int, int]:
+    """Narrow lines down to the inline table of a list that is meant: `key = [{…}, {…}]`."""
+    if len(inside) <= 1 or not isinstance(inside[1], int):
+        return begin, end
+    depth = place = 0
+    first = None
+    is_here = False
+    for number in range(begin, end):
+        line = _STRING.sub('""', text[number]).partition("#")[0]
+        is_here = is_here or re.match(rf"\s*{re.escape(str(inside[0]))}\s*=", line) is not None
+        for character in line if is_here else "":
+            if character in "[{":
+                depth += 1
+                if character == "{" and depth == _IN_ELEMENT:
+                    first = number if place == inside[1] else None
+                    place += 1
+            elif character in "]}":
+                depth -= 1
+                if first is not None and depth < _IN_ELEMENT:
+                    return first, number + 1
+    return begin, end
 
 
 def _section(location: Sequence[str | int], text: Sequence[str]) -> tuple[int | None, int]:

@@ -21,6 +21,7 @@ from mailactors.sim.providers import Vendor
 from mailactors.sim.report import Report, expectations_of, figures_of
 from mailactors.sim.scenario import Scenario, horizon_s
 from mailactors.sim.series import EventLog, record_of, story_lines
+from mailactors.sim.stopwatch import Stopwatch
 from mailactors.sim.traffic import Clients
 from mailactors.sim.truth import Truth
 from mailactors.sim.world import EPOCH_S, JumpingClock, World, make_world, seeded_scheduling
@@ -64,9 +65,10 @@ class WatchedStore(SqliteStore):
         store.judges, store.process, store.world = judges, process, world
         return store
 
-    def delivery_state(self, seq: int) -> State:
-        """Return where the only delivery of a message is."""
-        return State(self._db.execute("SELECT state FROM deliveries WHERE seq = ?", (seq,)).get)
+    def delivery_state(self, seq: int) -> State | None:
+        """Return where the only delivery of a message is; None if there is none."""
+        state = self._db.execute("SELECT state FROM deliveries WHERE seq = ?", (seq,)).get
+        return None if state is None else State(state)
 
     def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
         """Execute commands, then show them; on a faulty disk fail as a real one makes us fail."""
@@ -102,6 +104,7 @@ class _Run:
         self.truth = Truth(tuple(config.providers))
         self.judges = Judges(self.truth, self.world.clock, store)
         self.events = EventLog(self.world.clock)
+        self.stopwatch = Stopwatch(self.world.clock)
         self.world.journal.listeners += [self.judges.noted, self.events.noted]
         self.vendors = {
             name: Vendor(name, plan, scenario.timeline(name), self.world, self.truth)
@@ -161,10 +164,11 @@ class _Run:
 
     def _factory(self, life: Life) -> ProviderFactory:
         watch = ProcessWatch(self.judges, life, self.world.clock)
-        return self.world.factory(self.vendors, watch)
+        return self.stopwatch.around(self.world.factory(self.vendors, watch))
 
     def _attend(self, gateway: Gateway, _life: Life) -> None:
         self.judges.attend(gateway)
+        self.stopwatch.attend(gateway)
         if self._prepare is not None:
             self._prepare(gateway)
 
@@ -273,6 +277,7 @@ def run_scenario(
         ended_s=round(run.ended_s, 3),
         violations=violations,
         record=record,
+        decision_us=run.stopwatch.times(),
         expectations=expectations_of(scenario.expect, figures),
         wall_s=round(wall_s, 3),
         messages_per_wall_s=round(figures["accepted"] / wall_s, 1) if wall_s > 0 else 0.0,

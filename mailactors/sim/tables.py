@@ -58,8 +58,9 @@ class Poison(Frozen):
     count: Count
     """How many."""
     kind: PoisonKind
-    """They crash the actor that handles them; their call hangs and ignores that it is cancelled for
-    as long as it can; every provider refuses them as messages."""
+    """`crash_actor`: they crash the actor that handles them. `hang_worker`: no provider answers
+    them, so that each try keeps its place until the adapter gives up, and they never go out.
+    `refused_everywhere`: every provider refuses them as messages."""
 
 
 class Traffic(Frozen):
@@ -146,8 +147,9 @@ class ProviderPlan(Frozen):
     @pydantic.model_validator(mode="after")
     def _fits_the_wire(self) -> Self:
         if self.wire == "smtp":
+            fresh = type(self).model_fields
             for key in ("idempotency_window_s", "search_lag_s"):
-                if getattr(self, key):
+                if getattr(self, key) != fresh[key].default:
                     raise ValueError(f'{key}: there is none over SMTP; it needs wire = "port"')
         return self
 

@@ -30,6 +30,8 @@ from mailactors.spool.port import (
     Accept,
     AcceptedMany,
     AcceptMany,
+    Claim,
+    Claimed,
     Command,
     Receipt,
     Result,
@@ -87,6 +89,8 @@ class SpoolSignals:
         self.full_until_s: Cell[float] = Cell(0.0)
         """Monotonic; the disk was full, and a new message before then would be refused."""
         self.room: Cell[Room] = Cell(Room())
+        self.standing: dict[str, Write] = {}
+        """A stream's claim, to be executed in the commit that brings its next message."""
 
     @property
     def streams(self) -> Iterable[str]:
@@ -144,15 +148,23 @@ class SpoolActor:
         task_status.started()
         while True:
             await self._mailbox.wait()
-            while group := self._mailbox.group():
+            group = unanswered(self._mailbox.group())
+            if group:
                 await self._commit(group)
-                self._mailbox.done()
+            self._mailbox.done()
 
     async def _commit(self, group: list[Write]) -> None:
+        """Make a group durable, together with the claims that stand by for what it brings."""
+        found = (self._signals.standing.pop(name, None) for name in streams_coming_in(group))
+        claims = [claim for claim in found if claim is not None]
+        try:
+            await self._commit_whole(group + claims)
+        finally:
+            for claim in claims:  # ignored where it was answered
+                claim.reply.resolve(Claimed((), None))
+
+    async def _commit_whole(self, group: list[Write]) -> None:
         """Make a group durable, then answer; keep what may not be refused until there is room."""
-        group = unanswered(group)
-        if not group:
-            return
         results = await self._apply(group)
         while results is None:
             if not refuse_new(group):
@@ -162,7 +174,7 @@ class SpoolActor:
         self._faults.point("spool.committed")
         for write, result in zip(group, results, strict=True):
             write.reply.resolve(result)
-        for stream in streams_with_work(results):
+        for stream in streams_with_work(group, results):
             due = self._signals.due(stream)
             due.publish(due.value + 1)
 
@@ -217,11 +229,27 @@ def refuse_new(group: list[Write]) -> list[Write]:
     return kept
 
 
-def streams_with_work(results: list[Result]) -> list[str]:
-    """Return the streams in which something is to be sent that nobody has leased, in order."""
-    streams: list[str] = []
-    for result in results:
+def streams_coming_in(group: list[Write]) -> list[str]:
+    """Return the streams that a group brings messages of, each once, in order."""
+    streams: dict[str, None] = {}
+    for write in group:
+        if isinstance(write.command, Accept):
+            streams[write.command.message.stream] = None
+        elif isinstance(write.command, AcceptMany):
+            streams.update((each.message.stream, None) for each in write.command.accepts)
+    return list(streams)
+
+
+def streams_with_work(group: list[Write], results: list[Result]) -> list[str]:
+    """Return the streams in which something is to be sent that nobody was told of, in order.
+
+    Whose claim came after it was told: by the leases, or by when the next one is due.
+    """
+    streams: dict[str, None] = {}
+    for write, result in zip(group, results, strict=True):
+        if isinstance(write.command, Claim):
+            streams.pop(write.command.stream, None)
         for each in result.results if isinstance(result, AcceptedMany) else (result,):
             if isinstance(each, Receipt | Settled | SettledByHand) and each.stream:
-                streams.append(each.stream)
-    return list(dict.fromkeys(streams))
+                streams[each.stream] = None
+    return list(streams)

@@ -12,20 +12,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mailactors.model.lifecycle import State
-
 if TYPE_CHECKING:
     from mailactors.spool.port import Progress
-
-
-class Taken(msgspec.Struct, frozen=True):
-    """What somebody has of one message: leased, or sending under one intent."""
-
-    seq: int
-    state: str
-    epoch: int
-    node: str
-    attempt_id: str
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -40,13 +28,11 @@ class Owner(msgspec.Struct, frozen=True):
     flying: frozenset[tuple[int, int]] = frozenset()
     waiting: frozenset[tuple[int, int]] | None = None
 
-    def knows(self, taken: Taken) -> bool:
-        """Whether it has this in hand: an intent by its attempt, a lease by its epoch."""
-        if taken.state == State.SENDING:
-            return taken.attempt_id in self.attempts
-        lease = (taken.seq, taken.epoch)
+    def knows_lease(self, seq: int, epoch: int, node: str) -> bool:
+        """Whether it has this lease in hand."""
+        lease = (seq, epoch)
         is_kept = self.waiting is None or lease in self.waiting or lease in self.flying
-        return taken.node == self.node and is_kept
+        return node == self.node and is_kept
 
 
 class Look(msgspec.Struct, frozen=True):

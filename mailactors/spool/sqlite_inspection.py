@@ -7,13 +7,14 @@ queue the head is read; of all messages a block a look, in turn.
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import apsw
 
 from mailactors.model.lifecycle import PENDING, State
-from mailactors.spool.inspection import DeliveryFacts, Inspection, Look, MessageFacts, Owner, Taken
+from mailactors.spool.inspection import DeliveryFacts, Inspection, Look, MessageFacts, Owner
 from mailactors.spool.sqlite_rows import fetch, to_json, unpack_progress
 
 HEADS: Final = 20
@@ -30,7 +31,7 @@ _STATES: Final = ", ".join(f"'{state.value}'" for state in State)
 _OPEN: Final = ", ".join(f"'{state.value}'" for state in State if state in PENDING)
 
 TAKEN: Final = """
-    SELECT stream, min(due_at), seq, state, epoch, node, attempt_id
+    SELECT seq, stream, state, epoch, node, attempt_id, min(due_at)
     FROM deliveries INDEXED BY deliveries_taken WHERE state IN ('leased', 'sending')
     GROUP BY seq, state, epoch, node, attempt_id ORDER BY seq
 """
@@ -102,7 +103,7 @@ DELIVERIES: Final = """
 
 def inspect(db: apsw.Connection, look: Look) -> Inspection:
     """Return what a watchdog should judge. The caller holds a snapshot."""
-    taken = [(stream, due_at, Taken(*row)) for stream, due_at, *row in fetch(db, TAKEN)]
+    taken = fetch(db, TAKEN)
     expired, expiry_mark = _expired(db, look)
     odd, strays, audit_mark = _audit(db, look.audit_mark)
     ((purged_imbalance,),) = fetch(db, PURGED)
@@ -117,23 +118,27 @@ def inspect(db: apsw.Connection, look: Look) -> Inspection:
     )
 
 
-def _in_hand(taken: Sequence[tuple[str, float, Taken]], owner: Owner) -> Iterator[int]:
+def _in_hand(taken: Sequence[tuple[Any, ...]], owner: Owner) -> Iterator[int]:
     # What the owner knows nothing of, and of each stream what waits for it first in line.
-    unknown = [each.seq for _, _, each in taken if not owner.knows(each)]
-    yield from unknown[:FOUND_MAX]
+    unknown: list[int] = []
     waiting: dict[str, list[tuple[float, int]]] = {}
-    for stream, due_at, each in taken:
-        if each.state == State.LEASED and (each.seq, each.epoch) not in owner.flying:
-            waiting.setdefault(stream, []).append((due_at, each.seq))
+    for seq, stream, state, epoch, node, attempt_id, due_at in taken:
+        if state == State.SENDING:
+            is_known = attempt_id in owner.attempts
+        else:
+            is_known = owner.knows_lease(seq, epoch, node)
+            if (seq, epoch) not in owner.flying:
+                waiting.setdefault(stream, []).append((due_at, seq))
+        if not is_known:
+            unknown.append(seq)
+    yield from unknown[:FOUND_MAX]
     for line in waiting.values():
         yield from (seq for _, seq in heapq.nsmallest(HEADS, line))
 
 
-def _count_taken(taken: Sequence[tuple[str, float, Taken]]) -> dict[str, int]:
-    seqs: dict[str, set[int]] = {}
-    for stream, _, each in taken:
-        seqs.setdefault(stream, set()).add(each.seq)
-    return {stream: len(found) for stream, found in sorted(seqs.items())}
+def _count_taken(taken: Sequence[tuple[Any, ...]]) -> dict[str, int]:
+    streams = dict(row[:2] for row in taken)  # each message once
+    return dict(sorted(Counter(streams.values()).items()))
 
 
 def _due(db: apsw.Connection, now: float) -> Iterator[int]:

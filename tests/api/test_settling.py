@@ -45,7 +45,7 @@ async def test_a_person_settles_what_is_open(
     assert answer == (200, {"id": name, "as": into, "settled": [0], "left": []})
     assert (view["status"], ledger["declared_risks"], ledger["holds"]) == (status, risks, True)
     assert told[0]["facts"]["note"] == "Bob has it"
-    assert told[0]["facts"]["rule"] == f"by hand: as {into}"
+    assert told[0]["rule"] == f"by hand: as {into}"
     assert rig.signals.due("transactional").value - signal == risks  # the dispatcher hears of it
 
 

@@ -19,9 +19,7 @@ from mailactors.dispatch.retry import (
     Decision,
     Failover,
     Plan,
-    Preference,
     candidates,
-    decide_doubt,
     decide_next,
     delay_s,
     outcome_word,
@@ -40,7 +38,7 @@ from mailactors.model.outcome import (
     Uncertain,
     Why,
 )
-from mailactors.spool.port import Doubt, Lease, Progress
+from mailactors.spool.port import Lease, Progress
 from tests.dispatch.makers import NOW, make_lease
 
 ROUTE = ("primary", "secondary", "tertiary")
@@ -355,30 +353,6 @@ def test_retry_after_is_a_lower_bound_for_a_recipient(
     assert NOW + least_s <= decision.steps[0].due_at <= NOW + least_s * (1 + RETRY_AFTER_JITTER)
 
 
-# Doubts
-
-
-@pytest.mark.parametrize(
-    ("preference", "left_s", "expected"),
-    [
-        (Preference.RESEND, 1.0, State.READY),
-        (Preference.RESEND, 0.0, State.HELD),
-        (Preference.HOLD, 1.0, State.HELD),
-        (Preference.HOLD, 0.0, State.HELD),
-    ],
-)
-def test_a_doubt_is_settled_by_preference_and_never_sent_past_its_deadline(
-    preference: Preference, left_s: float, expected: State
-) -> None:
-    doubt = Doubt(1, "id", "bulk", (0,), "primary", NOW + left_s, Progress())
-
-    state, rule = decide_doubt(doubt, preference, NOW)
-
-    assert expected is state
-    assert state in NEXT[State.UNCERTAIN]
-    assert rule
-
-
 def test_every_outcome_has_a_word() -> None:
     words = {outcome_word(outcome) for outcome in (*OUTCOMES.values(), NotAttempted(Why.LIMITER))}
 
@@ -433,8 +407,7 @@ class Life:
         due = sorted(n for n in waiting if self.due[n] <= self.now)
         for n in due:
             if self.states[n] is State.UNCERTAIN:
-                doubt = Doubt(1, "id", "bulk", (n,), "primary", NOW + 1e9, self.progress)
-                self.states[n], _ = decide_doubt(doubt, Preference.RESEND, self.now)
+                self.states[n] = State.READY  # as the stream prefers
         return due
 
     def _lease(self, ns: list[int]) -> Lease:

@@ -9,18 +9,35 @@ import msgspec
 import pytest
 
 from mailactors.dispatch import breaker, dispatcher, limiter, provider, retry
-from mailactors.dispatch.lane import Attempt
-from mailactors.dispatch.routing import LaneView
+from mailactors.dispatch.lane import Attempt, Gate
+from mailactors.dispatch.routing import LaneView, Waiting
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, Submit
 from mailactors.intake.submission import Submission
 from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Scope, Uncertain
 from mailactors.providers.port import Mail, Session
-from mailactors.sim.providers import WorldProvider, number_of
+from mailactors.sim.call import Call
+from mailactors.sim.providers import VendorClient
 from mailactors.sim.runner import WatchedStore
 from mailactors.sim.scenario import Scenario
-from mailactors.spool.port import Accept, Command, Key, Receipt, Result
+from mailactors.sim.vendor import VendorBase
+from mailactors.sim.world import HashingJournal
+from mailactors.spool import sqlite, sqlite_flow
+from mailactors.spool import sqlite_upkeep as upkeep
+from mailactors.spool.port import (
+    Accept,
+    Command,
+    Expire,
+    Expired,
+    Intend,
+    Key,
+    Lease,
+    Receipt,
+    Recover,
+    Result,
+)
+from mailactors.wiring import Gateway
 from tests.sim.makers import fault, run, small
 
 pytestmark = pytest.mark.slow
@@ -164,13 +181,13 @@ def test_send_without_an_intent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_accepted_but_never_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    arrive = WorldProvider._arrive
+    finish = VendorBase.finish
 
-    def lying(self: WorldProvider, mail: Mail) -> None:
-        if number_of(mail) != 7:
-            arrive(self, mail)
+    def lying(self: VendorBase, call: Call, at_s: float) -> None:
+        if call.number != 7:
+            finish(self, call, at_s)
 
-    monkeypatch.setattr(WorldProvider, "_arrive", lying)
+    monkeypatch.setattr(VendorBase, "finish", lying)
 
     assert "sent means sent" in judges(QUIET)
 
@@ -199,13 +216,13 @@ def test_actor_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_violation_comes_with_the_timeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    send = WorldProvider.answer
+    send = VendorClient.answer
 
-    async def twice(self: WorldProvider, mail: Mail) -> Outcome:
+    async def twice(self: VendorClient, mail: Mail) -> Outcome:
         await send(self, mail)
         return await send(self, mail)
 
-    monkeypatch.setattr(WorldProvider, "answer", twice)
+    monkeypatch.setattr(VendorClient, "answer", twice)
 
     violation = run(QUIET).violations[0]
 
@@ -230,3 +247,122 @@ def test_session_is_given_back_unused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.accepted - 1 == report.delivered
     assert {"nothing accepted is lost"} >= {each.judge for each in report.violations}
     assert 1.0 > (report.attempts_per_message or 1.0)
+
+
+def test_send_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    down = {"primary": fault("refuse", 0, 15)}
+    config = {"streams": {"transactional": {"expires_after_s": 10}}}
+    scenario = small(duration_s=5, providers=down, config=config)
+    honest = judges(scenario)
+
+    def intend(db: Any, command: Intend, now: float) -> Result:
+        return sqlite_flow.intend(db, command, now - 3600)
+
+    def expire(_db: Any, _command: Expire, _now: float) -> Result:
+        return Expired((), (), None)
+
+    blind = {**sqlite._APPLY} | {Intend: intend, Expire: expire}
+    monkeypatch.setattr(sqlite, "_APPLY", blind)
+
+    assert set() == honest
+    assert "no send after the deadline" in judges(scenario)
+
+
+def test_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    push = Waiting.push
+
+    def backwards(self: Waiting, lease: Lease, lanes: tuple[str, ...], **_: Any) -> None:
+        push(self, msgspec.structs.replace(lease, due_at=-lease.due_at), lanes, is_first=True)
+
+    providers = {"primary": {"quota": {"per_s": 3}}}
+    config = {"providers": {"primary": {"quota": {"per_s": 2}}}}
+    scenario = small(duration_s=60, rate_per_s=10, providers=providers, config=config)
+    honest = judges(scenario)
+    monkeypatch.setattr(Waiting, "push", backwards)
+
+    assert set() == honest
+    assert "first come, first served" in judges(scenario)
+
+
+def test_probe_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = breaker.decide_end
+
+    def forgetful(state: breaker.BreakerState, settings: Any, *rest: Any) -> None:
+        probes = set(state.probes_out)
+        end(state, settings, *rest)
+        if state.gate is Gate.HALF_OPEN:
+            state.probes_out |= probes
+
+    monkeypatch.setattr(breaker, "decide_end", forgetful)
+    quick = {"latency_s": {"median": 0.01}, **fault("refuse", 3, 4)}
+    scenario = small(providers={"primary": quick, "secondary": {}})
+
+    assert "permits are back at rest" in judges(scenario)
+
+
+def test_panic_that_nobody_mentions(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = HashingJournal.note
+
+    def discreet(self: HashingJournal, event: str, /, **facts: Any) -> None:
+        if event != "attempt.panic":
+            note(self, event, **facts)
+
+    plan = fault("errors", 2, 20, rate=0.7)
+    scenario = small(duration_s=20, providers={"primary": plan})
+    honest = run(scenario)
+    monkeypatch.setattr(HashingJournal, "note", discreet)
+
+    assert () == honest.violations
+    assert honest.panics > 0
+    assert "an open breaker sends nothing" in judges(scenario)
+
+
+def test_stop_that_leaves_mail_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    stop = Gateway.stop
+
+    async def hasty(self: Gateway) -> None:
+        await stop(self)
+        self.desk.outcomes._items.append(Any)  # type: ignore[arg-type]  # any item will do
+
+    monkeypatch.setattr(Gateway, "stop", hasty)
+
+    assert "nothing is left over" in judges(QUIET)
+
+
+def test_uncertain_one_that_is_ready_again_after_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classic mistake: what a dead process was sending is simply sent again."""
+    recover = upkeep.recover
+
+    def careless(db: Any, command: Recover, now: float) -> Result:
+        db.execute("UPDATE deliveries SET state = 'leased' WHERE state = 'sending'")
+        return recover(db, command, now)
+
+    monkeypatch.setattr(sqlite, "_APPLY", with_recover(careless))
+    crashes = [{"at_s": 3.0, "what": "process", "every_s": 4.0}]
+    scenario = small(rate_per_s=20, crashes=crashes)
+
+    assert any("no undeclared duplicate" in judges_of(scenario, seed) for seed in range(50))
+
+
+def with_recover(recover: Any) -> dict[type[Any], Any]:
+    table: dict[type[Any], Any] = {**sqlite._APPLY}
+    return table | {Recover: recover}
+
+
+def judges_of(scenario: Scenario, seed: int) -> set[str]:
+    return {violation.judge for violation in run(scenario, seed).violations}
+
+
+def test_message_that_a_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
+    recover = upkeep.recover
+
+    def forgetful(db: Any, command: Recover, now: float) -> Result:
+        db.execute("DELETE FROM deliveries WHERE state = 'leased'")
+        return recover(db, command, now)
+
+    monkeypatch.setattr(sqlite, "_APPLY", with_recover(forgetful))
+    crashes = [{"at_s": 3.0, "what": "process:provider.attempt", "every_s": 3.0}]
+
+    found = judges(small(crashes=crashes))
+
+    assert found & {"the ledger balances", "nothing accepted is lost"}

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
+import apsw
 import pytest
 import trio
 
 from mailactors.sim import world
-from mailactors.sim.world import JumpingClock, KeyedEntropy, SchedulingError, seeded_scheduling
+from mailactors.sim.scenario import Scenario
+from mailactors.sim.world import (
+    COMMIT_S,
+    EPOCH_S,
+    JumpingClock,
+    KeyedEntropy,
+    SchedulingError,
+    World,
+    make_world,
+    seeded_scheduling,
+)
 from tests.sim.makers import run, small
+
+T = TypeVar("T")
 
 TWICE = """
 from tests.sim.makers import fault, run, small
@@ -99,3 +115,149 @@ def test_another_seed_is_another_hash() -> None:
 
     assert run(scenario, 1).hash == run(scenario, 1).hash
     assert run(scenario, 1).hash != run(scenario, 2).hash
+
+
+def test_a_table_of_draws_is_even_and_keyed() -> None:
+    draws = KeyedEntropy(7).table("primary")
+
+    rolled = [draw for number in range(1000) for draw in draws(number, 1)]
+
+    assert draws(3, 1) == KeyedEntropy(7).table("primary")(3, 1)
+    assert 8 == len(set(draws(3, 1)))
+    others = [draws(3, 2), draws(4, 1), KeyedEntropy(8).table("primary")(3, 1)]
+    others.append(KeyedEntropy(7).table("secondary")(3, 1))
+    assert all(draws(3, 1) != other for other in others)
+    assert 0.5 == pytest.approx(math.fsum(rolled) / len(rolled), abs=0.02)
+    assert 0.1 == pytest.approx(sum(draw < 0.1 for draw in rolled) / len(rolled), abs=0.01)
+    assert all(0.0 <= draw < 1.0 for draw in rolled)
+
+
+def in_world(
+    body: Callable[[World], Awaitable[T]], scenario: Scenario | None = None, *, spawns: bool = True
+) -> T:
+    clock = JumpingClock()
+
+    async def main() -> T:
+        made = make_world(1, clock, scenario)
+        async with trio.open_nursery() as nursery:
+            if spawns:
+                made.spawn = nursery.start_soon
+            result = await body(made)
+            nursery.cancel_scope.cancel()
+        return result
+
+    return trio.run(main, clock=clock)
+
+
+def own(*faults: dict[str, Any]) -> Scenario:
+    return small(duration_s=1000, faults=list(faults))
+
+
+def test_wall_clock_steps_and_drifts_and_the_other_does_not() -> None:
+    scenario = own(
+        {"kind": "clock", "at_s": 10, "step_s": -3600},
+        {"kind": "clock", "at_s": 20, "drift_per_s": 0.5, "for_s": 10},
+    )
+
+    async def body(made: World) -> list[float]:
+        seen = []
+        for at_s in (9.0, 10.0, 20.0, 25.0, 40.0):
+            await trio.sleep_until(at_s)
+            assert at_s == made.clock.now_s()
+            seen.append(made.clock.wall_time() - EPOCH_S - at_s)
+        return seen
+
+    assert [0, -3600, -3600, -3597.5, -3595] == pytest.approx(in_world(body, scenario))
+
+
+def test_leap_makes_all_that_was_due_due_at_once() -> None:
+    async def body(made: World) -> list[tuple[str, float]]:
+        seen = []
+
+        async def wait(name: str, for_s: float) -> None:
+            await trio.sleep(for_s)
+            seen.append((name, made.clock.now_s()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait, "during", 20.0)
+            nursery.start_soon(wait, "after", 200.0)
+            await trio.sleep(10.0)
+            made.leap(100.0)
+            await trio.lowlevel.checkpoint()
+        return seen
+
+    assert [("during", 110.0), ("after", 200.0)] == in_world(body)
+
+
+def spool(what: str, at_s: float = 10.0, for_s: float = 5.0, **more: Any) -> dict[str, Any]:
+    return {"kind": "spool", "what": what, "at_s": at_s, "for_s": for_s, **more}
+
+
+def test_disk_says_what_is_wrong_with_it_now() -> None:
+    scenario = own(spool("eio", 100.0), spool("enospc"))
+
+    async def body(made: World) -> list[str | None]:
+        seen = []
+        for at_s in (9.9, 10.0, 14.9, 15.0, 100.0, 106.0, 107.0):
+            await trio.sleep_until(at_s)
+            found = made.disk.fault()
+            seen.append(found.what if found else None)
+        return seen
+
+    assert [None, "enospc", "enospc", None, "eio", None, None] == in_world(body, scenario)
+
+
+async def commit_s(made: World, at_s: float) -> float:
+    """Return how long work takes that begins then."""
+    await trio.sleep_until(at_s)
+    executor = made.ports.executor("spool")
+    assert "done" == await executor.run(lambda: "done")
+    return made.clock.now_s() - at_s
+
+
+def test_slow_disk_takes_its_time() -> None:
+    async def body(made: World) -> list[float]:
+        return [await commit_s(made, at_s) for at_s in (1.0, 10.0, 20.0)]
+
+    times_s = in_world(body, own(spool("slow", commit_s=2.5)))
+
+    assert [COMMIT_S, 2.5 + COMMIT_S, COMMIT_S] == pytest.approx(times_s)
+
+
+def test_file_that_another_process_holds() -> None:
+    async def body(made: World) -> float:
+        with pytest.raises(apsw.BusyError):
+            await commit_s(made, 10.0)
+        assert 10.1 == pytest.approx(made.clock.now_s())
+        return await commit_s(made, 14.95)  # it is free before we give up
+
+    assert 0.1 + COMMIT_S == pytest.approx(in_world(body, own(spool("busy"))))
+
+
+def test_agenda_keeps_to_its_times() -> None:
+    async def body(made: World) -> list[tuple[str, float, float]]:
+        seen: list[tuple[str, float, float]] = []
+
+        def act(name: str) -> Callable[[float], None]:
+            return lambda at_s: seen.append((name, at_s, made.clock.now_s()))
+
+        made.plan(30.0, act("c"))
+        made.plan(10.0, act("a"))
+        made.plan(10.0, act("b"))
+        await trio.sleep(20.0)
+        made.plan(5.0, act("late"))
+        await trio.sleep(1.0)
+        assert 3 == len(seen)
+        made.finish()
+        return seen
+
+    seen = in_world(body)
+    assert [("a", 10, 10), ("b", 10, 10), ("late", 5, 20), ("c", 30, 21)] == seen
+
+
+def test_nothing_is_planned_without_somebody_to_do_it() -> None:
+    async def body(made: World) -> None:
+        with pytest.raises(RuntimeError, match=r"World\.spawn"):
+            made.plan(30.0, lambda _at_s: None)
+
+    in_world(body, spawns=False)

@@ -11,7 +11,7 @@ import pytest
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import sqlite_inspection
-from mailactors.spool.inspection import Inspection, Look, MessageFacts, Owner, Taken
+from mailactors.spool.inspection import Inspection, Look, MessageFacts, Owner
 from mailactors.spool.port import Cancel
 from mailactors.spool.sqlite import SqliteStore
 from mailactors.spool.sqlite_inspection import AUDITED, FOUND_MAX, HEADS, SCANNED
@@ -175,29 +175,26 @@ def test_what_is_in_hand_and_known_is_left_out(store: SqliteStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("taken", "is_known"),
+    ("seq", "epoch", "node", "expected"),
     [
-        (Taken(1, "sending", 7, "node", "a1"), True),
-        (Taken(1, "sending", 7, "node", "a2"), False),
-        (Taken(2, "leased", 7, "node", ""), True),
-        (Taken(3, "leased", 7, "node", ""), True),
-        (Taken(2, "leased", 6, "node", ""), False),
-        (Taken(4, "leased", 7, "node", ""), False),
-        (Taken(2, "leased", 7, "other", ""), False),
+        (2, 7, "node", True),
+        (3, 7, "node", True),
+        (2, 6, "node", False),
+        (4, 7, "node", False),
+        (2, 7, "other", False),
     ],
 )
-def test_an_owner_knows_what_it_has_in_hand(taken: Taken, is_known: bool) -> None:
-    owner = Owner("node", frozenset({"a1"}), frozenset({(3, 7)}), frozenset({(2, 7)}))
+def test_an_owner_knows_the_leases_that_it_has_in_hand(
+    seq: int, epoch: int, node: str, expected: bool
+) -> None:
+    owner = Owner("node", flying=frozenset({(3, 7)}), waiting=frozenset({(2, 7)}))
 
-    assert is_known == owner.knows(taken)
+    assert expected == owner.knows_lease(seq, epoch, node)
 
 
 def test_an_owner_that_cannot_say_is_asked_for_its_name_only() -> None:
-    owner = Owner("node")
-
-    assert owner.knows(Taken(1, "leased", 7, "node", ""))
-    assert not owner.knows(Taken(1, "leased", 7, "other", ""))
-    assert not owner.knows(Taken(1, "sending", 7, "node", "a1"))
+    assert Owner("node").knows_lease(1, 7, "node")
+    assert not Owner("node").knows_lease(1, 7, "other")
 
 
 def test_what_waits_in_hand_is_returned_first_in_line_first(store: SqliteStore) -> None:

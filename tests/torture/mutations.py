@@ -21,6 +21,8 @@ from mailactors.spool.port import (
     SpoolFullError,
 )
 from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.sqlite_accept import accept_all
+from mailactors.spool.sqlite_rows import record
 
 Apply = Callable[[apsw.Connection, Any, float], Any]
 
@@ -47,12 +49,14 @@ def answer_before_commit() -> None:
 
 def key_after_commit() -> None:
     """The idempotency key gets a transaction of its own, after the message's."""
-    usual_accept, usual_apply = sqlite.accept_all, SqliteStore.apply
+    usual_accept, usual_apply = accept_all, SqliteStore.apply
     late: list[tuple[Any, ...]] = []
 
-    def accept_all(db: apsw.Connection, commands: Sequence[Accept], now: float) -> Any:
+    def accept(db: apsw.Connection, commands: Sequence[Accept], now: float) -> Any:
         results = usual_accept(db, commands, now)
-        late.extend(db.execute("DELETE FROM keys RETURNING scope, key, fingerprint, seq, expires_at"))
+        late.extend(
+            db.execute("DELETE FROM keys RETURNING scope, key, fingerprint, seq, expires_at")
+        )
         return results
 
     def apply(self: SqliteStore, commands: Sequence[Any], now: float) -> list[Any]:
@@ -61,7 +65,7 @@ def key_after_commit() -> None:
         late.clear()
         return results
 
-    sqlite.accept_all = accept_all  # type: ignore[attr-defined]
+    vars(sqlite)["accept_all"] = accept
     SqliteStore.apply = apply  # type: ignore[method-assign]
 
 
@@ -110,10 +114,10 @@ def _before_recover(sql: str) -> None:
 
 def event_after_commit() -> None:
     """An outcome's event gets a transaction of its own, after the outcome's."""
-    usual_apply, usual_record = SqliteStore.apply, sqlite_flow.record
+    usual_apply, usual_record = SqliteStore.apply, record
     late: list[tuple[Any, ...]] = []
 
-    def record(_db: apsw.Connection, *facts: Any) -> None:
+    def record_late(_db: apsw.Connection, *facts: Any) -> None:
         late.append(facts)
 
     def apply(self: SqliteStore, commands: Sequence[Any], now: float) -> list[Any]:
@@ -123,7 +127,7 @@ def event_after_commit() -> None:
         late.clear()
         return results
 
-    sqlite_flow.record = record  # type: ignore[attr-defined, assignment]
+    vars(sqlite_flow)["record"] = record_late
     SqliteStore.apply = apply  # type: ignore[method-assign]
 
 
@@ -134,18 +138,19 @@ def purge_what_is_open() -> None:
         db: apsw.Connection, kept: tuple[int, ...], before: float, limit: int
     ) -> list[tuple[float, int]]:
         places = ", ".join("?" * len(kept))
-        return db.execute(
+        rows: list[tuple[Any, ...]] = db.execute(
             f"SELECT accepted_at, seq FROM messages WHERE kept IN ({places}) AND accepted_at < ?"
             " ORDER BY accepted_at, seq LIMIT ?",
             (*kept, before, limit),
         ).fetchall()
+        return [(at, seq) for at, seq in rows]
 
     sqlite_retention._final = final
 
 
 def purge_keys_that_hold() -> None:
     """A key goes with its message, whatever its window."""
-    sqlite_retention._unkeyed = lambda _db, rows, _now: rows
+    sqlite_retention._unkeyed = lambda db, rows, now: rows
 
 
 def purge_in_pieces() -> None:

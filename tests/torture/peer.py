@@ -144,7 +144,7 @@ async def _run(options: Options) -> None:
     loop = asyncio.get_running_loop()
     handler = _Handler(options)
     server = await loop.create_server(lambda: SMTP(handler, loop=loop), HOST, options.port)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    print(server.sockets[0].getsockname()[1], flush=True)  # noqa: T201  # whoever started it reads
     await loop.run_in_executor(None, sys.stdin.read)  # until whoever started it is gone
     server.close()
 
@@ -157,4 +157,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

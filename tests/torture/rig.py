@@ -155,7 +155,7 @@ class Count(msgspec.Struct, frozen=True):
     violations: list[str]
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     """A promise was broken; the folder shows how."""
 
 
@@ -175,11 +175,11 @@ class Acknowledgements:
     def add(self, name: str, id_: str) -> None:
         """Note an answer; it counts when it is on the disk.
 
-        Raises: Broken, when another answer was given before.
+        Raises: BrokenError, when another answer was given before.
         """
         with self._lock:
             if self.ids.get(name, id_) != id_:
-                raise Broken(f"{name} was accepted as {self.ids[name]} and as {id_}")
+                raise BrokenError(f"{name} was accepted as {self.ids[name]} and as {id_}")
             if name not in self.ids:
                 self._file.write(json.dumps([name, id_]).encode() + b"\n")
                 os.fsync(self._file.fileno())
@@ -262,7 +262,7 @@ class Load:
             return False
         try:
             self._acks.add(name, answer.body["id"])
-        except Broken as broken:
+        except BrokenError as broken:
             self.errors.append(str(broken))
             return False
         self.acknowledged += not is_known
@@ -302,7 +302,10 @@ class Rig:
     _unanswered: list[str] = field(default_factory=list)
 
     def run(
-        self, cycles: int, until_s: float = float("inf"), tell: Callable[[Cycle], None] | None = None
+        self,
+        cycles: int,
+        until_s: float = float("inf"),
+        tell: Callable[[Cycle], None] | None = None,
     ) -> Count:
         """Run so many lives, or until a time (monotonic), then drain and count.
 
@@ -322,7 +325,7 @@ class Rig:
                     if tell is not None:
                         tell(cycle)
                 self._drain(services)
-            except Broken as broken:
+            except BrokenError as broken:
                 self.violations.append(str(broken))
             count = self._count(peers, time.monotonic() - began_s)
         self._acks.close()
@@ -399,14 +402,12 @@ class Rig:
             except NotStartedError as error:
                 # Its place may come before it is ready: settling what is left is work, too.
                 if error.code != -signal.SIGKILL:
-                    raise Broken(f"it did not start: {error}") from None
+                    raise BrokenError(f"it did not start: {error}") from None
                 self._check(is_whole=False)
                 harm = self._harm("", 0) if harm is not None else None
-        raise Broken("it did not start")
+        raise BrokenError("it did not start")
 
-    def _end(
-        self, child: Child, load: Load, point: str, place: str, chance: random.Random
-    ) -> None:
+    def _end(self, child: Child, load: Load, point: str, place: str, chance: random.Random) -> None:
         """Bring a life to its end."""
         if point in POINTS and not place.startswith("disk"):
             wait_for_death(child)
@@ -414,7 +415,7 @@ class Rig:
         deadline_s = time.monotonic() + FIRST_ANSWER_WITHIN_S
         while not load.first.wait(0.01):
             if time.monotonic() > deadline_s:
-                raise Broken(f"nothing was acknowledged:\n{child.log[-2000:]}")
+                raise BrokenError(f"nothing was acknowledged:\n{child.log[-2000:]}")
             if load.errors:
                 return
         time.sleep(chance.uniform(*DEATH_AFTER_S))
@@ -434,11 +435,11 @@ class Rig:
             return point, place
         if place.startswith("disk"):
             if child.code == -signal.SIGKILL:
-                raise Broken(f"it went on with a disk that fails: {place}")
+                raise BrokenError(f"it went on with a disk that fails: {place}")
             lines = child.disk_log
             (self.folder / "disk-log").unlink(missing_ok=True)
             if "sync after a failure" in lines:
-                raise Broken("it synced again after a failure")
+                raise BrokenError("it synced again after a failure")
             return point, place
         return (point, place) if child.died_at == place else (MISSED, place)
 
@@ -446,23 +447,23 @@ class Rig:
 
     def _remember(self, errors: list[str]) -> None:
         if errors:
-            raise Broken("; ".join(errors[:5]))
+            raise BrokenError("; ".join(errors[:5]))
 
     def _check(self, *, is_whole: bool) -> int:
         """Look at the spool of the dead; return its open intents."""
         with dead_spool(self.folder / "spool.db") as spool:
             if missing := self._missing(spool):
-                raise Broken(f"acknowledged, and not in the spool: {missing[:5]}")
+                raise BrokenError(f"acknowledged, and not in the spool: {missing[:5]}")
             if twice := accepted_twice(spool):
-                raise Broken(f"accepted twice: {twice[:5]}")
+                raise BrokenError(f"accepted twice: {twice[:5]}")
             if not spool.ledger().is_balanced:
-                raise Broken(f"the ledger does not balance: {spool.ledger()}")
+                raise BrokenError(f"the ledger does not balance: {spool.ledger()}")
             if is_whole:
                 try:
                     spool.check_integrity()
                     spool.balanced_ledger()
                 except AssertionError as error:
-                    raise Broken(str(error)) from None
+                    raise BrokenError(str(error)) from None
             return spool.open_intents
 
     def _missing(self, spool: DeadSpool) -> list[str]:
@@ -479,10 +480,10 @@ class Rig:
             if final == sum(states.values()):
                 break
             if time.monotonic() > deadline_s:
-                raise Broken(f"it does not end: {states}")
+                raise BrokenError(f"it does not end: {states}")
             time.sleep(0.2)
         if child.stop() != 0:
-            raise Broken(f"it did not stop in order:\n{child.log[-2000:]}")
+            raise BrokenError(f"it did not stop in order:\n{child.log[-2000:]}")
         self._check(is_whole=True)
 
     def _count(self, peers: list[StoringPeer], took_s: float) -> Count:
@@ -490,7 +491,9 @@ class Rig:
         with dead_spool(self.folder / "spool.db") as spool:
             messages = spool.statuses(10_000_000, None)
             outcomes = dict(
-                spool.rows("SELECT outcome, count(*) FROM attempts GROUP BY outcome ORDER BY outcome")
+                spool.rows(
+                    "SELECT outcome, count(*) FROM attempts GROUP BY outcome ORDER BY outcome"
+                )
             )
             ledger = spool.ledger()
             missing = self._missing(spool)
@@ -591,5 +594,3 @@ def read_cycles(path: Path) -> list[Cycle]:
     """Return the cycles of an earlier run in the same folder."""
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     return [msgspec.json.decode(line, type=Cycle) for line in lines]
-
-

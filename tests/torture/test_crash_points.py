@@ -15,12 +15,10 @@ import pytest
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import sqlite
-from mailactors.spool.operations import Purge, Purged
 from mailactors.spool.port import (
     Accept,
     Claim,
     Claimed,
-    Lease,
     Progress,
     Resolve,
     Settled,
@@ -31,7 +29,6 @@ from tests.servers import wait_until
 from tests.spool.makers import (
     KEY_S,
     NOW,
-    end_one,
     make_accept,
     make_intend,
     make_recover,
@@ -402,6 +399,3 @@ def test_without_epochs_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     MUTATIONS["drop_epochs"]()
     with pytest.raises(AssertionError, match="a stale write was taken"):
         check_stale_owner(tmp_path / "spool.db")
-
-
-_ = (Purge, Purged, Lease, end_one)

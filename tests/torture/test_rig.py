@@ -41,7 +41,7 @@ def run_without(tmp_path: Path, mutation: str) -> Count:
     [
         ("recover_sending_as_ready", "not declared"),
         ("send_without_intent", "not declared"),
-        ("key_after_commit", "accepted twice"),
+        ("key_after_commit", "accepted twice|not in the spool"),
         ("answer_before_commit", "was answered 202|not in the spool"),
     ],
 )

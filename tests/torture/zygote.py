@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import http.client
+import importlib
 import json
 import os
 import signal
@@ -80,7 +81,8 @@ def ask(
     answer = connection.getresponse()
     text = answer.read()
     is_json = "json" in answer.headers.get("Content-Type", "")
-    return Answer(answer.status, answer.headers, json.loads(text) if is_json else text.decode())
+    headers_got = dict(answer.headers.items())
+    return Answer(answer.status, headers_got, json.loads(text) if is_json else text.decode())
 
 
 @dataclass
@@ -307,7 +309,7 @@ def main() -> None:
                 _, status = os.waitpid(request["reap"], 0)
                 del children[request["reap"]]
                 reply = os.waitstatus_to_exitcode(status)
-            print(reply, flush=True)
+            print(reply, flush=True)  # noqa: T201  # whoever started it reads
     finally:
         for pid in children:
             os.kill(pid, signal.SIGKILL)
@@ -315,16 +317,8 @@ def main() -> None:
 
 def _load() -> None:
     """Import what a service imports as it goes, and leave it alone from then on."""
-    import hypercorn.protocol.h11
-    import hypercorn.trio
-    import quart_trio
-
-    import mailactors.cli
-
-    assert hypercorn.protocol.h11
-    assert hypercorn.trio
-    assert quart_trio
-    assert mailactors.cli
+    for module in ("hypercorn.protocol.h11", "hypercorn.trio", "quart_trio", "mailactors.cli"):
+        importlib.import_module(module)
     gc.collect()
     gc.freeze()
 
@@ -366,4 +360,3 @@ def _serve(harm: Harm, arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     main()
-
