@@ -84,6 +84,7 @@ def show(count: Count, console: rich.console.Console) -> None:
         ("messages in the spool", count.messages),
         *((f"  {state}", number) for state, number in count.states.items()),
         ("    held, and a relay has it", count.held_stored),
+        ("  given up: deaths while it alone was sent", count.given_up),
         ("uncertain attempts", count.uncertain),
         ("declared risks", count.declared_risks),
         ("copies at the relays", count.copies),

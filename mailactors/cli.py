@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.parser
 import email.utils
 import json
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -158,7 +159,7 @@ def ledger(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(envvar="MAILACTORS_URL", help=f"A gateway to ask. [default: {DEFAULT_URL}]"),
+        typer.Option(help=f"A gateway to ask; MAILACTORS_URL, or {DEFAULT_URL}."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -166,11 +167,14 @@ def ledger(
 
     Exit code 0: it adds up; 1: it does not; 2: there is no gateway, or no usable spool.
     """
+    if spool is not None and url is not None:
+        raise typer.BadParameter("give --spool or --url, not both", param_hint="--spool")
+    asked = url or os.environ.get("MAILACTORS_URL") or DEFAULT_URL
     try:
         if spool is not None:
             answer = _read_ledger(spool)
         else:
-            answer = _talk(url or DEFAULT_URL, lambda client: client.request("GET", "/v1/ledger"))
+            answer = _talk(asked, lambda client: client.request("GET", "/v1/ledger"))
     except (MailactorsError, OSError) as error:
         _fail(str(error), UNUSABLE)
     except SystemExit:

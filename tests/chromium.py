@@ -13,6 +13,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,14 @@ FLAGS: Final = (
     *("--hide-scrollbars", "--force-device-scale-factor=1", "--remote-debugging-pipe"),
     "--host-resolver-rules=MAP * ~NOTFOUND",
 )
+BECOME: Final = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(each), fcntl.F_DUPFD, 10) for each in sys.argv[1:3]]
+for end, wanted in zip(ends, (3, 4)):
+    os.dup2(end, wanted)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Becomes a program that reads from descriptor 3 and writes to 4, as the browser does."""
 
 
 class Tab:
@@ -134,10 +143,8 @@ def browsing(folder: Path) -> Iterator[Tab]:
     their_read, our_write = os.pipe()
     our_read, their_write = os.pipe()
     command = [PROGRAM, *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"]
-    # The browser reads from descriptor 3 and writes to 4.
-    shell = f'exec "$@" 3<&{their_read} 4>&{their_write}'
     process = subprocess.Popen(
-        ["/bin/sh", "-c", shell, "sh", *command],
+        [sys.executable, "-ISc", BECOME, str(their_read), str(their_write), *command],
         pass_fds=(their_read, their_write),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -51,6 +51,7 @@ from mailactors.model.outcome import (
     Why,
     decide_verdict,
 )
+from mailactors.runtime.alarm import Alarm
 from mailactors.runtime.ports import Ports
 
 FAILURES_IN_A_ROW_MAX: Final = 10
@@ -297,14 +298,20 @@ class BreakerActor:
         self._faults = ports.faults
         self._journal = ports.journal
         self._state = self._restored()
+        self._alarm = Alarm(lane.breaker.nudge, ports.clock)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Serve; wake by itself when a call in flight becomes too old."""
         self._publish()
         task_status.started()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._alarm.run)
+            await self._serve()
+
+    async def _serve(self) -> None:
         while True:
-            with trio.move_on_at(next_age_s(self._state, self._settings)):
-                await self._lane.breaker.wait()
+            self._alarm.set(next_age_s(self._state, self._settings))
+            await self._lane.breaker.wait()
             for item in self._lane.breaker.take():
                 self._faults.point(f"breaker.{type(item).__name__.lower()}")
                 match item:

@@ -25,7 +25,7 @@ def _parts(ledger: Mapping[str, Any]) -> Iterator[rich.console.RenderableType]:
     yield _sum(ledger)
     yield _verdict(ledger)
     if ledger["pending"]:
-        yield ""
+        yield "\nNot final yet:"
         yield _waiting(ledger)
     yield ""
     yield from _risks(ledger)
@@ -60,7 +60,7 @@ def _verdict(ledger: Mapping[str, Any]) -> rich.text.Text:
 
 
 def _waiting(ledger: Mapping[str, Any]) -> rich.table.Table:
-    table = rich.table.Table(title="On its way", title_justify="left")
+    table = rich.table.Table()
     for title in ("state", "stream"):
         table.add_column(title)
     for title in ("deliveries", "oldest accepted", "unmoved for"):
@@ -81,9 +81,8 @@ def _risks(ledger: Mapping[str, Any]) -> Iterator[rich.console.RenderableType]:
     if not total and not risks:
         yield "No delivery was sent again that may have arrived."
         return
-    table = rich.table.Table(
-        title=f"Sent again although they may have arrived: {total:,}", title_justify="left"
-    )
+    yield f"Sent again although they may have arrived: {total:,}"
+    table = rich.table.Table()
     table.add_column("stream")
     table.add_column("provider")
     table.add_column("deliveries", justify="right")

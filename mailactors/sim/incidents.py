@@ -14,7 +14,15 @@ from pydantic import Field
 from mailactors.runtime.ports import Entropy
 from mailactors.sim.faults import Duration, Frozen, Seconds
 
-ACTORS: Final = ("spool", "keeper", "reporter", "settler", "dispatcher", "registry")
+ACTORS: Final = (
+    "spool",
+    "keeper",
+    "reporter",
+    "settler",
+    "watchdog",
+    "dispatcher",
+    "registry",
+)
 """The supervisor's children of which there is one."""
 LANE_ACTORS: Final = ("limiter", "breaker", "provider")
 """Those of which each provider has one, such as `breaker:primary`."""
@@ -30,6 +38,8 @@ POINTS: Final = (
     "provider.attempt",
     "provider.intended",
     "provider.sent",
+    "settler.doubt",
+    "settler.looked",
 )
 """The fault points of the production code."""
 BETWEEN_COMMITS: Final = "between-commits"

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mailactors.sim.printing import percent, replay_command, shown
+from mailactors.sim.printing import percent, replay_command, shown, verdict_of
 from mailactors.sim.report import Bound, Report, failure_rate_max
 from mailactors.sim.series import POINTS_MAX, Record, Series, Story, coarser
 
@@ -40,7 +40,7 @@ def page_of(reports: Sequence[Report]) -> str:
     """Return the page."""
     styles = [_asset(name) for name in STYLES]
     scripts = [_asset(name) for name in SCRIPTS]
-    failed = sum(not report.is_good for report in reports)
+    failed = sum(verdict_of(report)[1] is False for report in reports)
     verdict = "everything held" if not failed else f"{failed} of {len(reports)} failed"
     title = f"{_names(reports)}: {verdict}"
     points_max = max(POINTS_MIN, min(POINTS_MAX, POINTS_OF_ALL_MAX // max(1, len(reports))))
@@ -110,8 +110,13 @@ def _names(reports: Sequence[Report]) -> str:
     )
 
 
-def _mark(is_good: bool) -> str:
-    return "good" if is_good else "bad"
+def _mark(is_good: bool | None) -> str:
+    return {True: "good", False: "bad", None: "soft"}[is_good]
+
+
+def _verdict(report: Report) -> str:
+    word, is_good = verdict_of(report)
+    return f'<span class="{_mark(is_good)}">{word.lower()}</span>'
 
 
 def _table(titles: Sequence[tuple[str, bool]], rows: Iterable[str]) -> str:
@@ -149,9 +154,6 @@ def _summary(reports: Sequence[Report]) -> str:
     rows = []
     for number, report in enumerate(reports):
         link = f'<a href="#run-{number}">{_e(Path(report.scenario).stem)}</a>'
-        verdict = (
-            f'<span class="{_mark(report.is_good)}">{"good" if report.is_good else "failed"}</span>'
-        )
         cells = [
             (str(report.seed), True),
             (_e(Path(report.policy).name), False),
@@ -160,7 +162,7 @@ def _summary(reports: Sequence[Report]) -> str:
             (f"{report.undeclared_duplicates:,}", True),
             (shown(report.attempts_per_message, ",.3f"), True),
             (shown(report.recovery_s, ",.1f"), True),
-            (verdict, False),
+            (_verdict(report), False),
         ]
         rows.append(_row(link, cells))
         oracle, following = report.oracle, reports[number + 1 : number + 2]
@@ -213,14 +215,13 @@ def _bounds(reports: Sequence[Report]) -> Iterator[str]:
 def _section(number: int, report: Report) -> str:
     record = report.record
     drawn = f' data-run="{number}"' if record is not None else ""
-    verdict = "everything held" if report.is_good else "failed"
     story = "" if record is None else f"<p>{_e(record.story)}</p>"
     policy = _e(Path(report.policy).name)
     return "\n".join(
         [
             f'<section id="run-{number}"{drawn}>',
             f"<h2>{_e(Path(report.scenario).stem)}, seed {report.seed}, {policy}:"
-            f' <span class="{_mark(report.is_good)}">{verdict}</span></h2>',
+            f" {_verdict(report)}</h2>",
             story,
             f'<dl class="figures">{"".join(_figures(report))}</dl>',
             "" if record is None else _charts(record.series),
@@ -289,7 +290,7 @@ def _charts(series: Series) -> str:
 
 
 def _expectations(report: Report) -> Iterator[str]:
-    if not report.expectations:
+    if not report.expectations or verdict_of(report)[1] is None:
         return
     yield "<h3>Expectations</h3>"
     rows = (

@@ -22,9 +22,9 @@ PICTURES_MAX: Final = 4
 COLUMNS: Final = ("in", "p50", "p99", "twice", "tries", "peak", "back")
 CAPTION: Final = (
     "in: delivered of what was accepted. p50, p99: seconds until a provider took it. twice: went"
-    " out again, of these undeclared. tries: attempts a message. peak: attempts in a second, by"
-    " provider. back: seconds until recovered. decided: real ms from a failure to the decision,"
-    " p99. oracle: the best that anybody could do."
+    " out again, of these undeclared. tries: attempts a message. peak: most attempts in a"
+    " second at any provider. back: seconds until recovered. decided: real ms from a failure"
+    " to the decision, p99. oracle: the best that anybody could do."
 )
 
 
@@ -107,7 +107,7 @@ def _cells(report: Report) -> tuple[str, ...]:
         shown(report.p99_s),
         f"{report.duplicates}, {report.undeclared_duplicates}",
         shown(report.attempts_per_message, ".3f"),
-        "/".join(str(peak) for peak in report.peak_attempts_per_s.values()),
+        f"{max(report.peak_attempts_per_s.values(), default=0):,}",
         shown(report.recovery_s, ",.0f"),
         shown(None if decided is None else decided.p99 / 1000),
     )

@@ -32,12 +32,9 @@ from mailactors.providers.port import (
 )
 from mailactors.sim.answers import BAD_KEY, outcome_of
 from mailactors.sim.call import Call, Watch, number_of
-from mailactors.sim.faults import Timed
 from mailactors.sim.smtp_wire import WireProvider
-from mailactors.sim.tables import ProviderPlan
-from mailactors.sim.truth import Truth
 from mailactors.sim.vendor import REFUSAL_S, VendorBase
-from mailactors.sim.world import World
+from mailactors.sim.world import sleep, sleep_until
 
 __all__ = ["Vendor", "VendorClient", "VendorSession", "Watch", "number_of"]
 
@@ -105,14 +102,14 @@ class VendorClient:
             return LookUpFailed(reason)
         weather = vendor.weather()
         if not vendor.knows_us(weather):
-            await trio.sleep(REFUSAL_S)
+            await sleep(REFUSAL_S)
             return LookUpFailed(Reason(BAD_KEY.text, BAD_KEY.code))
         self._look_ups += 1
         latency_s, failure = vendor.question(weather, marker)
         if latency_s >= LOOK_UP_WITHIN_S:
-            await trio.sleep(LOOK_UP_WITHIN_S)
+            await sleep(LOOK_UP_WITHIN_S)
             return LookUpFailed(Reason("no answer in time"))
-        await trio.sleep(latency_s)
+        await sleep(latency_s)
         if failure is not None:
             return LookUpFailed(failure)
         found = vendor.find(marker)
@@ -136,17 +133,17 @@ class VendorClient:
             watch.sending(vendor.name, number)
         weather = vendor.weather()
         if not vendor.knows_us(weather):
-            await trio.sleep(REFUSAL_S)
+            await sleep(REFUSAL_S)
             return outcome_of(BAD_KEY, "", recipients)
         refusal = vendor.over_quota(weather)
         if refusal is not None:
-            await trio.sleep(REFUSAL_S)
+            await sleep(REFUSAL_S)
             if watch is not None:
                 watch.throttled(vendor.name, refusal.retry_after_s or 0.0)
             return outcome_of(refusal, "", recipients)
         refusal = vendor.against(number, domain_of(recipients[0]))
         if refusal is not None:
-            await trio.sleep(vendor.latency_s(number))
+            await sleep(vendor.latency_s(number))
             return outcome_of(refusal, "", recipients)
         call = vendor.begin(number, mail.marker, recipients, watch, ANSWER_WITHIN_S, mail)
         try:
@@ -158,13 +155,13 @@ class VendorClient:
         """Wait for the answer as long as an adapter does; meanwhile the vendor does its work."""
         hang_up_s = call.begun_s + ANSWER_WITHIN_S
         if call.out_s < hang_up_s:
-            await trio.sleep_until(call.out_s)
+            await sleep_until(call.out_s)
             self.vendor.finish(call, call.out_s)
         if call.answer_s >= hang_up_s:
-            await trio.sleep_until(hang_up_s)
+            await sleep_until(hang_up_s)
             return Uncertain(Phase.FINAL, Reason("no answer in time"))
         if call.answer_s > call.out_s or call.out_s >= hang_up_s:
-            await trio.sleep_until(call.answer_s)
+            await sleep_until(call.answer_s)
         return outcome_of(call.answer, call.id, call.recipients)
 
     async def _obstacle(self) -> Reason | None:
@@ -175,7 +172,7 @@ class VendorClient:
             return None
         text, dns = found
         is_slow = dns is not None and dns.answer == "slow"
-        await trio.sleep(CONNECT_WITHIN_S if is_slow else CONNECT_S)
+        await sleep(CONNECT_WITHIN_S if is_slow else CONNECT_S)
         return Reason(f"connect: {text}")
 
 
@@ -196,12 +193,3 @@ class VendorSession:
         """Give the session back unused."""
         self._client.give_back(self._began_s)
         await trio.lowlevel.checkpoint()
-
-
-class WorldProvider(VendorClient):
-    """A vendor and the way to it in one: for a runner with a single process."""
-
-    def __init__(
-        self, name: str, plan: ProviderPlan, faults: tuple[Timed, ...], world: World, truth: Truth
-    ) -> None:
-        super().__init__(Vendor(name, plan, faults, world, truth), None)

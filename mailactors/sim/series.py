@@ -152,8 +152,8 @@ def series_of(scenario: Scenario, truth: Truth, events: EventLog) -> Series:
     died = (Shade(round(at_s, 3), round(at_s, 3) + 1.0, "process died") for at_s in events.deaths_s)
     shades = [*shades_of(scenario), *died]
     ends_s = [scenario.duration_s, *(shade.end_s for shade in shades)]
-    ends_s += [max(times, default=0.0) for times in (first_s, *truth.attempted_s.values())]
-    ends_s += [max(times, default=0.0) for times in truth.arrived_s.values()]
+    happened = (truth.submitted_s, first_s, *truth.attempted_s.values(), *truth.arrived_s.values())
+    ends_s += [max(times, default=0.0) for times in happened]
     ends_s += [at_s for at_s, _, _ in events.moves[-1:]]
     end_s = max(each for each in ends_s if each < math.inf)
     step_s = step_for(end_s)

@@ -20,7 +20,7 @@ from mailactors.sim.chance import log_normal
 from mailactors.sim.scenario import Scenario
 from mailactors.sim.tables import Poison, PoisonKind, Traffic
 from mailactors.sim.truth import Truth
-from mailactors.sim.world import KeyedEntropy, World
+from mailactors.sim.world import KeyedEntropy, World, sleep, sleep_until
 from mailactors.spool.port import Receipt
 
 SENDER: Final = Address("shop@sender.example")
@@ -114,7 +114,12 @@ class Clients:
     """All clients of a run."""
 
     def __init__(
-        self, scenario: Scenario, door: Door, world: World, truth: Truth, told: Callable[..., None]
+        self,
+        scenario: Scenario,
+        door: Door,
+        world: World,
+        truth: Truth,
+        told: Callable[[int, str], object],
     ) -> None:
         self._scenario = scenario
         self._door = door
@@ -134,7 +139,7 @@ class Clients:
         poison_s = next(poison_at, math.inf)
         async with trio.open_nursery() as nursery:
             for number, at_s in enumerate(arrival_times(traffic, duration_s, self._world.entropy)):
-                await trio.sleep_until(at_s)
+                await sleep_until(at_s)
                 if at_s >= poison_s and traffic.poison is not None:
                     self._truth.poison[number] = traffic.poison.kind
                     poison_s = next(poison_at, math.inf)
@@ -148,19 +153,19 @@ class Clients:
 
     async def _client(self, number: int, delay_s: float = 0.0) -> None:
         if delay_s:
-            await trio.sleep(delay_s)
+            await sleep(delay_s)
         letter = self._letter(number)
         for _ in range(TRIES_MAX):
             try:
                 receipt = await self._door.submit(letter)
             except OverloadedError as error:
                 self._truth.refused += 1
-                await trio.sleep(error.retry_after_s)
+                await sleep(error.retry_after_s)
             except (SubmissionRejectedError, KeyConflictError):
                 raise  # that would be wrong: every submission here is good
             except MailactorsError:  # the door answers 500: perhaps it was accepted
                 self._truth.refused += 1
-                await trio.sleep(LOST_AGAIN_S)
+                await sleep(LOST_AGAIN_S)
             else:
                 self._told(number, receipt.id)
                 return

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import heapq
 import importlib
 import math
 import random
@@ -19,6 +20,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import apsw
+import msgspec
 import trio
 
 from mailactors.errors import MailactorsError
@@ -150,6 +152,29 @@ class SeededIds:
         return format_uuid7(millis, bits)
 
 
+class _Sleeper(msgspec.Struct, order=True):
+    """A task that sleeps; without its task, one that was cancelled."""
+
+    at_s: float
+    number: int
+    task: trio.lowlevel.Task | None
+
+
+async def sleep_until(at_s: float, *, shield: bool = False) -> None:
+    """Sleep by the simulation's clock, for a fifth of what `trio.sleep_until` costs."""
+    clock = trio.lowlevel.current_clock()
+    if isinstance(clock, JumpingClock):
+        await clock.sleep_until(at_s, shield=shield)
+    else:
+        with trio.CancelScope(shield=shield):
+            await trio.sleep_until(at_s)
+
+
+async def sleep(for_s: float, *, shield: bool = False) -> None:
+    """Sleep by the simulation's clock, for a fifth of what `trio.sleep` costs."""
+    await sleep_until(trio.lowlevel.current_clock().current_time() + for_s, shield=shield)
+
+
 class JumpingClock(trio.abc.Clock):
     """Trio's time in a simulation: when nobody has anything to do, it is the next deadline.
 
@@ -160,6 +185,8 @@ class JumpingClock(trio.abc.Clock):
 
     def __init__(self) -> None:
         self._now_s = 0.0
+        self._sleepers: list[_Sleeper] = []
+        self._count = 0
 
     def start_clock(self) -> None:
         """Nothing to start."""
@@ -170,10 +197,34 @@ class JumpingClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Be there already; without any deadline wait for Trio's own beginning or end."""
+        deadline = min(deadline, self._next_sleeper_s())
         if math.isinf(deadline):
             return deadline
         self._now_s = max(self._now_s, deadline)
+        while self._next_sleeper_s() <= self._now_s:
+            task = heapq.heappop(self._sleepers).task
+            assert task is not None
+            trio.lowlevel.reschedule(task)
         return 0.0
+
+    async def sleep_until(self, at_s: float, *, shield: bool = False) -> None:
+        """Sleep without a cancel scope of its own; with `shield`, not cancellable at all."""
+        self._count += 1
+        sleeper = _Sleeper(at_s, self._count, trio.lowlevel.current_task())
+        heapq.heappush(self._sleepers, sleeper)
+
+        def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
+            if shield:
+                return trio.lowlevel.Abort.FAILED
+            sleeper.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _next_sleeper_s(self) -> float:
+        while self._sleepers and self._sleepers[0].task is None:
+            heapq.heappop(self._sleepers)
+        return self._sleepers[0].at_s if self._sleepers else math.inf
 
     def leap(self, for_s: float) -> None:
         """Let time pass while nobody runs: all that was due meanwhile is due at once."""
@@ -226,8 +277,7 @@ class ChargedExecutor:
 
     async def run(self, work: Callable[[], T]) -> T:
         """Let the virtual time of the work pass, then do it; not cancellable."""
-        with trio.CancelScope(shield=True):
-            await trio.sleep(self._cost_s)
+        await sleep(self._cost_s, shield=True)
         return work()
 
     def close(self) -> None:
@@ -249,8 +299,7 @@ class SpoolExecutor(ChargedExecutor):
         fault = self._disk.fault()
         if fault is not None and fault.what in {"slow", "busy"}:
             is_busy = fault.what == "busy"
-            with trio.CancelScope(shield=True):
-                await trio.sleep(BUSY_MS / 1000 if is_busy else fault.commit_s)
+            await sleep(BUSY_MS / 1000 if is_busy else fault.commit_s, shield=True)
             if is_busy and self._disk.fault() is fault:
                 raise apsw.BusyError("database is locked (simulated)")
         return await super().run(work)

@@ -38,7 +38,7 @@ def read_spool(path: str, question: Callable[[Questions], T]) -> T:
         if it is damaged; SpoolError if it is not there, or cannot be read.
     """
     if not os.path.exists(path):
-        raise SpoolError(f"there is no file {path}")
+        raise SpoolError(f"there is no file {path}; name a spool's, or ask its service")
     path = os.path.realpath(path)  # its log lies beside the file itself
     for _ in range(TRIES):
         is_open = os.path.exists(f"{path}-shm")

@@ -20,6 +20,7 @@ from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
 from mailactors.model.message import Address
 from mailactors.model.outcome import Refusal
+from mailactors.observe.watchdog import Watch
 from mailactors.providers.port import Capabilities, Session, Sighting
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import (
@@ -124,6 +125,7 @@ class Rig:
     stopping: trio.Event
     configuration: Configuration
     clock: SystemClock
+    watch: Watch
     spool_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Cancelled, it leaves a spool that never answers."""
 
@@ -154,7 +156,7 @@ async def open_rig() -> AsyncIterator[Rig]:
     reader = SpoolReader(store.reader(), executor)
     lanes = {"primary": open_lane("primary", 4, _NoProvider(), _outcomes(), clock)}
     stopping = trio.Event()
-    configuration = Configuration()
+    configuration, watch = Configuration(), Watch()
     app = create_app(
         door,
         reader,
@@ -166,8 +168,11 @@ async def open_rig() -> AsyncIterator[Rig]:
         writer=SpoolWriter(spool),
         reload=configuration.reload,
         metrics=expose,
+        watch=watch,
     )
-    rig = Rig(app, door, store, reader, lanes, signals, journal, stopping, configuration, clock)
+    rig = Rig(
+        app, door, store, reader, lanes, signals, journal, stopping, configuration, clock, watch
+    )
     spool_actor = SpoolActor(store, spool, executor, signals, clock, NoFaults(), journal)
     registry_actor = RegistryActor(registry, spool, NoFaults())
 

@@ -8,9 +8,11 @@ from urllib.parse import quote
 import pytest
 from quart.typing import TestClientProtocol as Client
 
-from mailactors.spool.questions import Ledger
+from mailactors.api.views import rfc3339
+from mailactors.observe.alarms import RULES, Fault, Kind, decide_changes
 from tests.api.bodies import FULL, SHORT
 from tests.api.rig import Rig, problem
+from tests.api.test_openapi import fits
 
 
 async def get(client: Client, path: str) -> Any:
@@ -206,24 +208,72 @@ async def test_the_ledger_adds_up(client: Client) -> None:
     await accept(client, "one")
     await client.post("/v1/messages/one/cancel")
 
-    assert await get(client, "/v1/ledger") == {
+    ledger = await get(client, "/v1/ledger")
+    (pending,) = ledger.pop("pending")
+    oldest_s = ledger.pop("oldest_s")
+
+    assert ledger == {
         "holds": True,
         "accepted": 5,
+        "imbalance": 0,
         "states": {"cancelled": 1, "ready": 4},
         "in_flight": 4,
-        "declared_risks": 0,
         "purged": 0,
+        "declared_risks": 0,
+        "risks": [],
+        "alarms": [],
     }
+    assert {"stream": "bulk", "state": "ready", "count": 4}.items() <= pending.items()
+    assert 0.0 <= pending["unmoved_s"] <= pending["oldest_s"] == oldest_s["ready"] < 60.0
 
 
-async def test_a_ledger_that_does_not_add_up_says_so(
-    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def ask(_question: object) -> Ledger:
-        return Ledger(3, {"sent": 2}, 0)
+async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Client) -> None:
+    now = rig.clock.wall_time()
+    await accept(client, "one")
+    await accept(client, "two", stream="bulk")
+    for sql, bindings in (
+        ("UPDATE messages SET accepted_at = ? WHERE seq = 1", (now - 500.0,)),
+        ("UPDATE deliveries SET updated_at = ?, state = 'held' WHERE seq = 1", (now - 50.0,)),
+        ("UPDATE messages SET declared_risks = 3 WHERE seq = 1", ()),
+        ("INSERT INTO risks VALUES ('bulk', 'primary', 1), ('transactional', 'other', 2)", ()),
+    ):
+        rig.store._db.execute(sql, bindings)
+    fault = Fault(Kind.NOT_SENT, "m1", "7", 1, "bulk", "leased", now - 90.0, "provider x is free")
+    for at_s in (0.0, 100.0):
+        decide_changes(rig.watch.spool, [fault], at_s, 1005268127.9)
 
-    monkeypatch.setattr(rig.reader, "ask", ask)
+    ledger = await get(client, "/v1/ledger")
 
-    answer = await get(client, "/v1/ledger")
+    assert 3 == ledger["declared_risks"]
+    assert [
+        {"stream": "bulk", "provider": "primary", "count": 1},
+        {"stream": "transactional", "provider": "other", "count": 2},
+    ] == ledger["risks"]
+    held = next(each for each in ledger["pending"] if each["state"] == "held")
+    assert (500, 50) == (int(held["oldest_s"]), int(held["unmoved_s"]))
+    assert {"held": 500, "ready": 0} == {k: int(v) for k, v in ledger["oldest_s"].items()}
+    assert [
+        {
+            "kind": "not_sent",
+            "subject": "m1",
+            "stream": "bulk",
+            "state": "leased",
+            "since": rfc3339(now - 90.0),
+            "raised_at": "2001-11-09T01:08:47.900Z",
+            "detail": "provider x is free",
+            "expected": RULES[Kind.NOT_SENT].expected,
+        }
+    ] == ledger["alarms"]
+    fits(ledger, "/v1/ledger", "get", 200, "application/json")
 
-    assert (answer["holds"], answer["accepted"], answer["states"]) == (False, 3, {"sent": 2})
+
+async def test_a_ledger_that_does_not_add_up_says_so(rig: Rig, client: Client) -> None:
+    await client.post("/v1/messages", json=FULL)
+    rig.store._db.execute("DELETE FROM deliveries WHERE n = 0")
+
+    ledger = await get(client, "/v1/ledger")
+
+    assert (False, 4, {"ready": 3}, 1) == (
+        *(ledger["holds"], ledger["accepted"], ledger["states"]),
+        ledger["imbalance"],
+    )

@@ -826,3 +826,13 @@ async def test_a_healthy_lane_may_use_all_its_credits(
     await bench.start(nursery)
 
     assert bench.lane.concurrency_max == bench.lane.health.value.concurrency
+
+
+def test_calls_that_grow_old_halve_what_may_be_in_flight_without_their_end() -> None:
+    state = BreakerState(concurrency=new_concurrency(32, DEFAULTS.probes, 32))
+    for number in range(4):
+        decide_admit(state, DEFAULTS, f"call-{number}", False, NOW_S)
+
+    decide_age(state, DEFAULTS, NOW_S + DEFAULTS.slow_call_s, 0.5)
+
+    assert (Gate.CLOSED, 16) == (state.gate, state.concurrency.whole)

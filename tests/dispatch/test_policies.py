@@ -164,13 +164,13 @@ async def test_quotas_that_nobody_told_are_learnt_and_used(
     vendors["primary"].per_s, vendors["secondary"].per_s = 10, 6
 
     async with running(vendors, ports) as gateway:
-        await send(gateway, 600, 20.0)
-        await wait_for_states(gateway, sent=600)
+        await send(gateway, 240, 20.0)
+        await wait_for_states(gateway, sent=240)
         took_s = trio.current_time()
 
     assert sum(vendor.refused for vendor in vendors.values()) <= 20
     assert 0 == sum(vendor.early for vendor in vendors.values())
-    assert took_s <= 600 / (0.9 * 16.0) + 1.0
+    assert took_s <= 240 / (0.9 * 16.0) + 1.0
     assert 0 == events(ports)["breaker.moved"]
     told = {each["provider"]: each["per_s"] for each in notes(ports, "pace.learnt")}
     assert {"primary": 9.5, "secondary": 5.7} == told
@@ -187,17 +187,17 @@ async def test_a_total_outage_costs_a_few_attempts_and_recovery_climbs(
         for vendor in vendors.values():
             vendor.is_up = False
         down_s = trio.current_time()
-        await send(gateway, 2400, 20.0)
+        await send(gateway, 700, 20.0)
         for vendor in vendors.values():
             vendor.is_up = True
         heal_s = trio.current_time()
         asked_while_down = [vendor.asked_since(down_s) for vendor in vendors.values()]
-        await wait_for_states(gateway, sent=2440)
+        await wait_for_states(gateway, sent=740)
 
     opened = len(notes(ports, "breaker.moved"))
     assert max(asked_while_down) <= DEAD_IN_A_ROW + 5 + opened
     assert events(ports)["panic.entered"] == events(ports)["panic.left"] == 1
-    for vendor in vendors.values():
+    for vendor in (each for each in vendors.values() if each.asked_since(heal_s)):
         first_s = min(at_s for at_s in vendor.asked_s if at_s >= heal_s)
         ceiling_per_s = 32 / LATENCY_S
         assert vendor.peak_per_s(heal_s) <= ceiling_per_s + 1
@@ -214,15 +214,15 @@ async def test_when_all_are_bad_the_least_bad_are_used_and_nothing_waits_for_lon
         vendor.errors = 0.6
 
     async with running(vendors, ports) as gateway:
-        await send(gateway, 1200, 20.0)
+        await send(gateway, 300, 20.0)
         for vendor in vendors.values():
             vendor.errors = 0.0
-        await wait_for_states(gateway, within_s=60.0, sent=1200)
+        await wait_for_states(gateway, within_s=60.0, sent=300)
 
     said = events(ports)
     assert said["panic.entered"] == said["panic.left"] >= 1
-    assert said["attempt.panic"] >= 300
-    assert sum(len(vendor.asked_s) for vendor in vendors.values()) <= 2.6 * 1200
+    assert said["attempt.panic"] >= 100
+    assert sum(len(vendor.asked_s) for vendor in vendors.values()) <= 2.6 * 300
 
 
 @pytest.mark.slow
@@ -234,18 +234,18 @@ async def test_a_domain_that_defers_costs_what_comes_in_for_it_and_others_nothin
         vendor.defers = "big.example"
 
     async with running(vendors, ports) as gateway:
-        await send(gateway, 400, 20.0, "big.example")
+        await send(gateway, 100, 20.0, "big.example")
         await trio.sleep(240.0)
-        retried = sum(len(vendor.asked_s) for vendor in vendors.values()) - 400
+        retried = sum(len(vendor.asked_s) for vendor in vendors.values()) - 100
         await send(gateway, 20, 20.0, "small.example")
         await trio.sleep(1.0)
         ledger = await gateway.reader.ask(lambda spool: spool.ledger())
         sent_meanwhile = ledger.states["sent"]
         for vendor in vendors.values():
             vendor.defers = ""
-        await wait_for_states(gateway, sent=420)
+        await wait_for_states(gateway, sent=120)
 
     assert 20 == sent_meanwhile
-    assert retried <= 240.0  # once a second: without the gate it is several times 400
+    assert 20 <= retried <= 250  # once a second at most, and it is asked again
     assert 0 == events(ports)["breaker.moved"]
     assert 1 == events(ports)["domain.deferring"] == events(ports)["domain.lifted"]

@@ -7,7 +7,7 @@ from trio.testing import MockClock
 
 from mailactors.intake.submission import SubmissionRejectedError
 from mailactors.model.message import Address
-from mailactors.model.outcome import Deferred, Reason, Scope
+from mailactors.model.outcome import Deferred, Phase, Reason, Scope, Uncertain
 from mailactors.observe.metrics import expose
 from mailactors.wiring import Gateway
 from tests.gateways import (
@@ -21,6 +21,7 @@ from tests.gateways import (
     wait_for_states,
 )
 
+LOST = Uncertain(Phase.FINAL, Reason("the connection was lost"))
 BUSY = Deferred(Scope.PROVIDER, Reason("busy", 503))
 
 
@@ -76,7 +77,34 @@ async def test_depth_and_age_of_what_waits_are_shown(autojump_clock: MockClock) 
 
     assert 2 == seen["mailactors_pending", (("state", "leased"), ("stream", "bulk"))]
     assert 30 <= seen["mailactors_oldest_pending_seconds", (("stream", "bulk"),)] < 31
+    leased = (("state", "leased"), ("stream", "bulk"))
+    assert 30 <= seen["mailactors_oldest_in_state_seconds", leased] < 31
+    assert 30 <= seen["mailactors_unmoved_in_state_seconds", leased] < 31
     assert 1 == seen["mailactors_paused", (("provider", "primary"),)]
+
+
+async def test_risks_are_counted_by_stream_and_provider(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(streams={"otp": {}, "bulk": {}}), store) as gateway:
+            provider(gateway, "primary").behaviour.script.extend([LOST] * 3)
+            await submit(gateway, 3, stream="bulk")
+            await wait_for_states(gateway, sent=3)
+            seen = await scrape(gateway)
+
+    of_primary = (("provider", "primary"), ("stream", "bulk"))
+    assert 3 == seen["mailactors_declared_risks_total", ()]
+    assert 3 == seen["mailactors_declared_risks_by_provider_total", of_primary]
+
+
+async def test_an_imbalance_is_a_number(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            await submit(gateway, 3)
+            await wait_for_states(gateway, sent=3)
+            store._db.execute("DELETE FROM deliveries WHERE seq = 2")
+            seen = await scrape(gateway)
+
+    assert 1 == seen["mailactors_ledger_imbalance", ()]
 
 
 async def test_no_label_is_a_clients(autojump_clock: MockClock) -> None:

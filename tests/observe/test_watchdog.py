@@ -153,6 +153,7 @@ async def test_an_intent_that_nobody_has_in_flight_is_named(autojump_clock: Mock
             await is_cleared(gateway, Kind.INTENT_ORPHANED)
 
 
+@pytest.mark.slow
 async def test_a_lane_that_never_ends_an_attempt_is_named(autojump_clock: MockClock) -> None:
     with open_store() as store:
         async with running(make_config({"only": simulated()}), store) as gateway:
@@ -433,14 +434,15 @@ async def test_a_busy_gateway_is_left_alone(autojump_clock: MockClock) -> None:
     }
     with open_store() as store:
         async with healthy(make_config(providers, streams=streams()), store) as gateway:
-            for n in range(500):
+            for n in range(300):
                 to = tuple(Address(f"{n}.{k}@example.com") for k in range(1 + n % 3))
                 name = ("otp", "main", "bulk")[n % 3]
                 await gateway.door.submit(letter(str(n), to=to, stream=name))
                 await trio.sleep(0.1)
-            await come_to(gateway, HOUR_S, sent=1000)
+            await come_to(gateway, HOUR_S, sent=600)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_s", [1.0, 0.2])
 async def test_messages_that_wait_for_a_slow_lanes_permits_are_left_alone(
     per_s: float, autojump_clock: MockClock
@@ -458,15 +460,15 @@ async def test_messages_that_wait_for_a_slow_lanes_permits_are_left_alone(
 @pytest.mark.slow
 async def test_two_hours_without_any_provider_are_left_alone(autojump_clock: MockClock) -> None:
     with open_store() as store:
-        async with healthy(make_config(streams=streams()), store) as gateway:
+        two = {"primary": simulated(), "secondary": simulated()}
+        async with healthy(make_config(two), store) as gateway:
             for name in gateway.lanes:
                 provider(gateway, name).behaviour.is_refusing = True
-            for n in range(1200):
-                await gateway.door.submit(letter(str(n), stream="main" if n % 2 else "bulk"))
+            await submit(gateway, 700)  # more than the dispatcher wants in hand
             await trio.sleep(2 * HOUR_S)
             for name in gateway.lanes:
                 provider(gateway, name).behaviour.is_refusing = False
-            await come_to(gateway, 2 * HOUR_S, sent=1200)
+            await come_to(gateway, 2 * HOUR_S, sent=700)
 
 
 @pytest.mark.slow
@@ -492,6 +494,7 @@ async def test_a_restart_with_much_to_recover_is_left_alone(
             assert journal(gateway).named("spool.recovered")
 
 
+@pytest.mark.slow
 async def test_a_long_deferral_is_left_alone(autojump_clock: MockClock) -> None:
     with open_store() as store:
         async with healthy(make_config(), store) as gateway:
@@ -502,6 +505,7 @@ async def test_a_long_deferral_is_left_alone(autojump_clock: MockClock) -> None:
             assert 4 == provider(gateway, "primary").calls
 
 
+@pytest.mark.slow
 async def test_a_held_message_is_left_alone(autojump_clock: MockClock) -> None:
     config = make_config({"only": simulated()}, streams={"invoices": {"on_uncertain": "hold"}})
     with open_store() as store:
@@ -513,8 +517,13 @@ async def test_a_held_message_is_left_alone(autojump_clock: MockClock) -> None:
             assert ["held"] == states(await status(gateway, "0"))
 
 
-@pytest.mark.parametrize("settings", [{}, {"look_up_lag_s": 20.0}, {"idempotency_window_s": 600.0}])
-@pytest.mark.parametrize("is_mute", [False, True])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "is_mute"),
+    [({}, False), ({"look_up_lag_s": 20.0}, True), ({"idempotency_window_s": 600.0}, False)],
+    ids=["resend", "no answer to look-ups", "by key"],
+)
+@pytest.mark.slow
 async def test_many_doubts_at_once_are_left_alone(
     settings: dict[str, Any], is_mute: bool, autojump_clock: MockClock
 ) -> None:
@@ -541,6 +550,7 @@ class SteppedClock(VirtualClock):
         return super().wall_time() + self.step_s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S])
 async def test_a_step_of_the_wall_clock_is_left_alone(
     step_s: float, autojump_clock: MockClock
@@ -557,24 +567,26 @@ async def test_a_step_of_the_wall_clock_is_left_alone(
             await gateway.door.submit(letter("later", send_at=clock.wall_time() + HOUR_S / 4))
             await trio.sleep(30)
             clock.step_s = step_s
-            await trio.sleep(HOUR_S / 2)
+            await trio.sleep(1.2 * HOUR_S)
             clock.step_s = 0.0
-            await trio.sleep(1.5 * HOUR_S)
+            await trio.sleep(HOUR_S / 4)
             ledger = await gateway.reader.ask(lambda spool: spool.ledger())
 
             assert 202 == ledger.states["sent"] + ledger.states.get("expired", 0)
 
 
+@pytest.mark.slow
 async def test_paused_providers_are_left_alone(autojump_clock: MockClock) -> None:
     with open_store() as store:
         async with healthy(make_config(), store) as gateway:
             pause(gateway)
-            await submit(gateway, 1200)
+            await submit(gateway, 600)
             await trio.sleep(HOUR_S / 4)
             resume(gateway)
-            await come_to(gateway, 600.0, sent=1200)
+            await come_to(gateway, 600.0, sent=600)
 
 
+@pytest.mark.slow
 async def test_a_full_disk_is_told_by_the_spool_alone(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,16 +14,27 @@ LIBRARY = Path(__file__).parent.parent.parent / "scenarios"
 NAMES = sorted(path.stem for path in LIBRARY.glob("*.toml"))
 
 
-def shortened(name: str, factor: float, rate_per_s: float) -> Scenario:
-    """Return a scenario of the library with all its times divided by a factor."""
+def shortened(name: str, messages: float = 500.0) -> Scenario:
+    """Return a scenario of the library with so few messages: all its times are divided."""
     raw = tomllib.loads((LIBRARY / f"{name}.toml").read_text())
-    raw["duration_s"] /= factor
-    raw["traffic"]["rate_per_s"] = rate_per_s
-    own = [fault for plan in raw["providers"].values() for fault in plan.get("faults", [])]
-    for fault in [*own, *raw.get("faults", [])]:
-        fault["at_s"] /= factor
-        fault["for_s"] /= factor
-    return Scenario.model_validate(raw)
+    factor = max(1.0, raw["duration_s"] * raw["traffic"]["rate_per_s"] / messages)
+    return Scenario.model_validate(_divided(raw, factor))
+
+
+def _divided(raw: Any, factor: float) -> Any:
+    if isinstance(raw, list):
+        return [_divided(each, factor) for each in raw]
+    if not isinstance(raw, dict):
+        return raw
+    return {
+        key: value / factor
+        if key in {"at_s", "for_s", "until_s", "duration_s", "period_s", "delay_s", "horizon_s"}
+        # A process takes a second to come back.
+        else max(4.0, value / factor)
+        if key == "every_s"
+        else _divided(value, factor)
+        for key, value in raw.items()
+    }
 
 
 def small(*, duration_s: float = 20.0, rate_per_s: float = 10.0, **tables: Any) -> Scenario:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
 import typer.testing
 
 from mailactors.cli import app
+from mailactors.sim import command
+from mailactors.sim.perform import perform
+from mailactors.sim.runner import run_scenario
 
 SMALL = """
 story = "a test"
@@ -20,6 +26,13 @@ rate_per_s = 10
 delivered_min = 1.0
 within = { p99_s = 5 }
 """
+FIGURES = {
+    *("scenario", "seed", "policy", "hash", "accepted", "delivered", "delivered_rate", "p50_s"),
+    *("p99_s", "p999_s", "duplicates", "undeclared_duplicates", "attempts_per_message"),
+    *("peak_attempts_per_s", "recovery_s", "violations", "expectations", "oracle", "decision_us"),
+    *("wall_s", "messages_per_wall_s"),
+}
+BOUNDS = {"delivered", "delivered_rate", "p50_s", "p99_s", "p999_s", "attempts_per_message"}
 
 
 @pytest.fixture
@@ -29,8 +42,9 @@ def scenario(tmp_path: Path) -> Path:
     return path
 
 
-def simulate(*arguments: str) -> typer.testing.Result:
-    return typer.testing.CliRunner().invoke(app, ["simulate", *arguments], env={"COLUMNS": "200"})
+def simulate(*arguments: str, columns: int = 200) -> typer.testing.Result:
+    environment = {"COLUMNS": str(columns)}
+    return typer.testing.CliRunner().invoke(app, ["simulate", *arguments], env=environment)
 
 
 @pytest.mark.slow
@@ -41,7 +55,11 @@ def test_all_held(scenario: Path) -> None:
     assert 0 == result.exit_code
     assert [1, 2] == [each["seed"] for each in runs]
     assert runs[0]["hash"] != runs[1]["hash"]
-    assert runs[0]["oracle"] is None
+    assert FIGURES <= runs[0].keys()
+    assert "record" not in runs[0]
+    assert BOUNDS | {"by_rates"} == runs[0]["oracle"].keys()
+    assert BOUNDS == runs[0]["oracle"]["by_rates"].keys()
+    assert runs[0]["decision_us"] is None
     assert [] == runs[0]["violations"]
     assert {"name": "delivered_min", "limit": 1.0, "value": 1.0, "ok": True} in runs[0][
         "expectations"
@@ -57,8 +75,162 @@ def test_expectation_missed(scenario: Path, tmp_path: Path) -> None:
 
     assert 1 == result.exit_code
     assert "MISS small, seed 7: within.p99_s: 0." in result.stdout
-    assert f"replay: mailactors simulate {scenario} --seed 7" in result.stdout.replace("\n", "")
+    assert f"replay: mailactors simulate {scenario} --seed 7\n" in result.stdout
     assert 7 == json.loads(written.read_text())[0]["seed"]
+
+
+@pytest.mark.slow
+def test_nothing_is_wider_than_the_terminal(scenario: Path) -> None:
+    scenario.write_text(SMALL.replace("[providers.primary]", "[providers.primary]\n[providers.b]"))
+
+    result = simulate(str(scenario), columns=80)
+
+    lines = result.stdout.splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert any(re.match(r"small +1 +100% ", line.strip()) for line in lines)
+    assert any(line.startswith("primary     ──") for line in lines)
+    assert any(line.strip().startswith("oracle ") for line in lines)
+
+
+@pytest.mark.slow
+def test_what_the_runs_prove_together_is_said(scenario: Path) -> None:
+    result = simulate(str(scenario), "--seeds", "1-3", "--json", str(scenario.with_suffix(".json")))
+
+    runs = json.loads(scenario.with_suffix(".json").read_text())
+    accepted = sum(each["accepted"] for each in runs)
+    found = re.search(r"small: 0 of (\d+) messages not delivered over 3 seeds: (.*)", result.stdout)
+    assert found is not None
+    assert str(accepted) == found[1]
+    assert f"at 95 % confidence at most {1 - 0.05 ** (1 / accepted):.3g} are" == found[2]
+
+
+@pytest.mark.slow
+def test_results_are_the_same_whatever_the_jobs(scenario: Path) -> None:
+    def figures(*more: str) -> list[dict[str, Any]]:
+        path = scenario.with_suffix(".json")
+        assert 0 == simulate(str(scenario), "--seeds", "1-3", "--json", str(path), *more).exit_code
+        real = {"wall_s", "messages_per_wall_s", "decision_us"}
+        runs = json.loads(path.read_text())
+        return [{name: run[name] for name in run.keys() - real} for run in runs]
+
+    assert figures() == figures("--jobs", "2")
+
+
+@pytest.mark.slow
+def test_finished_runs_are_not_made_again(
+    scenario: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resume, first, second = (str(tmp_path / name) for name in ("runs", "first", "second"))
+    assert 0 == simulate(str(scenario), "--seeds", "1-2", "--resume", resume).exit_code
+    simulate(str(scenario), "--seeds", "1-2", "--resume", resume, "--json", first)
+    made = []
+
+    def count(task: Any, tell: Any) -> Any:
+        made.append(task.seed)
+        return perform(task, tell)
+
+    monkeypatch.setattr(command, "perform", count)
+    simulate(str(scenario), "--seeds", "1-4", "--resume", resume, "--json", second)
+
+    assert [3, 4] == made
+    assert 4 == len(Path(resume).read_text().splitlines())
+    assert json.loads(Path(first).read_text()) == json.loads(Path(second).read_text())[:2]
+
+
+@pytest.mark.slow
+def test_interrupted_shows_what_was_finished(
+    scenario: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(task: Any, tell: Any) -> Any:
+        if task.seed == 2:
+            raise KeyboardInterrupt
+        return perform(task, tell)
+
+    monkeypatch.setattr(command, "perform", interrupt)
+
+    result = simulate(str(scenario), "--seeds", "1-3")
+
+    assert 130 == result.exit_code
+    assert "small, seed 1: " in result.stdout
+    assert "interrupted: 1 of 3 runs were finished" in result.stdout
+
+
+def test_a_run_that_dies_is_named(scenario: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: Any) -> Any:
+        raise RuntimeError("[bold]a bug[/bold]")
+
+    monkeypatch.setattr(command, "perform", die)
+
+    result = simulate(str(scenario), "--seed", "5")
+
+    assert 1 == result.exit_code
+    assert "died small, seed 5 (default): Traceback" in result.stdout
+    assert "RuntimeError: [bold]a bug[/bold]" in result.stdout
+
+
+@pytest.mark.slow
+def test_policies_are_compared_on_the_same_messages(scenario: Path, tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text('[providers.primary]\nkind = "simulated"\n')
+    written = tmp_path / "out.json"
+
+    result = simulate(
+        str(scenario), "--compare", f"naive,retry,fallback,default,{config}", "--json", str(written)
+    )
+
+    runs = json.loads(written.read_text())
+    assert 0 == result.exit_code
+    assert ["naive", "retry", "fallback", "default", str(config)] == [r["policy"] for r in runs]
+    assert 1 == len({run["accepted"] for run in runs})
+    assert 1 == len({json.dumps(run["oracle"]) for run in runs})
+    assert runs[3]["hash"] == runs[4]["hash"]
+    assert "mine.toml" in result.stdout
+
+
+@pytest.mark.slow
+def test_loops_are_shown_but_not_held_to_anything(scenario: Path) -> None:
+    scenario.write_text(SMALL.replace("p99_s = 5", "p99_s = 0.001"))
+
+    result = simulate(str(scenario), "--compare", "naive")
+
+    assert 0 == result.exit_code
+    assert "MISS" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--compare", "naive,adaptive"], "no policy and no file 'adaptive'; there are naive, re"),
+        (["--compare", "default", "--config", "x.toml"], "name x.toml in the list"),
+        (["--json", "/nowhere/at/all.json"], "there is no such folder"),
+        (["--html", "/nowhere/at/all.html"], "there is no such folder"),
+        (["--config", "missing.toml"], "missing.toml"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(
+    arguments: list[str], words: str, scenario: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "perform", run_scenario)  # must not come to that
+
+    result = simulate(str(scenario), *arguments)
+
+    assert 2 == result.exit_code
+    assert words in result.stderr.replace("\n", " ")
+
+
+def test_schema_describes_the_file(scenario: Path) -> None:
+    result = simulate("--schema")
+
+    schema = json.loads(result.stdout)
+    good = {"story": "a", "duration_s": 1, "traffic": {"rate_per_s": 1}, "providers": {"p": {}}}
+    assert 0 == result.exit_code
+    jsonschema.validate(good, schema)
+    with pytest.raises(jsonschema.ValidationError, match="stroy"):
+        jsonschema.validate({**good, "stroy": "a"}, schema)
+
+
+def test_without_a_file_it_says_what_is_missing() -> None:
+    assert 2 == simulate().exit_code
 
 
 def test_bad_file(scenario: Path) -> None:

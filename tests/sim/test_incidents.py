@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_crash_that_is_repeated_comes_at_random() -> None:
 
     times = list(crash_times(crash, 0, KeyedEntropy(1), 3700.0))
 
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
     assert 100 == times[0]
     assert times[-1] < 3700
     assert 30.5 == pytest.approx(sum(gaps) / len(gaps), rel=0.2)

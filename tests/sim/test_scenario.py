@@ -369,6 +369,16 @@ def test_schema_and_reader_agree() -> None:
     assert not checker.is_valid(bad)
 
 
+def test_example_of_the_reference_is_sound() -> None:
+    text = (LIBRARY / "README.md").read_text()
+    example = text.partition("```toml\n")[2].partition("```")[0]
+
+    scenario = parse_scenario("README.md", example)
+
+    gateway_config("README.md", scenario, None)
+    assert "tls" == scenario.providers["primary"].faults[0].kind
+
+
 def test_reference_names_every_kind() -> None:
     text = (LIBRARY / "README.md").read_text()
 

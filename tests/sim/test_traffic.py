@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import Counter
 from typing import Any
@@ -86,7 +87,7 @@ def test_without_a_day_the_times_are_as_ever() -> None:
     times = list(arrival_times(Traffic(rate_per_s=1.0), 1000.0, KeyedEntropy(1)))
 
     assert 1000 == pytest.approx(len(times), abs=100)
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(times)]
     assert 1.0 == pytest.approx(statistics.stdev(gaps), abs=0.1)
 
 

@@ -197,7 +197,7 @@ def test_disk_says_what_is_wrong_with_it_now() -> None:
     scenario = own(spool("eio", 100.0), spool("enospc"))
 
     async def body(made: World) -> list[str | None]:
-        seen = []
+        seen: list[str | None] = []
         for at_s in (9.9, 10.0, 14.9, 15.0, 100.0, 106.0, 107.0):
             await trio.sleep_until(at_s)
             found = made.disk.fault()

@@ -8,9 +8,9 @@ from mailactors.spool.port import (
     Cancel,
     Store,
 )
-from mailactors.spool.questions import Ledger
+from mailactors.spool.questions import Ledger, Pending
 from tests.spool.contract import Contract
-from tests.spool.makers import NOW, lease_one, make_accept, make_intend, one, receive
+from tests.spool.makers import NOW, lease_all, lease_one, make_accept, make_intend, one, receive
 
 
 class QuestionsContract(Contract):
@@ -66,6 +66,23 @@ class QuestionsContract(Contract):
         one(store, Cancel("m3"))
 
         assert {"bulk": NOW + 2, "main": NOW + 1} == store.oldest_pending()
+
+    def test_what_is_pending_is_known_with_its_oldest(self, store: Store) -> None:
+        for n, stream in enumerate(["main", "main", "bulk", "done"]):
+            receive(store, make_accept(f"m{n}", stream=stream, at=NOW + n), NOW + n)
+        one(store, Cancel("m3"))
+        lease_all(store, "bulk", NOW + 50.0)
+
+        assert (
+            Pending("bulk", "leased", 1, NOW + 2, NOW + 50.0),
+            Pending("main", "ready", 2, NOW, NOW),
+        ) == store.pending()
+
+    def test_an_imbalance_is_a_number(self) -> None:
+        ledger = Ledger(5, {"sent": 2, "held": 1}, 0)
+
+        assert (2, False) == (ledger.imbalance, ledger.is_balanced)
+        assert (-1, False) == (Ledger(2, {"sent": 3}, 0).imbalance, ledger.is_balanced)
 
     def test_attempts_are_counted_by_bucket(self, store: Store) -> None:
         for number, at in enumerate([NOW, NOW + 59, NOW + 60, NOW + 130]):

@@ -8,6 +8,7 @@ from tests.spool.contract_outcomes import OutcomesContract
 from tests.spool.contract_questions import QuestionsContract
 from tests.spool.contract_retention import RetentionContract
 from tests.spool.contract_retry import RetryContract
+from tests.spool.contract_settlement import SettlementContract
 from tests.spool.contract_suppressions import SuppressionsContract
 from tests.spool.contract_upkeep import UpkeepContract
 from tests.spool.contract_walk import WalkContract
@@ -17,6 +18,7 @@ class SpoolContract(
     AcceptContract,
     OutcomesContract,
     UpkeepContract,
+    SettlementContract,
     RetryContract,
     SuppressionsContract,
     RetentionContract,

@@ -38,9 +38,12 @@ import trio
 
 from mailactors import service
 from mailactors.api.server import Listening, Timeouts
+from mailactors.providers.port import Capabilities, Found, NotFound, Sighting
+from mailactors.providers.smtp import SmtpProvider
 from mailactors.runtime.ports import Journal, Ports, TcpConnector, system_ports
 from mailactors.spool.sqlite import SqliteStore
 from tests.torture.mutations import MUTATIONS
+from tests.torture.stored import read_log
 
 BODY_BYTES_MIN: Final = 2_000
 """A write that is longer than this is a body: commands are short."""
@@ -60,6 +63,7 @@ class Harm(msgspec.Struct, frozen=True):
     there, so that others may finish what they do. `mutations`: guards that are taken out.
     `settings`: constants of production modules (`module:NAME`) that a test cannot wait for.
     `has_faulty_disk`: the disk fails as the file `disk-fails` in the folder says, while it exists.
+    `asks`: a relay's log that its providers look messages up in, as vendors let theirs be asked.
     `tmpfs_bytes`: the folder is a file system of its own of this size. `read_only`: what cannot be
     written, a file or `.` for the whole folder.
     """
@@ -70,6 +74,7 @@ class Harm(msgspec.Struct, frozen=True):
     mutations: tuple[str, ...] = ()
     settings: dict[str, int | float] = {}
     has_faulty_disk: bool = False
+    asks: str = ""
     tmpfs_bytes: int = 0
     read_only: str = ""
 
@@ -85,12 +90,12 @@ def suffer(harm: Harm) -> None:
     site = Site(harm)
     if harm.has_faulty_disk or harm.place.startswith("written"):
         _DISKS.append(FaultyDisk(site))
-    if harm.has_faulty_disk:
-        # A spool that is dead answers nobody, and the server waits five seconds for those answers.
-        timeouts = Timeouts(graceful_s=0.2)
-        service.Listening = functools.partial(Listening, timeouts=timeouts)  # type: ignore
+    # A spool that is dead answers nobody, and the server waits five seconds for those answers.
+    vars(service)["Listening"] = functools.partial(Listening, timeouts=Timeouts(graceful_s=0.2))
     _wrap_ports(site)
     _wrap_store(site)
+    if harm.asks:
+        _let_relays_be_asked(Path(harm.asks))
     for name in harm.mutations:
         MUTATIONS[name]()
 
@@ -125,6 +130,17 @@ class Site:
         time.sleep(self.harm.linger_s)
         Path(DIED_AT).write_text(self.harm.place)
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _let_relays_be_asked(log: Path) -> None:
+    async def look_up(_self: SmtpProvider, marker: str) -> Sighting:
+        await trio.lowlevel.checkpoint()
+        found = [each for each in read_log(log) if each.message_id.startswith(f"{marker}@")]
+        return Found("known") if found else NotFound()
+
+    capabilities = Capabilities(own_envelope=True, look_up_lag_s=0.0)
+    SmtpProvider.capabilities = property(lambda _self: capabilities)  # type: ignore[assignment]
+    setattr(SmtpProvider, "look_up", look_up)  # noqa: B010  # a method, for all that mypy knows
 
 
 def _wrap_ports(site: Site) -> None:

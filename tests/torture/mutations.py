@@ -198,6 +198,11 @@ def drop_epochs() -> None:
     _replace_command(Settle, make)
 
 
+def ignore_what_comes_late() -> None:
+    """An answer that comes after its attempt was given up is evidence, and settles nothing."""
+    vars(sqlite_flow)["settle_late"] = lambda db, command, now: None
+
+
 def answer_what_fits() -> None:
     """A full disk is not noticed: what could not be written counts as written."""
     usual = SqliteStore.apply
@@ -224,6 +229,7 @@ MUTATIONS: Final[Mapping[str, Callable[[], None]]] = {
         drop_epochs,
         event_after_commit,
         forget_leases,
+        ignore_what_comes_late,
         key_after_commit,
         purge_in_pieces,
         purge_keys_that_hold,

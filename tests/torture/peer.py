@@ -22,7 +22,6 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ import msgspec
 from aiosmtpd.smtp import SMTP
 
 from tests.providers.peers import HOST
+from tests.torture.stored import Stored, count_copies, read_log
 from tests.torture.zygote import ROOT
 
 SLOW_S: Final = 2.0
@@ -52,15 +52,6 @@ class Options(msgspec.Struct, frozen=True):
     port: int = 0
 
 
-class Stored(msgspec.Struct, frozen=True):
-    """A message that the peer has."""
-
-    message_id: str
-    recipient: str
-    at: float
-    was_answered: bool
-
-
 @dataclass(frozen=True)
 class StoringPeer:
     """A running peer."""
@@ -77,17 +68,6 @@ class StoringPeer:
     def copies(self, recipient: str) -> list[str]:
         """Return the Message-ID of each copy that a recipient has got."""
         return [each.message_id for each in self.stored if each.recipient == recipient]
-
-
-def read_log(log: Path) -> list[Stored]:
-    """Return what a peer has stored; a line that is being written does not count yet."""
-    lines = log.read_bytes().split(b"\n")[:-1]
-    return [msgspec.json.decode(line, type=Stored) for line in lines]
-
-
-def count_copies(stored: list[Stored]) -> Counter[str]:
-    """Return the number of copies by Message-ID."""
-    return Counter(each.message_id for each in stored)
 
 
 @contextlib.contextmanager

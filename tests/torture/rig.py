@@ -29,8 +29,9 @@ import msgspec
 from mailactors.model.lifecycle import State
 from mailactors.spool.questions import MessageStatus
 from tests.torture.harm import DISK_TRIGGER, Harm
-from tests.torture.peer import StoringPeer, count_copies, storing_peer
+from tests.torture.peer import StoringPeer, storing_peer
 from tests.torture.spools import DeadSpool, dead_spool
+from tests.torture.stored import count_copies
 from tests.torture.zygote import Child, NotStartedError, Zygote, ask, zygote
 
 CLIENTS: Final = 4
@@ -84,6 +85,9 @@ PURGING: Final[dict[str, int | float]] = {
     "mailactors.spool.keeper:PURGE_EVERY_S": 0.1,
     "mailactors.spool.keeper:LOOK_EVERY_S": 0.1,
 }
+
+GIVEN_UP: Final = "died"
+"""In the error of a message that is suspected of killing whoever sends it."""
 
 PLACES: Final = (
     ("C1 before the accept commit", ("registry.submit", 10)),
@@ -149,6 +153,8 @@ class Count(msgspec.Struct, frozen=True):
     held: int
     held_stored: int
     """Of the held ones, those that a relay has."""
+    given_up: int
+    """Held, or failed, since the process died too often while it sent nothing but them."""
     missing_in_spool: int
     missing_at_relays: int
     took_s: float
@@ -297,6 +303,8 @@ class Rig:
     stop_s: float = 30.0
     mutations: tuple[str, ...] = ()
     """Guards taken out, to see that the rig would notice."""
+    services: Zygote | None = None
+    """What starts the services; without one it is started here."""
     cycles: list[Cycle] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     _unanswered: list[str] = field(default_factory=list)
@@ -334,7 +342,7 @@ class Rig:
     @contextlib.contextmanager
     def _parts(self) -> Iterator[tuple[Zygote, list[StoringPeer]]]:
         with contextlib.ExitStack() as stack:
-            services = stack.enter_context(zygote())
+            services = self.services or stack.enter_context(zygote())
             peers = [
                 stack.enter_context(
                     storing_peer(
@@ -472,7 +480,7 @@ class Rig:
 
     def _drain(self, services: Zygote) -> None:
         """Let a last service send what is left, in peace."""
-        child = self._start(services, None, is_fresh=not self.mutations)
+        child = self._start(services, Harm(mutations=self.mutations), is_fresh=False)
         deadline_s = time.monotonic() + DRAIN_WITHIN_S
         while True:
             states = child.call("GET", "/v1/ledger").body["states"]
@@ -501,7 +509,7 @@ class Rig:
         kills = [each for each in self.cycles if each.point not in {"", "C9 a failing disk"}]
         violations = list(self.violations)
         if not violations:
-            violations = tally.violations(ledger.states)
+            violations = tally.violations()
         return Count(
             cycles=len(self.cycles),
             kills=len(kills),
@@ -518,6 +526,7 @@ class Rig:
             duplicates_undeclared=tally.undeclared,
             held=ledger.states.get("held", 0),
             held_stored=tally.held_stored,
+            given_up=tally.given_up,
             missing_in_spool=len(missing),
             missing_at_relays=len(tally.missing),
             took_s=round(took_s, 1),
@@ -540,11 +549,14 @@ class Tally:
     declared: int = 0
     undeclared: int = 0
     held_stored: int = 0
+    given_up: int = 0
+    unexplained: list[str] = field(default_factory=list)
+    """Neither sent, nor held by preference, nor given up."""
     missing: list[str] = field(default_factory=list)
     strays: int = 0
     repeated_invoices: int = 0
 
-    def violations(self, states: dict[str, int]) -> list[str]:
+    def violations(self) -> list[str]:
         """Return a line for each promise that was broken."""
         lines = []
         if self.missing:
@@ -555,8 +567,8 @@ class Tally:
             lines.append(f"{self.strays} messages at the relays that nobody accepted")
         if self.repeated_invoices:
             lines.append(f"{self.repeated_invoices} messages repeated that are never to be resent")
-        if other := {state: n for state, n in states.items() if state not in {"sent", "held"}}:
-            lines.append(f"neither sent nor held: {other}")
+        if self.unexplained:
+            lines.append(f"neither sent nor held for a reason: {self.unexplained[:5]}")
         return lines
 
 
@@ -564,14 +576,20 @@ def tally_copies(messages: tuple[MessageStatus, ...], copies: Counter[str]) -> T
     """Compare the spool's story with the relays'."""
     tally = Tally(strays=len(copies.keys() - {each.message_id for each in messages}))
     for each in messages:
-        state, count = each.deliveries[0].state, copies[each.message_id]
+        (delivery,) = each.deliveries
+        state, count = delivery.state, copies[each.message_id]
         extra = max(0, count - 1)
         tally.declared += min(extra, each.declared_risks)
         tally.undeclared += max(0, extra - each.declared_risks)
         tally.repeated_invoices += each.stream == "invoice" and extra > 0
         tally.held_stored += state is State.HELD and count > 0
+        is_given_up = GIVEN_UP in delivery.error
+        tally.given_up += is_given_up
         if state is State.SENT and not count:
             tally.missing.append(each.client_id)
+        is_preferred = state is State.HELD and each.stream == "invoice"
+        if not (state is State.SENT or is_preferred or is_given_up):
+            tally.unexplained.append(f"{each.client_id}: {state} {delivery.error}")
     return tally
 
 

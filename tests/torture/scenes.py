@@ -15,7 +15,11 @@ from tests.torture.peer import StoringPeer
 from tests.torture.spools import dead_spool
 from tests.torture.zygote import Answer, Child, Zygote
 
-QUICK: Final[dict[str, int | float]] = {"mailactors.dispatch.dispatcher:UPKEEP_S": 0.05}
+QUICK: Final[dict[str, int | float]] = {
+    "mailactors.dispatch.settler:LOOK_EVERY_S": 0.05,
+    "mailactors.dispatch.settling:APART_MIN_S": 0.1,
+    "mailactors.dispatch.settling:DELAY_BASE_S": 0.1,
+}
 """Doubts are looked at more often than in the service, for tests that wait for it."""
 WAIT_S: Final = 0.15
 SETTLED_WITHIN_S: Final = 6.0
@@ -58,6 +62,7 @@ class Scene:
     provider: str = ""
     more: str = ""
     mutations: tuple[str, ...] = ()
+    asks: str = ""
     settings: dict[str, int | float] = field(default_factory=lambda: dict(QUICK))
 
     @property
@@ -77,12 +82,19 @@ class Scene:
         """The spool's file."""
         return self.folder / "spool.db"
 
-    def start(self, place: str = "", **harm: Any) -> Child:
+    def start(self, place: str = "", *, is_awaited: bool = True, **harm: Any) -> Child:
         """Start a service that dies at a place, or at none."""
-        harm = {"mutations": self.mutations, "settings": self.settings, **harm}
+        harm = {
+            "mutations": self.mutations,
+            "settings": self.settings,
+            "asks": self.asks,
+            **harm,
+        }
         if self.mutations and place:
             harm.setdefault("linger_s", 0.3)  # a wrong answer gets out before the end
-        return self.services.start(self.folder, self.config, Harm(place, **harm))
+        return self.services.start(
+            self.folder, self.config, Harm(place, **harm), is_awaited=is_awaited
+        )
 
     def recipient(self, name: str, fate: str = "plain") -> str:
         """Return an address that no other test uses; its first part is the peer's to obey."""

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool import sqlite
+from mailactors.spool import sqlite, sqlite_flow
 from mailactors.spool.port import (
     Accept,
     Claim,
@@ -25,6 +25,7 @@ from mailactors.spool.port import (
     Step,
 )
 from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.sqlite_doubts import settle_late
 from tests.servers import wait_until
 from tests.spool.makers import (
     KEY_S,
@@ -154,10 +155,9 @@ BEFORE_THE_INTENT = [
 ]
 
 
-@pytest.mark.parametrize("preference", ["resend", "hold"])
 @pytest.mark.parametrize("place", BEFORE_THE_INTENT)
-def test_dead_before_the_intent_it_is_ready(scene: Scene, place: str, preference: str) -> None:
-    scene.preference = preference
+def test_dead_before_the_intent_it_is_ready(scene: Scene, place: str) -> None:
+    scene.preference = "hold"  # if it were uncertain, it would be held
     check_death_before_the_intent(scene, place)
 
 
@@ -215,10 +215,14 @@ def check_death_with_an_intent(scene: Scene, place: str) -> None:
     assert set(copies) <= {stored.message_id}, "another Message-ID"
 
 
-@pytest.mark.parametrize("preference", ["resend", "hold"])
 @pytest.mark.parametrize("place", WITH_AN_INTENT)
-def test_dead_with_an_intent_it_is_uncertain(scene: Scene, place: str, preference: str) -> None:
-    scene.preference = preference
+def test_dead_with_an_intent_it_is_resent_as_declared(scene: Scene, place: str) -> None:
+    check_death_with_an_intent(scene, place)
+
+
+@pytest.mark.parametrize("place", ["provider.intended", "body", "provider.sent", "commit:Settle"])
+def test_dead_with_an_intent_it_is_held_as_declared(scene: Scene, place: str) -> None:
+    scene.preference = "hold"
     check_death_with_an_intent(scene, place)
 
 
@@ -228,6 +232,44 @@ def test_without_the_intent_s_guards_that_fails(scene: Scene, place: str, mutati
     scene.mutations = (mutation,)
     with pytest.raises(AssertionError, match=r"never uncertain|not declared|no intent is there"):
         check_death_with_an_intent(scene, place)
+
+
+# The relay can be asked, or a person knows: the doubt is settled without a risk.
+
+
+@pytest.mark.parametrize(("place", "rule"), [("provider.sent", "found it"), ("body", "nothing")])
+def test_what_the_relay_can_be_asked_is_no_risk(scene: Scene, place: str, rule: str) -> None:
+    scene.asks, scene.wait_s = str(scene.peer.log), 60.0
+    child = scene.start(place)
+    scene.submit(child, "one", size=BODY_BYTES)
+    scene.die(child)
+    assert len(scene.copies("one")) == WITH_AN_INTENT[place]
+
+    child = scene.start()
+    assert scene.settle(child) == {"one": "sent"}
+    timeline = child.call("GET", "/v1/messages/one").body["timeline"]
+    assert child.stop() == 0
+    assert scene.message("one").declared_risks == 0
+    assert any(rule in (each["rule"] or "") for each in timeline), timeline
+    assert len(scene.copies("one")) == 1
+
+
+@pytest.mark.parametrize(("into", "state", "copies"), [("sent", "sent", 1), ("resend", "sent", 2)])
+def test_what_a_person_knows_settles_what_is_held(
+    scene: Scene, into: str, state: str, copies: int
+) -> None:
+    scene.preference = "hold"
+    child = scene.start("provider.sent")
+    scene.submit(child, "one")
+    scene.die(child)
+    child = scene.start()
+    assert scene.settle(child) == {"one": "held"}
+    answer = child.call("POST", "/v1/messages/one/settle", {"as": into, "note": "I asked them"})
+    assert answer.status == 200
+    assert scene.settle(child) == {"one": state}
+    assert child.stop() == 0
+    assert len(scene.copies("one")) == copies
+    assert scene.message("one").declared_risks == copies - 1
 
 
 # The outcome is durable, and nobody has heard of it: the event is there, and keeps its id.
@@ -313,7 +355,7 @@ def check_death_in_a_purge(scene: Scene, place: str, hit: int) -> None:
     make_old_spool(scene.path)
     scene.settings = scene.settings | PURGING
     scene.more = "[retention]\nfinal_after_s = 86400\nbodies_after_s = 3600"
-    child = scene.start(place, hit=hit)
+    child = scene.start(place, hit=hit, is_awaited=False)  # it may die before it is ready
     scene.die(child)
     with dead_spool(scene.path) as spool:
         spool.check_integrity()
@@ -392,6 +434,41 @@ def check_stale_owner(path: Path) -> None:
 
 def test_a_stale_owner_writes_nothing_but_evidence(tmp_path: Path) -> None:
     check_stale_owner(tmp_path / "spool.db")
+
+
+def check_late_acceptance(path: Path, state: State) -> None:
+    store = SqliteStore.open(str(path))
+    lease = send_one(store)
+    one(store, make_recover(), NOW + 1)
+    if state is not State.UNCERTAIN:
+        is_risk = state is State.READY
+        step = Step(0, state, NOW + 999)
+        one(store, Resolve(lease.seq, (step,), Progress(), "", {}, is_risk=is_risk), NOW + 100)
+
+    late = make_settle(lease, Step(0, State.SENT))
+    assert isinstance(settled := one(store, late, NOW + 103), Settled)
+
+    assert settled.is_stale
+    assert states(store) == ["sent"], "what came late did not settle it"
+    claimed = one(store, Claim("main", 1, "node"), NOW + 2_000)
+    assert isinstance(claimed, Claimed)
+    assert claimed.leases == (), "it would be sent again"
+    assert store.ledger().is_balanced
+    store.close()
+
+
+@pytest.mark.parametrize("state", [State.UNCERTAIN, State.HELD, State.READY])
+def test_a_stale_acceptance_settles_what_was_given_up(tmp_path: Path, state: State) -> None:
+    check_late_acceptance(tmp_path / "spool.db", state)
+
+
+def test_without_what_comes_late_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vars(sqlite_flow), "settle_late", settle_late)  # to be put back
+    MUTATIONS["ignore_what_comes_late"]()
+    with pytest.raises(AssertionError, match="did not settle it"):
+        check_late_acceptance(tmp_path / "spool.db", State.UNCERTAIN)
 
 
 def test_without_epochs_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_a_hundred_different_ones_under_one_key_are_one_message(scene: Scene) ->
     assert len(scene.copies("one")) == 1
 
 
-WINDOW_S = 600.0
+WINDOW_S = 90.0
 
 
 async def purge(gateway: Gateway, now: float) -> Purged:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 HEADER_BYTES = 32
 FRAME_BYTES = 24 + PAGE_BYTES
-GROUPS = 4
+GROUPS = 3
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ interpreter (`Zygote.start(..., is_fresh=True)`) does the same in ten times the 
 from __future__ import annotations
 
 import contextlib
+import email.message
 import gc
 import http.client
 import importlib
@@ -51,7 +52,8 @@ class Answer:
     """An HTTP answer."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: email.message.Message
+    """Whatever their case."""
     body: Any
 
 
@@ -81,8 +83,7 @@ def ask(
     answer = connection.getresponse()
     text = answer.read()
     is_json = "json" in answer.headers.get("Content-Type", "")
-    headers_got = dict(answer.headers.items())
-    return Answer(answer.status, headers_got, json.loads(text) if is_json else text.decode())
+    return Answer(answer.status, answer.headers, json.loads(text) if is_json else text.decode())
 
 
 @dataclass

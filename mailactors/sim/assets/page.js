@@ -2,7 +2,7 @@
 "use strict";
 (() => {
   const runs = JSON.parse(document.getElementById("runs").textContent);
-  const LEFT = 84, RIGHT = 16;
+  const LEFT = 84, RIGHT = 26;
   const STEPS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200, 86400, 172800];
   const drawn = new Map();
 
@@ -123,7 +123,7 @@
       scales: { y: { range: [0, rows.length], dir: -1 } },
       y: {
         grid: { show: false }, ticks: { show: false }, splits: () => rows.map((_, index) => index + 0.5),
-        values: (u) => rows.map((row) => shorten(row.name, u.ctx, (LEFT - 14) * (devicePixelRatio || 1))),
+        values: (u) => rows.map((row) => shorten(row.name, u.ctx, (LEFT - 28) * (devicePixelRatio || 1))),
       },
       draw: (u) => drawLanes(u, rows, run),
     });

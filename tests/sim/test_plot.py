@@ -1,0 +1,81 @@
+"""The picture on a terminal: what it shows, and that it fits."""
+
+from __future__ import annotations
+
+import pytest
+
+from mailactors.sim.plot import BLOCKS, PLAIN, Glyphs, plot_lines
+from mailactors.sim.series import Move, Series, Shade
+
+LONG = 3600
+
+
+def series_of(count: int) -> Series:
+    middle = (0,) * (count // 2) + (9,) * (count - count // 2)
+    return Series(
+        1,
+        (20,) * count,
+        middle,
+        tuple(range(count)),
+        {},
+        {},
+        {"primary": (Move(count / 4, "open"), Move(count / 2, "closed")), "secondary": ()},
+        (Shade(count / 4, count / 2, "refuse", ("primary",)),),
+    )
+
+
+def picture(count: int, width: int, glyphs: Glyphs = BLOCKS) -> dict[str, str]:
+    lines = [line.plain for line in plot_lines(series_of(count), width, glyphs)]
+    return {line[:12].strip(): line[12:] for line in lines}
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("count", [3, 100, LONG])
+def test_no_line_is_longer_than_the_terminal(count: int, width: int) -> None:
+    lines = plot_lines(series_of(count), width)
+
+    assert max(len(line.plain) for line in lines) <= width
+    assert 7 == len(lines)
+
+
+def test_breaker_is_open_where_it_was() -> None:
+    lines = picture(LONG, 80)
+
+    gates = lines["primary"][:54]
+    assert gates[:13] == "─" * 13
+    assert gates[14:27] == "█" * 13
+    assert gates[28:] == "─" * 26
+    assert "opened 1x" in lines["primary"]
+    assert "─" * 54 == lines["secondary"].rstrip()
+
+
+def test_faults_stand_under_what_they_did() -> None:
+    lines = picture(LONG, 80)
+
+    assert range(13, 27) == range(lines["faults"].index("━"), lines["faults"].rindex("━") + 1)
+    assert lines["faults"].endswith("refuse")
+
+
+def test_rates_share_a_scale_and_say_their_highest() -> None:
+    lines = picture(LONG, 80)
+
+    assert "█" * 54 == lines["arrivals"][:54]
+    assert " " * 27 + "▄" * 27 == lines["sent"][:54]
+    assert lines["arrivals"].endswith("≤ 20/s")
+    assert lines["backlog"].endswith("≤ 3,599")
+
+
+def test_plain_terminals_get_plain_characters() -> None:
+    lines = picture(LONG, 80, PLAIN)
+
+    assert "".join(lines.values()).isascii()
+    assert "#" * 13 in lines["primary"]
+
+
+def test_a_short_opening_is_seen() -> None:
+    moves = (Move(1810.0, "open"), Move(1810.5, "closed"))
+    series = Series(1, (1,) * LONG, (1,) * LONG, (0,) * LONG, {}, {}, {"primary": moves}, ())
+
+    lines = plot_lines(series, 80)
+
+    assert 1 == lines[3].plain.count("█")
