@@ -142,7 +142,7 @@ def rate_at(learnt: Learnt, now_s: float) -> float:
 
     >>> learnt = Learnt(9.5, 10.0, told_s=0.0, since_s=1.0, patience_s=10.0)
     >>> [round(rate_at(learnt, at_s), 2) for at_s in (5.0, 11.0, 13.0, 30.0, 60.0, 1000.0)]
-    [9.5, 9.5, 9.88, 17.44, 304.29, inf]
+    [9.5, 9.5, 9.88, 20.4, 356.05, inf]
     """
     climbed_s = now_s - learnt.since_s - learnt.patience_s
     if climbed_s <= 0:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import trio
 
 from mailactors.errors import MailactorsError
+from mailactors.runtime.patience import patience
 
 T = TypeVar("T")
 
@@ -29,16 +30,13 @@ class Reply(Generic[T]):
     """
 
     def __init__(self, on_done: Callable[[], None] | None = None) -> None:
-        self._done = trio.Event()
+        self.is_done = False
+        """Whether there is an answer."""
+        self._waiters: list[trio.lowlevel.Task] = []
         self._value: T | None = None
         self._error: Exception | None = None
         self._on_done = on_done
         self._followers: list[Reply[T]] = []
-
-    @property
-    def is_done(self) -> bool:
-        """Whether there is an answer."""
-        return self._done.is_set()
 
     def resolve(self, value: T) -> None:
         """Answer with a value."""
@@ -71,11 +69,27 @@ class Reply(Generic[T]):
 
         Raises: DeadlineError when it takes longer than `within_s`; what the slot was failed with.
         """
-        with trio.move_on_after(within_s):
-            await self._done.wait()
+        if not self.is_done:
+            await self._wait(within_s)
         if not self.is_done:
             raise DeadlineError(f"no answer within {within_s:g} s")
         return self.result()
+
+    async def _wait(self, within_s: float) -> None:
+        task = trio.lowlevel.current_task()
+
+        def give_up() -> None:
+            if task in self._waiters:
+                self._waiters.remove(task)
+                trio.lowlevel.reschedule(task)
+
+        def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
+            self._waiters.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        patience().limit(self, within_s, give_up)
+        self._waiters.append(task)
+        await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _copy(self, other: Reply[T]) -> None:
         if other._error is not None:
@@ -84,7 +98,10 @@ class Reply(Generic[T]):
             self.resolve(other.result())
 
     def _finish(self) -> None:
-        self._done.set()
+        self.is_done = True
+        waiters, self._waiters = self._waiters, []
+        for task in waiters:
+            trio.lowlevel.reschedule(task)
         followers, self._followers = self._followers, []
         for follower in followers:
             follower._copy(self)

@@ -152,11 +152,21 @@ def _earliest_at(sky: Sky, letter: Letter, *, is_true: bool) -> float:
             is_lie = is_true and answer.lie in sky.false_lies
             if answer.is_taken and not is_lie:
                 best_s = min(best_s, at_s + latency_s)
-            elif not is_lie:
+            elif not is_lie and not is_hopeless(sky, weather, letter):
                 heapq.heappush(heap, (sky.open_from(at_s + latency_s), attempt + 1))
         if change_s < best_s:
             heapq.heappush(heap, (sky.open_from(change_s), attempt))
     return best_s
+
+
+def is_hopeless(sky: Sky, weather: Weather, letter: Letter) -> bool:
+    """Whether no attempt can succeed in this weather: a refusal that lasts, or of everything."""
+    if odds(weather, letter.domain) <= 0.0:
+        return True
+    if not weather.rejects:
+        return False
+    lasting = sky.chance.rare(letter.number, 0)[RareDie.REJECT]
+    return any(lasting < reject.rate for reject in weather.rejects)
 
 
 def is_refused_rightly(skies: Iterable[Sky], letter: Letter) -> bool:
@@ -179,10 +189,10 @@ def guess(skies: Sequence[Sky], letter: Letter) -> tuple[float, float]:
     at which it can first be sent at all.
     """
     at_s, expected = letter.at_s, 0.0
-    attempts, barred = [0] * len(skies), set[int]()
+    attempts, barred_s = [0] * len(skies), [0.0] * len(skies)
     for _ in range(GUESSES_MAX):
-        opens = {n: sky.open_from(at_s) for n, sky in enumerate(skies) if n not in barred}
-        at_s = max(at_s, min(opens.values(), default=math.inf))
+        opens = {n: sky.open_from(max(at_s, barred_s[n])) for n, sky in enumerate(skies)}
+        at_s = max(at_s, min(opens.values()))
         if at_s == math.inf:
             break
         chances = {
@@ -196,11 +206,12 @@ def guess(skies: Sequence[Sky], letter: Letter) -> tuple[float, float]:
         expected = expected or 1.0 / max(chances.values())
         chosen = _quickest(skies, chances, at_s)
         attempts[chosen] += 1
-        at_s, is_taken, is_final = _try(skies[chosen], letter, attempts[chosen], at_s)
-        if is_taken:
+        sky, (weather, change_s) = skies[chosen], skies[chosen].at(at_s)
+        at_s += sky.latency_s(weather, letter.number, attempts[chosen])
+        if answer_of(sky, weather, letter, attempts[chosen]).is_taken:
             break
-        if is_final:
-            barred.add(chosen)
+        if is_hopeless(sky, weather, letter):  # so it was told
+            barred_s[chosen] = change_s
     return at_s, expected or 1.0
 
 
@@ -208,15 +219,6 @@ def _quickest(skies: Sequence[Sky], chances: dict[int, float], at_s: float) -> i
     """Return whose next success is the soonest by the odds; the first of equals."""
     hopeful = [n for n, chance in chances.items() if chance > 0.0]
     return min(hopeful, key=lambda n: skies[n].typical_s(skies[n].at(at_s)[0]) / chances[n])
-
-
-def _try(sky: Sky, letter: Letter, attempt: int, at_s: float) -> tuple[float, bool, bool]:
-    """Return when an attempt ends, whether the message was taken, and whether it never will be."""
-    weather, _ = sky.at(at_s)
-    end_s = at_s + sky.latency_s(weather, letter.number, attempt)
-    answer = answer_of(sky, weather, letter, attempt)
-    lasting = sky.chance.rare(letter.number, 0)[RareDie.REJECT] if weather.rejects else 1.0
-    return end_s, answer.is_taken, any(lasting < reject.rate for reject in weather.rejects)
 
 
 def answer_of(sky: Sky, weather: Weather, letter: Letter, attempt: int) -> Answer:

@@ -230,8 +230,6 @@ class VendorBase:
 
     def finish(self, call: Call, at_s: float) -> None:
         """Take a message over, at the time for which that was planned."""
-        if call.is_over:
-            return
         call.is_over = True
         self._in_hand.pop(call.marker, None)
         self.truth.take(call.number, at_s)

@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 
 import apsw
 
+from mailactors.spool import sqlite_doubts as doubts
 from mailactors.spool import sqlite_flow as flow
 from mailactors.spool import sqlite_settlement as settlement
 from mailactors.spool import sqlite_suppressions as suppressions
@@ -82,7 +83,7 @@ _APPLY: Final[dict[type[Any], Callable[[apsw.Connection, Any, float], Result]]] 
     Settle: flow.settle,
     Release: flow.release,
     Expire: upkeep.expire,
-    Overdue: settlement.overdue,
+    Overdue: doubts.overdue,
     Postpone: settlement.put_off,
     IntendAgain: settlement.intend_again,
     Resolve: settlement.resolve,

@@ -5,14 +5,17 @@ A doubt is there as long as one of its deliveries is uncertain, held or being re
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import apsw
+import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.doubts import NEVER_AT
+from mailactors.spool.doubts import NEVER_AT, Doubt, Doubts, Looks, Overdue
 from mailactors.spool.port import Settle, Step
 from mailactors.spool.sqlite_rows import fetch, finish, record, report_failure
+from mailactors.spool.sqlite_suppressions import is_suppressed
 
 
 def open_doubt(
@@ -134,3 +137,120 @@ def find_doubt(db: apsw.Connection, seq: int, *attempt_ids: str) -> tuple[Any, .
         if rows:
             return rows[0]
     return None
+
+
+# What is due
+
+
+def overdue(db: apsw.Connection, command: Overdue, now: float) -> Doubts:
+    """Return the doubts that are due, of each provider apart."""
+    doubts: list[Doubt] = []
+    later: list[float] = []
+    provider = db.execute("SELECT min(provider) FROM doubts").get
+    while provider is not None:
+        rows = fetch(
+            db,
+            "SELECT doubts.seq, attempt_id, provider, next_at FROM doubts"
+            " WHERE provider = ? ORDER BY next_at, seq LIMIT ?",
+            (provider, command.limit + 1),
+        )
+        due = [row for row in rows[: command.limit] if row[3] <= now]
+        doubts += [_doubt(db, row[0], row[1]) for row in due]
+        if len(due) < len(rows):
+            later.append(rows[len(due)][3])
+        provider = db.execute(
+            "SELECT min(provider) FROM doubts WHERE provider > ?", (provider,)
+        ).get
+    return Doubts(tuple(doubts), min(later, default=None))
+
+
+def _doubt(db: apsw.Connection, seq: int, attempt_id: str) -> Doubt:
+    ((id_, stream, total, attempts, accepted_at, expires_at, size_bytes, crashes, *known),) = fetch(
+        db,
+        "SELECT id, stream, max(recipients_total, envelope_total), attempts, accepted_at,"
+        " expires_at, size_bytes, crash_count, doubts.provider, doubts.recipients, began_at,"
+        " since, ended_at, repeats, looks, failures, negatives, negative_at, answered_at"
+        " FROM messages JOIN doubts USING (seq) WHERE seq = ? AND attempt_id = ?",
+        (seq, attempt_id),
+    )
+    provider, recipients_count, began_at, since, ended_at, repeats, *looks = known
+    rows = fetch(
+        db,
+        "SELECT n, recipient, state, epoch, evidence FROM deliveries"
+        " WHERE seq = ? AND attempt_id = ? AND state IN ('uncertain', 'held') ORDER BY n",
+        (seq, attempt_id),
+    )
+    return Doubt(
+        seq=seq,
+        id=id_,
+        stream=stream,
+        provider=provider,
+        attempt_id=attempt_id,
+        recipients=tuple((row[0], row[1]) for row in rows),
+        recipients_total=total,
+        epoch=max((row[3] for row in rows), default=0),
+        attempts=attempts,
+        accepted_at=accepted_at,
+        expires_at=expires_at,
+        size_bytes=size_bytes,
+        began_at=began_at,
+        since=since,
+        ended_at=ended_at,
+        repeats=repeats,
+        looks=Looks(*looks),
+        is_held=any(row[2] == State.HELD for row in rows),
+        is_whole=len(rows) == recipients_count,
+        is_sole=_is_sole(db, seq, provider, attempt_id, [row[0] for row in rows]),
+        is_suppressed=any(is_suppressed(db, row[1]) for row in rows),
+        evidence=_told(rows, provider),
+        crashes=crashes,
+    )
+
+
+def _is_sole(db: apsw.Connection, seq: int, provider: str, attempt_id: str, ns: list[int]) -> bool:
+    # Each attempt of a message carries the same marker, for whichever recipients it is.
+    events = db.execute(
+        "SELECT kind, facts FROM events WHERE message_seq = ?"
+        " AND kind IN ('attempt', 'uncertain', 'evidence')"
+        " AND json_extract(facts, '$.provider') = ?",
+        (seq, provider),
+    )
+    rows: list[tuple[Any, ...]] = events.fetchall()
+    for kind, text in rows:
+        facts = msgspec.json.decode(text)
+        outcome = facts.get("outcome")
+        if facts.get("attempt_id") == attempt_id:
+            continue
+        if outcome == "accepted":
+            return False
+        if outcome == "uncertain" and any(
+            facts.get("next", {}).get(str(n)) != "uncertain" for n in ns
+        ):
+            return False
+        if kind == "uncertain" and not _was_for(db, facts["attempt_id"], ns):
+            return False
+    return True
+
+
+def _was_for(db: apsw.Connection, attempt_id: str, ns: list[int]) -> bool:
+    known = db.execute("SELECT ns FROM attempts WHERE id = ?", (attempt_id,)).get
+    return known is not None and set(msgspec.json.decode(known)) >= set(ns)
+
+
+def _told(rows: list[tuple[Any, ...]], provider: str) -> tuple[tuple[int, str], ...]:
+    # What was reported while the delivery was on its way again waits in its column.
+    told: list[tuple[int, str]] = []
+    for n, _, _, _, evidence in rows:
+        known = [(each["kind"], each["provider"]) for each in read_evidence(evidence)]
+        if any(kind == "delivered" for kind, _ in known):
+            told.append((n, "delivered"))
+        elif ("bounced", provider) in known:
+            told.append((n, "bounced"))
+    return tuple(told)
+
+
+def read_evidence(evidence: str) -> list[dict[str, Any]]:
+    """Return the delivery events that a delivery's column has."""
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(evidence, type=list[dict[str, Any]])
+    return []

@@ -5,7 +5,6 @@ The rule of `sqlite_flow` holds: each UPDATE names the states that it may come f
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any, Final
 
 import apsw
@@ -13,11 +12,7 @@ import msgspec
 
 from mailactors.model.lifecycle import FINAL, NEXT, State
 from mailactors.spool.doubts import (
-    Doubt,
-    Doubts,
     IntendAgain,
-    Looks,
-    Overdue,
     Postpone,
     SettleByHand,
     SettledByHand,
@@ -29,6 +24,7 @@ from mailactors.spool.sqlite_doubts import (
     count_risk,
     find_doubt,
     postpone,
+    read_evidence,
     take_up,
 )
 from mailactors.spool.sqlite_rows import (
@@ -45,116 +41,6 @@ from mailactors.spool.sqlite_suppressions import is_suppressed, normalize, suppr
 EVIDENCE_MAX: Final = 20
 """Events kept of one delivery; a vendor may report the same bounce again and again."""
 _IN_DOUBT: Final = (State.UNCERTAIN, State.HELD)
-
-
-# Questions
-
-
-def overdue(db: apsw.Connection, command: Overdue, now: float) -> Doubts:
-    """Return the doubts that are due, of each provider apart."""
-    doubts: list[Doubt] = []
-    later: list[float] = []
-    provider = db.execute("SELECT min(provider) FROM doubts").get
-    while provider is not None:
-        rows = fetch(
-            db,
-            "SELECT doubts.seq, attempt_id, provider, next_at FROM doubts"
-            " WHERE provider = ? ORDER BY next_at, seq LIMIT ?",
-            (provider, command.limit + 1),
-        )
-        due = [row for row in rows[: command.limit] if row[3] <= now]
-        doubts += [_doubt(db, row[0], row[1]) for row in due]
-        if len(due) < len(rows):
-            later.append(rows[len(due)][3])
-        provider = db.execute(
-            "SELECT min(provider) FROM doubts WHERE provider > ?", (provider,)
-        ).get
-    return Doubts(tuple(doubts), min(later, default=None))
-
-
-def _doubt(db: apsw.Connection, seq: int, attempt_id: str) -> Doubt:
-    ((id_, stream, total, attempts, accepted_at, expires_at, size_bytes, crashes, *known),) = fetch(
-        db,
-        "SELECT id, stream, max(recipients_total, envelope_total), attempts, accepted_at,"
-        " expires_at, size_bytes, crash_count, doubts.provider, doubts.recipients, began_at,"
-        " since, ended_at, repeats, looks, failures, negatives, negative_at, answered_at"
-        " FROM messages JOIN doubts USING (seq) WHERE seq = ? AND attempt_id = ?",
-        (seq, attempt_id),
-    )
-    provider, recipients_count, began_at, since, ended_at, repeats, *looks = known
-    rows = fetch(
-        db,
-        "SELECT n, recipient, state, epoch, evidence FROM deliveries"
-        " WHERE seq = ? AND attempt_id = ? AND state IN ('uncertain', 'held') ORDER BY n",
-        (seq, attempt_id),
-    )
-    return Doubt(
-        seq=seq,
-        id=id_,
-        stream=stream,
-        provider=provider,
-        attempt_id=attempt_id,
-        recipients=tuple((row[0], row[1]) for row in rows),
-        recipients_total=total,
-        epoch=max((row[3] for row in rows), default=0),
-        attempts=attempts,
-        accepted_at=accepted_at,
-        expires_at=expires_at,
-        size_bytes=size_bytes,
-        began_at=began_at,
-        since=since,
-        ended_at=ended_at,
-        repeats=repeats,
-        looks=Looks(*looks),
-        is_held=any(row[2] == State.HELD for row in rows),
-        is_whole=len(rows) == recipients_count,
-        is_sole=_is_sole(db, seq, provider, attempt_id, [row[0] for row in rows]),
-        is_suppressed=any(is_suppressed(db, row[1]) for row in rows),
-        evidence=_told(rows, provider),
-        crashes=crashes,
-    )
-
-
-def _is_sole(db: apsw.Connection, seq: int, provider: str, attempt_id: str, ns: list[int]) -> bool:
-    # Each attempt of a message carries the same marker, for whichever recipients it is.
-    events = db.execute(
-        "SELECT kind, facts FROM events WHERE message_seq = ?"
-        " AND kind IN ('attempt', 'uncertain', 'evidence')"
-        " AND json_extract(facts, '$.provider') = ?",
-        (seq, provider),
-    )
-    rows: list[tuple[Any, ...]] = events.fetchall()
-    for kind, text in rows:
-        facts = msgspec.json.decode(text)
-        outcome = facts.get("outcome")
-        if facts.get("attempt_id") == attempt_id:
-            continue
-        if outcome == "accepted":
-            return False
-        if outcome == "uncertain" and any(
-            facts.get("next", {}).get(str(n)) != "uncertain" for n in ns
-        ):
-            return False
-        if kind == "uncertain" and not _was_for(db, facts["attempt_id"], ns):
-            return False
-    return True
-
-
-def _was_for(db: apsw.Connection, attempt_id: str, ns: list[int]) -> bool:
-    known = db.execute("SELECT ns FROM attempts WHERE id = ?", (attempt_id,)).get
-    return known is not None and set(msgspec.json.decode(known)) >= set(ns)
-
-
-def _told(rows: list[tuple[Any, ...]], provider: str) -> tuple[tuple[int, str], ...]:
-    # What was reported while the delivery was on its way again waits in its column.
-    told: list[tuple[int, str]] = []
-    for n, _, _, _, evidence in rows:
-        known = [(each["kind"], each["provider"]) for each in _read(evidence)]
-        if any(kind == "delivered" for kind, _ in known):
-            told.append((n, "delivered"))
-        elif ("bounced", provider) in known:
-            told.append((n, "bounced"))
-    return tuple(told)
 
 
 # By evidence and preference
@@ -382,19 +268,13 @@ def _had_attempt(db: apsw.Connection, seq: int, provider: str) -> bool:
 
 def _with_evidence(evidence: str, command: Testify) -> str | None:
     """Return the column with the event in it, or None if it is there already or too much is."""
-    known = _read(evidence)
+    known = read_evidence(evidence)
     if len(known) >= EVIDENCE_MAX:
         return None
     if any((each["kind"], each["provider"]) == (command.kind, command.provider) for each in known):
         return None
     new = {"kind": command.kind, "provider": command.provider, "at": command.at}
     return to_json([*known, new])
-
-
-def _read(evidence: str) -> list[dict[str, Any]]:
-    with contextlib.suppress(msgspec.DecodeError):
-        return msgspec.json.decode(evidence, type=list[dict[str, Any]])
-    return []
 
 
 def _after_event(state: State, kind: str, is_last_provider: bool) -> State | None:

@@ -21,7 +21,7 @@ from mailactors.model.outcome import (
     Scope,
     Uncertain,
 )
-from mailactors.providers.port import Mail
+from mailactors.providers.port import Found, LookUpFailed, Mail, NotFound
 from mailactors.providers.simulated import (
     RECEIVED_MAX,
     SimulatedProvider,
@@ -244,3 +244,61 @@ async def test_closing_gives_nothing_back() -> None:
     await session.aclose()
     await provider.aclose()
     assert provider.calls == 0
+
+
+# Evidence
+
+
+def mail_to(*recipients: str, is_partial: bool = False) -> Mail:
+    content = Content(Address("ann@sender.example"), subject="s", text="t")
+    return Mail("m1", "m1@mail.example", 0.0, Envelope("", recipients), content, is_partial)
+
+
+async def test_a_repeated_key_is_known_for_its_window_and_not_delivered_again(
+    autojump_clock: MockClock,
+) -> None:
+    provider = make(idempotency_window_s=100.0, latency_s=0.0)
+
+    first = await provider.answer(mail_to("a@example.com"))
+    await trio.sleep(99)
+    again = await provider.answer(mail_to("a@example.com"))
+    other = await provider.answer(mail_to("b@example.com", is_partial=True))
+    await trio.sleep(1)
+    late = await provider.answer(mail_to("a@example.com"))
+
+    assert provider.capabilities.idempotency_window_s == 100.0
+    assert Accepted("p-1") == first == again
+    assert [Accepted("p-3"), Accepted("p-4")] == [other, late]
+    assert [("a@example.com",), ("b@example.com",), ("a@example.com",)] == [
+        who for _, who in provider.received
+    ]
+
+
+async def test_without_a_window_each_repetition_is_delivered(autojump_clock: MockClock) -> None:
+    provider = make(latency_s=0.0)
+
+    for _ in range(2):
+        await provider.answer(mail_to("a@example.com"))
+
+    assert len(provider.received) == 2
+
+
+async def test_a_look_up_finds_what_was_taken_after_the_lag(autojump_clock: MockClock) -> None:
+    provider = make(look_up_lag_s=20.0, latency_s=0.0)
+    provider.behaviour.script.append(Uncertain(Phase.FINAL, Reason("lost")))
+    await provider.answer(mail_to("a@example.com"))
+
+    sightings = [await provider.look_up("m1"), await provider.look_up("m2")]
+    await trio.sleep(20)
+    sightings += [await provider.look_up("m1"), await provider.look_up("m2")]
+
+    assert provider.capabilities.look_up_lag_s == 20.0
+    assert [NotFound(), NotFound(), Found("p-1"), NotFound()] == sightings
+
+
+async def test_who_cannot_be_asked_says_so(autojump_clock: MockClock) -> None:
+    silent, refusing = make(), make(look_up_lag_s=0.0)
+    refusing.behaviour.is_refusing = True
+
+    assert isinstance(await silent.look_up("m1"), LookUpFailed)
+    assert isinstance(await refusing.look_up("m1"), LookUpFailed)

@@ -275,6 +275,8 @@ def test_domain_is_deferred_for_a_share() -> None:
         outcomes = await rig.send_many(300)
 
         assert 0.5 == pytest.approx(shares(outcomes, Deferred), abs=0.08)
+        again = [await rig.send(7) for _ in range(50)]
+        assert 0.5 == pytest.approx(shares(again, Deferred), abs=0.25)
 
     with_vendor(body, fault("defer_domain", domain="example.com", rate=0.5))
 
@@ -413,6 +415,8 @@ def test_what_is_left_at_the_end_arrives_at_its_time() -> None:
         rig.world.finish()
         assert {0: [7200.1]} == rig.arrivals
         assert 0.1 == pytest.approx(trio.current_time())
+        await trio.sleep(1.0)
+        assert [] == rig.evidence  # nobody is there to hear of it
 
     with_vendor(body, {**fault("lie", then={"delay_s": 7200}), **EVENTS})
 
@@ -497,6 +501,15 @@ def test_key_with_another_payload_is_refused() -> None:
         assert {0: [0.1]} == rig.arrivals
 
     with_vendor(body, KEYED)
+
+
+def test_refusal_comes_before_the_key() -> None:
+    async def body(rig: Rig) -> None:
+        await rig.send(0)
+        await trio.sleep_until(10.0)
+        assert isinstance(await rig.send(0, text="Other.\n"), Deferred)
+
+    with_vendor(body, {**KEYED, **fault("errors", at_s=10, rate=1.0)})
 
 
 def test_what_was_refused_is_no_repetition() -> None:

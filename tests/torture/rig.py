@@ -301,6 +301,8 @@ class Rig:
     """Each so many-th death is at a named place."""
     stop_every: int = 250
     stop_s: float = 30.0
+    answer_s: tuple[float, float] = (0.05, 0.3)
+    """How long the relays take for an answer."""
     mutations: tuple[str, ...] = ()
     """Guards taken out, to see that the rig would notice."""
     services: Zygote | None = None
@@ -348,7 +350,7 @@ class Rig:
                     storing_peer(
                         self.folder / f"stored-{name}",
                         seed=self.seed,
-                        answer_s=(0.05, 0.3),
+                        answer_s=self.answer_s,
                         lose_share=0.01,
                         defer_share=0.02,
                     )

@@ -17,7 +17,14 @@ CYCLES = 25
 @pytest.mark.timeout(150)
 def test_nothing_is_lost_and_nothing_repeated_unsaid(services: Zygote, tmp_path: Path) -> None:
     def rig() -> Rig:
-        return Rig(tmp_path / "run", fresh_every=12, stop_every=20, stop_s=0.5, services=services)
+        return Rig(
+            tmp_path / "run",
+            fresh_every=12,
+            stop_every=20,
+            stop_s=0.5,
+            answer_s=(0.04, 0.15),
+            services=services,
+        )
 
     before = rig().run(CYCLES - 5)
     count = rig().run(CYCLES)  # goes on where that one was
@@ -43,7 +50,9 @@ def test_nothing_is_lost_and_nothing_repeated_unsaid(services: Zygote, tmp_path:
 def test_the_rig_notices_a_guard_that_is_missing(
     services: Zygote, tmp_path: Path, mutation: str, violation: str
 ) -> None:
-    count = Rig(tmp_path / "run", mutations=(mutation,), services=services).run(5)
+    count = Rig(
+        tmp_path / "run", mutations=(mutation,), services=services, answer_s=(0.04, 0.15)
+    ).run(5)
     assert any(part in line for line in count.violations for part in violation.split("|")), count
 
 
