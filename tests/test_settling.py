@@ -687,6 +687,25 @@ async def test_a_restart_in_the_middle_forgets_nothing(
     assert (copies_expected, risks_expected) == (arrived, risks_declared)
 
 
+@pytest.mark.parametrize("way", WAYS)
+async def test_what_was_on_its_way_at_a_kill_is_settled_as_well(
+    way: str, tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    first, _, _, risks_expected = WAYS[way]
+    vendors: dict[str, SimulatedProvider] = {}
+    path, config = tmp_path / "spool.db", one({**first, "latency_s": 0.5})
+    async with process(path, config, vendors) as (gateway, kill):
+        await gateway.door.submit(letter())
+        await wait_for_states(gateway, sending=1)
+        kill()
+    async with process(path, config, vendors) as (gateway, kill):
+        await wait_for_states(gateway, within_s=200, sent=1)
+        risks_declared = await risks(gateway)
+        kill()
+
+    assert (1, risks_expected) == (sum(len(v.received) for v in vendors.values()), risks_declared)
+
+
 async def test_what_a_look_up_found_out_is_not_asked_again_after_a_restart(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

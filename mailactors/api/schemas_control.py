@@ -112,6 +112,12 @@ class ProviderView(msgspec.Struct, frozen=True):
     in_flight: int
     slots_free: int
     concurrency_max: int
+    concurrency: int
+    """What may be in flight at once just now: less than the most while it proves itself."""
+    learnt_pace_per_s: float | None
+    """How fast it takes messages, as far as its refusals for going too fast have told."""
+    dead: bool
+    """It has taken nothing in for long: it is only knocked at."""
 
 
 class Providers(msgspec.Struct, frozen=True):

@@ -185,6 +185,9 @@ def provider_view(lane: Lane, now_s: float) -> ProviderView:
         in_flight=len(lane.in_flight),
         slots_free=lane.slots_free,
         concurrency_max=lane.concurrency_max,
+        concurrency=min(lane.concurrency_max, health.concurrency),
+        learnt_pace_per_s=round(pace.learnt.per_s, 3) if pace.learnt else None,
+        dead=health.is_dead,
     )
 
 

@@ -175,3 +175,55 @@ async def test_wait_empty_returns_when_everything_is_handled(
         await mailbox.wait_empty()
 
     assert trio.current_time() == 3
+
+
+async def test_a_wait_that_is_cancelled_loses_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    mailbox, _ = open_mailbox()
+    with trio.move_on_after(1):
+        await mailbox.wait()
+    mailbox.put_nowait(1)
+
+    with trio.fail_after(1):
+        await mailbox.wait()
+
+    assert list(mailbox.take()) == [1]
+
+
+async def test_a_wait_that_is_cancelled_as_an_item_comes_loses_nothing() -> None:
+    mailbox, _ = open_mailbox()
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(mailbox.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            mailbox.put_nowait(1)
+            scope.cancel()
+
+    await mailbox.wait()
+
+    assert list(mailbox.take()) == [1]
+
+
+async def test_whoever_has_always_something_to_do_can_be_cancelled() -> None:
+    mailbox, _ = open_mailbox()
+    mailbox.put_nowait(1)
+
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await mailbox.wait()
+
+    assert scope.cancelled_caught
+
+
+async def test_a_nudge_while_something_is_handled_is_not_forgotten() -> None:
+    mailbox, _ = open_mailbox()
+    mailbox.put_nowait(1)
+    await mailbox.wait()
+    for _ in mailbox.take():
+        mailbox.nudge()
+
+    with trio.fail_after(1):
+        await mailbox.wait()
+
+    assert list(mailbox.take()) == []

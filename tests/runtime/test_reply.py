@@ -1,5 +1,7 @@
 """Reply slots and cells."""
 
+import contextlib
+
 import pytest
 import trio
 import trio.testing
@@ -37,6 +39,68 @@ async def test_a_deadline_passes(autojump_clock: trio.testing.MockClock) -> None
         await Reply[int]().wait(5)
 
     assert trio.current_time() == 5
+
+
+async def test_each_waiter_has_a_deadline_of_its_own(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    reply = Reply[int]()
+    ended: list[tuple[float, float]] = []
+
+    async def wait(within_s: float) -> None:
+        with contextlib.suppress(DeadlineError):
+            await reply.wait(within_s)
+        ended.append((within_s, trio.current_time()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, 9)
+        await trio.sleep(1)
+        nursery.start_soon(wait, 2)
+        nursery.start_soon(wait, 20)
+        await trio.sleep(11)
+        reply.resolve(1)
+
+    assert ended == [(2, 3.0), (9, 9.0), (20, 12.0)]
+
+
+async def test_waits_of_one_length_end_in_turn_whatever_was_answered_before(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    replies = [Reply[int]() for _ in range(4)]
+    late: list[tuple[int, float]] = []
+
+    async def wait(number: int) -> None:
+        try:
+            await replies[number].wait(10)
+        except DeadlineError:
+            late.append((number, trio.current_time()))
+
+    async with trio.open_nursery() as nursery:
+        for number, reply in enumerate(replies):
+            nursery.start_soon(wait, number)
+            await trio.sleep(1)
+            if number in {0, 2}:
+                reply.resolve(number)
+
+    assert late == [(1, 11.0), (3, 13.0)]
+
+
+async def test_a_wait_that_was_cancelled_takes_nothing_from_the_others(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    reply = Reply[int]()
+    got: list[int] = []
+
+    async def wait() -> None:
+        got.append(await reply.wait(10))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        with trio.move_on_after(1):
+            await reply.wait(10)
+        reply.resolve(7)
+
+    assert got == [7]
 
 
 async def test_the_first_answer_stands() -> None:

@@ -64,6 +64,8 @@ def answer(task: Task, tell: Callable[[int], None]) -> Report:
             os.kill(os.getpid(), signal.SIGKILL)
         case 15:
             raise ValueError("a bug")
+        case 16:
+            os.kill(os.getpid(), signal.SIGINT)
         case 1:
             time.sleep(LATER_S)  # the first is the last to be finished
         case _:
@@ -177,6 +179,15 @@ def test_interrupted_side_by_side_ends_every_process() -> None:
     for _, pid in heard.told:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+@pytest.mark.slow
+def test_ctrl_c_is_for_the_one_who_started_them() -> None:
+    heard = Heard()
+
+    run_side_by_side(tasks_of(16, 2), 2, answer, heard.progress, heard.finished)
+
+    assert [16, 2] == heard.ended()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from mailactors.sim.report import Report
 from mailactors.sim.scenario import Scenario, gateway_config
 from tests.sim.makers import fault, run, small
 
+pytestmark = pytest.mark.slow
 REFUSES = fault("refuse", at_s=5, for_s=5)
 
 
@@ -141,7 +142,6 @@ def test_the_same_seed_is_the_same_run_and_the_gateways_weather() -> None:
     assert gateway.record.series.acceptances[:4] == first.record.series.acceptances[:4]
 
 
-@pytest.mark.slow
 def test_on_a_real_wire_too() -> None:
     scenario = small(providers={"primary": {"wire": "smtp"}, "secondary": {}})
 

@@ -261,3 +261,36 @@ def test_nothing_is_planned_without_somebody_to_do_it() -> None:
             made.plan(30.0, lambda _at_s: None)
 
     in_world(body, spawns=False)
+
+
+def test_sleepers_wake_in_time_and_among_trios_own() -> None:
+    woken: list[tuple[str, float]] = []
+
+    async def sleep_and_tell(
+        name: str, sleep: Callable[[float], Awaitable[None]], s: float
+    ) -> None:
+        await sleep(s)
+        woken.append((name, trio.current_time()))
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(sleep_and_tell, "b", world.sleep, 2.0)
+            nursery.start_soon(sleep_and_tell, "a", world.sleep, 1.0)
+            nursery.start_soon(sleep_and_tell, "trio", trio.sleep, 1.5)
+            nursery.start_soon(sleep_and_tell, "past", world.sleep, -1.0)
+
+    trio.run(main, clock=JumpingClock())
+
+    assert woken == [("past", 0.0), ("a", 1.0), ("trio", 1.5), ("b", 2.0)]
+
+
+def test_a_sleeper_can_be_cancelled_unless_it_is_shielded() -> None:
+    async def main() -> list[float]:
+        with trio.move_on_after(1):
+            await world.sleep(10)
+        first_s = trio.current_time()
+        with trio.move_on_after(1):
+            await world.sleep(10, shield=True)
+        return [first_s, trio.current_time()]
+
+    assert [1.0, 11.0] == trio.run(main, clock=JumpingClock())

@@ -32,6 +32,8 @@ from mailactors.spool.port import (
     AcceptMany,
     Cancel,
     Cancelled,
+    Claim,
+    Claimed,
     Command,
     Conflict,
     Expire,
@@ -383,3 +385,85 @@ async def test_a_question_sees_what_was_committed() -> None:
 
         assert (ledger.accepted, ledger.states["ready"]) == (1, 1)
         assert attempts == {}
+
+
+# Claims that stand by
+
+
+def stand(rig: Rig, stream: str = "mail", limit: int = 10) -> Reply[Result]:
+    reply = Reply[Result]()
+    rig.signals.standing[stream] = Write(Claim(stream, limit, "node"), reply)
+    return reply
+
+
+async def test_a_standing_claim_is_one_commit_with_what_comes_in() -> None:
+    async with running() as rig:
+        claim = stand(rig)
+        receipt = await rig.write(make_accept("1")).wait(1)
+        claimed = claim.result()
+
+    assert isinstance(receipt, Receipt)
+    assert isinstance(claimed, Claimed)
+    assert [lease.seq for lease in claimed.leases] == [receipt.seq]
+    assert [len(group) for group in rig.store.groups] == [2]
+    assert rig.signals.due("mail").value == 0  # nobody need be told again
+    assert rig.signals.standing == {}
+
+
+async def test_a_standing_claim_waits_for_its_own_stream() -> None:
+    async with running() as rig:
+        claim = stand(rig, "other")
+        await rig.write(make_accept("1")).wait(1)
+
+    assert not claim.is_done
+    assert list(rig.signals.standing) == ["other"]
+    assert rig.signals.due("mail").value == 1
+
+
+async def test_a_standing_claim_serves_several_at_once() -> None:
+    async with running() as rig:
+        claim = stand(rig)
+        await rig.write(AcceptMany((make_accept("1"), make_accept("2")))).wait(1)
+        claimed = claim.result()
+
+    assert isinstance(claimed, Claimed)
+    assert len(claimed.leases) == 2
+
+
+async def test_a_standing_claim_tells_when_there_is_more_than_it_takes() -> None:
+    async with running() as rig:
+        claim = stand(rig, limit=1)
+        await rig.write(AcceptMany((make_accept("1"), make_accept("2")))).wait(1)
+        claimed = claim.result()
+
+    assert isinstance(claimed, Claimed)
+    assert len(claimed.leases) == 1
+    assert claimed.next_due_at is not None
+
+
+@pytest.mark.parametrize("point", ["spool__commit", "spool__committed"])
+async def test_a_standing_claim_that_the_writer_dies_on_is_answered_with_nothing(
+    point: str,
+) -> None:
+    async with running(CrashPlan(**{point: 1})) as rig:
+        claim = stand(rig)
+        await rig.write(make_accept("1")).wait(1)
+
+    assert claim.result() == Claimed((), None)
+    assert rig.signals.starts.value == 2  # by which its asker knows that leases may be lost
+
+
+async def test_a_standing_claim_is_let_go_while_the_disk_is_full(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as rig:
+        rig.store.errors = [SpoolFullError("full")]
+        claim = stand(rig)
+        accept = rig.write(make_accept("1"))
+        cancel = rig.write(Cancel("x"))
+        await cancel.wait(10)
+
+    with pytest.raises(SpoolFullError):
+        accept.result()
+    assert claim.result() == Claimed((), None)
+    assert rig.accepted() == 0
