@@ -173,6 +173,9 @@ async def test_providers_are_shown_as_they_are_now(rig: Rig, client: Client) -> 
         "in_flight": 0,
         "slots_free": 4,
         "concurrency_max": 4,
+        "concurrency": 4,
+        "learnt_pace_per_s": None,
+        "dead": False,
     }
 
 

@@ -17,7 +17,8 @@ from mailactors.model.outcome import (
     Uncertain,
 )
 from mailactors.providers.port import Found, LookUpFailed, NotFound
-from mailactors.sim.providers import ANSWER_WITHIN_S, CONNECT_WITHIN_S
+from mailactors.sim.faults import Auth
+from mailactors.sim.providers import ANSWER_WITHIN_S, CONNECT_WITHIN_S, Vendor
 from mailactors.sim.world import EPOCH_S
 from tests.sim.vendors import FLAT, NAME, Rig, fault, mail, with_vendor
 
@@ -232,6 +233,20 @@ def test_credentials_are_bad_until_a_reload() -> None:
         assert isinstance(await rig.send(1), Accepted)
 
     with_vendor(body, fault("auth", at_s=10, for_s=None, until="reload"))
+
+
+def test_reload_that_is_late_leaves_credentials_bad() -> None:
+    async def body(rig: Rig) -> None:
+        planned = Auth(kind="auth", at_s=10, until="reload").model_copy(update={"for_s": 20.0})
+        vendor = Vendor(NAME, rig.vendor.plan, (planned,), rig.world, rig.truth)
+        rig.client = vendor.client(rig.watch)
+
+        await trio.sleep_until(50.0)
+        assert isinstance(await rig.send(0), Rejected)
+        vendor.reloaded()
+        assert isinstance(await rig.send(1), Accepted)
+
+    with_vendor(body)
 
 
 @pytest.mark.parametrize(

@@ -390,7 +390,7 @@ async def test_a_question_sees_what_was_committed() -> None:
 # Claims that stand by
 
 
-def stand(rig: Rig, stream: str = "mail", limit: int = 10) -> Reply[Result]:
+def stand(rig: Rig, stream: str = "main", limit: int = 10) -> Reply[Result]:
     reply = Reply[Result]()
     rig.signals.standing[stream] = Write(Claim(stream, limit, "node"), reply)
     return reply
@@ -406,7 +406,7 @@ async def test_a_standing_claim_is_one_commit_with_what_comes_in() -> None:
     assert isinstance(claimed, Claimed)
     assert [lease.seq for lease in claimed.leases] == [receipt.seq]
     assert [len(group) for group in rig.store.groups] == [2]
-    assert rig.signals.due("mail").value == 0  # nobody need be told again
+    assert rig.signals.due("main").value == 0  # nobody need be told again
     assert rig.signals.standing == {}
 
 
@@ -417,7 +417,7 @@ async def test_a_standing_claim_waits_for_its_own_stream() -> None:
 
     assert not claim.is_done
     assert list(rig.signals.standing) == ["other"]
-    assert rig.signals.due("mail").value == 1
+    assert rig.signals.due("main").value == 1
 
 
 async def test_a_standing_claim_serves_several_at_once() -> None:
@@ -462,8 +462,8 @@ async def test_a_standing_claim_is_let_go_while_the_disk_is_full(
         accept = rig.write(make_accept("1"))
         cancel = rig.write(Cancel("x"))
         await cancel.wait(10)
+        assert rig.accepted() == 0
 
     with pytest.raises(SpoolFullError):
         accept.result()
     assert claim.result() == Claimed((), None)
-    assert rig.accepted() == 0
