@@ -184,17 +184,18 @@ def decide_age(state: BreakerState, settings: BreakerSettings, now_s: float, dra
 
 
 def correct_ages(state: BreakerState, underway: Mapping[str, Attempt], now_s: float) -> None:
-    """Let each call's age begin when its own provider's time did.
-
-    An attempt that waits for our own disk is no sign of a slow provider.
-    """
-    for attempt_id, began_s in state.in_flight.items():
-        attempt = underway.get(attempt_id)
-        if attempt is not None and attempt.stage is Stage.INTENDING:
-            state.in_flight[attempt_id] = now_s
-        elif attempt is not None:
-            state.in_flight[attempt_id] = max(began_s, attempt.sending_s)
+    """Let each call's age begin when its own provider's time did."""
+    for attempt in underway.values():
+        correct_age(state, attempt, now_s)
     state.in_flight = dict(sorted(state.in_flight.items(), key=lambda each: each[1]))
+
+
+def correct_age(state: BreakerState, attempt: Attempt, now_s: float) -> None:
+    """An attempt that waits for our own disk is no sign of a slow provider."""
+    began_s = state.in_flight.get(attempt.id)
+    if began_s is not None:
+        is_ours = attempt.stage is Stage.INTENDING
+        state.in_flight[attempt.id] = now_s if is_ours else max(began_s, attempt.sending_s)
 
 
 def next_age_s(state: BreakerState, settings: BreakerSettings) -> float:
@@ -356,7 +357,7 @@ class BreakerActor:
 
     def _come_up(self, done: Done) -> None:
         now_s = self._clock.now_s()
-        correct_ages(self._state, {done.attempt.id: done.attempt}, now_s)
+        correct_age(self._state, done.attempt, now_s)
         draw = self._entropy.draw("breaker", self._lane.name, self._state.opened_count)
         decide_end(self._state, self._settings, done.attempt.id, done.outcome, now_s, draw)
         self._publish()  # before the outcome: whoever reads it must see the gate that follows

@@ -305,7 +305,7 @@ class DispatcherActor:
         def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
             return choose_lane(*self._reach(lease.stream, lanes), self._views, now_s)
 
-        if not self._desk.has_suspect_in_flight and (chosen := self._suspects.pop(choose)):
+        if self._may_send_suspect() and (chosen := self._suspects.pop(choose)):
             self._send(*chosen, now_s)
         while (chosen := self._waiting.pop(choose)) is not None:
             self._send(*chosen, now_s)
@@ -335,6 +335,9 @@ class DispatcherActor:
         if self._clock.now_s() >= self._upkeep_s:
             self._upkeep_s = self._clock.now_s() + UPKEEP_S
             self._expire = self._expire or await self._write(Expire(UPKEEP_LIMIT))
+
+    def _may_send_suspect(self) -> bool:
+        return bool(self._suspects) and not self._desk.has_suspect_in_flight
 
     def _count(self, stream: str) -> int:
         return self._waiting.count(stream) + self._suspects.count(stream)
@@ -385,7 +388,7 @@ class DispatcherActor:
             return self._desk.signals.full_until_s.value
         times = [self._upkeep_s, now_s + self._claims.next_due_at(self._count) - now]
         groups = [*self._waiting.groups()]
-        if not self._desk.has_suspect_in_flight:
+        if self._may_send_suspect():
             groups += self._suspects.groups()
         for stream_name, lanes in groups:
             times.append(next_choice_s(*self._reach(stream_name, lanes), self._views, now_s))

@@ -31,6 +31,9 @@ class Suspects:
             self._waiting.append((lease, lanes))
         return None
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def count(self, stream: str) -> int:
         """Return how many of a stream wait."""
         return sum(lease.stream == stream for lease, _ in self._waiting)

@@ -50,7 +50,8 @@ _HEADER_COMMANDS: Final = re.compile(
     re.IGNORECASE,
 )
 """What vendors obey, and what is ours: a client could undo what its stream's settings say."""
-ADDRESSES_REMEMBERED: Final = 4096
+ADDRESSES_REMEMBERED: Final = 16_384
+"""Some 4 MB when full."""
 _MESSAGE_ID: Final = re.compile("<([!-;=?-~]{1,900})>")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 

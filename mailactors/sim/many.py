@@ -76,7 +76,8 @@ def run_side_by_side(
 ) -> bool:
     """Make the runs in so many processes; return whether none was interrupted by Ctrl-C.
 
-    `perform` must be a function of a module, for it is looked up there by each process.
+    `perform` must be a function of a module, for it is looked up there by each process. To be
+    called from the main thread, where Ctrl-C arrives.
     """
     crew = _Crew(perform)
     waiting = deque(enumerate(tasks))
@@ -155,8 +156,8 @@ class _Crew:
         process = self._spawn.Process(target=_work, args=(self._perform, theirs), daemon=True)
         with _interrupts_for_us_only():
             process.start()
-        theirs.close()
-        self.workers[ours.fileno()] = _Worker(process, ours, place, task)
+            theirs.close()
+            self.workers[ours.fileno()] = _Worker(process, ours, place, task)
 
     def heard(self) -> list[_Worker]:
         """Wait for someone to say something; return those who did."""
@@ -179,12 +180,21 @@ class _Crew:
 
 @contextlib.contextmanager
 def _interrupts_for_us_only() -> Iterator[None]:
-    """Keep Ctrl-C from processes that are started here: they inherit the blocked signal."""
+    """Keep Ctrl-C from processes that are started here, and from the middle of starting them.
+
+    They inherit the blocked signal. Blocking it is not enough for us: another thread, such as a
+    progress bar's, may take it, and Python then interrupts this one.
+    """
+    caught: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: caught.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def _work(perform: Perform, pipe: Connection) -> None:

@@ -23,8 +23,8 @@ COLUMNS: Final = ("in", "p50", "p99", "twice", "tries", "peak", "back")
 CAPTION: Final = (
     "in: delivered of what was accepted. p50, p99: seconds until a provider took it. twice: went"
     " out again, of these undeclared. tries: attempts a message. peak: most attempts in a"
-    " second at any provider. back: seconds until recovered. decided: real ms from a failure"
-    " to the decision, p99. oracle: the best that anybody could do."
+    " second at any provider. back: seconds until recovered. ms: from a failure to the"
+    " decision in real time, p99. oracle: the best that anybody could do."
 )
 
 
@@ -56,9 +56,9 @@ def verdict_of(report: Report) -> tuple[str, bool | None]:
 def _table(reports: Sequence[Report]) -> rich.table.Table:
     policies = dict.fromkeys(report.policy for report in reports)
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("scenario", overflow="fold")
+    table.add_column("run", overflow="fold")
     table.add_column("policy" if len(policies) > 1 else "seed", no_wrap=True)
-    columns = [*COLUMNS, *(["decided"] if any(report.decision_us for report in reports) else [])]
+    columns = [*COLUMNS, *(["ms"] if any(report.decision_us for report in reports) else [])]
     for title in columns:
         table.add_column(title, overflow="fold", justify="right")
     table.add_column("", no_wrap=True)

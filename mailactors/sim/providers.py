@@ -91,7 +91,6 @@ class VendorClient:
         reason = await self._obstacle()
         if reason is not None:
             return Deferred(Scope.PROVIDER, reason)
-        await trio.lowlevel.checkpoint()
         return VendorSession(self, now_s)
 
     async def look_up(self, marker: str) -> Sighting:

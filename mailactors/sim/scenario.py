@@ -46,6 +46,8 @@ __all__ = [
 FILE_BYTES_MAX: Final = 1_000_000
 ATTEMPT_S: Final = 120.0
 """Added to the default horizon: the last attempt may begin at the deadline."""
+SMTP_ATTEMPT_S: Final = 900.0
+"""The same with a provider on an SMTP wire, whose client waits ten minutes for an answer."""
 SMTP_PORT: Final = 2525
 """Of providers on an SMTP wire; the world has no ports, but a configuration asks for one."""
 
@@ -305,4 +307,6 @@ def horizon_s(scenario: Scenario, config: Config) -> float:
     if scenario.horizon_s is not None:
         return scenario.horizon_s
     deadlines = [stream.expires_after_s for stream in config.streams.values()]
-    return scenario.duration_s + max(deadlines) + ATTEMPT_S
+    is_smtp = any(plan.wire == "smtp" for plan in scenario.providers.values())
+    attempt_s = SMTP_ATTEMPT_S if is_smtp else ATTEMPT_S
+    return scenario.duration_s + max(deadlines) + attempt_s

@@ -152,11 +152,7 @@ class SmtpPeer:
         call = self._vendor.begin(
             number, marker[1].decode(), recipients, self._watch, FINAL_TIMEOUT_S
         )
-        call.body_s = call.begun_s
-        try:
-            await self._answer(call)
-        finally:
-            self._vendor.abandon(call)
+        await self._answer(call)
 
     async def _answer(self, call: Call) -> None:
         """Do what comes of a message, and say what is to be said."""

@@ -152,11 +152,9 @@ class SeededIds:
         return format_uuid7(millis, bits)
 
 
-class _Sleeper(msgspec.Struct, order=True):
-    """A task that sleeps; without its task, one that was cancelled."""
+class _Sleeper(msgspec.Struct):
+    """A task that sleeps, or None where it was cancelled."""
 
-    at_s: float
-    number: int
     task: trio.lowlevel.Task | None
 
 
@@ -185,7 +183,8 @@ class JumpingClock(trio.abc.Clock):
 
     def __init__(self) -> None:
         self._now_s = 0.0
-        self._sleepers: list[_Sleeper] = []
+        self._sleepers: list[tuple[float, int, _Sleeper]] = []
+        """A heap: when, in what order, who."""
         self._count = 0
 
     def start_clock(self) -> None:
@@ -197,21 +196,25 @@ class JumpingClock(trio.abc.Clock):
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
         """Be there already; without any deadline wait for Trio's own beginning or end."""
-        deadline = min(deadline, self._next_sleeper_s())
+        sleepers = self._sleepers
+        while sleepers and sleepers[0][2].task is None:
+            heapq.heappop(sleepers)
+        if sleepers:
+            deadline = min(deadline, sleepers[0][0])
         if math.isinf(deadline):
             return deadline
         self._now_s = max(self._now_s, deadline)
-        while self._next_sleeper_s() <= self._now_s:
-            task = heapq.heappop(self._sleepers).task
-            assert task is not None
-            trio.lowlevel.reschedule(task)
+        while sleepers and sleepers[0][0] <= self._now_s:
+            task = heapq.heappop(sleepers)[2].task
+            if task is not None:
+                trio.lowlevel.reschedule(task)
         return 0.0
 
     async def sleep_until(self, at_s: float, *, shield: bool = False) -> None:
         """Sleep without a cancel scope of its own; with `shield`, not cancellable at all."""
         self._count += 1
-        sleeper = _Sleeper(at_s, self._count, trio.lowlevel.current_task())
-        heapq.heappush(self._sleepers, sleeper)
+        sleeper = _Sleeper(trio.lowlevel.current_task())
+        heapq.heappush(self._sleepers, (at_s, self._count, sleeper))
 
         def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
             if shield:
@@ -220,11 +223,6 @@ class JumpingClock(trio.abc.Clock):
             return trio.lowlevel.Abort.SUCCEEDED
 
         await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def _next_sleeper_s(self) -> float:
-        while self._sleepers and self._sleepers[0].task is None:
-            heapq.heappop(self._sleepers)
-        return self._sleepers[0].at_s if self._sleepers else math.inf
 
     def leap(self, for_s: float) -> None:
         """Let time pass while nobody runs: all that was due meanwhile is due at once."""

@@ -21,7 +21,7 @@ HEADS: Final = 20
 """Messages at the head of each queue that are returned."""
 SCANNED: Final = 1_000
 """Messages past their deadline that are passed over in a look: most are held, and may be."""
-AUDITED: Final = 1_000
+AUDITED: Final = 250
 """Messages of which a look checks that each adds up."""
 FOUND_MAX: Final = 100
 """Messages that are returned for one reason."""

@@ -239,6 +239,20 @@ def test_what_waits_for_a_reload_ends_with_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("more", "end_s"),
+    [
+        ("at_s = 5", 5.0),
+        ("at_s = 5\nevery_s = 2", 10.0),
+        ("at_s = 5\nevery_s = 2\nuntil_s = 8", 8.0),
+    ],
+)
+def test_last_fault_may_be_a_crash(more: str, end_s: float) -> None:
+    text = GOOD + f'[[crashes]]\nwhat = "process"\n{more}'
+
+    assert end_s == parse_scenario("a.toml", text).last_fault_end_s
+
+
+@pytest.mark.parametrize(
     ("before", "after", "words"),
     [
         ('"enospc"', '"enospace"', "faults.0.what (line 24): Input should be 'enospc'"),
@@ -260,6 +274,7 @@ def test_what_waits_for_a_reload_ends_with_it() -> None:
         (', until = "reload"', "", "faults.0.for_s (line 14): is missing; without it there"),
         ('until = "r', 'for_s = 3, until = "r', "for_s (line 14): does not go with until"),
         ('"reload"\n', '"pause:primary"\n', "waits for a reload, but no operation reloads"),
+        ("at_s = 3050", "at_s = 1", "until (line 14): waits for a reload, but no operation"),
         ('"reload"\n', '"reloda"\n', "operations.0.what (line 50): 'reloda' is none of"),
         ('"reload"\n', '"pause:secundary"\n', "'secundary' in this file; did you mean"),
         ("2.5%", "101%", "at most 100%"),
@@ -302,6 +317,9 @@ def test_end_of_the_run_is_known_only_with_the_policy() -> None:
     scenario = parse_scenario("a.toml", text + short)
 
     assert 10 + 5 + 120 == horizon_s(scenario, gateway_config("a.toml", scenario, None))
+    wire = (text + short).replace("[providers.primary]", '[providers.primary]\nwire = "smtp"')
+    smtp = parse_scenario("a.toml", wire)
+    assert 10 + 5 + 900 == horizon_s(smtp, gateway_config("a.toml", smtp, None))
     late = parse_scenario("a.toml", (text + short).replace("at_s = 40", "at_s = 136"))
     with pytest.raises(
         ScenarioError, match=r"crashes\.0\.at_s: is after the end of the run, 135 s"

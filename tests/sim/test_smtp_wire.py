@@ -17,6 +17,7 @@ from mailactors.model.outcome import (
 )
 from mailactors.providers.smtp.transport import FINAL_TIMEOUT_S
 from mailactors.sim.smtp_peer import IDLE_S, SmtpPeer
+from mailactors.sim.smtp_wire import CARRIED, WireConnector
 from tests.sim.vendors import NAME, Rig, fault, mail, with_vendor
 
 WIRE = {"wire": "smtp"}
@@ -170,6 +171,7 @@ def test_stalled_message_goes_out_and_nothing_is_heard() -> None:
     with_vendor(body, on_wire(fault("stall", rate=1.0)))
 
 
+@pytest.mark.slow
 def test_connection_drops_after_the_final_dot() -> None:
     async def body(rig: Rig) -> None:
         outcomes = await rig.send_many(60)
@@ -181,6 +183,7 @@ def test_connection_drops_after_the_final_dot() -> None:
     with_vendor(body, on_wire(fault("ambiguous", rate=1.0, accepted=0.5)))
 
 
+@pytest.mark.slow
 def test_garbage_comes_in_two_shapes() -> None:
     async def body(rig: Rig) -> None:
         outcomes = await rig.send_many(20)
@@ -243,18 +246,20 @@ def test_process_that_dies_after_the_dot() -> None:
     with_vendor(body, on_wire(fault("slow", latency_s=5)))
 
 
+@pytest.mark.slow
 def test_two_at_once_to_one_mailbox_are_told_apart() -> None:
     async def body(rig: Rig) -> None:
-        outcomes = await rig.send_many(200)
+        outcomes = await rig.send_many(120)
 
         rejected = [n for n, each in enumerate(outcomes) if isinstance(each, Rejected)]
         assert sorted(rig.truth.rejected) == rejected
-        assert 0.3 == pytest.approx(len(rejected) / 200, abs=0.1)
-        assert sorted({*range(200)} - {*rejected}) == list(rig.arrivals)
+        assert 0.3 == pytest.approx(len(rejected) / 120, abs=0.1)
+        assert sorted({*range(120)} - {*rejected}) == list(rig.arrivals)
 
     with_vendor(body, on_wire(fault("reject", rate=0.3, scope="recipient")))
 
 
+@pytest.mark.slow
 def test_the_same_seed_is_the_same_story() -> None:
     async def body(rig: Rig) -> list[Any]:
         await rig.send_many(50, gap_s=0.02)
@@ -263,3 +268,48 @@ def test_the_same_seed_is_the_same_story() -> None:
     plan = on_wire({"latency_s": {"median": 0.1, "sigma": 0.5}, **fault("errors", rate=0.5)})
     assert with_vendor(body, plan) == with_vendor(body, plan)
     assert with_vendor(body, plan) != with_vendor(body, plan, seed=2)
+
+
+async def converse(rig: Rig, *lines: str) -> list[str]:
+    """Say lines to the server, and return what it answers to each; empty: it hung up."""
+    stream = await WireConnector(rig.vendor, None).open_tcp("primary.smtp.example", 2525)
+    said = [bytes(await stream.receive_some()).decode()]
+    for line in lines:
+        await stream.send_all(line.encode() + b"\r\n")
+        said.append(bytes(await stream.receive_some()).decode())
+    if said[-1].startswith("421"):
+        said.append(bytes(await stream.receive_some()).decode())
+    return [answer.strip() for answer in said]
+
+
+def test_server_knows_its_protocol() -> None:
+    async def body(rig: Rig) -> None:
+        lines = [
+            "HELO x",
+            "RCPT TO:<a@b.example>",
+            "DATA",
+            "MAIL FROM:<>",
+            "RSET",
+            "DATA",
+            "VRFY x",
+        ]
+        answers = await converse(rig, *lines, "NOOP", "QUIT")
+
+        codes = [answer[:3] for answer in answers]
+        assert ["220", "250", "503", "554", "250", "250", "554", "502", "250", "221"] == codes
+        assert {} == rig.arrivals
+
+    with_vendor(body, on_wire())
+
+
+def test_421_takes_the_connection_with_it() -> None:
+    async def body(rig: Rig) -> None:
+        token = CARRIED.set(0)
+        answers = await converse(rig, "HELO x", "MAIL FROM:<>", "RCPT TO:<a@example.com>")
+        CARRIED.reset(token)
+
+        assert answers[3].startswith("421 4.4.2 ")
+        assert "" == answers[4]
+        assert trio.current_time() < 1.0  # at once, not because nobody says anything
+
+    with_vendor(body, on_wire(fault("defer_domain", domain="example.com")))

@@ -60,6 +60,7 @@ def per_hour(traffic: dict[str, Any], hours: int) -> list[float]:
     return [counts[hour] / 3600 for hour in range(hours)]
 
 
+@pytest.mark.slow
 def test_day_swings_between_low_and_high() -> None:
     traffic = {"rate_per_s": 1.0, "diurnal": {"low_per_s": 0.2}}
 
@@ -119,6 +120,7 @@ def test_client_gives_up_in_the_end() -> None:
     assert 0 == len(truth.accepted)
 
 
+@pytest.mark.slow
 def test_sizes_are_log_normal_and_only_accounted_for() -> None:
     door = Door()
     size = {"median": 5000, "sigma": 0.6}

@@ -126,6 +126,7 @@ def test_digest_is_of_the_whole_request() -> None:
     assert digests[0] == digest_of(mail(0))
 
 
+@pytest.mark.slow
 def test_a_million_messages_fit() -> None:
     count = 20_000
     truth, book = Truth(("a",)), Book()

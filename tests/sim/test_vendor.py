@@ -237,7 +237,8 @@ def test_credentials_are_bad_until_a_reload() -> None:
 
 def test_reload_that_is_late_leaves_credentials_bad() -> None:
     async def body(rig: Rig) -> None:
-        planned = Auth(kind="auth", at_s=10, until="reload").model_copy(update={"for_s": 20.0})
+        waiting = Auth.model_validate({"kind": "auth", "at_s": 10, "until": "reload"})
+        planned = waiting.model_copy(update={"for_s": 20.0})
         vendor = Vendor(NAME, rig.vendor.plan, (planned,), rig.world, rig.truth)
         rig.client = vendor.client(rig.watch)
 
@@ -333,6 +334,7 @@ def test_stalled_message_goes_out_and_nothing_is_heard() -> None:
     with_vendor(body, fault("stall", rate=1.0))
 
 
+@pytest.mark.slow
 def test_connection_that_drops_after_the_body() -> None:
     async def body(rig: Rig) -> None:
         outcomes = await rig.send_many(400)
