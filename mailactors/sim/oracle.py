@@ -280,6 +280,6 @@ class Together:
                     if start_s <= at_s:
                         break
             if start_s <= at_s + patience_s and start_s <= letter.until_s:
-                chosen.serve(start_s)
+                chosen.serve()
                 waits_s.append(start_s - at_s)
         return waits_s

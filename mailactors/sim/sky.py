@@ -7,7 +7,7 @@ import math
 from typing import Final
 
 from mailactors.sim.chance import Chance, latency_of, log_normal
-from mailactors.sim.faults import Flap, Lie, Timed
+from mailactors.sim.faults import Capacity, Flap, Lie, Timed
 from mailactors.sim.tables import ProviderPlan
 from mailactors.sim.weather import Weather
 from mailactors.sim.world import KeyedEntropy
@@ -111,11 +111,31 @@ class Server:
         self._starts: list[float] = []
         self._throttled: dict[int, list[float]] = {}
         self._free_at_s: dict[int, float] = {}
+        self._planned: tuple[float, float, Capacity | None] = (0.0, 0.0, None)
         self.reserve_s = max((length_s for length_s, _ in self._windows), default=0.0)
         """How long a message stands in the way of others: the longest of its windows."""
 
     def next_s(self, at_s: float, before_s: float = math.inf) -> float:
         """Return when one more may begin, not before `at_s`; from `before_s` on nobody cares."""
+        begin_s = self._begin_s(at_s, before_s)
+        self._planned = (begin_s, begin_s, None)
+        if begin_s < math.inf and not self._sky.is_always_fair:
+            self._planned = self._turn(begin_s)
+        return self._planned[1]
+
+    def serve(self) -> None:
+        """Begin with the one that was asked for last."""
+        begin_s, turn_s, capacity = self._planned
+        bisect.insort(self._starts, begin_s)
+        if self._sky.is_always_fair:
+            return
+        for throttle in self._sky.at(begin_s)[0].throttles:
+            self._throttled.setdefault(id(throttle), []).append(begin_s)
+        if capacity is not None:
+            self._free_at_s[id(capacity)] = turn_s + 1.0 / capacity.per_s
+
+    def _begin_s(self, at_s: float, before_s: float) -> float:
+        """Return when one more is let in, by the weather and the quotas."""
         starts = self._starts
         while at_s < before_s:
             wait_s = at_s
@@ -123,33 +143,34 @@ class Server:
                 if len(starts) >= count and starts[-count] + length_s > wait_s:
                     wait_s = starts[-count] + length_s
             if not self._sky.is_always_fair:
-                wait_s = self._weathered(wait_s)
+                wait_s = self._let_in_s(wait_s)
             if wait_s <= at_s:
                 return at_s
             at_s = wait_s
         return math.inf
 
-    def _weathered(self, at_s: float) -> float:
-        """Return when the weather lets one begin; what else there is in the way does not count."""
+    def _let_in_s(self, at_s: float) -> float:
         at_s = self._sky.open_from(at_s)
-        weather, _ = self._sky.at(at_s)
         wait_s = at_s
-        for throttle in weather.throttles:
+        for throttle in self._sky.at(at_s)[0].throttles:
             begun = self._throttled.setdefault(id(throttle), [])
             if len(begun) >= throttle.per_s:
                 wait_s = max(wait_s, min(begun[-throttle.per_s] + 1.0, throttle.end_s))
-        for capacity in weather.capacities[:1]:
-            free_at_s = self._free_at_s.get(id(capacity), at_s)
-            wait_s = max(wait_s, min(free_at_s, capacity.end_s))
         return wait_s
 
-    def serve(self, at_s: float) -> None:
-        """Begin with one."""
-        self._starts.append(at_s)
-        if self._sky.is_always_fair:
-            return
-        weather, _ = self._sky.at(at_s)
-        for throttle in weather.throttles:
-            self._throttled.setdefault(id(throttle), []).append(at_s)
-        for capacity in weather.capacities[:1]:
-            self._free_at_s[id(capacity)] = at_s + 1.0 / capacity.per_s
+    def _turn(self, begin_s: float) -> tuple[float, float, Capacity | None]:
+        """Return when to be let in, when it is one's turn then, and in which line.
+
+        Each stretch of little capacity has a line of its own, which goes on after its end for who
+        stands in it: one may stand in this one, or wait for the next.
+        """
+        capacities = self._sky.at(begin_s)[0].capacities
+        if not capacities:
+            return begin_s, begin_s, None
+        line = capacities[0]
+        turn_s = max(begin_s, self._free_at_s.get(id(line), begin_s))
+        here = (begin_s, turn_s, line)
+        later_s = self._begin_s(line.end_s, turn_s)
+        return (
+            min(here, self._turn(later_s), key=lambda each: each[1]) if later_s < turn_s else here
+        )

@@ -161,13 +161,32 @@ def test_capacity_makes_the_same_line() -> None:
     assert by_quota.p99_s == pytest.approx(by_capacity.p99_s or math.nan, rel=0.1)
 
 
+def test_who_stands_in_a_line_keeps_their_turn_when_the_next_begins() -> None:
+    lines = [
+        {"kind": "capacity", "at_s": 0, "for_s": 10, "per_s": 1},
+        {"kind": "capacity", "at_s": 10, "for_s": 10, "per_s": 2},
+    ]
+    scenario = small(**alone(faults=lines))
+    sky = Sky(
+        "primary", scenario.providers["primary"], scenario.timeline("primary"), KeyedEntropy(1)
+    )
+    server = Server(sky)
+    turns = []
+    for _ in range(15):
+        turns.append(server.next_s(5.0))
+        server.serve()
+
+    # Six turns of the first line, then of both as they come: 1 a second and 2 a second.
+    assert [5, 6, 7, 8, 9, 10, 10, 10.5, 11, 11, 11.5, 12, 12, 12.5, 13] == sorted(turns)
+
+
 def test_windows_hold_at_every_start() -> None:
     scenario = small(**alone(quota={"per_s": 3, "per_minute": 20}))
     server = Server(Sky("primary", scenario.providers["primary"], (), KeyedEntropy(1)))
     starts: list[float] = []
     for _ in range(50):
         starts.append(server.next_s(0.1))
-        server.serve(starts[-1])
+        server.serve()
 
     assert starts[:4] == [0.1, 0.1, 0.1, 1.1]
     for count, length_s in ((3, 1.0), (20, 60.0)):
