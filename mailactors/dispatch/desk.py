@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -62,6 +62,8 @@ class DispatchDesk:
     """Messages under the cursor of a dispatcher that died, until its successor has said so."""
     has_recovered: bool = False
     """Whether what a dead process left behind has been put right."""
+    leases: Callable[[], frozenset[tuple[int, int]]] | None = None
+    """(seq, epoch) of what the dispatcher has in memory and no lane has; None before it began."""
     is_draining: bool = False
     drained: trio.Event = field(default_factory=trio.Event)
     """Set when nothing is in flight any more after `drain`."""

@@ -84,6 +84,7 @@ class DispatcherActor:
         self._spool_starts = 0
         self._upkeep_s = ports.clock.now_s()
         self._expire: Reply[Result] | None = None
+        desk.leases = lambda: self._waiting.leases() | self._suspects.leases()
         self._alarm = Alarm(desk.outcomes.nudge, ports.clock)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
@@ -165,9 +166,8 @@ class DispatcherActor:
         if isinstance(outcome, NotAttempted):
             await self._put_back(attempt, outcome)
             return
-        plan = self._desk.plan(attempt.lease.stream)
+        plan, now = self._desk.plan(attempt.lease.stream), self._clock.wall_time()
         draw = self._ports.entropy.draw("retry", attempt.lease.id, attempt.lease.attempts)
-        now = self._clock.wall_time()
         decision = decide_next(
             attempt.lease, attempt.recipients, attempt.lane, outcome, plan, now, draw
         )

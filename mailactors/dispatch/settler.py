@@ -48,6 +48,8 @@ from mailactors.spool.doubts import Doubt, Doubts, Overdue, Postpone
 from mailactors.spool.operations import ALONE_FROM
 from mailactors.spool.port import Command, Result
 
+CLOCK_EVERY_S: Final = 10.0
+"""How soon a step of the wall clock is noticed, which doubts are due by."""
 LOOK_EVERY_S: Final = 1.0
 """The lot is looked at no more often than this."""
 LOT_MAX: Final = 200
@@ -322,5 +324,6 @@ class SettlerActor:
         """Return the earliest time at which something is to be done without being told."""
         if self._desk.is_draining or self._overdue is not None:
             return float("inf")
-        due_s = self._clock.now_s() + self._desk.doubt_at - self._clock.wall_time()
-        return max(due_s, self._looked_s + LOOK_EVERY_S)
+        now_s = self._clock.now_s()
+        due_s = now_s + self._desk.doubt_at - self._clock.wall_time()
+        return max(min(due_s, now_s + CLOCK_EVERY_S), self._looked_s + LOOK_EVERY_S)

@@ -43,9 +43,6 @@ LOOK_JITTER: Final = 0.2
 AT_REST_S: Final = 2.0
 """How long after the disk was found full nothing is expected to move."""
 
-Leases = Callable[[], frozenset[tuple[int, int]]]
-"""Returns (seq, epoch) of what the dispatcher has leased and not in flight."""
-
 
 @dataclass(eq=False)
 class Watch:
@@ -84,7 +81,6 @@ class WatchdogActor:
         reader: SpoolReader,
         mailboxes: Callable[[], list[MailboxStatistics]],
         ports: Ports,
-        leases: Leases | None = None,
     ) -> None:
         self._watch = watch
         self._desk = desk
@@ -92,7 +88,6 @@ class WatchdogActor:
         self._mailboxes = mailboxes
         self._ports = ports
         self._clock = ports.clock
-        self._leases = leases
         self._look_began_s: float | None = None
         self._expiry_mark = 0.0
         self._audit_mark = 0
@@ -152,7 +147,7 @@ class WatchdogActor:
             self._desk.node,
             frozenset(each.id for each in attempts),
             frozenset((each.lease.seq, each.lease.epoch) for each in attempts),
-            None if self._leases is None else self._leases(),
+            None if self._desk.leases is None else self._desk.leases(),
         )
 
     async def _pause(self, name: str) -> float:
