@@ -1,15 +1,25 @@
 """Reload: providers come, go and change while mail flows, and nothing in flight is disturbed."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from mailactors.config import Config, ConfigError
 from mailactors.dispatch.lane import Gate
-from mailactors.model.outcome import Reason, Rejected, Scope
+from mailactors.model.outcome import Deferred, Reason, Rejected, Scope
+from mailactors.runtime.reply import Reply
+from mailactors.spool.actor import Write
+from mailactors.spool.operations import Blame
 from tests.gateways import (
+    InlineExecutor,
+    NotingJournal,
     letter,
     make_config,
+    make_ports,
     open_store,
     provider,
     running,
@@ -19,6 +29,7 @@ from tests.gateways import (
     wait_for_states,
 )
 
+T = TypeVar("T")
 REVOKED = Rejected(Scope.PROVIDER, Reason("the key was revoked", 401))
 
 
@@ -208,3 +219,51 @@ async def test_a_provider_that_cannot_be_made_changes_nothing(autojump_clock: Mo
             await wait_for_states(gateway, sent=1)
 
             assert ["old"] == list(gateway.lanes)
+
+
+class Disk:
+    """The writer's thread does nothing until the disk goes on."""
+
+    def __init__(self) -> None:
+        self.goes_on = trio.Event()
+        self.goes_on.set()
+
+    def executor(self, name: str) -> "DiskExecutor":
+        return DiskExecutor(name, self)
+
+
+class DiskExecutor(InlineExecutor):
+    def __init__(self, name: str, disk: Disk) -> None:
+        super().__init__(name)
+        self._disk = disk
+
+    async def run(self, work: Callable[[], T]) -> T:
+        if self.name == "spool":
+            await self._disk.goes_on.wait()
+        return await super().run(work)
+
+
+async def test_a_reload_while_the_dispatcher_waits_for_the_spool(
+    autojump_clock: MockClock,
+) -> None:
+    disk = Disk()
+    ports = dataclasses.replace(make_ports(), executor=disk.executor)
+    former = {"slow": simulated(latency_s=5.0), "next": simulated()}
+    with open_store() as store:
+        async with running(make_config(former), store, ports) as gateway:
+            busy = Deferred(Scope.PROVIDER, Reason("busy", 503))
+            provider(gateway, "slow").behaviour.script.append(busy)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, sending=1)
+            disk.goes_on = trio.Event()
+            await trio.sleep(2)  # the dispatcher's own questions are with the writer by now
+            while gateway.writes.waiting < gateway.writes.capacity:
+                gateway.writes.put_nowait(Write(Blame(9, 0), Reply()))
+            await trio.sleep(10)
+            assert gateway.desk.outcomes.under_cursor
+            await gateway.reload(make_config({"new": simulated(), **former}))
+            disk.goes_on.set()
+            await wait_for_states(gateway, sent=1)
+
+            assert isinstance(gateway.ports.journal, NotingJournal)
+            assert [] == gateway.ports.journal.named("actor.crashed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ from mailactors.wiring import Gateway, build
 from tests.gateways import (
     EPOCH_S,
     CrashPlan,
+    VirtualClock,
     letter,
     make_config,
     make_ports,
@@ -527,6 +529,37 @@ async def test_a_provider_that_answers_nobody_delays_no_other_providers_lot(
             await wait_for_states(gateway, within_s=300, sent=301)
 
 
+class SetClock(VirtualClock):
+    """A wall clock that somebody sets."""
+
+    ahead_s = 0.0
+
+    def wall_time(self) -> float:
+        return super().wall_time() + self.ahead_s
+
+
+@pytest.mark.parametrize("step_s", [600.0, -600.0])
+@pytest.mark.parametrize("first", [asked(20.0), keyed(600.0)])
+async def test_a_clock_that_was_set_long_ago_delays_and_risks_nothing(
+    first: dict[str, Any], step_s: float, autojump_clock: MockClock
+) -> None:
+    clock = SetClock()
+    ports = dataclasses.replace(make_ports(), clock=clock)
+    with open_store() as store:
+        async with running(one(first), store, ports) as gateway:
+            await trio.sleep(1)
+            clock.ahead_s = step_s
+            provider(gateway, "primary").behaviour.script.append(LOST)
+            await gateway.door.submit(letter("0"))
+            await trio.sleep(1000)
+            provider(gateway, "primary").behaviour.script.append(VANISHED)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1, sent=1)
+            await wait_for_states(gateway, within_s=50, sent=2)
+
+            assert (await status(gateway, "1")).declared_risks == 0
+
+
 # By events
 
 
@@ -606,6 +639,28 @@ async def test_an_event_that_comes_during_a_repetition_counts_when_that_is_lost(
             await wait_for_states(gateway, within_s=12, sent=1)
 
             assert provider(gateway, "primary").calls == 2
+
+
+async def test_an_event_that_comes_while_another_provider_fails_stops_the_next(
+    autojump_clock: MockClock,
+) -> None:
+    slow = make_config(
+        {"primary": simulated(), "secondary": simulated(latency_s=5.0), "tertiary": simulated()}
+    )
+    with open_store() as store:
+        async with running(slow, store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(LOST)
+            provider(gateway, "secondary").behaviour.script.append(BUSY)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, uncertain=1)
+            await wait_for_states(gateway, sending=1)
+            await report(gateway, "delivered")
+            await wait_for_states(gateway, sent=1)
+            await trio.sleep(100)
+
+            assert (await status(gateway, "1")).deliveries[0].provider == "primary"
+            assert copies(gateway) == 1
+            assert provider(gateway, "tertiary").calls == 0
 
 
 async def test_an_event_stops_what_waits_to_be_sent_again(autojump_clock: MockClock) -> None:

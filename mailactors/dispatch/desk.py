@@ -11,6 +11,7 @@ import trio
 
 from mailactors.dispatch.lane import Done, Lane
 from mailactors.dispatch.retry import Plan
+from mailactors.dispatch.settling import ClockSteps
 from mailactors.providers.port import Sighting
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
@@ -58,6 +59,8 @@ class DispatchDesk:
     """The settler's mailbox."""
     doubt_at: float = 0.0
     """UTC; when the settler has something to see to, as far as anybody knows."""
+    clock_steps: ClockSteps = ClockSteps()  # noqa: RUF009  # frozen
+    """What the settler noticed of the wall clock; outlives it."""
     blamed: set[int] = field(default_factory=set)
     """Messages under the cursor of a dispatcher that died, until its successor has said so."""
     has_recovered: bool = False

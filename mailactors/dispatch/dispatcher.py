@@ -297,10 +297,11 @@ class DispatcherActor:
 
     def _dispatch(self) -> None:
         """Give lanes what they take now; nothing while the disk has no room for intents."""
-        self._panics.look(lambda stream: self._desk.plan(stream).route, self._views)
         now_s = self._clock.now_s()
-        if self._desk.is_draining or now_s < self._desk.signals.full_until_s.value:
+        is_behind = self._changes_seen != self._desk.changes.value  # a reload, while we waited
+        if is_behind or self._desk.is_draining or now_s < self._desk.signals.full_until_s.value:
             return
+        self._panics.look(lambda stream: self._desk.plan(stream).route, self._views)
 
         def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
             return choose_lane(*self._reach(lease.stream, lanes), self._views, now_s)
@@ -345,8 +346,7 @@ class DispatcherActor:
     async def _read_replies(self) -> None:
         """Take in what the spool has answered."""
         for name, reply in self._claims.answered():
-            claimed = self._answer(reply)
-            if isinstance(claimed, Claimed):
+            if isinstance(claimed := self._answer(reply), Claimed):
                 await self._take_in(name, claimed)
         if self._expire is not None and self._expire.is_done:
             expired, self._expire = self._answer(self._expire), None
@@ -381,7 +381,7 @@ class DispatcherActor:
 
     def _next_wake_s(self) -> float:
         """Return the earliest time at which something is to be done without being told."""
-        if self._desk.is_draining:
+        if self._desk.is_draining or self._changes_seen != self._desk.changes.value:
             return self._upkeep_s
         now_s, now = self._clock.now_s(), self._clock.wall_time()
         if now_s < self._desk.signals.full_until_s.value:

@@ -17,7 +17,14 @@ from typing import Final
 
 from mailactors.dispatch.lane import NEVER_S, Done
 from mailactors.dispatch.retry import is_recipients_own
-from mailactors.model.outcome import Accepted, NotAttempted, Rejected, split_by_recipient
+from mailactors.model.outcome import (
+    Accepted,
+    NotAttempted,
+    Outcome,
+    Rejected,
+    Scope,
+    split_by_recipient,
+)
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
 
@@ -68,7 +75,7 @@ class Domains:
         for address, each in split_by_recipient(outcome, addresses).items():
             if is_recipients_own(each):
                 self._deferred(domain_of(address), took_s, done.ended_s)
-            elif isinstance(each, Accepted | Rejected):
+            elif isinstance(each, Accepted) or _is_bounce(each):
                 self._taken(domain_of(address))
 
     def deferring_s(self, lease: Lease, now_s: float) -> float | None:
@@ -103,6 +110,10 @@ class Domains:
         domain = self._domains.pop(name, None)
         if domain is not None and domain.is_deferring:
             self._journal.note("domain.lifted", domain=name)
+
+
+def _is_bounce(outcome: Outcome) -> bool:
+    return isinstance(outcome, Rejected) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
 
 
 def hold_time_s(deferring_s: float, draw: float) -> float:

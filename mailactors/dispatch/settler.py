@@ -24,7 +24,6 @@ from mailactors.dispatch.settling import (
     HELD_DELAY_BASE_S,
     HELD_DELAY_CAP_S,
     NOBODY,
-    ClockSteps,
     Conclude,
     LookUp,
     Repeat,
@@ -92,7 +91,6 @@ class SettlerActor:
         self._overdue: Reply[Result] | None = None
         self._looked_s = NEVER_S
         self._spool_starts = desk.signals.starts.value
-        self._steps = ClockSteps()
         self._ahead_s = ports.clock.wall_time() - ports.clock.now_s()
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
@@ -158,7 +156,7 @@ class SettlerActor:
         """Do what is to be done about a doubt; False when there is no room for that just now."""
         lane, now = self._desk.lanes.get(doubt.provider), self._clock.wall_time()
         able = NOBODY if lane is None else lane.out.capabilities
-        move = decide_doubt(doubt, able, self._desk.plan(doubt.stream), self._steps, now)
+        move = decide_doubt(doubt, able, self._desk.plan(doubt.stream), self._desk.clock_steps, now)
         match move:
             case Rest(until):
                 await self._settle(doubt, self._postponed(doubt, until))
@@ -180,7 +178,7 @@ class SettlerActor:
         now = self._clock.wall_time()
         looks_at = float("inf")
         if able.look_up_lag_s is not None:
-            looks_at = max(now, look_up_at(doubt, able.look_up_lag_s, self._steps))
+            looks_at = max(now, look_up_at(doubt, able.look_up_lag_s, self._desk.clock_steps))
         await self._settle(doubt, resolve_of(doubt, conclusion, now, looks_at))
         self._desk.expect_doubt(looks_at)
         self._journal.note(
@@ -281,7 +279,7 @@ class SettlerActor:
         lane = self._desk.lanes.get(doubt.provider)
         able = NOBODY if lane is None else lane.out.capabilities
         lag_s = able.look_up_lag_s or 0.0
-        counts_from = look_up_at(doubt, lag_s, self._steps)
+        counts_from = look_up_at(doubt, lag_s, self._desk.clock_steps)
         looks = count_look(doubt.looks, looked.sighting, looked.asked_at, counts_from, now)
         after = msgspec.structs.replace(doubt, looks=looks)
         at = self._look_again_at(after, able, lag_s, now)
@@ -291,7 +289,7 @@ class SettlerActor:
         if isinstance(looked.sighting, Found):
             return
         self._desk.expect_doubt(at)
-        move = decide_doubt(after, able, self._desk.plan(doubt.stream), self._steps, now)
+        move = decide_doubt(after, able, self._desk.plan(doubt.stream), self._desk.clock_steps, now)
         if isinstance(move, Conclude):
             await self._conclude(after, able, move)
 
@@ -300,11 +298,11 @@ class SettlerActor:
         draw = self._ports.entropy.draw("look", doubt.id, looks.count)
         if doubt.is_held:
             wait_s = delay_s(looks.count, draw, HELD_DELAY_BASE_S, HELD_DELAY_CAP_S)
-            return max(now + wait_s, look_up_at(doubt, lag_s, self._steps))
+            return max(now + wait_s, look_up_at(doubt, lag_s, self._desk.clock_steps))
         plan, wait_s = self._desk.plan(doubt.stream), delay_s(looks.failures, draw)
         if not looks.failures:
-            wait_s = max(0.0, look_up_at(doubt, lag_s, self._steps) - now)
-        return next_at(doubt, able, plan, self._steps, now, wait_s)
+            wait_s = max(0.0, look_up_at(doubt, lag_s, self._desk.clock_steps) - now)
+        return next_at(doubt, able, plan, self._desk.clock_steps, now, wait_s)
 
     # Time
 
@@ -315,9 +313,7 @@ class SettlerActor:
         if abs(step_s) < STEP_MIN_S:
             return
         self._ahead_s = ahead_s
-        self._steps = ClockSteps(
-            self._steps.forward_s + max(0.0, step_s), self._steps.backward_s + max(0.0, -step_s)
-        )
+        self._desk.clock_steps = self._desk.clock_steps.stepped(step_s, self._clock.wall_time())
         self._journal.note("clock.stepped", level="warning", step_s=round(step_s, 3))
 
     def _next_wake_s(self) -> float:

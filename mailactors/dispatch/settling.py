@@ -57,15 +57,50 @@ JITTER: Final = 0.25
 APART_MIN_S: Final = 1.0
 """Between two look-ups, even where a vendor promises to know at once."""
 
+STEPS_MAX: Final = 50
+"""Of the wall clock, either way, that are remembered one by one."""
+
 NOBODY: Final = Capabilities(own_envelope=True)
 """What a provider can do that is configured no more."""
 
 
-class ClockSteps(msgspec.Struct, frozen=True):
-    """How far the wall clock was set since the process began: what is on disk may be that wrong."""
+class ClockStep(msgspec.Struct, frozen=True):
+    """The wall clock was set. What is on disk up to `until` (UTC) is by the clock as it was."""
 
-    forward_s: float = 0.0
-    backward_s: float = 0.0
+    until: float
+    step_s: float
+
+
+class ClockSteps(msgspec.Struct, frozen=True):
+    """When and how far the wall clock was set: what is on disk from before may be that wrong."""
+
+    forward: tuple[ClockStep, ...] = ()
+    backward: tuple[ClockStep, ...] = ()
+    """Their `step_s` is positive, too."""
+
+    def forward_s(self, at: float) -> float:
+        """Return how far the clock was set forward since it showed `at`."""
+        return sum(each.step_s for each in self.forward if at <= each.until)
+
+    def backward_s(self, at: float) -> float:
+        """Return how far the clock was set backward since it showed `at`, perhaps."""
+        return sum(each.step_s for each in self.backward if at <= each.until)
+
+    def stepped(self, step_s: float, now: float) -> ClockSteps:
+        """Return the steps with one more, noticed when the clock shows `now`."""
+        step = ClockStep(now - step_s, abs(step_s))
+        if step_s > 0:
+            return ClockSteps(_joined((*self.forward, step)), self.backward)
+        return ClockSteps(self.forward, _joined((*self.backward, step)))
+
+
+def _joined(steps: tuple[ClockStep, ...]) -> tuple[ClockStep, ...]:
+    # Of too many the oldest two become one, as late and as large as both.
+    if len(steps) <= STEPS_MAX:
+        return steps
+    first, second, *rest = steps
+    joined = ClockStep(max(first.until, second.until), first.step_s + second.step_s)
+    return (joined, *rest)
 
 
 class Repeat(msgspec.Struct, frozen=True):
@@ -113,7 +148,7 @@ def key_until(doubt: Doubt, able: Capabilities, plan: Plan, steps: ClockSteps) -
     window_s = able.idempotency_window_s
     if not window_s or not doubt.is_whole or doubt.is_suppressed or doubt.is_held:
         return 0.0
-    window_s -= min(KEY_MARGIN_S, KEY_MARGIN_SHARE * window_s) + steps.backward_s
+    window_s -= min(KEY_MARGIN_S, KEY_MARGIN_SHARE * window_s) + steps.backward_s(doubt.began_at)
     last = min(doubt.began_at + window_s, doubt.expires_at)
     can_be_asked = able.look_up_lag_s is not None
     if doubt.repeats and (plan.on_uncertain is Preference.RESEND or can_be_asked):
@@ -123,10 +158,10 @@ def key_until(doubt: Doubt, able: Capabilities, plan: Plan, steps: ClockSteps) -
 
 def look_up_at(doubt: Doubt, lag_s: float, steps: ClockSteps) -> float:
     """Return from when (UTC) on a look-up that finds nothing counts."""
-    lag_s += steps.forward_s
-    at = doubt.ended_at + lag_s
+    at = doubt.ended_at + lag_s + steps.forward_s(doubt.ended_at)
     if doubt.looks.negatives:
-        at = max(at, doubt.looks.negative_at + max(lag_s, APART_MIN_S))
+        latest = doubt.looks.negative_at
+        at = max(at, latest + max(lag_s + steps.forward_s(latest), APART_MIN_S))
     return at
 
 

@@ -67,7 +67,6 @@ NEXT: Final = MappingProxyType(
 
 FINAL: Final = frozenset(state for state, following in NEXT.items() if not following)
 PENDING: Final = frozenset(State) - FINAL
-CLAIMABLE: Final = frozenset({State.READY, State.DEFERRED})
 
 _PENDING_ORDER: Final = (
     State.SENDING,
@@ -77,7 +76,6 @@ _PENDING_ORDER: Final = (
     State.READY,
     State.DEFERRED,
 )
-_FINAL_ORDER: Final = tuple(state for state in State if state in FINAL)
 
 
 class IllegalTransitionError(MailactorsError):

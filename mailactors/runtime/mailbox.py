@@ -136,6 +136,14 @@ class Mailbox(Generic[T]):
         self._handled += count
         self._free(count)
 
+    def release(self, is_handled: Callable[[T], bool]) -> None:
+        """Say that a part of what is under the cursor is handled, and give its room back."""
+        kept = deque(item for item in self._under_cursor if not is_handled(item))
+        count = len(self._under_cursor) - len(kept)
+        self._under_cursor = kept
+        self._handled += count
+        self._free(count)
+
     # The supervisor
 
     def crash(self, error: Exception) -> None:

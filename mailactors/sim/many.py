@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
 import signal
 import traceback
 from collections import deque
@@ -154,6 +155,8 @@ class _Crew:
         """Start a process on a task."""
         ours, theirs = self._spawn.Pipe()
         process = self._spawn.Process(target=_work, args=(self._perform, theirs), daemon=True)
+        # Its own start, which the first process's would do, lets the signal through again.
+        multiprocessing.resource_tracker.ensure_running()
         with _interrupts_for_us_only():
             process.start()
             theirs.close()

@@ -182,8 +182,11 @@ class SpoolActor:
         """Refuse new messages until it is time to try again, and return what waits for it."""
         with trio.move_on_after(FULL_RETRY_S):
             while True:
+                # Who was refused takes no room, however long the disk is full.
+                self._mailbox.release(is_answered)
                 await self._mailbox.wait()
                 refuse_new(self._mailbox.group())
+        self._mailbox.release(is_answered)
         return unanswered(self._mailbox.group())
 
     async def _apply(self, group: list[Write]) -> list[Result] | None:
@@ -215,7 +218,12 @@ def unanswered(group: list[Write]) -> list[Write]:
     Others are in a group when the writer died after it had answered them: what was refused must
     not be accepted after all.
     """
-    return [write for write in group if not write.reply.is_done]
+    return [write for write in group if not is_answered(write)]
+
+
+def is_answered(write: Write) -> bool:
+    """Whether whoever asked for a command was told what became of it."""
+    return write.reply.is_done
 
 
 def refuse_new(group: list[Write]) -> list[Write]:

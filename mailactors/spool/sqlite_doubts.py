@@ -6,7 +6,7 @@ A doubt is there as long as one of its deliveries is uncertain, held or being re
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, Final
 
 import apsw
 import msgspec
@@ -17,13 +17,17 @@ from mailactors.spool.port import Settle, Step
 from mailactors.spool.sqlite_rows import fetch, finish, record, report_failure
 from mailactors.spool.sqlite_suppressions import is_suppressed
 
+_NO_FAILURE: Final = frozenset({State.SENT, State.UNCERTAIN})
+"""Of what is uncertain the settler sees to the evidence."""
+
 
 def open_doubt(
     db: apsw.Connection, seq: int, attempt_id: str, now: float, next_at: float, tries: int
 ) -> None:
     """Note that an attempt was lost now: one of its own, or (`tries`) a repetition of one."""
+    # What look-ups found before says nothing of an attempt that was lost since.
     db.execute(
-        "UPDATE doubts SET ended_at = ?, next_at = ?, repeats = repeats + ?"
+        "UPDATE doubts SET ended_at = ?, next_at = ?, repeats = repeats + ?, negatives = 0"
         " WHERE seq = ? AND attempt_id = ?",
         (now, next_at, tries, seq, attempt_id),
     )
@@ -55,6 +59,46 @@ def note_outcome(db: apsw.Connection, command: Settle, now: float) -> None:
         tries = int(command.is_repeat)
         open_doubt(db, command.seq, command.attempt_id, now, min(doubted), tries)
     close_doubts(db, command.seq)
+
+
+def settle_told(db: apsw.Connection, command: Settle, now: float) -> None:
+    """Let what a delivery event told of a delivery on its way count before its failure does.
+
+    It was of an earlier attempt, or of this one whose answer is wrong: it must not go out again.
+    """
+    failed = [step.n for step in command.steps if step.state not in _NO_FAILURE]
+    if not failed:
+        return
+    told: dict[int, str] = {}
+    for n, evidence in fetch(
+        db,
+        "SELECT n, evidence FROM deliveries WHERE seq = ? AND attempt_id = ? AND epoch = ?"
+        " AND state = 'sending' AND evidence <> '' ORDER BY n",
+        (command.seq, command.attempt_id, command.epoch),
+    ):
+        by = [each["provider"] for each in read_evidence(evidence) if each["kind"] == "delivered"]
+        if by and n in failed:
+            told[n] = by[0]
+    if not told:
+        return
+    tries = int(command.is_attempt)
+    db.executemany(
+        "UPDATE deliveries SET state = 'sent', provider = ?, attempts = attempts + ?,"
+        " updated_at = ? WHERE seq = ? AND n = ? AND state = 'sending'",
+        [(provider, tries, now, command.seq, n) for n, provider in told.items()],
+    )
+    if len(told) == len(command.steps):  # or the steps that are left count it
+        db.execute(
+            "UPDATE messages SET attempts = attempts + ? WHERE seq = ?", (tries, command.seq)
+        )
+    finish(db, command.seq, len(told), now)
+    facts = {
+        "kind": "delivery event",
+        "provider": next(iter(told.values())),
+        "rule": "a delivery event came while it was on its way again: it had been accepted",
+        "next": {str(n): State.SENT.value for n in told},
+    }
+    record(db, command.seq, now, "resolved", facts)
 
 
 def settle_late(db: apsw.Connection, command: Settle, now: float) -> None:

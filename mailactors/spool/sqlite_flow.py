@@ -30,7 +30,7 @@ from mailactors.spool.port import (
     Step,
     Withdrawn,
 )
-from mailactors.spool.sqlite_doubts import note_outcome, settle_late
+from mailactors.spool.sqlite_doubts import note_outcome, settle_late, settle_told
 from mailactors.spool.sqlite_rows import (
     ENDED_BADLY,
     execute_each,
@@ -236,6 +236,7 @@ def settle(db: apsw.Connection, command: Settle, now: float) -> Settled:
         if replay is not None:
             return replay
         _close_without_intent(db, command, now)
+    settle_told(db, command, now)
     is_stale = not _settle_steps(db, command, now) and bool(command.steps)
     if is_stale:
         db.execute("UPDATE attempts SET is_late = 1 WHERE id = ?", (command.attempt_id,))

@@ -50,12 +50,17 @@ def finish(db: apsw.Connection, seq: int, count: int, now: float) -> None:
 
 
 def report_failure(db: apsw.Connection, seq: int, now: float) -> None:
-    """Append the whole story of deliveries that ended badly at this moment, if there are any."""
+    """Append the whole story of deliveries that ended badly at this moment, if there are any.
+
+    Another command of the same commit, and so of the same moment, may have told of some of them.
+    """
     ended = fetch(
         db,
-        "SELECT n, state, error FROM deliveries WHERE seq = ? AND updated_at = ?"
-        " AND state IN ('bounced', 'failed', 'expired') ORDER BY n",
-        (seq, now),
+        "SELECT n, state, error FROM deliveries WHERE seq = ?1 AND updated_at = ?2"
+        " AND state IN ('bounced', 'failed', 'expired') AND n NOT IN"
+        " (SELECT json_extract(value, '$.n') FROM events, json_each(facts, '$.deliveries')"
+        " WHERE message_seq = ?1 AND at = ?2 AND kind = ?3) ORDER BY n",
+        (seq, now, FAILURE),
     )
     if not ended:
         return

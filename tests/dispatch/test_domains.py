@@ -124,6 +124,8 @@ def test_one_asks_again_now_and_then(took_s: float, every_s: float) -> None:
     [
         (Accepted("42"), True),
         (Rejected(Scope.RECIPIENT, REASON), True),
+        (Rejected(Scope.MESSAGE, REASON), False),
+        (Rejected(Scope.PROVIDER, REASON), False),
         (LATER, False),
         (Deferred(Scope.RECIPIENT, REASON), False),
         (Deferred(Scope.PROVIDER, REASON), False),

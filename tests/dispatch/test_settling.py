@@ -12,6 +12,7 @@ from mailactors.dispatch.retry import Plan, Preference
 from mailactors.dispatch.settling import (
     HELD_FOR_S,
     NOBODY,
+    STEPS_MAX,
     ClockSteps,
     Conclude,
     LookUp,
@@ -204,15 +205,28 @@ def test_no_decision_leaves_the_table_or_sends_what_may_not_be_sent() -> None:
 @pytest.mark.parametrize(
     ("steps", "after_s", "able", "expected"),
     [
-        (ClockSteps(forward_s=100), 20, ASKED, Rest(NOW + 120)),
-        (ClockSteps(forward_s=100), 120, ASKED, LookUp()),
-        (ClockSteps(backward_s=HOUR_S), 1, KEYED, Rest(NOW + 60)),
+        (NO_STEPS.stepped(100, NOW + 101), 101, ASKED, Rest(NOW + 120)),
+        (NO_STEPS.stepped(100, NOW + 101), 120, ASKED, LookUp()),
+        (NO_STEPS.stepped(100, NOW - 1), 20, ASKED, LookUp()),
+        (NO_STEPS.stepped(-HOUR_S, NOW + 1 - HOUR_S), 1, KEYED, Rest(NOW + 60)),
+        (NO_STEPS.stepped(-HOUR_S, NOW - 2 - HOUR_S), 1, KEYED, Repeat(NOW - 1 + HOUR_S - 60)),
     ],
 )
 def test_a_clock_that_was_set_is_trusted_that_much_less(
     steps: ClockSteps, after_s: float, able: Capabilities, expected: Move
 ) -> None:
     assert expected == decide(after_s, able, steps=steps)
+
+
+def test_of_many_steps_none_is_forgotten() -> None:
+    steps = NO_STEPS
+    for n in range(1, 201):
+        steps = steps.stepped(2.0, NOW + 10 * n).stepped(-1.0, NOW + 10 * n)
+
+    assert (STEPS_MAX, STEPS_MAX) == (len(steps.forward), len(steps.backward))
+    assert (400.0, 200.0) == (steps.forward_s(NOW), steps.backward_s(NOW))
+    assert (2.0, 1.0) == (steps.forward_s(NOW + 1_995), steps.backward_s(NOW + 1_995))
+    assert (0.0, 0.0) == (steps.forward_s(NOW + 2_002), steps.backward_s(NOW + 2_002))
 
 
 def test_the_window_is_left_in_time() -> None:

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from mailactors.errors import MailactorsError
 from mailactors.model.lifecycle import (
-    CLAIMABLE,
     FINAL,
     NEXT,
     PENDING,
@@ -63,7 +62,6 @@ def test_final_and_pending_part_the_states() -> None:
     assert {state.value for state in FINAL} == {"sent", "bounced", "failed", *WITHDRAWN.split()}
     assert FINAL | PENDING == set(State)
     assert FINAL & PENDING == set()
-    assert CLAIMABLE < PENDING
     assert State.HELD in PENDING
 
 

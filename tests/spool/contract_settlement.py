@@ -99,6 +99,21 @@ class SettlementContract(Contract):
         assert states(store) == ["uncertain"]
         assert store.attempt_counts("primary", NOW - 99, 1.0) == {int(NOW): 1}
 
+    def test_what_look_ups_found_does_not_count_for_a_later_attempt(self, store: Store) -> None:
+        doubt_one(store, due_at=NOW)
+        (doubt,) = doubts_of(store)
+        looks = Looks(count=1, negatives=1, negative_at=NOW, answered_at=NOW)
+        kept = (Step(0, State.UNCERTAIN, NOW),)
+        one(store, Resolve(1, kept, None, "nothing", {}, attempt_id="a1", looks=looks))
+        assert [1] == [each.looks.negatives for each in doubts_of(store)]
+
+        one(store, again(doubt), NOW + 5)
+        lost = Step(0, State.UNCERTAIN, NOW + 7)
+        one(store, make_settle(lease_of(doubt), lost, attempt_id="a2", is_repeat=True), NOW + 6)
+
+        (after,) = doubts_of(store, NOW + 7)
+        assert (1, 0) == (after.looks.count, after.looks.negatives)
+
     def test_past_the_deadline_nothing_is_repeated(self, store: Store) -> None:
         doubt_one(store, due_at=NOW)
         (doubt,) = doubts_of(store)
@@ -295,6 +310,40 @@ class SettlementContract(Contract):
         assert states(store) == ["uncertain"]
         assert [()] == [doubt.evidence for doubt in doubts_of(store)]
 
+    @pytest.mark.parametrize("state", [State.LEASED, State.DEFERRED, State.BOUNCED, State.FAILED])
+    def test_what_was_delivered_while_it_was_sent_again_has_not_failed(
+        self, store: Store, state: State
+    ) -> None:
+        lease = send_one(store, make_accept(recipients=TWO))
+        one(store, Testify("m1", "primary", TWO[0], "delivered", NOW))
+        steps = (Step(0, state, NOW + 5, "no", suppress=True), Step(1, state, NOW + 5, "no"))
+        settle = make_settle(lease, *steps, outcome="deferred")
+
+        assert [Settled(), Settled()] == [one(store, settle) for _ in range(2)]
+        assert states(store) == ["sent", state.value]
+        assert (True, 1) == (store.ledger().is_balanced, store.status("m1")[0].attempts)
+        assert kinds(store).count("resolved") == 1
+        assert one(store, Suppress(TWO[0], "", "test")).source == "test"  # type: ignore[union-attr]
+
+    def test_nothing_is_left_of_a_failure_where_all_was_delivered(self, store: Store) -> None:
+        lease = send_one(store)
+        one(store, Testify("m1", "primary", TWO[0], "delivered", NOW))
+        settle = make_settle(lease, Step(0, State.LEASED), outcome="deferred")
+
+        assert [Settled(True), Settled(True)] == [one(store, settle) for _ in range(2)]
+        assert states(store) == ["sent"]
+        assert (True, 1) == (store.ledger().is_balanced, store.status("m1")[0].attempts)
+
+    def test_a_bounce_that_came_while_it_was_sent_again_is_only_evidence(
+        self, store: Store
+    ) -> None:
+        lease = send_one(store)
+        one(store, Testify("m1", "primary", TWO[0], "bounced", NOW))
+
+        one(store, make_settle(lease, Step(0, State.LEASED), outcome="deferred"))
+
+        assert states(store) == ["leased"]
+
     # By hand
 
     def test_a_person_settles_all_that_is_open(self, store: Store) -> None:
@@ -325,6 +374,14 @@ class SettlementContract(Contract):
 
         assert states(store) == ["failed"]
         assert kinds(store)[-1] == "final_failure"
+
+    def test_failures_of_one_commit_are_reported_once_each(self, store: Store) -> None:
+        doubt_one(store, due_at=NOW, accept=make_accept(recipients=TWO))
+
+        store.apply([Resolve(1, (Step(n, State.FAILED),), None, "no", {}) for n in (1, 0)], NOW + 5)
+
+        told = [e.facts["deliveries"] for e in store.timeline(1) if e.kind == "final_failure"]
+        assert [[1], [0]] == [[each["n"] for each in deliveries] for deliveries in told]
 
     # Who is blamed
 

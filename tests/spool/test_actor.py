@@ -281,6 +281,23 @@ async def test_messages_that_come_while_the_writer_waits_for_room_are_refused_as
         assert rig.store.groups[-1] == (Expire(10), Expire(20))
 
 
+async def test_what_is_refused_takes_no_room_in_the_mailbox(autojump_clock: MockClock) -> None:
+    async with running() as rig:
+        rig.store.errors = [SpoolFullError("no room")] * 20
+        promised = rig.write(Expire(10))
+        for n in range(100):
+            refused = rig.write(make_accept(f"m{n}"))
+            with pytest.raises(SpoolFullError):
+                await refused.wait(1)
+            await trio.sleep(0.1)
+
+            assert rig.writes.waiting <= 2
+        await promised.wait(30)
+        await trio.testing.wait_all_tasks_blocked()
+
+        assert (0, 101) == (rig.writes.waiting, rig.writes.statistics().handled)
+
+
 async def test_when_there_is_room_again_messages_are_accepted(autojump_clock: MockClock) -> None:
     async with running() as rig:
         rig.store.errors = [SpoolFullError("no room")]
