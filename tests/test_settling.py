@@ -14,6 +14,8 @@ import trio
 from trio.testing import MockClock
 
 from mailactors.config import Config
+from mailactors.dispatch import settler, settling
+from mailactors.dispatch.settling import Move
 from mailactors.model.message import Address
 from mailactors.model.outcome import (
     Accepted,
@@ -28,6 +30,7 @@ from mailactors.model.outcome import (
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
 from mailactors.runtime.ports import Ports
+from mailactors.spool.doubts import Doubt
 from mailactors.spool.operations import Suppress, Testify
 from mailactors.spool.questions import Event
 from mailactors.spool.writer import SpoolWriter
@@ -35,6 +38,7 @@ from mailactors.wiring import Gateway, build
 from tests.gateways import (
     EPOCH_S,
     CrashPlan,
+    NotingJournal,
     VirtualClock,
     letter,
     make_config,
@@ -832,3 +836,27 @@ async def test_actors_that_die_again_and_again_lose_and_repeat_nothing(
 
             assert copies(gateway) - 1 <= await risks(gateway)
             assert gateway.desk.in_flight == 0
+
+
+async def test_a_doubt_that_we_fail_at_does_not_stop_the_others(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = settling.decide_doubt
+
+    def failing(doubt: Doubt, *rest: Any) -> Move:
+        if doubt.seq == 1:
+            raise ZeroDivisionError
+        return decide(doubt, *rest)
+
+    monkeypatch.setattr(settler, "decide_doubt", failing)
+    with open_store() as store:
+        async with running(one(keyed()), store) as gateway:
+            provider(gateway, "primary").behaviour.script.extend([LOST, LOST, LOST])
+            await submit(gateway, 3)
+            await wait_for_states(gateway, within_s=60, sent=2, uncertain=1)
+
+            assert isinstance(gateway.ports.journal, NotingJournal)
+            assert gateway.ports.journal.named("settler.fault")
+            assert [] == gateway.ports.journal.named("actor.crashed")
+            monkeypatch.setattr(settler, "decide_doubt", decide)
+            await wait_for_states(gateway, within_s=600, sent=3)

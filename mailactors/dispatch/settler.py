@@ -47,13 +47,17 @@ from mailactors.spool.doubts import Doubt, Doubts, Overdue, Postpone
 from mailactors.spool.operations import ALONE_FROM
 from mailactors.spool.port import Command, Result
 
+SUSPECT_AGAIN_S: Final = 2.0
+"""When a message that is suspected of killing its owner, and must go alone, asks for its turn."""
+FAULT_AGAIN_S: Final = 300.0
+"""When a doubt is seen to again that we failed at; a fault of ours, for the log."""
 CLOCK_EVERY_S: Final = 10.0
 """How soon a step of the wall clock is noticed, which doubts are due by."""
 LOOK_EVERY_S: Final = 1.0
 """The lot is looked at no more often than this."""
 LOT_MAX: Final = 200
 """Of each provider, what one look takes in."""
-REPEATS_MAX: Final = 4
+REPEATS_MAX: Final = 8
 """Repetitions by key on their way at a time, at each provider: fresh messages need its lane."""
 LOOK_UPS_MAX: Final = 32
 """Look-ups under way at a time, at each provider."""
@@ -143,7 +147,16 @@ class SettlerActor:
             if self._desk.is_draining:
                 return
             self._ports.faults.point("settler.doubt")
-            if (doubt.seq, doubt.attempt_id) in busy or not await self._see_to(doubt, nursery):
+            is_seen_to = (doubt.seq, doubt.attempt_id) not in busy
+            try:
+                is_seen_to = is_seen_to and await self._see_to(doubt, nursery)
+            except Exception as error:  # one that we cannot handle must not stop the others
+                self._journal.note(
+                    "settler.fault", level="error", id=doubt.id, error=describe(error)
+                )
+                at = self._clock.wall_time() + FAULT_AGAIN_S
+                await self._settle(doubt, self._postponed(doubt, at))
+            if not is_seen_to:
                 self._desk.expect_doubt(self._clock.wall_time())  # it is due still
 
     def _busy(self) -> set[_Key]:
@@ -212,8 +225,11 @@ class SettlerActor:
         if view is None or view.lane is not lane:
             view = self._views[lane.name] = LaneView(lane)
         repeats = sum(each.doubt is not None for each in lane.in_flight.values())
-        is_suspect = doubt.crashes >= ALONE_FROM and self._desk.has_suspect_in_flight
-        if repeats >= REPEATS_MAX or is_suspect:
+        if doubt.crashes >= ALONE_FROM and self._desk.has_suspect_in_flight:
+            # Not left due: many of them would hide the doubts behind them.
+            await self._settle(doubt, self._postponed(doubt, now + SUSPECT_AGAIN_S))
+            return True
+        if repeats >= REPEATS_MAX:
             return False
         if view.opens_at_s() > now_s or now_s < self._desk.signals.full_until_s.value:
             plan, able = self._desk.plan(doubt.stream), lane.out.capabilities

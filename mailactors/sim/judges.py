@@ -158,7 +158,7 @@ class Judges:
             is_injected = InjectedCrashError.__name__ in str(facts["error"])
             if not is_injected and facts["actor"] not in self.may_crash:
                 self.accuse("no actor dies by itself", f"{event}: {facts}")
-        elif event == "attempt.fault":
+        elif event in {"attempt.fault", "settler.fault"}:
             self.accuse("no actor dies by itself", f"{event}: {facts}")
         elif event == "attempt.panic":
             self._panics[facts["id"]] = None
