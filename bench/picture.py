@@ -1,6 +1,7 @@
-"""Draw the README's picture from a real run: serve, submit, look at the statuses.
+"""Draw the README's pictures from real runs: the first message, and a rehearsal.
 
-    python -m bench.picture            # writes .github/first-run.svg
+    python -m bench.picture              # writes .github/first-run.svg
+    python -m bench.picture run.html     # writes .github/rehearsal.png: a page of `simulate --html`
 
 Everything in the picture was said by the service; only the prompt lines are ours.
 """
@@ -18,8 +19,10 @@ from pathlib import Path
 import rich.console
 import rich.text
 
+from tests.chromium import browsing
 from tests.servers import Served, serving, wait_until
 
+REHEARSAL = Path(__file__).parent.parent / ".github" / "rehearsal.png"
 PICTURE = Path(__file__).parent.parent / ".github" / "first-run.svg"
 CONFIG = """
 [service]
@@ -37,6 +40,16 @@ PEOPLE = ("chahak", "amir", "bea", "chen", "dilek", "efe")
 
 
 def main() -> None:
+    """Write the first picture, or the second one from the page that is named."""
+    if len(sys.argv) > 1:
+        with tempfile.TemporaryDirectory() as folder, browsing(Path(folder)) as tab:
+            tab.open(Path(sys.argv[1]).resolve(), width=1100, height=1420)
+            tab.screenshot(REHEARSAL)
+        return
+    draw_first_message()
+
+
+def draw_first_message() -> None:
     """Run the service, and write what it said as an SVG that loads nothing from elsewhere."""
     console = rich.console.Console(record=True, width=104, file=io.StringIO())
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder), CONFIG) as served:
