@@ -43,8 +43,8 @@ def main() -> None:
     """Write the first picture, or the second one from the page that is named."""
     if len(sys.argv) > 1:
         with tempfile.TemporaryDirectory() as folder, browsing(Path(folder)) as tab:
-            tab.open(Path(sys.argv[1]).resolve(), width=1100, height=1420)
-            tab.screenshot(REHEARSAL)
+            tab.open(Path(sys.argv[1]).resolve(), width=1100, height=900)
+            tab.screenshot(REHEARSAL, height_max=1720)
         return
     draw_first_message()
 

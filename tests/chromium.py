@@ -111,10 +111,11 @@ class Tab:
             self.mouse("mousePressed", x, y, button="left", buttons=1, clickCount=count)
             self.mouse("mouseReleased", x, y, button="left", clickCount=count)
 
-    def screenshot(self, path: Path) -> None:
-        """Write a picture of the whole page, as a PNG."""
+    def screenshot(self, path: Path, height_max: int = 1_000_000) -> None:
+        """Write a picture of the whole page, or of its top, as a PNG."""
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
-        clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
+        height = min(size["height"], height_max)
+        clip = {"x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1}
         taken = self.call("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(taken["data"]))
 
