@@ -70,7 +70,7 @@ class Account:
         self._settled: dict[str, None] = {}
         """Attempts whose outcome is durable: telling it again changes nothing."""
         self._queues: dict[tuple[str, str], dict[int, float]] = {}
-        """When what was never sent was accepted: by stream and recipient domain, oldest first."""
+        """When what was never tried was accepted: by stream and recipient domain, oldest first."""
         self._queue_of: dict[int, dict[int, float]] = {}
 
     def state(self, number: int) -> State | None:
@@ -118,6 +118,8 @@ class Account:
                 self._settled[command.attempt_id] = None
                 if len(self._settled) > REPLAYED_MAX:
                     del self._settled[next(iter(self._settled))]
+                if command.is_attempt:  # what was refused waits for other lanes than its like
+                    self._leave_queue(command.seq)
                 for step in command.steps:
                     self._move(command.seq, step.state)
             case Release(), Settled(is_stale=False):
