@@ -336,7 +336,7 @@ def _become_service(request: dict[str, Any]) -> None:
         code = _serve(msgspec.json.decode(request["harm"], type=Harm), request["arguments"])
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
-    except BaseException:
+    except Exception:  # an interrupt needs no traceback: the rig itself ends its children
         sys.excepthook(*sys.exc_info())
     finally:
         sys.stdout.flush()
