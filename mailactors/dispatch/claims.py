@@ -46,6 +46,10 @@ class Claims:
         """Yield the names of the streams."""
         return iter(self._streams)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether a stream is claimed from."""
+        return name in self._streams
+
     def add(self, names: Iterable[str]) -> None:
         """Claim from these streams, too."""
         for name in names:

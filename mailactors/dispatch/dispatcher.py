@@ -325,7 +325,7 @@ class DispatcherActor:
     # The spool
 
     async def _write(self, command: Command) -> Reply[Result]:
-        reply = Reply[Result](self._desk.outcomes.nudge)
+        reply: Reply[Result] = Reply(self._desk.outcomes.nudge)
         await self._desk.spool.put(Write(command, reply))
         return reply
 

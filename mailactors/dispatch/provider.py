@@ -108,7 +108,7 @@ class ProviderActor:
     async def _intend(self, attempt: Attempt, session: Session) -> Intended | NotAttempted:
         """Make the intent durable, or give the session back unused."""
         attempt.stage = Stage.INTENDING
-        reply = Reply[Result]()
+        reply: Reply[Result] = Reply()
         try:
             await self._spool.put(Write(intent_of(attempt), reply))
             intended = await reply.wait(INTENT_WITHIN_S)

@@ -170,9 +170,8 @@ class _StreamQueue:
     turn: float = 0.0
     """Stride scheduling: the stream with the smallest turn goes next; each message adds 1/share."""
     by_lanes: dict[tuple[str, ...], deque[Lease]] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return sum(len(queue) for queue in self.by_lanes.values())
+    size: int = 0
+    """Messages in all of its queues: asked for many times a message."""
 
 
 class Waiting:
@@ -197,12 +196,13 @@ class Waiting:
 
     def count(self, stream: str) -> int:
         """Return how many messages of a stream wait."""
-        return len(self._streams[stream])
+        return self._streams[stream].size
 
     def push(self, lease: Lease, lanes: tuple[str, ...], *, is_first: bool = False) -> None:
         """Add a message at the end; `is_first` gives it back the place that is due to its age."""
         stream = self._streams[lease.stream]
         queue = stream.by_lanes.setdefault(lanes, deque())
+        stream.size += 1
         if not is_first:
             queue.append(lease)
             return
@@ -222,6 +222,7 @@ class Waiting:
                 if choice is None:
                     continue
                 lease = queue.popleft()
+                stream.size -= 1
                 if not queue:
                     del stream.by_lanes[lanes]
                 self._turn = max(self._turn, stream.turn)
@@ -233,7 +234,7 @@ class Waiting:
         """Take out every message, oldest first."""
         queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
         for stream in self._streams.values():
-            stream.by_lanes = {}
+            stream.by_lanes, stream.size = {}, 0
         return sorted((lease for q in queues for lease in q), key=_place)
 
     def remove(self, seqs: frozenset[int]) -> None:
@@ -241,6 +242,7 @@ class Waiting:
         for stream in self._streams.values():
             for lanes, queue in list(stream.by_lanes.items()):
                 kept = deque(lease for lease in queue if lease.seq not in seqs)
+                stream.size -= len(queue) - len(kept)
                 if kept:
                     stream.by_lanes[lanes] = kept
                 else:
@@ -258,7 +260,7 @@ class Waiting:
                 yield name, lanes
 
     def __len__(self) -> int:
-        return sum(len(stream) for stream in self._streams.values())
+        return sum(stream.size for stream in self._streams.values())
 
 
 def _place(lease: Lease) -> tuple[float, int]:

@@ -212,7 +212,7 @@ class SettlerActor:
         return Postpone(doubt.seq, (doubt.attempt_id,), at, doubt.repeats + tries)
 
     async def _write(self, command: Command) -> Reply[Result]:
-        reply = Reply[Result](self._desk.looked.nudge)
+        reply: Reply[Result] = Reply(self._desk.looked.nudge)
         await self._desk.spool.put(Write(command, reply))
         return reply
 

@@ -6,8 +6,7 @@ the commit happens in the spool's actor, and the same key returns the answer.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -87,11 +86,7 @@ class Door:
             self.check_room()
             accept = self._admit(submission)
             self._count(1)
-            reply = Reply[Result]()
-            with _overload_explained():
-                self._registry.put_nowait(Submit(accept, reply))
-                result = await reply.wait(ACCEPT_WITHIN_S)
-            return self._receipt(accept, result)
+            return self._receipt(accept, await self._make_durable(accept))
         except IntakeError as error:
             self.results.add(type(error).__name__)
             raise
@@ -120,12 +115,22 @@ class Door:
         ]
 
     async def _accept_many(self, accepts: tuple[Accept, ...]) -> tuple[Receipt | Conflict, ...]:
-        reply = Reply[Result]()
-        with _overload_explained():
-            self._registry.put_nowait(Submit(AcceptMany(accepts), reply))
-            result = await reply.wait(ACCEPT_WITHIN_S)
+        result = await self._make_durable(AcceptMany(accepts))
         assert isinstance(result, AcceptedMany)
         return result.results
+
+    async def _make_durable(self, accept: Accept | AcceptMany) -> Result:
+        """Return what the registry answers, or raise OverloadedError with what a client is told."""
+        reply: Reply[Result] = Reply()
+        try:
+            self._registry.put_nowait(Submit(accept, reply))
+            return await reply.wait(ACCEPT_WITHIN_S)
+        except MailboxFullError:
+            raise OverloadedError("too many submissions at once", RETRY_AFTER_S) from None
+        except SpoolFullError as error:
+            raise OverloadedError(str(error), RETRY_AFTER_S) from None
+        except (DeadlineError, ActorCrashedError) as error:
+            raise OverloadedError(f"not durable yet: {error}", RETRY_AFTER_S) from None
 
     def seconds_until_room(self) -> float:
         """Return how long a new message would be refused for now; 0 when there is room."""
@@ -219,16 +224,3 @@ class Door:
             recipients=len(message.envelope.recipients),
         )
         return result
-
-
-@contextlib.contextmanager
-def _overload_explained() -> Iterator[None]:
-    """Turn what the mailboxes and the spool raise into what a client is told."""
-    try:
-        yield
-    except MailboxFullError:
-        raise OverloadedError("too many submissions at once", RETRY_AFTER_S) from None
-    except SpoolFullError as error:
-        raise OverloadedError(str(error), RETRY_AFTER_S) from None
-    except (DeadlineError, ActorCrashedError) as error:
-        raise OverloadedError(f"not durable yet: {error}", RETRY_AFTER_S) from None

@@ -67,8 +67,9 @@ class Mailbox(Generic[T]):
         self._tries = 0
         self._is_nudged = False
         self._receiver: trio.lowlevel.Task | None = None
-        self._room = trio.lowlevel.ParkingLot()
-        self._empty = trio.lowlevel.ParkingLot()
+        self._room: trio.lowlevel.ParkingLot | None = None
+        self._empty: trio.lowlevel.ParkingLot | None = None
+        """Made for whoever waits first: most mailboxes never have anyone there."""
         self._handled = 0
         self._crashed = 0
 
@@ -79,7 +80,7 @@ class Mailbox(Generic[T]):
 
         Raises: MailboxFullError when `capacity` items are waiting.
         """
-        if self.waiting >= self.capacity:
+        if len(self._items) + len(self._under_cursor) >= self.capacity:
             raise MailboxFullError(f"{self.name}: {self.capacity} items are waiting already")
         self._items.append(item)
         self._wake()
@@ -87,12 +88,16 @@ class Mailbox(Generic[T]):
     async def put(self, item: T) -> None:
         """Send, waiting for room."""
         while self.waiting >= self.capacity:
+            if self._room is None:
+                self._room = trio.lowlevel.ParkingLot()
             await self._room.park()
         self.put_nowait(item)
 
     async def wait_empty(self) -> None:
         """Return once everything that was sent is handled."""
         while self.waiting:
+            if self._empty is None:
+                self._empty = trio.lowlevel.ParkingLot()
             await self._empty.park()
 
     def nudge(self) -> None:
@@ -191,7 +196,7 @@ class Mailbox(Generic[T]):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _free(self, count: int) -> None:
-        if self._room:
+        if self._room is not None:
             self._room.unpark(count=count)
-        if self._empty and not self.waiting:
+        if self._empty is not None and not self.waiting:
             self._empty.unpark_all()

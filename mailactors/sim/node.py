@@ -119,7 +119,8 @@ class FaultPoints:
 
     def reach(self, name: str, life: Life, gateway: Gateway | None) -> None:
         """Come by a point. Raises: ProcessDiedError, InjectedCrashError."""
-        life.check()
+        if life.is_over:
+            life.check()
         self.hits[name] += 1
         if name == self.deadly:
             self.deadly = ""

@@ -23,7 +23,7 @@ class SpoolWriter:
 
         Raises: SpoolError, when it is not known to be: commands are idempotent, so ask again.
         """
-        reply = Reply[Result]()
+        reply: Reply[Result] = Reply()
         try:
             self._mailbox.put_nowait(Write(command, reply))
             return await reply.wait(ANSWER_WITHIN_S)
