@@ -13,6 +13,7 @@ from mailactors.intake.submission import KeyConflictError, OverloadedError, Stop
 from mailactors.model.message import Address
 from mailactors.model.outcome import Accepted, Deferred, Phase, Reason, Rejected, Scope, Uncertain
 from mailactors.runtime.supervisor import RestartsExhaustedError
+from mailactors.spool.port import SpoolFullError
 from mailactors.wiring import Gateway, build
 from tests.gateways import (
     CrashPlan,
@@ -376,3 +377,33 @@ async def test_past_the_limit_of_crashes_it_gives_up_and_a_restart_goes_on(
 
             assert ledger.is_balanced
             assert ledger.declared_risks > 0  # what was on its way when it gave up
+
+
+async def test_a_start_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise SpoolFullError("no room")
+
+    ports = make_ports()
+    assert isinstance(ports.journal, NotingJournal)
+    with open_store() as store:
+        async with trio.open_nursery() as nursery:  # one that is killed with leases in memory
+            before = build(make_config(), make_ports(), store)
+            await nursery.start(lambda task_status: before.run(task_status=task_status))
+            for lane in before.lanes.values():
+                lane.pause()
+            await submit(before, 3)
+            await wait_for_states(before, leased=3)
+            nursery.cancel_scope.cancel()
+        monkeypatch.setattr(store, "apply", full)
+        async with running(make_config(), store, ports) as gateway:
+            await trio.sleep(0.5)
+            with pytest.raises(OverloadedError, match="full"):
+                await gateway.door.submit(letter("refused"))
+            await trio.sleep(200)
+            monkeypatch.undo()
+            await wait_for_states(gateway, sent=3)
+
+    assert 3 == len(ports.journal.named("spool.recovery_waits"))
+    assert not ports.journal.named("actor.crashed")

@@ -10,7 +10,7 @@ a handful of times), never keeps a body.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
@@ -27,7 +27,7 @@ from mailactors.dispatch.record import (
     unsettled,
     with_doubt_at,
 )
-from mailactors.dispatch.recovery import recover_of
+from mailactors.dispatch.recovery import recover_of, recovered_by
 from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
 from mailactors.dispatch.routing import (
     Choice,
@@ -54,7 +54,6 @@ from mailactors.spool.port import (
     Expire,
     Expired,
     Lease,
-    Recovered,
     Release,
     Result,
 )
@@ -63,7 +62,6 @@ UPKEEP_S: Final = 1.0
 """How often deadlines are looked after."""
 UPKEEP_LIMIT: Final = 500
 """Messages that one look handles."""
-RECOVER_WITHIN_S: Final = 60.0
 
 
 class DispatcherActor:
@@ -90,8 +88,7 @@ class DispatcherActor:
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Settle what a predecessor left, then dispatch."""
         await self._reconfigure()
-        await self._recover()
-        task_status.started()
+        await self._recover(task_status.started)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._alarm.run)
             await self._work()
@@ -127,17 +124,18 @@ class DispatcherActor:
         for lease in (*self._waiting.take_all(), *self._suspects.take_all()):
             await self._push(lease)
 
-    async def _recover(self) -> None:
+    async def _recover(self, asked: Callable[[], None] = lambda: None) -> None:
         """Settle what a dead predecessor, of ours or of the writer's, left behind.
 
         Leases that nobody here knows of are ready again; intents whose attempt is not in flight
-        are uncertain.
+        are uncertain. `asked` is called when the command is ahead of any that others send.
         """
         self._spool_starts = self._desk.signals.starts.value
         leases = self._waiting.leases() | self._suspects.leases()
         command = recover_of(self._desk, leases, self._claims)
-        recovered = await (await self._write(command)).wait(RECOVER_WITHIN_S)
-        assert isinstance(recovered, Recovered)
+        reply = await self._write(command)
+        asked()
+        recovered = await recovered_by(reply, self._journal)
         self._desk.has_recovered = True
         self._desk.blamed -= command.blamed
         for message_id in recovered.held_ids:

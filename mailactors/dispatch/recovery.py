@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from mailactors.dispatch.desk import DispatchDesk
 from mailactors.dispatch.settling import first_at
-from mailactors.spool.port import Recover
+from mailactors.runtime.ports import Journal
+from mailactors.runtime.reply import DeadlineError, Reply
+from mailactors.spool.port import Recover, Recovered, Result
+
+WARN_EVERY_S: Final = 60.0
 
 
 def recover_of(
@@ -24,6 +29,23 @@ def recover_of(
     return Recover(
         desk.node, in_flight, leases, _waits(desk, streams), frozenset(desk.blamed), died
     )
+
+
+async def recovered_by(reply: Reply[Result], journal: Journal) -> Recovered:
+    """Return what came of it, however long the disk has no room for it.
+
+    Nothing can be sent before, and dying of it would only begin the wait anew.
+
+    Raises: ActorCrashedError when the writer died on it.
+    """
+    while True:
+        try:
+            recovered = await reply.wait(WARN_EVERY_S)
+        except DeadlineError:
+            journal.note("spool.recovery_waits", level="warning", for_s=WARN_EVERY_S)
+            continue
+        assert isinstance(recovered, Recovered)
+        return recovered
 
 
 def leave_of(desk: DispatchDesk) -> Recover:
