@@ -14,7 +14,6 @@ Source: Nygard, "Release It!"; resilience4j and Polly v8 for the shape of the se
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, assert_never
@@ -22,6 +21,7 @@ from typing import Final, assert_never
 import pydantic
 import trio
 
+from mailactors.dispatch.calls import Calls
 from mailactors.dispatch.concurrency import (
     Concurrency,
     collapse,
@@ -96,11 +96,7 @@ class BreakerState:
     failures_in_a_row: int = 0
     untaken_in_a_row: int = 0
     """Calls since a message was last taken in, however slowly."""
-    calls: deque[list[int]] = field(default_factory=deque)
-    """[second, successes, failures] within the window, oldest first."""
-    successes: int = 0
-    failures: int = 0
-    """The sums of `calls`."""
+    calls: Calls = field(default_factory=Calls)
     in_flight: dict[str, float] = field(default_factory=dict)
     """When each admitted attempt began, oldest first."""
     too_old: set[str] = field(default_factory=set)
@@ -213,8 +209,8 @@ def is_failing(state: BreakerState, settings: BreakerSettings) -> bool:
     """Whether the window's failure rate, or a run of failures, is reason to open."""
     if state.failures_in_a_row >= min(FAILURES_IN_A_ROW_MAX, settings.calls_min):
         return True
-    calls = state.successes + state.failures
-    return calls >= settings.calls_min and state.failures >= settings.failure_rate * calls
+    failures, calls = state.calls.failures, state.calls.successes + state.calls.failures
+    return calls >= settings.calls_min and failures >= settings.failure_rate * calls
 
 
 def probes_free(state: BreakerState, settings: BreakerSettings) -> int:
@@ -243,21 +239,12 @@ def open_time_s(
 
 
 def _count(state: BreakerState, settings: BreakerSettings, verdict: Verdict, now_s: float) -> None:
-    second = int(now_s)
-    if not state.calls or state.calls[-1][0] != second:
-        state.calls.append([second, 0, 0])
-    while state.calls[0][0] <= now_s - settings.window_s - 1:
-        _, successes, failures = state.calls.popleft()
-        state.successes -= successes
-        state.failures -= failures
-    if verdict is Verdict.SUCCESS:
-        state.calls[-1][1] += 1
-        state.successes += 1
+    is_success = verdict is Verdict.SUCCESS
+    state.calls.add(is_success=is_success, now_s=now_s, window_s=settings.window_s)
+    if is_success:
         state.failures_in_a_row = state.untaken_in_a_row = 0
         state.last_success_s = now_s
     else:
-        state.calls[-1][2] += 1
-        state.failures += 1
         state.failures_in_a_row += 1
         state.untaken_in_a_row += 1
 
@@ -266,7 +253,6 @@ def close(state: BreakerState, now_s: float) -> None:
     """Close the gate and judge afresh; how often it opened is kept until it proves stable."""
     state.gate, state.closed_at_s = Gate.CLOSED, now_s
     state.calls.clear()
-    state.successes = state.failures = 0
     state.failures_in_a_row = state.untaken_in_a_row = 0
     state.probes_out.clear()
 

@@ -133,7 +133,7 @@ def _check_writable(options: Options) -> None:
 
 
 class _Bar:
-    """One progress bar over all runs, in messages."""
+    """One progress bar over all runs, in messages; where there is no terminal, a line a run."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
@@ -160,14 +160,22 @@ class _Bar:
         self._done[place] = min(float(accepted), self._expected[place])
         self._show(place)
 
-    def ended(self, place: int, *, is_counted: bool = True) -> None:
-        """Show that a run has ended; one that was made before does not count for the rate."""
-        self._done[place] = self._expected[place]
+    def found(self, place: int) -> None:
+        """Show that a run was made before, which does not count for the rate."""
         self._ended += 1
-        if not is_counted:
-            self._done[place] = self._expected[place] = 0.0
-            self.bars.update(self._bar, total=sum(self._expected))
+        self._done[place] = self._expected[place] = 0.0
+        self.bars.update(self._bar, total=sum(self._expected))
         self._show(place)
+
+    def ended(self, place: int, result: Result) -> None:
+        """Show that a run has ended."""
+        self._ended += 1
+        self._done[place] = self._expected[place]
+        self._show(place)
+        if not self.bars.console.is_terminal:
+            word = verdict_of(result)[0] if isinstance(result, Report) else "DIED"
+            line = f"{self._ended} of {len(self._tasks)} runs: {self._tasks[place].name}: {word}"
+            self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _show(self, place: int) -> None:
         task, speed = self._tasks[place], self.bars.tasks[0].speed
@@ -192,7 +200,7 @@ def _run_all(tasks: list[Task], jobs: int, finished: Finished | None) -> tuple[l
             left.append(place)
         else:
             results[place] = report
-            bar.ended(place, is_counted=False)
+            bar.found(place)
 
     def progress(number: int, accepted: int) -> None:
         bar.progress(left[number], accepted)
@@ -200,7 +208,7 @@ def _run_all(tasks: list[Task], jobs: int, finished: Finished | None) -> tuple[l
     def take(number: int, result: Result) -> None:
         place = left[number]
         results[place] = result
-        bar.ended(place)
+        bar.ended(place, result)
         if finished is not None and isinstance(result, Report):
             finished.add(tasks[place], result)
 

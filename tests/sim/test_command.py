@@ -218,6 +218,14 @@ def test_what_cannot_be_done_is_said_at_once(
     assert words in result.stderr.replace("\n", " ")
 
 
+def test_where_there_is_no_terminal_each_run_is_told_of_when_it_ends(scenario: Path) -> None:
+    result = simulate(str(scenario), "--seeds", "1-2")
+
+    told = [line for line in result.stderr.splitlines() if "runs:" in line]
+    stem = scenario.stem
+    assert [f"{n} of 2 runs: {stem}, seed {n}: good" for n in (1, 2)] == told
+
+
 def test_schema_describes_the_file(scenario: Path) -> None:
     result = simulate("--schema")
 
