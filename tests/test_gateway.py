@@ -13,6 +13,7 @@ from mailactors.intake.submission import KeyConflictError, OverloadedError, Stop
 from mailactors.model.message import Address
 from mailactors.model.outcome import Accepted, Deferred, Phase, Reason, Rejected, Scope, Uncertain
 from mailactors.runtime.supervisor import RestartsExhaustedError
+from mailactors.spool.actor import TRIES_MAX
 from mailactors.spool.port import SpoolFullError
 from mailactors.wiring import Gateway, build
 from tests.gateways import (
@@ -407,3 +408,17 @@ async def test_a_start_on_a_full_disk_says_so_and_goes_on_when_there_is_room(
 
     assert 3 == len(ports.journal.named("spool.recovery_waits"))
     assert not ports.journal.named("actor.crashed")
+
+
+async def test_a_writer_that_dies_of_a_recovery_does_not_take_the_dispatcher_with_it(
+    autojump_clock: MockClock,
+) -> None:
+    ports = make_ports(CrashPlan(spool__commit=TRIES_MAX))
+    assert isinstance(ports.journal, NotingJournal)
+    with open_store() as store:
+        async with running(make_config(), store, ports) as gateway:
+            await submit(gateway, 3)
+            await wait_for_states(gateway, sent=3)
+
+    assert {"spool"} == {facts["actor"] for facts in ports.journal.named("actor.crashed")}
+    assert 1 == len(ports.journal.named("spool.answer_lost"))

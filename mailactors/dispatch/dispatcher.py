@@ -130,12 +130,14 @@ class DispatcherActor:
         Leases that nobody here knows of are ready again; intents whose attempt is not in flight
         are uncertain. `asked` is called when the command is ahead of any that others send.
         """
-        self._spool_starts = self._desk.signals.starts.value
-        leases = self._waiting.leases() | self._suspects.leases()
-        command = recover_of(self._desk, leases, self._claims)
-        reply = await self._write(command)
-        asked()
-        recovered = await recovered_by(reply, self._journal)
+        while True:
+            self._spool_starts = self._desk.signals.starts.value
+            leases = self._waiting.leases() | self._suspects.leases()
+            command = recover_of(self._desk, leases, self._claims)
+            reply = await self._write(command)
+            asked()
+            if (recovered := await recovered_by(reply, self._journal)) is not None:
+                break
         self._desk.has_recovered = True
         self._desk.blamed -= command.blamed
         for message_id in recovered.held_ids:

@@ -8,7 +8,7 @@ from typing import Final
 from mailactors.dispatch.desk import DispatchDesk
 from mailactors.dispatch.settling import first_at
 from mailactors.runtime.ports import Journal
-from mailactors.runtime.reply import DeadlineError, Reply
+from mailactors.runtime.reply import ActorCrashedError, DeadlineError, Reply
 from mailactors.spool.port import Recover, Recovered, Result
 
 WARN_EVERY_S: Final = 60.0
@@ -31,12 +31,10 @@ def recover_of(
     )
 
 
-async def recovered_by(reply: Reply[Result], journal: Journal) -> Recovered:
-    """Return what came of it, however long the disk has no room for it.
+async def recovered_by(reply: Reply[Result], journal: Journal) -> Recovered | None:
+    """Return what came of it, however long the disk has no room; None if the writer died on it.
 
     Nothing can be sent before, and dying of it would only begin the wait anew.
-
-    Raises: ActorCrashedError when the writer died on it.
     """
     while True:
         try:
@@ -44,6 +42,9 @@ async def recovered_by(reply: Reply[Result], journal: Journal) -> Recovered:
         except DeadlineError:
             journal.note("spool.recovery_waits", level="warning", for_s=WARN_EVERY_S)
             continue
+        except ActorCrashedError as error:
+            journal.note("spool.answer_lost", level="error", error=str(error))
+            return None
         assert isinstance(recovered, Recovered)
         return recovered
 
