@@ -47,15 +47,14 @@ PLAIN = Report(
     violations=(),
     expectations=(),
 )
-LATER_S = 0.3
 
 
-def tasks_of(*seeds: int) -> list[Task]:
-    return [Task("folder/test.toml", SCENARIO, CONFIG, seed, "default") for seed in seeds]
+def tasks_of(*seeds: int, path: Path = Path("folder/test.toml")) -> list[Task]:
+    return [Task(str(path), SCENARIO, CONFIG, seed, "default") for seed in seeds]
 
 
 def answer(task: Task, tell: Callable[[int], None]) -> Report:
-    """Answer with the seed; misbehave for some."""
+    """Answer with the seed; misbehave for some. The first waits at a gate, if there is one."""
     tell(task.seed)
     match task.seed:
         case 13:
@@ -66,8 +65,9 @@ def answer(task: Task, tell: Callable[[int], None]) -> Report:
             raise ValueError("a bug")
         case 16:
             os.kill(os.getpid(), signal.SIGINT)
-        case 1:
-            time.sleep(LATER_S)  # the first is the last to be finished
+        case 1 if Path(task.path).is_fifo():
+            with open(task.path, "rb") as gate:
+                gate.read(1)
         case _:
             pass
     return msgspec.structs.replace(PLAIN, seed=task.seed, hash=str(os.getpid()))
@@ -97,14 +97,24 @@ class Heard:
 
 
 @pytest.mark.slow
-def test_every_run_is_made_once_whoever_is_first() -> None:
+def test_every_run_is_made_once_whoever_is_first(tmp_path: Path) -> None:
     heard = Heard()
+    path = tmp_path / "gate"
+    os.mkfifo(path)
 
-    is_whole = run_side_by_side(tasks_of(1, 2, 3, 4), 2, answer, heard.progress, heard.finished)
+    with open(path, "r+b", buffering=0) as gate:
+
+        def finished(place: int, result: Result) -> None:
+            heard.finished(place, result)
+            if place == 3:
+                gate.write(b"!")  # the first goes on when the last has ended
+
+        tasks = tasks_of(1, 2, 3, 4, path=path)
+        is_whole = run_side_by_side(tasks, 2, answer, heard.progress, finished)
 
     assert is_whole
     assert [1, 2, 3, 4] == heard.ended()
-    assert 0 == heard.order[-1]
+    assert [1, 2, 3, 0] == heard.order
     assert [(0, 1), (1, 2), (2, 3), (3, 4)] == sorted(heard.told)
     processes = {each.hash for each in heard.results.values() if isinstance(each, Report)}
     assert 2 == len(processes - {str(os.getpid())})
