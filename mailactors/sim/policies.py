@@ -23,7 +23,7 @@ from mailactors.sim.incidents import Crash, Operation, crash_times
 from mailactors.sim.providers import Vendor
 from mailactors.sim.report import Report, expectations_of, figures_of
 from mailactors.sim.scenario import Scenario, horizon_s
-from mailactors.sim.series import EventLog, record_of
+from mailactors.sim.series import EventLog, record_of, stories_of
 from mailactors.sim.traffic import Clients
 from mailactors.sim.truth import Truth
 from mailactors.sim.world import JumpingClock, make_world, seeded_scheduling
@@ -244,7 +244,8 @@ def run_loop(
 
     with seeded_scheduling(seed):
         process = trio.run(main, clock=clock)
-    figures = figures_of(scenario, process.truth, {})
+    truth = process.truth
+    figures = figures_of(scenario, truth, {})
     wall_s = stopwatch.wall_time() - begun_at
     return Report(
         scenario=name,
@@ -257,7 +258,7 @@ def run_loop(
         fault_points={},
         ended_s=round(process.ended_s, 3),
         violations=(),
-        record=record_of(scenario, process.truth, process.events, process.story_of),
+        record=record_of(scenario, truth, process.events, stories_of(truth, process.story_of)),
         expectations=expectations_of(scenario.expect, figures),
         wall_s=round(wall_s, 3),
         messages_per_wall_s=round(figures["accepted"] / wall_s, 1) if wall_s > 0 else 0.0,

@@ -20,7 +20,7 @@ from mailactors.sim.node import FaultPoints, Life, Node
 from mailactors.sim.providers import Vendor
 from mailactors.sim.report import Report, expectations_of, figures_of
 from mailactors.sim.scenario import Scenario, horizon_s
-from mailactors.sim.series import EventLog, record_of, story_lines
+from mailactors.sim.series import EventLog, record_of, stories_of, story_lines
 from mailactors.sim.stopwatch import Stopwatch
 from mailactors.sim.traffic import Clients
 from mailactors.sim.truth import Truth
@@ -37,7 +37,8 @@ from mailactors.spool.sqlite import MEMORY, SqliteStore
 from mailactors.wiring import Gateway, ProviderFactory
 
 LOOK_EVERY_S: Final = 60.0
-"""How often the spool's ledger is compared; each look reads all of it."""
+LOOK_EVERY_SHARE: Final = 0.05
+"""How often the spool's ledger is compared, of the time so far: each look reads all of it."""
 TICK_S: Final = 1.0
 TIMELINE_MAX: Final = 50
 DISK_WORDS: Final = (SpoolBrokenError.__name__, apsw.BusyError.__name__)
@@ -215,7 +216,7 @@ class _Run:
                 progress(now_s, len(self.truth.accepted))
             if now_s >= look_at_s and self.node.gateway is not None:
                 self.judges.look()
-                look_at_s = now_s + LOOK_EVERY_S
+                look_at_s = now_s + max(LOOK_EVERY_S, LOOK_EVERY_SHARE * now_s)
             await trio.sleep(TICK_S)
 
     def violations(self) -> tuple[Violation, ...]:
@@ -262,7 +263,9 @@ def run_scenario(
     with contextlib.closing(store), seeded_scheduling(seed):
         run = trio.run(main, clock=clock)
         violations = run.violations()
-        record = record_of(scenario, run.truth, run.events, run.story_of)
+        worst = stories_of(run.truth, run.story_of)
+    # The spool has given its memory back: from here on there is room for lists.
+    record = record_of(scenario, run.truth, run.events, worst)
     figures = figures_of(scenario, run.truth, run.judges.account.risks)
     wall_s = stopwatch.wall_time() - begun_at
     counts = run.world.journal.counts

@@ -6,8 +6,10 @@ drawn costs nothing while it goes on.
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -107,10 +109,15 @@ class EventLog:
 
 
 def record_of(
-    scenario: Scenario, truth: Truth, events: EventLog, story_of: Callable[[int], tuple[str, ...]]
+    scenario: Scenario, truth: Truth, events: EventLog, worst: tuple[Story, ...]
 ) -> Record:
-    """Return a run's record. `story_of` gives the timeline of a message by its number."""
-    worst = tuple(
+    """Return a run's record."""
+    return Record(scenario.story.strip(), series_of(scenario, truth, events), worst)
+
+
+def stories_of(truth: Truth, story_of: Callable[[int], tuple[str, ...]]) -> tuple[Story, ...]:
+    """Return the worst messages. `story_of` gives the timeline of a message by its number."""
+    return tuple(
         Story(
             number,
             round(truth.submitted_s[number], 3),
@@ -119,32 +126,33 @@ def record_of(
         )
         for number, latency_s in worst_of(truth)
     )
-    return Record(scenario.story.strip(), series_of(scenario, truth, events), worst)
 
 
 def worst_of(truth: Truth) -> list[tuple[int, float | None]]:
     """Return the messages that never arrived, then the slowest ones, as (number, latency)."""
     lost = [number for number in truth.accepted if number not in truth.arrivals]
-    slow = [
-        (at_s - truth.submitted_s[number], number)
-        for number, at_s in taken_s(truth)
-        if number in truth.arrivals
-    ]
-    slow.sort(key=lambda each: (-each[0], each[1]))
+    slow = heapq.nsmallest(
+        WORST_MAX,
+        (
+            (truth.submitted_s[number] - at_s, number)
+            for number, at_s in taken_s(truth)
+            if number in truth.arrivals
+        ),
+    )
     lost_count = max(WORST_MAX - len(slow), min(len(lost), LOST_MAX))
-    found: list[tuple[int, float | None]] = [(number, None) for number in sorted(lost)[:lost_count]]
-    found += [(number, latency_s) for latency_s, number in slow[: WORST_MAX - len(found)]]
+    found: list[tuple[int, float | None]] = [(number, None) for number in lost[:lost_count]]
+    found += [(number, -minus_s) for minus_s, number in slow[: WORST_MAX - len(found)]]
     return found
 
 
-def taken_s(truth: Truth) -> list[tuple[int, float]]:
-    """Return when a provider first took over each message that any did."""
-    return [(number, truth.taken.first_s(number) or 0.0) for number in truth.taken]
+def taken_s(truth: Truth) -> Iterator[tuple[int, float]]:
+    """Yield when a provider first took over each message that any did, in order."""
+    return ((number, truth.taken.first_s(number) or 0.0) for number in truth.taken)
 
 
 def series_of(scenario: Scenario, truth: Truth, events: EventLog) -> Series:
     """Count what happened in each step, from the first second to the last event."""
-    first_s = [at_s for _, at_s in taken_s(truth)]
+    first_s = array("d", (at_s for _, at_s in taken_s(truth)))
     guarded = truth.providers if events.has_breakers else ()
     gates: dict[str, list[Move]] = {name: [] for name in guarded}
     for at_s, name, gate in events.moves:

@@ -12,9 +12,9 @@ from mailactors.sim.series import (
     Series,
     Shade,
     coarser,
-    record_of,
     series_of,
     step_for,
+    stories_of,
     story_lines,
 )
 from mailactors.sim.truth import Truth
@@ -157,21 +157,21 @@ def test_worst_are_the_lost_then_the_slowest() -> None:
     taken = {number: number + 0.1 + (5.0 if number == 7 else 0.0) for number in range(38)}
     truth = truth_of(submitted, taken, lost=(3,))
 
-    record = record_of(small(), truth, EventLog(HandClock()), lambda number: (f"story {number}",))
+    worst = stories_of(truth, lambda number: (f"story {number}",))
 
-    assert 20 == len(record.worst)
+    assert 20 == len(worst)
     assert [(3, None), (38, None), (39, None), (7, 5.1)] == [
-        (each.number, each.latency_s) for each in record.worst[:4]
+        (each.number, each.latency_s) for each in worst[:4]
     ]
-    assert ("story 7",) == record.worst[3].lines
+    assert ("story 7",) == worst[3].lines
 
 
 def test_where_many_are_lost_some_of_the_slowest_are_shown_too() -> None:
     truth = truth_of([0.0] * 50, dict.fromkeys(range(15), 1.0))
 
-    record = record_of(small(), truth, EventLog(HandClock()), lambda _number: ())
+    worst = stories_of(truth, lambda _number: ())
 
-    assert [None] * 10 + [1.0] * 10 == [each.latency_s for each in record.worst]
+    assert [None] * 10 + [1.0] * 10 == [each.latency_s for each in worst]
 
 
 def test_story_is_told_from_the_beginning_of_the_run() -> None:
