@@ -105,7 +105,7 @@ def make_ports(faults: CrashPlan | None = None, *, inline: bool = True) -> Ports
 def open_store(path: Path | None = None) -> Iterator[SqliteStore]:
     """Open a spool in memory, or in a file."""
     if path is None:
-        store = SqliteStore.open(":memory:", expect_journal="memory")
+        store = SqliteStore.open(":memory:", journal_mode="memory")
     else:
         store = SqliteStore.open(str(path))
     try:

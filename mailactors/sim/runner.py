@@ -33,7 +33,7 @@ from mailactors.spool.port import (
     SpoolError,
     SpoolFullError,
 )
-from mailactors.spool.sqlite import MEMORY, SqliteStore
+from mailactors.spool.sqlite import TEMPORARY, SqliteStore
 from mailactors.wiring import Gateway, ProviderFactory
 
 LOOK_EVERY_S: Final = 60.0
@@ -54,7 +54,7 @@ Prepare = Callable[[Gateway], None]
 
 
 class WatchedStore(SqliteStore):
-    """The spool in memory as one process sees it, with someone who sees each commit."""
+    """The spool as one process sees it, with someone who sees each commit."""
 
     judges: Judges | None = None
     process: ProcessWatch | None = None
@@ -62,7 +62,7 @@ class WatchedStore(SqliteStore):
 
     def of_process(self, judges: Judges, process: ProcessWatch, world: World) -> Self:
         """Return the same spool for a process; what another one committed is there."""
-        store = type(self)(MEMORY, self._db, None)
+        store = type(self)(TEMPORARY, self._db, None)
         store.judges, store.process, store.world = judges, process, world
         return store
 
@@ -80,7 +80,10 @@ class WatchedStore(SqliteStore):
             raise SpoolFullError("no room (simulated)")
         if fault is not None and fault.what == "eio":
             raise SpoolBrokenError("the disk failed (simulated)")
-        results = super().apply(commands, now)
+        try:
+            results = super().apply(commands, now)
+        except (SpoolFullError, SpoolBrokenError) as error:  # the world had its say above
+            raise RuntimeError(f"this machine fails the simulator: {error}") from error
         if self.judges is not None:
             self.judges.committed(commands, results, now)
         return results
@@ -253,7 +256,7 @@ def run_scenario(
     stopwatch = SystemClock()
     begun_at = stopwatch.wall_time()
     clock = JumpingClock()
-    store = WatchedStore.open(MEMORY, expect_journal="memory")
+    store = WatchedStore.open(TEMPORARY, journal_mode="memory")
 
     async def main() -> _Run:
         run = _Run(scenario, config, seed, store, clock, prepare)

@@ -65,6 +65,9 @@ from mailactors.spool.sqlite_questions import (
 from mailactors.spool.sqlite_retention import purge
 
 MEMORY: Final = ":memory:"
+TEMPORARY: Final = ""
+"""Goes with its connection too, but what the cache has no room for is in a file without a name."""
+NAMELESS: Final = (MEMORY, TEMPORARY)
 CACHE_KIB: Final = 8_000
 PAGE_BYTES: Final = 4_096
 STATEMENTS_MAX: Final = 200
@@ -115,25 +118,25 @@ class SqliteStore(SqliteQuestions):
         db.set_wal_hook(self._on_commit)
 
     @classmethod
-    def open(cls, path: str, *, expect_journal: str = "wal") -> Self:
+    def open(cls, path: str, *, journal_mode: str = "wal") -> Self:
         """Open a spool, making it if there is none, and bring its schema up to date.
 
         Args:
-            path: a file, or ":memory:".
-            expect_journal: the journal mode without which the spool is refused: "wal" for a
-                file, "memory" for the simulator.
+            path: a file, or one of `NAMELESS`.
+            journal_mode: without which the spool is refused: "wal" for a file, "memory" for what
+                has no name.
 
         Raises: SpoolInUseError, SpoolSchemaError, and SpoolError if it cannot be opened at all.
         """
         lock = None
-        if path != MEMORY:
+        if path not in NAMELESS:
             path = os.path.realpath(path)  # one lock, whatever name the file goes by
             lock = _take_lock(path)
         try:
             db = _connect(path)
             try:
                 missing = find_missing(db, load_migrations())  # before anything is written
-                _configure(db, expect_journal)
+                _configure(db, journal_mode)
                 for migration in missing:
                     apply_migration(db, migration)
             except BaseException:
@@ -181,8 +184,8 @@ class SqliteStore(SqliteQuestions):
         return results
 
     def reader(self) -> Questions:
-        """Return a second view for questions, usable from another thread; in memory, `self`."""
-        if self._path == MEMORY:
+        """Return a second view for questions, usable from any thread; without a file, `self`."""
+        if self._path in NAMELESS:
             return self
         db = _connect(self._path)
         db.pragma("query_only", True)
@@ -194,7 +197,7 @@ class SqliteStore(SqliteQuestions):
 
         Raises: SpoolError if the file exists, or cannot be written; then there is none.
         """
-        if self._path != MEMORY:
+        if self._path not in NAMELESS:
             backup_spool(self._path, path, progress)
             return
         try:
@@ -262,15 +265,15 @@ def _connect(path: str) -> apsw.Connection:
     return db
 
 
-def _configure(db: apsw.Connection, expect_journal: str) -> None:
+def _configure(db: apsw.Connection, journal_mode: str) -> None:
     db.pragma("page_size", PAGE_BYTES)
     db.pragma("auto_vacuum", "INCREMENTAL")  # of a new file: an old one stays as it was made
     db.pragma("foreign_keys", False)  # nothing deletes a parent; the checks would cost each insert
     db.pragma("journal_size_limit", WAL_BYTES_MAX)
     db.pragma("synchronous", "FULL")
-    journal = db.pragma("journal_mode", "WAL")
-    if journal != expect_journal:
-        raise SpoolError(f"the journal is {journal}, not {expect_journal}: is it a network disk?")
+    journal = db.pragma("journal_mode", journal_mode)
+    if journal != journal_mode:
+        raise SpoolError(f"the journal is {journal}, not {journal_mode}: is it a network disk?")
     if db.pragma("synchronous") != _SYNCHRONOUS_FULL:
         raise SpoolError("synchronous=FULL was refused; without it nothing is durable")
 

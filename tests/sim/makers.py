@@ -26,18 +26,19 @@ def shortened(name: str, messages: float = 500.0) -> Scenario:
         raw["crashes"] = [crash for crash in raw["crashes"] if crash["at_s"] < CUT_S]
         return Scenario.model_validate(raw)
     factor = max(1.0, raw["duration_s"] * raw["traffic"]["rate_per_s"] / messages)
-    return Scenario.model_validate(_divided(raw, factor))
+    return Scenario.model_validate(divided(raw, factor))
 
 
-def _divided(raw: Any, factor: float) -> Any:
+def divided(raw: Any, factor: float) -> Any:
+    """Return what was read from a scenario's file with all its times divided."""
     if isinstance(raw, list):
-        return [_divided(each, factor) for each in raw]
+        return [divided(each, factor) for each in raw]
     if not isinstance(raw, dict):
         return raw
     return {
         key: value / factor
         if key in {"at_s", "for_s", "until_s", "duration_s", "period_s", "delay_s", "horizon_s"}
-        else _divided(value, factor)
+        else divided(value, factor)
         for key, value in raw.items()
     }
 

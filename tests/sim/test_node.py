@@ -15,9 +15,11 @@ from mailactors.sim import node
 from mailactors.sim.incidents import POINTS
 from mailactors.sim.node import Life, MortalExecutor, ProcessDiedError
 from mailactors.sim.report import Report
-from mailactors.sim.runner import run_scenario
+from mailactors.sim.runner import WatchedStore, run_scenario
 from mailactors.sim.scenario import gateway_config
+from mailactors.spool.sqlite import TEMPORARY
 from tests.sim.makers import fault, run, small
+from tests.spool.makers import NOW, make_accept
 
 KEYED = {name: {"idempotency_window_s": 86400} for name in ("primary", "secondary")}
 KILLED = [{"at_s": 3.0, "what": "process", "every_s": 4.0}]
@@ -192,6 +194,16 @@ def test_faulty_disk_loses_nothing(what: str) -> None:
     assert () == report.violations
     assert report.delivered == report.accepted > 100
     assert 0 == report.undeclared_duplicates
+
+
+def test_a_full_disk_of_this_machine_is_not_the_worlds() -> None:
+    store = WatchedStore.open(TEMPORARY, journal_mode="memory")
+    store._db.pragma("max_page_count", store._db.pragma("page_count"))
+
+    with pytest.raises(RuntimeError, match="this machine fails the simulator: no room"):
+        store.apply([make_accept(recipients=["r" * 10_000 + "@example.com"])], NOW)
+
+    store.close()
 
 
 @pytest.mark.slow

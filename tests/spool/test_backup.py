@@ -155,7 +155,7 @@ def test_a_backup_on_another_thread_holds_all_that_was_acknowledged(path: str, c
 
 
 def test_a_spool_in_memory_is_copied_to_a_file(copy: str) -> None:
-    store = SqliteStore.open(":memory:", expect_journal="memory")
+    store = SqliteStore.open(":memory:", journal_mode="memory")
     fill(store, 10)
 
     store.backup(copy)

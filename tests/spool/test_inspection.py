@@ -35,7 +35,7 @@ OVER = NOW + LIFE_S + 1.0
 
 @pytest.fixture
 def store() -> Iterator[SqliteStore]:
-    store = SqliteStore.open(":memory:", expect_journal="memory")
+    store = SqliteStore.open(":memory:", journal_mode="memory")
     yield store
     store.close()
 
@@ -126,7 +126,7 @@ def steps_of_a_look(store: SqliteStore, now: float) -> int:
 
 @pytest.mark.slow
 def test_a_look_costs_no_more_with_a_hundred_times_the_backlog(store: SqliteStore) -> None:
-    other = SqliteStore.open(":memory:", expect_journal="memory")
+    other = SqliteStore.open(":memory:", journal_mode="memory")
     fill(store, 2_000)
     fill(other, 200_000)
     for now in (NOW - 1.0, LATER, OVER):

@@ -80,7 +80,7 @@ def test_a_file_of_before_is_purged_without_shrinking(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def history() -> Iterator[SqliteStore]:
     """A spool with a long history: nearly all of it sent, of one stream."""
-    store = SqliteStore.open(":memory:", expect_journal="memory")
+    store = SqliteStore.open(":memory:", journal_mode="memory")
     store._db.execute(
         """
         WITH RECURSIVE numbers (value) AS

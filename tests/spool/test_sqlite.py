@@ -1,4 +1,4 @@
-"""The SQLite store: the contract on a file and in memory, and what only a file has."""
+"""The SQLite store: the contract with a file and without one, and what only a file has."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 
 from mailactors.spool.port import (
@@ -24,7 +25,13 @@ from mailactors.spool.port import (
     SpoolSchemaError,
     Store,
 )
-from mailactors.spool.sqlite import CHECKPOINT_PAGES, SqliteStore
+from mailactors.spool.sqlite import (
+    CACHE_KIB,
+    CHECKPOINT_PAGES,
+    MEMORY,
+    TEMPORARY,
+    SqliteStore,
+)
 from tests.spool.makers import NOW, make_accept, one, receive
 from tests.spool.spool_contract import SpoolContract
 
@@ -67,15 +74,36 @@ class TestOnDisk(SpoolContract):
 
 
 class TestInMemory(SpoolContract):
+    PATH = MEMORY
+
     @contextlib.contextmanager
     def make_store(self) -> Iterator[Store]:
-        store = SqliteStore.open(":memory:", expect_journal="memory")
+        store = SqliteStore.open(self.PATH, journal_mode="memory")
         yield store
         store.close()
 
     def check(self, store: Store) -> None:
         check_open_counts(store)
         check_doubts(store)
+
+
+class TestTemporary(TestInMemory):
+    PATH = TEMPORARY
+
+
+def test_a_temporary_one_has_no_more_in_memory_than_its_cache() -> None:
+    store = SqliteStore.open(TEMPORARY, journal_mode="memory")
+    cache_bytes, packed = 1024 * CACHE_KIB, b"x" * 100_000
+    count = 3 * cache_bytes // len(packed)
+
+    for number in range(count):
+        one(store, msgspec.structs.replace(make_accept(f"m{number}"), packed=packed))
+
+    used_bytes, _ = store._db.status(apsw.SQLITE_DBSTATUS_CACHE_USED)
+    assert cache_bytes / 2 < used_bytes < 1.2 * cache_bytes
+    assert count == store.ledger().accepted
+    assert packed == store._db.execute("SELECT packed FROM contents WHERE seq = 1").get
+    store.close()
 
 
 @pytest.fixture
@@ -289,7 +317,7 @@ def test_the_log_is_checkpointed(path: str) -> None:
     ],
 )
 def test_a_backlog_is_read_along_an_index(sql: str, index: str) -> None:
-    store = SqliteStore.open(":memory:", expect_journal="memory")
+    store = SqliteStore.open(":memory:", journal_mode="memory")
 
     plan = [row[3] for row in store._db.execute(f"EXPLAIN QUERY PLAN {sql}", (0,) * sql.count("?"))]
 
