@@ -32,7 +32,7 @@ from mailactors.sim.chance import RareDie
 from mailactors.sim.report import Bound, Oracle, rounded
 from mailactors.sim.scenario import Scenario, horizon_s
 from mailactors.sim.sky import Server, Sky, odds
-from mailactors.sim.traffic import arrival_times, pick, poison_times
+from mailactors.sim.traffic import arrival_times, domain_of, pick, poison_times
 from mailactors.sim.truth import quantile
 from mailactors.sim.weather import Weather
 from mailactors.sim.world import KeyedEntropy
@@ -66,7 +66,7 @@ def letters_of(scenario: Scenario, config: Config, entropy: KeyedEntropy) -> lis
     poison_s = next(poison_at, math.inf)
     for number, at_s in enumerate(arrival_times(traffic, scenario.duration_s, entropy)):
         stream = pick(traffic.streams, draw("stream", number)) if traffic.streams else default
-        domain = pick(traffic.recipient_domains, draw("domain", number))
+        domain = domain_of(traffic, entropy, number)
         until_s = min(end_s, at_s + config.streams[stream].expires_after_s)
         found.append(Letter(number, at_s, until_s, domain, at_s >= poison_s))
         if at_s >= poison_s:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mailactors.sim.printing import percent, replay_command, shown, verdict_of
+from mailactors.sim.printing import delivered_words, percent, replay_command, shown, verdict_of
 from mailactors.sim.report import Bound, Report, failure_rate_max
 from mailactors.sim.series import POINTS_MAX, Record, Series, Story, coarser
 
@@ -248,8 +248,7 @@ def _figures(report: Report) -> Iterator[str]:
     def best(name: str, form: str) -> str:
         return "" if oracle is None else f"oracle {shown(getattr(oracle, name), form)}"
 
-    of = f"{report.delivered:,} of {report.accepted:,}"
-    yield tile("delivered", percent(report.delivered_rate), of)
+    yield tile("delivered", percent(report.delivered_rate), delivered_words(report))
     yield tile("p50", f"{shown(report.p50_s, ',.3f')} s", best("p50_s", ",.3f"))
     yield tile("p99", f"{shown(report.p99_s, ',.3f')} s", best("p99_s", ",.3f"))
     yield tile("p99.9", f"{shown(report.p999_s, ',.3f')} s", best("p999_s", ",.3f"))

@@ -245,7 +245,7 @@ def run_loop(
     with seeded_scheduling(seed):
         process = trio.run(main, clock=clock)
     truth = process.truth
-    figures = figures_of(scenario, truth, {})
+    figures = figures_of(scenario, truth, {}, process.world.entropy)
     wall_s = stopwatch.wall_time() - begun_at
     return Report(
         scenario=name,

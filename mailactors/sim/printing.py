@@ -99,6 +99,14 @@ def percent(share: float | None) -> str:
     return "100%" if share == 1 else f"{int(share * 10_000) / 100:.2f}%"
 
 
+def delivered_words(report: Report) -> str:
+    """Return how many arrived of how many, and what providers said of it where they lied."""
+    words = f"{report.delivered:,} of {report.accepted:,}"
+    if report.accepted_by_provider == report.delivered:
+        return words
+    return f"{words} (providers accepted {report.accepted_by_provider:,})"
+
+
 def _cells(report: Report) -> tuple[str, ...]:
     decided = report.decision_us
     return (
@@ -135,7 +143,7 @@ def _print_picture(console: rich.console.Console, report: Report) -> None:
 
 def _print_report(console: rich.console.Console, report: Report, *, is_first: bool) -> None:
     """Print what was asked of a run; loops are for comparison, and nothing is asked of them."""
-    delivered = f"{report.delivered:,} of {report.accepted:,} messages delivered"
+    delivered = f"{delivered_words(report)} messages delivered"
     rate = f"{report.messages_per_wall_s:,.0f} messages a second of real time"
     name = rich.markup.escape(_name(report))
     console.print(f"\n{name}: {delivered}, {rate}", f"hash {report.hash}", sep="\n")

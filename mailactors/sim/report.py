@@ -11,7 +11,10 @@ import msgspec
 from mailactors.sim.judges import Violation
 from mailactors.sim.scenario import Expect, Scenario
 from mailactors.sim.series import Record
+from mailactors.sim.tables import Traffic
+from mailactors.sim.traffic import domain_of
 from mailactors.sim.truth import Truth, quantile
+from mailactors.sim.world import KeyedEntropy
 
 BEARABLE_S: Final = 2.0
 """Recovered: no more is under way than comes in within this time."""
@@ -68,10 +71,14 @@ class Report(msgspec.Struct, frozen=True):
     given_up: int
     """Messages that their client gave up: they were never accepted."""
     accepted: int
+    accepted_by_provider: int
+    """Messages that some provider took over: more than `delivered` where one lied."""
     delivered: int
     delivered_rate: float | None
     p50_s: float | None
     p99_s: float | None
+    p99_s_by_domain: dict[str, float | None]
+    """Of messages to each recipient domain, where there are several."""
     duplicates: int
     undeclared_duplicates: int
     attempts_per_message: float | None
@@ -101,9 +108,11 @@ class Report(msgspec.Struct, frozen=True):
         return not self.violations and all(each.ok for each in self.expectations)
 
 
-def figures_of(scenario: Scenario, truth: Truth, risks: dict[int, int]) -> dict[str, Any]:
+def figures_of(
+    scenario: Scenario, truth: Truth, risks: dict[int, int], entropy: KeyedEntropy
+) -> dict[str, Any]:
     """Return the figures that the truth gives."""
-    accepted, latencies_s = len(truth.accepted), truth.latencies_s()
+    accepted, latencies_s = len(truth.accepted), truth.latencies_s(truth.taken)
     undeclared = (
         max(0, len(times) - 1 - risks.get(number, 0)) for number, times in truth.arrivals.items()
     )
@@ -114,11 +123,13 @@ def figures_of(scenario: Scenario, truth: Truth, risks: dict[int, int]) -> dict[
         "refused": truth.refused,
         "given_up": truth.given_up,
         "accepted": accepted,
+        "accepted_by_provider": truth.accepted_by_provider,
         "delivered": truth.delivered,
         "delivered_rate": truth.delivered / accepted if accepted else None,
         "p50_s": rounded(quantile(latencies_s, 0.5)),
         "p99_s": rounded(quantile(latencies_s, 0.99)),
         "p999_s": rounded(quantile(latencies_s, 0.999)),
+        "p99_s_by_domain": _p99_s_by_domain(scenario.traffic, truth, entropy),
         "duplicates": truth.duplicates,
         "undeclared_duplicates": sum(undeclared),
         "attempts_per_message": rounded(truth.attempts / accepted) if accepted else None,
@@ -126,6 +137,21 @@ def figures_of(scenario: Scenario, truth: Truth, risks: dict[int, int]) -> dict[
         "recovery_s": None
         if fault_end_s is None
         else rounded(truth.recovery_s(fault_end_s, bearable)),
+    }
+
+
+def _p99_s_by_domain(
+    traffic: Traffic, truth: Truth, entropy: KeyedEntropy
+) -> dict[str, float | None]:
+    domains = traffic.recipient_domains
+    if len(domains) == 1:
+        return {}
+    numbers: dict[str, list[int]] = {domain: [] for domain in domains}
+    for number in truth.taken:
+        numbers[domain_of(traffic, entropy, number)].append(number)
+    return {
+        domain: rounded(quantile(truth.latencies_s(found), 0.99))
+        for domain, found in numbers.items()
     }
 
 
@@ -154,6 +180,8 @@ def expectations_of(
         found.append(Expectation("delivered_min", expect.delivered_min, rate, is_ok))
     for name in ("p50_s", "p99_s", "p999_s"):
         at_most(f"within.{name}", getattr(expect.within, name), figures[name])
+    for domain, limit in expect.p99_s_by_domain.items():
+        at_most(f"p99_s_by_domain.{domain}", limit, figures["p99_s_by_domain"].get(domain))
     for name in ("duplicates", "undeclared_duplicates", "attempts_per_message"):
         at_most(f"{name}_max", getattr(expect, f"{name}_max"), figures[name])
     for name, limit in expect.peak_attempts_per_s.items():

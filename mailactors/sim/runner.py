@@ -269,7 +269,7 @@ def run_scenario(
         worst = stories_of(run.truth, run.story_of)
     # The spool has given its memory back: from here on there is room for lists.
     record = record_of(scenario, run.truth, run.events, worst)
-    figures = figures_of(scenario, run.truth, run.judges.account.risks)
+    figures = figures_of(scenario, run.truth, run.judges.account.risks, run.world.entropy)
     wall_s = stopwatch.wall_time() - begun_at
     counts = run.world.journal.counts
     return Report(

@@ -104,6 +104,10 @@ class Scenario(Frozen):
                     yield f"faults.{index}.providers: is missing: whom does it concern?"
                 yield from self._unknown(f"faults.{index}.providers", fault.providers)
         yield from self._unknown("expect.peak_attempts_per_s", self.expect.peak_attempts_per_s)
+        for domain in self.expect.p99_s_by_domain:
+            if domain not in self.traffic.recipient_domains:
+                hint = nearest(domain, self.traffic.recipient_domains)
+                yield f"expect.p99_s_by_domain: no mail goes to {domain!r}{hint}"
         for name, plan in self.providers.items():
             for index, own in enumerate(plan.faults):
                 if own.providers:

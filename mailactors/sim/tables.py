@@ -189,6 +189,8 @@ class Expect(Frozen):
     """The least share of accepted messages that truly arrive, of those that the oracle delivers."""
     within: Within = Within()
     """From submission to acceptance by a provider."""
+    p99_s_by_domain: dict[str, Seconds] = Field(default={})
+    """The same, of those to a recipient domain."""
     duplicates_max: Annotated[int, Field(ge=0)] | None = None
     """How often messages may go out again, declared risks included."""
     undeclared_duplicates_max: Annotated[int, Field(ge=0)] | None = 0

@@ -110,6 +110,11 @@ def pick(weights: dict[str, float], draw: float) -> str:
     return next(reversed(weights))
 
 
+def domain_of(traffic: Traffic, entropy: KeyedEntropy, number: int) -> str:
+    """Return the domain of a message's recipient."""
+    return pick(traffic.recipient_domains, entropy.draw("domain", number))
+
+
 class Clients:
     """All clients of a run."""
 
@@ -180,7 +185,7 @@ class Clients:
 
     def _letter(self, number: int) -> Submission:
         traffic, draw = self._scenario.traffic, self._world.entropy.draw
-        domain = pick(traffic.recipient_domains, draw("domain", number))
+        domain = domain_of(traffic, self._world.entropy, number)
         mailbox = int(MAILBOXES * draw("mailbox", number))
         return Submission(
             sender=SENDER,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -235,10 +235,10 @@ class Truth:
         """Return how large a message is said to be; 0 where nobody said it."""
         return self._sizes[number] if self._sizes else 0
 
-    def latencies_s(self) -> list[float]:
-        """Return the time from submission to acceptance by a provider of each that was, sorted."""
+    def latencies_s(self, numbers: Iterable[int]) -> list[float]:
+        """Return the times from submission to acceptance by a provider of those taken, sorted."""
         taken, submitted_s = self.taken, self.submitted_s
-        return sorted((taken.first_s(n) or 0.0) - submitted_s[n] for n in taken)
+        return sorted((taken.first_s(n) or 0.0) - submitted_s[n] for n in numbers)
 
     def recovery_s(self, since_s: float, bearable: float) -> float | None:
         """Return how long after `since_s` the backlog was first no more than `bearable` messages.

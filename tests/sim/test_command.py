@@ -27,7 +27,17 @@ delivered_min = 1.0
 within = { p99_s = 5 }
 """
 FIGURES = {
-    *("scenario", "seed", "policy", "hash", "accepted", "delivered", "delivered_rate", "p50_s"),
+    *(
+        "scenario",
+        "seed",
+        "policy",
+        "hash",
+        "accepted",
+        "accepted_by_provider",
+        "delivered",
+        "delivered_rate",
+        "p50_s",
+    ),
     *("p99_s", "p999_s", "duplicates", "undeclared_duplicates", "attempts_per_message"),
     *("peak_attempts_per_s", "recovery_s", "violations", "expectations", "oracle", "decision_us"),
     *("wall_s", "messages_per_wall_s"),

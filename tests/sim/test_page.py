@@ -55,10 +55,12 @@ def report_of(name: str = "primary", story: str = "A test.", seconds: int = SECO
         seed=7,
         hash="0123abcd",
         accepted=100,
+        accepted_by_provider=100,
         delivered=99,
         delivered_rate=0.99,
         p50_s=0.1,
         p99_s=61.25,
+        p99_s_by_domain={},
         peak_attempts_per_s={name: 27},
         expectations=(
             Expectation("delivered_min", 1.0, 0.99, False),

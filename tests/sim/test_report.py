@@ -28,6 +28,7 @@ FIGURES: dict[str, Any] = {
     "attempts_per_message": 1.5,
     "peak_attempts_per_s": {"primary": 20},
     "recovery_s": 7.0,
+    "p99_s_by_domain": {"small.example": 0.9, "big.example": None},
 }
 
 
@@ -69,6 +70,16 @@ def test_deliveries_are_held_to_what_could_be_delivered() -> None:
     assert {"delivered_min": False} == held({"delivered_min": 0.95})
     assert {"delivered_min": True} == held({"delivered_min": 0.95}, oracle(delivered=92))
     assert {"delivered_min": True} == held({"delivered_min": 1.0}, oracle(delivered=80))
+
+
+def test_each_domain_is_held_to_its_own_limit() -> None:
+    asked = {"p99_s_by_domain": {"small.example": 0.9, "big.example": 100}}
+
+    assert held(asked) == {
+        "p99_s_by_domain.small.example": True,
+        "p99_s_by_domain.big.example": False,  # nothing arrived there
+    }
+    assert [False] == list(held({"p99_s_by_domain": {"small.example": 0.89}}).values())
 
 
 def test_gap_is_a_factor_of_the_oracle() -> None:

@@ -78,6 +78,10 @@ def test_fault_of_a_file_is_named(before: str, after: str, words: str) -> None:
     ("more", "words"),
     [
         ("[expect]\npeak_attempts_per_s = { primari = 3 }", "did you mean 'primary'?"),
+        (
+            '[expect]\np99_s_by_domain = { "exampel.com" = 3 }',
+            "no mail goes to 'exampel.com'; did you mean 'example.com'?",
+        ),
         ('[[faults]]\nat_s=1\nfor_s=1\nkind="refuse"', "faults.0.providers (line 9): is missing"),
         (
             '[[faults]]\nat_s=1\nfor_s=1\nkind="refuse"\nproviders=["second"]',

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mailactors.sim.printing import delivered_words
 from mailactors.sim.scenario import gateway_config, load_scenario
 from tests.sim.makers import LIBRARY, NAMES, fault, run, shortened, small
 
@@ -88,6 +89,29 @@ def test_clients_who_say_it_twice_get_one_message() -> None:
     assert () == report.violations
     assert report.submitted == report.accepted == report.delivered
     assert 0 == report.duplicates
+
+
+@pytest.mark.slow
+def test_times_are_counted_by_domain() -> None:
+    defers = fault("defer_domain", at_s=0, for_s=15, domain="big.example", code=421)
+    domains = {"big.example": 3, "small.example": 1}
+
+    report = run(small(traffic={"recipient_domains": domains}, providers={"primary": defers}))
+
+    assert list(domains) == list(report.p99_s_by_domain)
+    assert (report.p99_s_by_domain["small.example"] or 99.0) < 1.0
+    assert 10.0 < (report.p99_s_by_domain["big.example"] or 0.0)
+
+
+@pytest.mark.slow
+def test_what_a_liar_accepted_is_told_beside_what_arrived() -> None:
+    lies = fault("lie", then="drop")
+
+    report = run(small(providers={"primary": lies}))
+
+    assert report.delivered < report.accepted_by_provider == report.accepted
+    assert f"(providers accepted {report.accepted:,})" in delivered_words(report)
+    assert "providers" not in delivered_words(run(small(duration_s=3)))
 
 
 @pytest.mark.slow

@@ -91,7 +91,7 @@ def test_backlog_is_what_nobody_took_over() -> None:
         truth.accepted.setdefault(number, f"{number + 1:032x}")
         truth.take(number, number + 10.0 if number < 5 else 20.0 + number)
 
-    assert [10.0] * 5 + [20.0] * 5 == truth.latencies_s()
+    assert [10.0] * 5 + [20.0] * 5 == truth.latencies_s(truth.taken)
     assert 18.0 == truth.recovery_s(9.0, 2)  # eight of ten at 27 s
     assert 0.0 == truth.recovery_s(30.0, 0)
     del truth.taken
