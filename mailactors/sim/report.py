@@ -78,7 +78,7 @@ class Report(msgspec.Struct, frozen=True):
     p50_s: float | None
     p99_s: float | None
     p99_s_by_domain: dict[str, float | None]
-    """Of messages to each recipient domain, where there are several."""
+    """Of messages to each recipient domain."""
     duplicates: int
     undeclared_duplicates: int
     attempts_per_message: float | None
@@ -143,10 +143,7 @@ def figures_of(
 def _p99_s_by_domain(
     traffic: Traffic, truth: Truth, entropy: KeyedEntropy
 ) -> dict[str, float | None]:
-    domains = traffic.recipient_domains
-    if len(domains) == 1:
-        return {}
-    numbers: dict[str, list[int]] = {domain: [] for domain in domains}
+    numbers: dict[str, list[int]] = {domain: [] for domain in traffic.recipient_domains}
     for number in truth.taken:
         numbers[domain_of(traffic, entropy, number)].append(number)
     return {

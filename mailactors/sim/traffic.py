@@ -112,7 +112,10 @@ def pick(weights: dict[str, float], draw: float) -> str:
 
 def domain_of(traffic: Traffic, entropy: KeyedEntropy, number: int) -> str:
     """Return the domain of a message's recipient."""
-    return pick(traffic.recipient_domains, entropy.draw("domain", number))
+    domains = traffic.recipient_domains
+    if len(domains) == 1:
+        return next(iter(domains))
+    return pick(domains, entropy.draw("domain", number))
 
 
 class Clients:

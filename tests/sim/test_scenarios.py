@@ -115,6 +115,16 @@ def test_what_a_liar_accepted_is_told_beside_what_arrived() -> None:
 
 
 @pytest.mark.slow
+def test_one_domain_has_its_times_as_well() -> None:
+    expect = {"p99_s_by_domain": {"example.com": 5}}
+
+    report = run(small(duration_s=3, expect=expect))
+
+    assert {"example.com": report.p99_s} == report.p99_s_by_domain
+    assert all(each.ok for each in report.expectations)
+
+
+@pytest.mark.slow
 def test_a_burst_is_a_burst() -> None:
     burst = {"at_s": 5, "for_s": 5, "rate_per_s": 40}
 
