@@ -7,7 +7,7 @@ message that can go out at once costs one commit, not two, and one turn of the d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,9 +46,9 @@ class Claims:
         """Yield the names of the streams."""
         return iter(self._streams)
 
-    def __contains__(self, name: str) -> bool:
-        """Whether a stream is claimed from."""
-        return name in self._streams
+    def cover(self, names: Set[str]) -> bool:
+        """Whether all of these streams are claimed from."""
+        return self._streams.keys() >= names
 
     def add(self, names: Iterable[str]) -> None:
         """Claim from these streams, too."""

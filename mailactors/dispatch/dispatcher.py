@@ -98,7 +98,7 @@ class DispatcherActor:
         while True:
             self._alarm.set(self._next_wake_s())
             await mailbox.wait()
-            is_news = any(name not in self._claims for name in self._desk.signals.streams)
+            is_news = not self._claims.cover(self._desk.signals.streams)
             if is_news or self._changes_seen != self._desk.changes.value:
                 await self._reconfigure()
             if self._spool_starts != self._desk.signals.starts.value:

@@ -251,10 +251,15 @@ def decide_onward(
 
 
 def _bar(progress: Progress, lane: str, plan: Plan, draw: float) -> Onward:
-    """Leave out a lane that refused the message itself: each other lane is asked once."""
+    """Leave out a lane that refused the message itself: each other lane is asked once.
+
+    When none is left, deliveries that wait for another reason are asked for anew: with them the
+    refusals had nothing to do.
+    """
     barred = Progress(progress.round, progress.tried, (*progress.barred, lane))
     if all(each in barred.barred for each in plan.route):
-        return Onward(State.FAILED, 0.0, barred, "every provider refused the message")
+        anew = Progress(progress.round + 1)
+        return Onward(State.FAILED, 0.0, anew, "every provider refused the message")
     return _next_lane(barred, plan, draw, "the provider refused the message")
 
 

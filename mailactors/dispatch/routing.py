@@ -215,7 +215,8 @@ class Waiting:
         self, choose: Callable[[Lease, tuple[str, ...]], Choice | None]
     ) -> tuple[Lease, Choice] | None:
         """Take out the message that goes next, with its lane; None when no lane takes any."""
-        for stream in sorted(self._streams.values(), key=lambda each: each.turn):
+        waiting = [stream for stream in self._streams.values() if stream.size]
+        for stream in sorted(waiting, key=lambda each: each.turn):
             oldest_first = sorted(stream.by_lanes.items(), key=lambda each: _place(each[1][0]))
             for lanes, queue in oldest_first:
                 choice = choose(queue[0], lanes)

@@ -36,6 +36,8 @@ class Suspects:
 
     def count(self, stream: str) -> int:
         """Return how many of a stream wait."""
+        if not self._waiting:
+            return 0  # nearly always, and asked many times a message
         return sum(lease.stream == stream for lease, _ in self._waiting)
 
     def groups(self) -> tuple[tuple[str, tuple[str, ...]], ...]:

@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from mailactors.dispatch.lane import Attempt, Gate, Health, Lane
+from mailactors.dispatch.limiter import Quota
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.supervisor import InjectedCrashError
@@ -26,6 +27,7 @@ from mailactors.spool.questions import Ledger
 from mailactors.wiring import Gateway
 
 ROUNDING_S: Final = 1e-6
+NO_QUOTA: Final = Quota()
 _QUOTA_S: Final = {"per_minute": 60.0, "per_hour": 3600.0, "per_day": 86400.0}
 
 
@@ -254,7 +256,7 @@ class Judges:
     def _check_quota(self, provider: str, now_s: float) -> None:
         assert self._gateway is not None
         quota, begun = self._gateway.config.providers[provider].quota, self._begun[provider]
-        if quota == type(quota)():
+        if quota == NO_QUOTA:
             return
         if quota.per_s and begun and now_s < begun[-1] + 1.0 / quota.per_s - ROUNDING_S:
             detail = f"{provider}: {now_s - begun[-1]:.4f} s apart, at {quota.per_s:g} a second"

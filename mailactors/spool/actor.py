@@ -12,7 +12,7 @@ Source: PostgreSQL's fsyncgate; SQLite, "How To Corrupt", §3.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Set
 from typing import Final
 
 import msgspec
@@ -49,6 +49,8 @@ MAILBOX_CAPACITY: Final = 4096
 
 
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_BRINGS_MESSAGES: Final = (Accept, AcceptMany, Retry)
+_MAY_BRING_WORK: Final = (Receipt, Settled, SettledByHand)
 TRIES_MAX: Final = 3
 """Times that a command on which the writer died is tried; commands are idempotent."""
 
@@ -93,7 +95,7 @@ class SpoolSignals:
         """A stream's claim, to be executed in the commit that brings its next message."""
 
     @property
-    def streams(self) -> Iterable[str]:
+    def streams(self) -> Set[str]:
         """The streams of which something was ever due."""
         return self._due.keys()
 
@@ -230,7 +232,7 @@ def refuse_new(group: list[Write]) -> list[Write]:
     """Fail the commands of a group that bring new messages, and return the others."""
     kept = []
     for write in group:
-        if isinstance(write.command, Accept | AcceptMany | Retry):
+        if isinstance(write.command, _BRINGS_MESSAGES):
             write.reply.fail(SpoolFullError("the spool's disk is full"))
         else:
             kept.append(write)
@@ -258,6 +260,6 @@ def streams_with_work(group: list[Write], results: list[Result]) -> list[str]:
         if isinstance(write.command, Claim):
             streams.pop(write.command.stream, None)
         for each in result.results if isinstance(result, AcceptedMany) else (result,):
-            if isinstance(each, Receipt | Settled | SettledByHand) and each.stream:
+            if isinstance(each, _MAY_BRING_WORK) and each.stream:
                 streams[each.stream] = None
     return list(streams)

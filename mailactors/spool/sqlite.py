@@ -69,6 +69,9 @@ TEMPORARY: Final = ""
 """Goes with its connection too, but what the cache has no room for is in a file without a name."""
 NAMELESS: Final = (MEMORY, TEMPORARY)
 CACHE_KIB: Final = 8_000
+TEMPORARY_CACHE_KIB: Final = 2_000
+"""Of what has no name SQLite keeps changed pages until they are a quarter of the cache, and walks
+over all of them at each commit."""
 PAGE_BYTES: Final = 4_096
 STATEMENTS_MAX: Final = 200
 BUSY_MS: Final = 100
@@ -261,7 +264,7 @@ def _connect(path: str) -> apsw.Connection:
     db.set_busy_timeout(BUSY_MS)
     # Otherwise each new binding that a partial index might be about prepares its statement anew.
     db.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-    db.pragma("cache_size", -CACHE_KIB)
+    db.pragma("cache_size", -(TEMPORARY_CACHE_KIB if path == TEMPORARY else CACHE_KIB))
     return db
 
 

@@ -7,9 +7,12 @@ A delivery's owner is named by its lease's epoch.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 import apsw
+import msgspec
 
 from mailactors.model.lifecycle import (
     FINAL,
@@ -62,70 +65,84 @@ _WITH_DUE_AT: Final = frozenset({State.READY, State.DEFERRED, State.UNCERTAIN})
 """A step to any other state leaves the time as it was: a kept lease keeps its place."""
 
 
+class _Due(msgspec.Struct):
+    """A message of which something is due: since when, what its lease says, to whom."""
+
+    due_at: float
+    message: Sequence[Any]
+    recipients: list[tuple[int, str]]
+
+
 def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
     """Lease up to `limit` messages of a stream with deliveries that are due."""
     due, next_due_at = _due(db, command, now)
     if not due:
         return Claimed((), next_due_at)
-    db.execute("UPDATE spool SET epoch = epoch + 1")
-    ((epoch,),) = fetch(db, "SELECT epoch FROM spool")
-    seqs = to_json(list(due))
-    recipients: dict[int, list[tuple[int, str]]] = {seq: [] for seq in due}
-    for seq, n, recipient in db.execute(
-        "SELECT seq, n, recipient FROM deliveries WHERE seq IN (SELECT value FROM json_each(?))"
-        " AND state IN ('ready', 'deferred') AND due_at <= ? ORDER BY seq, n",
-        (seqs, now),
-    ):
-        recipients[seq].append((n, recipient))
+    ((epoch,),) = fetch(db, "UPDATE spool SET epoch = epoch + 1 RETURNING epoch")
     # By their whole keys: to update by a query SQLite opens a temporary table, at ten times the
-    # price of one row; RETURNING costs as much again.
+    # price of one row.
     db.executemany(
         "UPDATE deliveries SET state = 'leased', epoch = ?, node = ?, updated_at = ?"
         " WHERE seq = ? AND n = ?",
-        [(epoch, command.node, now, seq, n) for seq, found in recipients.items() for n, _ in found],
+        [
+            (epoch, command.node, now, seq, n)
+            for seq, found in due.items()
+            for n, _ in found.recipients
+        ],
     )
-    rows = db.execute(
-        "SELECT seq, id, stream, max(recipients_total, envelope_total), attempts, progress,"
-        " accepted_at, expires_at, size_bytes, crash_count FROM messages"
-        " WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq",
-        (seqs,),
-    )
-    leases = {row[0]: _lease(row, epoch, recipients[row[0]], due[row[0]]) for row in rows}
-    return Claimed(tuple(leases[seq] for seq in due), next_due_at)
+    leases = (_lease(seq, found, command.stream, epoch) for seq, found in due.items())
+    return Claimed(tuple(leases), next_due_at)
 
 
-def _due(db: apsw.Connection, command: Claim, now: float) -> tuple[dict[int, float], float | None]:
+def _due(db: apsw.Connection, command: Claim, now: float) -> tuple[dict[int, _Due], float | None]:
     # Reads along the index no further than it must: a long backlog costs nothing.
-    due: dict[int, float] = {}
+    due: dict[int, _Due] = {}
     cursor = db.execute(
-        "SELECT due_at, seq FROM deliveries WHERE stream = ? AND state IN ('ready', 'deferred')"
+        "SELECT due_at, seq, n, recipient, id, max(recipients_total, envelope_total),"
+        " messages.attempts, progress, accepted_at, expires_at, size_bytes, crash_count"
+        " FROM deliveries CROSS JOIN messages USING (seq)"
+        " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
         " ORDER BY due_at, seq, n",
         (command.stream,),
     )
-    try:
-        for due_at, seq in cursor:
-            if due_at > now or (seq not in due and len(due) >= command.limit):
-                return due, due_at
-            due.setdefault(seq, due_at)
-    finally:
-        cursor.close()
-    return due, None
+    next_due_at = None
+    with contextlib.closing(cursor):
+        for due_at, seq, n, recipient, *message in cursor:
+            is_full = seq not in due and len(due) >= command.limit
+            if due_at > now or is_full:
+                next_due_at = due_at
+                break
+            found = due.setdefault(seq, _Due(due_at, message, []))
+            found.recipients.append((n, recipient))
+    if next_due_at is not None and next_due_at <= now:
+        _add_the_rest(db, due, now)
+    return due, next_due_at
 
 
-def _lease(
-    row: tuple[Any, ...], epoch: int, recipients: list[tuple[int, str]], due_at: float
-) -> Lease:
-    seq, id_, stream, total, attempts, progress, accepted_at, expires_at, size_bytes, crashes = row
+def _add_the_rest(db: apsw.Connection, due: dict[int, _Due], now: float) -> None:
+    # A limit cuts between messages: what else of them is due goes along.
+    for found in due.values():
+        found.recipients.clear()
+    for seq, n, recipient in db.execute(
+        "SELECT seq, n, recipient FROM deliveries WHERE seq IN (SELECT value FROM json_each(?))"
+        " AND state IN ('ready', 'deferred') AND due_at <= ?",
+        (to_json(list(due)), now),
+    ):
+        due[seq].recipients.append((n, recipient))
+
+
+def _lease(seq: int, found: _Due, stream: str, epoch: int) -> Lease:
+    id_, total, attempts, progress, accepted_at, expires_at, size_bytes, crashes = found.message
     return Lease(
         seq=seq,
         id=id_,
         stream=stream,
-        recipients=tuple(recipients),
+        recipients=tuple(sorted(found.recipients)),
         recipients_total=total,
         epoch=epoch,
         attempts=attempts,
         progress=unpack_progress(progress),
-        due_at=due_at,
+        due_at=found.due_at,
         accepted_at=accepted_at,
         expires_at=expires_at,
         size_bytes=size_bytes,

@@ -143,7 +143,7 @@ def test_each_outcome_leads_to_a_legal_step_and_never_to_nowhere(
     if step.state is State.LEASED or step.state is State.DEFERRED:
         assert candidates(plan, decision.progress)
     if step.state is State.FAILED:
-        assert () == candidates(plan, decision.progress)
+        assert {*progress.barred, "tertiary"} == set(plan.route)
     if step.state in {State.DEFERRED, State.UNCERTAIN}:
         assert step.due_at >= NOW
     assert bool(step.error) == (step.state is not State.SENT)
@@ -360,6 +360,23 @@ def test_every_outcome_has_a_word() -> None:
     assert expected == words
 
 
+def test_who_waits_is_not_held_to_refusals_of_another_delivery() -> None:
+    parts: dict[str, Refusal] = {
+        "a@example.com": REFUSED_MESSAGE,
+        "b@example.com": Deferred(Scope.DOMAIN, REASON),
+    }
+    recipients = tuple(enumerate(parts))
+    lease = msgspec.structs.replace(
+        make_lease(progress=Progress(barred=ROUTE[:-1]), recipients=2), recipients=recipients
+    )
+
+    outcome = Accepted("42", parts)
+    decision = decide_next(lease, recipients, ROUTE[-1], outcome, plan_of(), NOW, 0.5)
+
+    assert [State.FAILED, State.DEFERRED] == [step.state for step in decision.steps]
+    assert ROUTE == candidates(plan_of(), decision.progress)
+
+
 # Whole lives
 
 
@@ -387,15 +404,17 @@ class Life:
             lease, lease.recipients, lanes[0], outcome, self.plan, self.now, draw
         )
         assert decision.progress.round >= self.progress.round
-        assert set(self.progress.barred) <= set(decision.progress.barred) <= set(self.plan.route)
+        refusing = {*self.progress.barred, lanes[0]}
+        has_failed = any(step.state is State.FAILED for step in decision.steps)
+        assert set(decision.progress.barred) <= refusing
+        assert has_failed or set(self.progress.barred) <= set(decision.progress.barred)
+        assert not has_failed or set(self.plan.route) <= refusing
         self.progress = decision.progress
         for step in decision.steps:
             assert step.state in NEXT[State.SENDING]
             self.states[step.n], self.due[step.n] = step.state, step.due_at
             if step.state in {State.DEFERRED, State.UNCERTAIN}:
                 assert step.due_at >= self.now
-            if step.state is State.FAILED:
-                assert () == candidates(self.plan, self.progress)
         return [step.n for step in decision.steps if step.state is State.LEASED]
 
     def wait(self) -> list[int]:

@@ -26,10 +26,10 @@ from mailactors.spool.port import (
     Store,
 )
 from mailactors.spool.sqlite import (
-    CACHE_KIB,
     CHECKPOINT_PAGES,
     MEMORY,
     TEMPORARY,
+    TEMPORARY_CACHE_KIB,
     SqliteStore,
 )
 from tests.spool.makers import NOW, make_accept, one, receive
@@ -93,7 +93,7 @@ class TestTemporary(TestInMemory):
 
 def test_a_temporary_one_has_no_more_in_memory_than_its_cache() -> None:
     store = SqliteStore.open(TEMPORARY, journal_mode="memory")
-    cache_bytes, packed = 1024 * CACHE_KIB, b"x" * 100_000
+    cache_bytes, packed = 1024 * TEMPORARY_CACHE_KIB, b"x" * 100_000
     count = 3 * cache_bytes // len(packed)
 
     for number in range(count):
