@@ -101,14 +101,12 @@ class Claims:
 
     def next_due_at(self, waiting: Callable[[str], int]) -> float:
         """Return when (UTC) a claim is to be sent without further news, or inf."""
-        return min(
-            (
-                stream.due_at
-                for name, stream in self._streams.items()
-                if (stream.claim is None or name in self._standing) and waiting(name) < LOW_WATER
-            ),
-            default=float("inf"),
-        )
+        earliest = float("inf")
+        for name, stream in self._streams.items():
+            is_asked = stream.claim is not None and name not in self._standing
+            if stream.due_at < earliest and not is_asked and waiting(name) < LOW_WATER:
+                earliest = stream.due_at
+        return earliest
 
     def _withdraw(self, name: str, stream: _Stream) -> None:
         self._standing.pop(name, None)

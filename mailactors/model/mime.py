@@ -17,6 +17,7 @@ Source: RFC 5322, RFC 2045-2047, RFC 2183, RFC 2231, RFC 2387, RFC 6532. The sta
 from __future__ import annotations
 
 import binascii
+import functools
 import re
 import time
 from typing import Final, TypeAlias
@@ -118,7 +119,7 @@ def _message_lines(content: Content, message_id: str, date_s: float, marker: str
         raise UnrenderableError("/message_id", "must be printable ASCII without < and >")
     if not _MARKER.fullmatch(marker):
         raise UnrenderableError("/id", "must be 1 to 60 letters, digits, dots, _ and -")
-    lines = [f"Date: {_date(date_s)}", mailbox_line("From", content.sender, "/sender")]
+    lines = [f"Date: {_date(int(date_s))}", mailbox_line("From", content.sender, "/sender")]
     if content.to:
         lines.append(mailboxes_line("To", content.to, "/to"))
     if content.cc:
@@ -135,10 +136,11 @@ def _message_lines(content: Content, message_id: str, date_s: float, marker: str
     return lines
 
 
-def _date(date_s: float) -> str:
+@functools.lru_cache(maxsize=64)  # a second's messages share it
+def _date(date_s: int) -> str:
     """Return an RFC 5322 §3.3 date-time in UTC, whatever the locale.
 
-    >>> _date(1005268127.9)
+    >>> _date(1005268127)
     'Fri, 09 Nov 2001 01:08:47 +0000'
     """
     year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(date_s)

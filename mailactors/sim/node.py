@@ -122,7 +122,7 @@ class FaultPoints:
         if life.is_over:
             life.check()
         self.hits[name] += 1
-        if name == self.deadly:
+        if self.deadly and name == self.deadly:
             self.deadly = ""
             life.end(f"killed at {name}")
             life.check()

@@ -23,10 +23,11 @@ from mailactors.sim.incidents import Crash, Operation, crash_times
 from mailactors.sim.providers import Vendor
 from mailactors.sim.report import Report, expectations_of, figures_of
 from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.scheduling import JumpingClock, run_seeded
 from mailactors.sim.series import EventLog, record_of, stories_of
 from mailactors.sim.traffic import Clients
 from mailactors.sim.truth import Truth
-from mailactors.sim.world import JumpingClock, make_world, seeded_scheduling
+from mailactors.sim.world import make_world
 from mailactors.spool.port import Receipt
 
 TICK_S: Final = 1.0
@@ -242,8 +243,7 @@ def run_loop(
         await process.main(tell)
         return process
 
-    with seeded_scheduling(seed):
-        process = trio.run(main, clock=clock)
+    process = run_seeded(main, clock, seed)
     truth = process.truth
     figures = figures_of(scenario, truth, {}, process.world.entropy)
     wall_s = stopwatch.wall_time() - begun_at

@@ -32,9 +32,9 @@ from mailactors.providers.port import (
 )
 from mailactors.sim.answers import BAD_KEY, outcome_of
 from mailactors.sim.call import Call, Watch, number_of
+from mailactors.sim.scheduling import sleep, sleep_until
 from mailactors.sim.smtp_wire import WireProvider
 from mailactors.sim.vendor import REFUSAL_S, VendorBase
-from mailactors.sim.world import sleep, sleep_until
 
 __all__ = ["Vendor", "VendorClient", "VendorSession", "Watch", "number_of"]
 

@@ -20,11 +20,12 @@ from mailactors.sim.node import FaultPoints, Life, Node
 from mailactors.sim.providers import Vendor
 from mailactors.sim.report import Report, expectations_of, figures_of
 from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.scheduling import JumpingClock, run_seeded
 from mailactors.sim.series import EventLog, record_of, stories_of, story_lines
 from mailactors.sim.stopwatch import Stopwatch
 from mailactors.sim.traffic import Clients
 from mailactors.sim.truth import Truth
-from mailactors.sim.world import EPOCH_S, JumpingClock, World, make_world, seeded_scheduling
+from mailactors.sim.world import EPOCH_S, World, make_world
 from mailactors.spool.operations import Testify
 from mailactors.spool.port import (
     Command,
@@ -263,8 +264,8 @@ def run_scenario(
         await run.main(progress)
         return run
 
-    with contextlib.closing(store), seeded_scheduling(seed):
-        run = trio.run(main, clock=clock)
+    with contextlib.closing(store):
+        run = run_seeded(main, clock, seed)
         violations = run.violations()
         worst = stories_of(run.truth, run.story_of)
     # The spool has given its memory back: from here on there is room for lists.

@@ -18,9 +18,10 @@ from mailactors.intake.submission import (
 from mailactors.model.message import Address
 from mailactors.sim.chance import log_normal
 from mailactors.sim.scenario import Scenario
+from mailactors.sim.scheduling import sleep, sleep_until
 from mailactors.sim.tables import Poison, PoisonKind, Traffic
 from mailactors.sim.truth import Truth
-from mailactors.sim.world import KeyedEntropy, World, sleep, sleep_until
+from mailactors.sim.world import KeyedEntropy, World
 from mailactors.spool.port import Receipt
 
 SENDER: Final = Address("shop@sender.example")

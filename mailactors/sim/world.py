@@ -1,29 +1,20 @@
 """The world of a simulation: time, chance, names, threads and records, all from one seed.
 
-The only file that touches Trio's private scheduling switch. Everything else reaches the gateway
-through its ports, so production code has no branch for the simulator.
+Everything reaches the gateway through its ports, so production code has no branch for the
+simulator.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import heapq
-import importlib
-import math
-import random
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from types import ModuleType
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import apsw
-import msgspec
-import trio
 
-from mailactors.errors import MailactorsError
 from mailactors.runtime.ports import (
     Clock,
     NoFaults,
@@ -34,6 +25,7 @@ from mailactors.runtime.ports import (
 from mailactors.sim.agenda import Act, Agenda
 from mailactors.sim.incidents import ClockFault, SpoolFault, offset_s
 from mailactors.sim.scenario import Scenario
+from mailactors.sim.scheduling import JumpingClock, sleep
 from mailactors.spool.sqlite import BUSY_MS
 
 if TYPE_CHECKING:
@@ -49,54 +41,12 @@ EPOCH_S: Final = 1_800_000_000.0
 """The wall time at which every simulation begins."""
 COMMIT_S: Final = 0.002
 """Virtual time that a commit takes, about an fsync; without it nothing would share one."""
-SCHEDULER: Final = "trio._core._run"
-SWITCH: Final = "_ALLOW_DETERMINISTIC_SCHEDULING"
-DICE: Final = "_r"
 _ID_BITS: Final = 74
 _DRAWS: Final = struct.Struct(">8Q")
 _PAIR: Final = struct.Struct("<qq")
 _UNIT: Final = 2.0**-53
 _JOINED: Final = ["\x1f".join(["%s"] * parts) for parts in range(16)]
 """How the parts of a key are put together; three times as fast as `join` over `map`."""
-
-
-class SchedulingError(MailactorsError):
-    """This Trio has no switch for deterministic scheduling where the known versions have it."""
-
-
-def scheduler() -> ModuleType:
-    """Return Trio's module with the switch and the dice.
-
-    Raises: SchedulingError when either is gone, for then the same seed means nothing.
-    """
-    module = importlib.import_module(SCHEDULER)
-    names = vars(module)
-    if not isinstance(names.get(SWITCH), bool) or not isinstance(names.get(DICE), random.Random):
-        raise SchedulingError(
-            f"trio {trio.__version__} has no {SCHEDULER}.{SWITCH} or no {DICE} to seed:"
-            " simulations would not repeat; use a version of Trio that is known to work"
-        )
-    return module
-
-
-@contextlib.contextmanager
-def seeded_scheduling(seed: int) -> Iterator[None]:
-    """Let Trio choose among ready tasks by this seed; put everything back at the end.
-
-    Tasks that become ready at the same time are sorted by age and then shuffled, so that ties of
-    deadlines, which Trio breaks by address, do not matter.
-    """
-    module = scheduler()
-    names = vars(module)
-    before, dice = names[SWITCH], names[DICE]
-    state = dice.getstate()
-    setattr(module, SWITCH, True)
-    dice.seed(seed)
-    try:
-        yield
-    finally:
-        setattr(module, SWITCH, before)
-        dice.setstate(state)
 
 
 class KeyedEntropy:
@@ -152,83 +102,6 @@ class SeededIds:
         return format_uuid7(millis, bits)
 
 
-class _Sleeper(msgspec.Struct):
-    """A task that sleeps, or None where it was cancelled."""
-
-    task: trio.lowlevel.Task | None
-
-
-async def sleep_until(at_s: float, *, shield: bool = False) -> None:
-    """Sleep by the simulation's clock, for a fifth of what `trio.sleep_until` costs."""
-    clock = trio.lowlevel.current_clock()
-    if isinstance(clock, JumpingClock):
-        await clock.sleep_until(at_s, shield=shield)
-    else:
-        with trio.CancelScope(shield=shield):
-            await trio.sleep_until(at_s)
-
-
-async def sleep(for_s: float, *, shield: bool = False) -> None:
-    """Sleep by the simulation's clock, for a fifth of what `trio.sleep` costs."""
-    await sleep_until(trio.lowlevel.current_clock().current_time() + for_s, shield=shield)
-
-
-class JumpingClock(trio.abc.Clock):
-    """Trio's time in a simulation: when nobody has anything to do, it is the next deadline.
-
-    What `trio.testing.MockClock(autojump_threshold=0)` does, in one turn of the loop instead of
-    two: Trio asks how long to sleep only when no task is ready, and then there is nothing else to
-    wait for, for simulations have no sockets and no threads.
-    """
-
-    def __init__(self) -> None:
-        self._now_s = 0.0
-        self._sleepers: list[tuple[float, int, _Sleeper]] = []
-        """A heap: when, in what order, who."""
-        self._count = 0
-
-    def start_clock(self) -> None:
-        """Nothing to start."""
-
-    def current_time(self) -> float:
-        """Return virtual seconds since the beginning."""
-        return self._now_s
-
-    def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Be there already; without any deadline wait for Trio's own beginning or end."""
-        sleepers = self._sleepers
-        while sleepers and sleepers[0][2].task is None:
-            heapq.heappop(sleepers)
-        if sleepers:
-            deadline = min(deadline, sleepers[0][0])
-        if math.isinf(deadline):
-            return deadline
-        self._now_s = max(self._now_s, deadline)
-        while sleepers and sleepers[0][0] <= self._now_s:
-            task = heapq.heappop(sleepers)[2].task
-            if task is not None:
-                trio.lowlevel.reschedule(task)
-        return 0.0
-
-    async def sleep_until(self, at_s: float, *, shield: bool = False) -> None:
-        """Sleep without a cancel scope of its own; with `shield`, not cancellable at all."""
-        self._count += 1
-        sleeper = _Sleeper(trio.lowlevel.current_task())
-        heapq.heappush(self._sleepers, (at_s, self._count, sleeper))
-
-        def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
-            if shield:
-                return trio.lowlevel.Abort.FAILED
-            sleeper.task = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        await trio.lowlevel.wait_task_rescheduled(abort)
-
-    def leap(self, for_s: float) -> None:
-        """Let time pass while nobody runs: all that was due meanwhile is due at once."""
-        self._now_s += for_s
-
-
 class VirtualClock:
     """The monotonic clock is Trio's, which jumps; the wall clock is an epoch later, and may be set
     or drift."""
@@ -270,12 +143,13 @@ class Disk:
 class ChargedExecutor:
     """Runs work in place: a clock that jumps does not see threads. Each piece takes its time."""
 
-    def __init__(self, cost_s: float) -> None:
+    def __init__(self, clock: JumpingClock, cost_s: float) -> None:
+        self._clock = clock
         self._cost_s = cost_s
 
     async def run(self, work: Callable[[], T]) -> T:
         """Let the virtual time of the work pass, then do it; not cancellable."""
-        await sleep(self._cost_s, shield=True)
+        await self._clock.sleep_until(self._clock.current_time() + self._cost_s, shield=True)
         return work()
 
     def close(self) -> None:
@@ -285,8 +159,8 @@ class ChargedExecutor:
 class SpoolExecutor(ChargedExecutor):
     """The spool's: a commit takes as long as the disk does."""
 
-    def __init__(self, disk: Disk) -> None:
-        super().__init__(COMMIT_S)
+    def __init__(self, clock: JumpingClock, disk: Disk) -> None:
+        super().__init__(clock, COMMIT_S)
         self._disk = disk
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -382,6 +256,8 @@ def make_world(seed: int, clock: JumpingClock, scenario: Scenario | None = None)
         entropy=entropy,
         ids=SeededIds(virtual, entropy),
         faults=NoFaults(),
-        executor=lambda name: SpoolExecutor(disk) if name == "spool" else ChargedExecutor(0.0),
+        executor=lambda name: (
+            SpoolExecutor(clock, disk) if name == "spool" else ChargedExecutor(clock, 0.0)
+        ),
     )
     return World(seed, virtual, entropy, journal, ports, disk, Agenda(virtual), clock.leap)

@@ -13,18 +13,14 @@ import apsw
 import pytest
 import trio
 
-from mailactors.sim import world
+from mailactors.sim import scheduling
 from mailactors.sim.scenario import Scenario
-from mailactors.sim.world import (
-    COMMIT_S,
-    EPOCH_S,
+from mailactors.sim.scheduling import (
     JumpingClock,
-    KeyedEntropy,
     SchedulingError,
-    World,
-    make_world,
     seeded_scheduling,
 )
+from mailactors.sim.world import COMMIT_S, EPOCH_S, KeyedEntropy, World, make_world
 from tests.sim.makers import run, small
 
 T = TypeVar("T")
@@ -61,22 +57,22 @@ def test_ties_are_broken_by_the_seed_alone() -> None:
     assert order_of_ties(2) != orders[0]
 
 
-@pytest.mark.parametrize("name", [world.SWITCH, world.DICE])
+@pytest.mark.parametrize("name", [scheduling.SWITCH, scheduling.DICE])
 def test_a_trio_without_its_private_names_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(world.scheduler(), name)
+    monkeypatch.delattr(scheduling.scheduler(), name)
 
     with pytest.raises(SchedulingError, match=r"has no trio\._core\._run"), seeded_scheduling(1):
         pass
 
 
 def test_the_switch_is_put_back() -> None:
-    before = vars(world.scheduler())[world.SWITCH]
+    before = vars(scheduling.scheduler())[scheduling.SWITCH]
 
     order_of_ties(1)
 
-    assert before == vars(world.scheduler())[world.SWITCH]
+    assert before == vars(scheduling.scheduler())[scheduling.SWITCH]
 
 
 def test_draws_belong_to_seed_and_key() -> None:
@@ -274,10 +270,10 @@ def test_sleepers_wake_in_time_and_among_trios_own() -> None:
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(sleep_and_tell, "b", world.sleep, 2.0)
-            nursery.start_soon(sleep_and_tell, "a", world.sleep, 1.0)
+            nursery.start_soon(sleep_and_tell, "b", scheduling.sleep, 2.0)
+            nursery.start_soon(sleep_and_tell, "a", scheduling.sleep, 1.0)
             nursery.start_soon(sleep_and_tell, "trio", trio.sleep, 1.5)
-            nursery.start_soon(sleep_and_tell, "past", world.sleep, -1.0)
+            nursery.start_soon(sleep_and_tell, "past", scheduling.sleep, -1.0)
 
     trio.run(main, clock=JumpingClock())
 
@@ -287,10 +283,10 @@ def test_sleepers_wake_in_time_and_among_trios_own() -> None:
 def test_a_sleeper_can_be_cancelled_unless_it_is_shielded() -> None:
     async def main() -> list[float]:
         with trio.move_on_after(1):
-            await world.sleep(10)
+            await scheduling.sleep(10)
         first_s = trio.current_time()
         with trio.move_on_after(1):
-            await world.sleep(10, shield=True)
+            await scheduling.sleep(10, shield=True)
         return [first_s, trio.current_time()]
 
     assert [1.0, 11.0] == trio.run(main, clock=JumpingClock())

@@ -12,9 +12,10 @@ from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Refusal, Rejected
 from mailactors.providers.port import Mail, Provider
 from mailactors.sim.providers import Vendor
+from mailactors.sim.scheduling import JumpingClock, run_seeded
 from mailactors.sim.tables import ProviderPlan
 from mailactors.sim.truth import Truth
-from mailactors.sim.world import JumpingClock, World, make_world, seeded_scheduling
+from mailactors.sim.world import World, make_world
 from mailactors.spool.operations import Testify
 
 T = TypeVar("T")
@@ -122,8 +123,7 @@ def with_vendor(
             nursery.cancel_scope.cancel()
         return result
 
-    with seeded_scheduling(seed):
-        return trio.run(main, clock=clock)
+    return run_seeded(main, clock, seed)
 
 
 def fault(kind: str, at_s: float = 0.0, for_s: float | None = 1000.0, **more: Any) -> Any:
