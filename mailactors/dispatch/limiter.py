@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, assert_never
+from typing import Final, assert_never, get_args
 
 import pydantic
 import trio
@@ -26,6 +26,7 @@ from mailactors.dispatch.lane import (
     Done,
     Gate,
     Lane,
+    LaneMessage,
     Pace,
     Pause,
     Reset,
@@ -52,6 +53,10 @@ THROTTLE_WAIT_S: Final = 1.0
 RETRY_AFTER_JITTER: Final = 0.1
 RETRY_AFTER_MAX_S: Final = 3600.0
 """A longer Retry-After is believed for this long, then asked about again."""
+
+
+POINTS: Final = {kind: f"limiter.{kind.__name__.lower()}" for kind in get_args(LaneMessage)}
+"""Where it may be made to crash."""
 
 
 class Quota(pydantic.BaseModel):
@@ -205,8 +210,9 @@ class LimiterActor:
         task_status.started()
         while True:
             await self._lane.limiter.wait()
+            is_told = False
             for item in self._lane.limiter.take():
-                self._faults.point(f"limiter.{type(item).__name__.lower()}")
+                self._faults.point(POINTS[type(item)])
                 match item:
                     case Attempt():
                         self._go_down(item)
@@ -219,7 +225,9 @@ class LimiterActor:
                         forget_provider(self._state, self._clock.now_s())
                     case _:
                         assert_never(item)
-            self._publish()
+                is_told = isinstance(item, Done)
+            if not is_told:
+                self._publish()
 
     async def _restore(self) -> None:
         """Count the intents of the past: neither a crash nor a restart refills a quota.

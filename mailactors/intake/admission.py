@@ -166,8 +166,9 @@ def normal_address(address: str) -> str:
 
 
 def _check_sizes(submission: Submission) -> Iterator[Fault]:
-    size = len(submission.raw or b"") + sum(len(a.content) for a in submission.attachments)
-    size += sum(len(text.encode(errors="replace")) for text in _texts(submission))
+    size = len(submission.raw or b"") + sum([len(a.content) for a in submission.attachments])
+    texts = [text for text in (submission.text, submission.html) if text]
+    size += sum([len(text.encode(errors="replace")) for text in texts])
     if size > MESSAGE_BYTES_MAX:
         detail = f"the message has {size} bytes; at most {MESSAGE_BYTES_MAX} are allowed"
         yield Fault("", detail)
@@ -181,11 +182,6 @@ def _check_sizes(submission: Submission) -> Iterator[Fault]:
     for pointer, given, count_max in counts:
         if len(given) > count_max:
             yield Fault(pointer, f"has {len(given)}; at most {count_max} are allowed")
-
-
-def _texts(submission: Submission) -> Iterator[str]:
-    yield submission.text or ""
-    yield submission.html or ""
 
 
 def _check_header_names(submission: Submission) -> Iterator[Fault]:

@@ -30,6 +30,11 @@ class Alarm:
         if at_s < self._sleep.deadline:
             self._sleep.deadline = at_s
 
+    def advance(self, at_s: float) -> None:
+        """Ring at this time, if it is not to ring before."""
+        if at_s < self._at_s:
+            self.set(at_s)
+
     async def run(self) -> None:
         """Ring when it is time; the actor starts this beside its loop."""
         while True:

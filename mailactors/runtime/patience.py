@@ -47,9 +47,9 @@ class Patience:
         queue = self._queues.setdefault(within_s, deque())
         while queue and queue[0].thing.is_done:
             queue.popleft()
-        queue.append(_Wait(self._clock.now_s() + within_s, thing, give_up))
-        if len(queue) == 1:
-            self._set_alarm()
+        until_s = self._clock.now_s() + within_s
+        queue.append(_Wait(until_s, thing, give_up))
+        self._alarm.advance(until_s)
 
     def _end(self) -> None:
         now_s = self._clock.now_s()
@@ -58,9 +58,6 @@ class Patience:
                 wait = queue.popleft()
                 if not wait.thing.is_done:
                     wait.give_up()
-        self._set_alarm()
-
-    def _set_alarm(self) -> None:
         fronts = [queue[0].until_s for queue in self._queues.values() if queue]
         self._alarm.set(min(fronts, default=float("inf")))
 

@@ -27,7 +27,6 @@ from mailactors.spool.questions import Ledger
 from mailactors.wiring import Gateway
 
 ROUNDING_S: Final = 1e-6
-NO_QUOTA: Final = Quota()
 _QUOTA_S: Final = {"per_minute": 60.0, "per_hour": 3600.0, "per_day": 86400.0}
 
 
@@ -126,6 +125,9 @@ class ProcessWatch:
 class Judges:
     """All of them. `stopped` is set with the first violation."""
 
+    NOTED: Final = ("actor.crashed", "attempt.fault", "settler.fault", "attempt.panic")
+    """What they hear of from the journal."""
+
     def __init__(self, truth: Truth, clock: Clock, spool: Book) -> None:
         self.violations: list[Violation] = []
         self.stopped = trio.Event()
@@ -135,6 +137,8 @@ class Judges:
         self._clock = clock
         self._gateway: Gateway | None = None
         self._lanes: dict[str, _LaneWatch] = {}
+        self._quotas: dict[str, Quota] = {}
+        """Of the providers that have one."""
         self._begun: dict[str, deque[float]] = {}
         """When permits were used, by provider; a new process does not begin afresh."""
         self._panics: dict[str, None] = {}
@@ -146,6 +150,8 @@ class Judges:
         """Begin to watch a gateway that is built but not yet running."""
         self._gateway = gateway
         self._lanes = {n: _LaneWatch(lane, self._clock) for n, lane in gateway.lanes.items()}
+        quotas = {name: each.quota for name, each in gateway.config.providers.items()}
+        self._quotas = {name: quota for name, quota in quotas.items() if quota != Quota()}
         for name in gateway.lanes:
             self._begun.setdefault(name, deque())
 
@@ -254,10 +260,10 @@ class Judges:
             self.accuse("half open, few probes", detail)
 
     def _check_quota(self, provider: str, now_s: float) -> None:
-        assert self._gateway is not None
-        quota, begun = self._gateway.config.providers[provider].quota, self._begun[provider]
-        if quota == NO_QUOTA:
+        quota = self._quotas.get(provider)
+        if quota is None:
             return
+        begun = self._begun[provider]
         if quota.per_s and begun and now_s < begun[-1] + 1.0 / quota.per_s - ROUNDING_S:
             detail = f"{provider}: {now_s - begun[-1]:.4f} s apart, at {quota.per_s:g} a second"
             self.accuse("quotas hold in every window", detail)

@@ -114,22 +114,22 @@ class FaultPoints:
     def __init__(self, is_poison: Callable[[int], bool] | None = None) -> None:
         self.hits: Counter[str] = Counter()
         self.deadly = ""
-        self._is_poison = is_poison
+        self.is_poison = is_poison
         """By a message's place in the spool; None when there is none in the whole run."""
 
-    def reach(self, name: str, life: Life, gateway: Gateway | None) -> None:
-        """Come by a point. Raises: ProcessDiedError, InjectedCrashError."""
-        if life.is_over:
-            life.check()
-        self.hits[name] += 1
-        if self.deadly and name == self.deadly:
-            self.deadly = ""
-            life.end(f"killed at {name}")
-            life.check()
-        if self._is_poison is not None and gateway is not None and name in LANE_POINTS:
-            seq = seq_under_cursor(gateway, name)
-            if seq is not None and self._is_poison(seq) and LANE_POINTS[seq % 3] == name:
-                raise InjectedCrashError(f"{name}: poison")
+    def kill(self, name: str, life: Life) -> None:
+        """End the process at its deadly point. Raises: ProcessDiedError."""
+        self.deadly = ""
+        life.end(f"killed at {name}")
+        life.check()
+
+    def poison(self, name: str, gateway: Gateway | None) -> None:
+        """Crash the actor that comes by with poison in hand. Raises: InjectedCrashError."""
+        if gateway is None or self.is_poison is None or name not in LANE_POINTS:
+            return
+        seq = seq_under_cursor(gateway, name)
+        if seq is not None and self.is_poison(seq) and LANE_POINTS[seq % 3] == name:
+            raise InjectedCrashError(f"{name}: poison")
 
 
 class NodeFaults:
@@ -141,8 +141,15 @@ class NodeFaults:
         self._life = life
 
     def point(self, name: str) -> None:
-        """Come by a point."""
-        self._points.reach(name, self._life, self.gateway)
+        """Come by a point. Raises: ProcessDiedError, InjectedCrashError."""
+        life, points = self._life, self._points
+        if life.is_over:
+            life.check()
+        points.hits[name] += 1
+        if name == points.deadly:
+            points.kill(name, life)
+        if points.is_poison is not None:
+            points.poison(name, self.gateway)
 
 
 def seq_under_cursor(gateway: Gateway, name: str) -> int | None:

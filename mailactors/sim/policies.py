@@ -72,7 +72,7 @@ class _Process:
         self.world = make_world(seed, clock, scenario)
         self.truth = Truth(tuple(config.providers))
         self.events = EventLog(self.world.clock, has_breakers=False)
-        self.world.journal.listeners.append(self.events.noted)
+        self.world.journal.listen(self.events.noted, EventLog.NOTED)
         self.vendors = {
             name: Vendor(name, plan, scenario.timeline(name), self.world, self.truth)
             for name, plan in scenario.providers.items()

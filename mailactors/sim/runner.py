@@ -110,7 +110,8 @@ class _Run:
         self.judges = Judges(self.truth, self.world.clock, store)
         self.events = EventLog(self.world.clock)
         self.stopwatch = Stopwatch(self.world.clock)
-        self.world.journal.listeners += [self.judges.noted, self.events.noted]
+        self.world.journal.listen(self.judges.noted, Judges.NOTED)
+        self.world.journal.listen(self.events.noted, EventLog.NOTED)
         self.vendors = {
             name: Vendor(name, plan, scenario.timeline(name), self.world, self.truth)
             for name, plan in scenario.providers.items()

@@ -89,6 +89,9 @@ class Record(msgspec.Struct, frozen=True):
 class EventLog:
     """Listens to the journal for breakers that move and processes that die."""
 
+    NOTED: Final = ("breaker.moved", "world.process_died")
+    """What it hears of."""
+
     def __init__(self, clock: Clock, *, has_breakers: bool = True) -> None:
         self.has_breakers = has_breakers
         self.moves: list[tuple[float, str, str]] = []

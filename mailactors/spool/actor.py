@@ -157,8 +157,8 @@ class SpoolActor:
 
     async def _commit(self, group: list[Write]) -> None:
         """Make a group durable, together with the claims that stand by for what it brings."""
-        found = (self._signals.standing.pop(name, None) for name in streams_coming_in(group))
-        claims = [claim for claim in found if claim is not None]
+        standing = self._signals.standing
+        claims = [standing.pop(name) for name in streams_coming_in(group) if name in standing]
         try:
             await self._commit_whole(group + claims)
         finally:
