@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final, assert_never, get_args
+from typing import Final, assert_never
 
 import pydantic
 import trio
@@ -36,7 +36,6 @@ from mailactors.dispatch.lane import (
     Gate,
     Health,
     Lane,
-    LaneMessage,
     Pause,
     Reset,
     Resume,
@@ -68,10 +67,6 @@ DISABLED_S: Final = 900.0
 """How long a provider that refuses us as such (401, 535, suspended) is left alone."""
 JITTER: Final = 0.2
 """Open times vary by ± this share, so that many gateways do not probe in step."""
-
-
-POINTS: Final = {kind: f"breaker.{kind.__name__.lower()}" for kind in get_args(LaneMessage)}
-"""Where it may be made to crash."""
 
 
 class BreakerSettings(pydantic.BaseModel):
@@ -311,7 +306,7 @@ class BreakerActor:
             self._alarm.set(next_age_s(self._state, self._settings))
             await self._lane.breaker.wait()
             for item in self._lane.breaker.take():
-                self._faults.point(POINTS[type(item)])
+                self._faults.point(f"breaker.{type(item).__name__.lower()}")
                 match item:
                     case Attempt():
                         self._go_down(item)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Final, assert_never, get_args
+from typing import Final, assert_never
 
 import pydantic
 import trio
@@ -26,7 +26,6 @@ from mailactors.dispatch.lane import (
     Done,
     Gate,
     Lane,
-    LaneMessage,
     Pace,
     Pause,
     Reset,
@@ -53,10 +52,6 @@ THROTTLE_WAIT_S: Final = 1.0
 RETRY_AFTER_JITTER: Final = 0.1
 RETRY_AFTER_MAX_S: Final = 3600.0
 """A longer Retry-After is believed for this long, then asked about again."""
-
-
-POINTS: Final = {kind: f"limiter.{kind.__name__.lower()}" for kind in get_args(LaneMessage)}
-"""Where it may be made to crash."""
 
 
 class Quota(pydantic.BaseModel):
@@ -212,7 +207,7 @@ class LimiterActor:
             await self._lane.limiter.wait()
             is_told = False
             for item in self._lane.limiter.take():
-                self._faults.point(POINTS[type(item)])
+                self._faults.point(f"limiter.{type(item).__name__.lower()}")
                 match item:
                     case Attempt():
                         self._go_down(item)
