@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import apsw
 import msgspec
 
 from mailactors.model.lifecycle import State
@@ -32,6 +33,7 @@ from tests.torture.harm import DISK_TRIGGER, Harm
 from tests.torture.peer import StoringPeer, storing_peer
 from tests.torture.spools import DeadSpool, dead_spool
 from tests.torture.stored import count_copies
+from tests.torture.usurper import stale_outcomes, usurp
 from tests.torture.zygote import Child, NotStartedError, Zygote, ask, zygote
 
 CLIENTS: Final = 4
@@ -110,13 +112,17 @@ PLACES: Final = (
     ("C9 a failing disk", ("disk sync", 1)),
     ("C9 a failing disk", ("disk write", 1)),
     ("C9 a failing disk", ("disk short", 1)),
+    ("C10 two owners, of which one is stale", ("usurp", 1)),
 )
 """Crash point, place, and the latest visit at which it dies there."""
-PLACES_STRIDE: Final = 7
+PLACES_STRIDE: Final = 8
 """Has no factor in common with their number: a short run meets most of the points."""
 OUTSIDE: Final = "SIGKILL from outside"
 STOPPED: Final = "SIGSTOP, then SIGKILL"
+STALE_FOR_S: Final = (0.3, 0.9)
+"""How long an owner goes on that was taken over from: until its answers have come."""
 MISSED: Final = "SIGKILL from outside, its place was not reached"
+USURP: Final = "usurp"
 POINTS: Final = tuple(dict.fromkeys(point for point, _ in PLACES))
 
 
@@ -310,6 +316,7 @@ class Rig:
     cycles: list[Cycle] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     _unanswered: list[str] = field(default_factory=list)
+    _stale_before: int = 0
 
     def run(
         self,
@@ -397,7 +404,7 @@ class Rig:
     def _harm(self, place: str, hit: int) -> Harm:
         is_disk = place.startswith("disk")
         return Harm(
-            "" if is_disk else place,
+            "" if is_from_outside(place) else place,
             hit,
             linger_s=0.05 if self.mutations else 0.0,  # what is wrong has time to come out
             mutations=self.mutations,
@@ -419,7 +426,7 @@ class Rig:
 
     def _end(self, child: Child, load: Load, point: str, place: str, chance: random.Random) -> None:
         """Bring a life to its end."""
-        if point in POINTS and not place.startswith("disk"):
+        if point in POINTS and not is_from_outside(place):
             wait_for_death(child)
             return
         deadline_s = time.monotonic() + FIRST_ANSWER_WITHIN_S
@@ -434,10 +441,28 @@ class Rig:
             time.sleep(self.stop_s)
             child.signal(signal.SIGCONT)
             time.sleep(chance.uniform(*DEATH_AFTER_S))
+        if place == USURP:
+            self._usurp(child)
+            time.sleep(chance.uniform(*STALE_FOR_S))
         if place.startswith("disk"):
             (self.folder / DISK_TRIGGER).write_text(place.partition(" ")[2])
             wait_for_death(child)
             (self.folder / DISK_TRIGGER).unlink()
+
+    def _usurp(self, child: Child) -> None:
+        """Let somebody else take over what the service has in hand, while it stands still."""
+        spool = self.folder / "spool.db"
+        self._stale_before = stale_outcomes(spool)
+        deadline_s = time.monotonic() + DEATH_WITHIN_S
+        while time.monotonic() < deadline_s:
+            child.signal(signal.SIGSTOP)
+            with contextlib.suppress(apsw.BusyError):  # it stands in the middle of a transaction
+                try:
+                    return usurp(spool)
+                finally:
+                    child.signal(signal.SIGCONT)
+            time.sleep(0.01)
+        raise BrokenError("nobody else could write to the spool")
 
     def _ended_by(self, child: Child, point: str, place: str) -> tuple[str, str]:
         """Return what really ended a life."""
@@ -451,7 +476,11 @@ class Rig:
             if "sync after a failure" in lines:
                 raise BrokenError("it synced again after a failure")
             return point, place
-        return (point, place) if child.died_at == place else (MISSED, place)
+        if place == USURP:
+            is_reached = stale_outcomes(self.folder / "spool.db") > self._stale_before
+        else:
+            is_reached = child.died_at == place
+        return (point if is_reached else MISSED), place
 
     # What must hold
 
@@ -599,6 +628,11 @@ def accepted_twice(spool: DeadSpool) -> list[str]:
     """Return the names under which there is more than one message."""
     sql = "SELECT client_id FROM messages GROUP BY client_id HAVING count(*) > 1 ORDER BY 1"
     return [name for (name,) in spool.rows(sql)]
+
+
+def is_from_outside(place: str) -> bool:
+    """Whether a life is ended there by the rig, and not by the service itself."""
+    return place == USURP or place.startswith("disk")
 
 
 def wait_for_death(child: Child) -> None:

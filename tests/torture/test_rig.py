@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.torture import rig
 from tests.torture.rig import PLACES, Rig
 from tests.torture.zygote import Zygote
 
@@ -16,7 +17,7 @@ CYCLES = 25
 
 @pytest.mark.timeout(150)
 def test_nothing_is_lost_and_nothing_repeated_unsaid(services: Zygote, tmp_path: Path) -> None:
-    def rig() -> Rig:
+    def new() -> Rig:
         return Rig(
             tmp_path / "run",
             fresh_every=12,
@@ -26,8 +27,8 @@ def test_nothing_is_lost_and_nothing_repeated_unsaid(services: Zygote, tmp_path:
             services=services,
         )
 
-    before = rig().run(CYCLES - 5)
-    count = rig().run(CYCLES)  # goes on where that one was
+    before = new().run(CYCLES - 5)
+    count = new().run(CYCLES)  # goes on where that one was
     assert (before.cycles, before.violations) == (CYCLES - 5, [])
     assert count.violations == []
     assert (count.missing_in_spool, count.missing_at_relays) == (0, 0)
@@ -54,6 +55,18 @@ def test_the_rig_notices_a_guard_that_is_missing(
         tmp_path / "run", mutations=(mutation,), services=services, answer_s=(0.04, 0.15)
     ).run(5)
     assert any(part in line for line in count.violations for part in violation.split("|")), count
+
+
+def test_a_stale_owner_neither_loses_nor_repeats(
+    services: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = "C10 two owners, of which one is stale"
+    monkeypatch.setattr(rig, "PLACES", ((point, (rig.USURP, 1)),))
+
+    count = Rig(tmp_path / "run", place_every=2, services=services, answer_s=(0.04, 0.15)).run(6)
+
+    assert count.violations == []
+    assert count.by_point[point] >= 2
 
 
 def test_every_place_comes_up_ten_times_in_a_thousand_cycles() -> None:
