@@ -182,7 +182,7 @@ class StatusPage(msgspec.Struct, frozen=True):
 
 
 class DeliveryView(msgspec.Struct, frozen=True):
-    """One recipient's fate. `next_at` is when something is due, for one that is pending."""
+    """One recipient's fate. `next_at` is when something is due; null for what is final or held."""
 
     recipient: str
     status: str

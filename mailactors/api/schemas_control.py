@@ -164,9 +164,10 @@ class AlarmView(msgspec.Struct, frozen=True):
 class LedgerView(msgspec.Struct, frozen=True):
     """Accepted deliveries and where they are: `holds` if `accepted` is the sum of `states`.
 
-    `imbalance` is the one less the other. `in_flight` are those that are not final, `purged` those
-    that are only counted any more. `oldest_s` is the age of the oldest message by the state that
-    one of its deliveries is in. `alarms` are null where nobody watches: in a file that is read.
+    `imbalance` is the one less the other. `in_flight` are those that are neither final nor held,
+    `purged` those that are only counted any more. `oldest_s` is the age of the oldest message by
+    the state that one of its deliveries is in. `alarms` are null where nobody watches: in a file
+    that is read.
     """
 
     holds: bool

@@ -27,7 +27,7 @@ from mailactors.api.schemas_control import (
     SuppressionView,
 )
 from mailactors.dispatch.lane import Gate, Lane, Pace
-from mailactors.model.lifecycle import PENDING, summarize
+from mailactors.model.lifecycle import PENDING, State, summarize
 from mailactors.observe.alarms import Alarm
 from mailactors.spool.questions import (
     DeliveryStatus,
@@ -41,6 +41,8 @@ from mailactors.spool.questions import (
 
 YEAR_9999_S: Final = 253_402_300_799.0
 UNLIMITED: Final = Pace().permits
+MOVING: Final = PENDING - {State.HELD}
+"""Where something is due without a person."""
 _SHOWN_APART: Final = frozenset({"rule", "provider", "outcome", "reason", "next"})
 
 
@@ -127,7 +129,7 @@ def ledger_view(
         accepted=ledger.accepted,
         imbalance=ledger.imbalance,
         states=ledger.states,
-        in_flight=sum(ledger.states.get(state, 0) for state in PENDING),
+        in_flight=sum(ledger.states.get(state, 0) for state in MOVING),
         purged=ledger.purged,
         declared_risks=ledger.declared_risks,
         risks=tuple(RiskView(each.stream, each.provider, each.count) for each in ledger.risks),
@@ -210,7 +212,7 @@ def _delivery_view(delivery: DeliveryStatus) -> DeliveryView:
         attempts=delivery.attempts,
         error=delivery.error or None,
         updated_at=rfc3339(delivery.updated_at),
-        next_at=rfc3339(delivery.due_at) if delivery.state in PENDING else None,
+        next_at=rfc3339(delivery.due_at) if delivery.state in MOVING else None,
     )
 
 

@@ -103,8 +103,8 @@ class Claims:
         """Return when (UTC) a claim is to be sent without further news, or inf."""
         earliest = float("inf")
         for name, stream in self._streams.items():
-            is_asked = stream.claim is not None and name not in self._standing
-            if stream.due_at < earliest and not is_asked and waiting(name) < LOW_WATER:
+            may_ask = stream.claim is None or name in self._standing
+            if may_ask and stream.due_at < earliest and waiting(name) < LOW_WATER:
                 earliest = stream.due_at
         return earliest
 

@@ -220,7 +220,7 @@ class LimiterActor:
                         forget_provider(self._state, self._clock.now_s())
                     case _:
                         assert_never(item)
-                is_told = isinstance(item, Done)
+                is_told = isinstance(item, Done)  # an end is published before it is passed on
             if not is_told:
                 self._publish()
 

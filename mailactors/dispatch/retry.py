@@ -253,13 +253,13 @@ def decide_onward(
 def _bar(progress: Progress, lane: str, plan: Plan, draw: float) -> Onward:
     """Leave out a lane that refused the message itself: each other lane is asked once.
 
-    When none is left, deliveries that wait for another reason are asked for anew: with them the
-    refusals had nothing to do.
+    When none is left these deliveries have failed. Others of the message, which wait for reasons of
+    their own, will begin afresh: none of the refusals was of them.
     """
     barred = Progress(progress.round, progress.tried, (*progress.barred, lane))
     if all(each in barred.barred for each in plan.route):
-        anew = Progress(progress.round + 1)
-        return Onward(State.FAILED, 0.0, anew, "every provider refused the message")
+        afresh = Progress(progress.round + 1)
+        return Onward(State.FAILED, 0.0, afresh, "every provider refused the message")
     return _next_lane(barred, plan, draw, "the provider refused the message")
 
 

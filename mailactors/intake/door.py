@@ -151,7 +151,10 @@ class Door:
         if self.seconds_until_room():
             raise OverloadedError("the spool's disk is full", self.seconds_until_room())
         if room.free_bytes is not None and room.free_bytes < rules.free_bytes_min:
-            raise OverloadedError("the spool's disk is nearly full", NEARLY_FULL_RETRY_S)
+            left = f"{room.free_bytes / 1e6:,.0f} MB left"
+            kept = f"{rules.free_bytes_min / 1e6:,.0f} MB are kept for what was accepted"
+            detail = f"the spool's disk is nearly full: {left}, {kept}"
+            raise OverloadedError(detail, NEARLY_FULL_RETRY_S)
         if room.backlog >= rules.backlog_max:
             raise OverloadedError("too many messages are on their way", NEARLY_FULL_RETRY_S)
 

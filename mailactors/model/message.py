@@ -18,6 +18,8 @@ RECIPIENTS_MAX: Final = 50
 
 NAME_HIDDEN_MIN: Final = 3
 """A shorter local part is found in any text, and tells nobody who it is."""
+_WORD: Final = r"(?<![^\W_])%s(?![^\W_])"
+"""A name that is no part of a longer word: `lose@…` does not hide what was closed."""
 
 
 class Address(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -118,11 +120,13 @@ def without_recipients(text: str, recipients: Iterable[str]) -> str:
 
     >>> without_recipients('user "Bob77" unknown (bob77=40example.com)', ["bob77@example.com"])
     'user "***" unknown (***=40example.com)'
+    >>> without_recipients("lose_mail: the server closed it", ["lose@example.com"])
+    '***_mail: the server closed it'
     """
     for recipient in recipients:
         for name in (recipient, recipient.rpartition("@")[0]):
             if len(name) >= NAME_HIDDEN_MIN and _may_name(text, name):
-                text = re.sub(re.escape(name), "***", text, flags=re.IGNORECASE)
+                text = re.sub(_WORD % re.escape(name), "***", text, flags=re.IGNORECASE)
     return text
 
 

@@ -37,7 +37,7 @@ def read_spool(path: str, question: Callable[[Questions], T]) -> T:
     Raises: SpoolSchemaError if it is no spool, or of a newer or older program; SpoolBrokenError
         if it is damaged; SpoolError if it is not there, or cannot be read.
     """
-    if not os.path.exists(path):
+    if not os.path.isfile(path):
         raise SpoolError(f"there is no file {path}; name a spool's, or ask its service")
     path = os.path.realpath(path)  # its log lies beside the file itself
     for _ in range(TRIES):

@@ -66,11 +66,21 @@ _WITH_DUE_AT: Final = frozenset({State.READY, State.DEFERRED, State.UNCERTAIN})
 
 
 class _Due(msgspec.Struct):
-    """A message of which something is due: since when, what its lease says, to whom."""
+    """A message of which something is due since `due_at`; `message` is a row of `_DUE`'s rest."""
 
     due_at: float
     message: Sequence[Any]
     recipients: list[tuple[int, str]]
+
+
+_DUE: Final = (
+    "SELECT due_at, seq, n, recipient,"
+    " id, max(recipients_total, envelope_total), messages.attempts, progress, accepted_at,"
+    " expires_at, size_bytes, crash_count"
+    " FROM deliveries CROSS JOIN messages USING (seq)"
+    " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
+    " ORDER BY due_at, seq, n"
+)
 
 
 def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
@@ -97,30 +107,23 @@ def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
 def _due(db: apsw.Connection, command: Claim, now: float) -> tuple[dict[int, _Due], float | None]:
     # Reads along the index no further than it must: a long backlog costs nothing.
     due: dict[int, _Due] = {}
-    cursor = db.execute(
-        "SELECT due_at, seq, n, recipient, id, max(recipients_total, envelope_total),"
-        " messages.attempts, progress, accepted_at, expires_at, size_bytes, crash_count"
-        " FROM deliveries CROSS JOIN messages USING (seq)"
-        " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
-        " ORDER BY due_at, seq, n",
-        (command.stream,),
-    )
-    next_due_at = None
-    with contextlib.closing(cursor):
+    with contextlib.closing(db.execute(_DUE, (command.stream,))) as cursor:
         for due_at, seq, n, recipient, *message in cursor:
-            is_full = seq not in due and len(due) >= command.limit
-            if due_at > now or is_full:
-                next_due_at = due_at
-                break
-            found = due.setdefault(seq, _Due(due_at, message, []))
-            found.recipients.append((n, recipient))
-    if next_due_at is not None and next_due_at <= now:
-        _add_the_rest(db, due, now)
-    return due, next_due_at
+            if due_at > now:
+                return due, due_at
+            if seq not in due:
+                if len(due) == command.limit:
+                    break
+                due[seq] = _Due(due_at, message, [])
+            due[seq].recipients.append((n, recipient))
+        else:
+            return due, None
+    _read_recipients(db, due, now)
+    return due, due_at
 
 
-def _add_the_rest(db: apsw.Connection, due: dict[int, _Due], now: float) -> None:
-    # A limit cuts between messages: what else of them is due goes along.
+def _read_recipients(db: apsw.Connection, due: dict[int, _Due], now: float) -> None:
+    # A limit cuts between messages: what is due of the chosen ones beyond it goes along.
     for found in due.values():
         found.recipients.clear()
     for seq, n, recipient in db.execute(

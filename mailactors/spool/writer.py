@@ -21,6 +21,9 @@ class SpoolWriter:
     async def ask(self, command: Command) -> Result:
         """Return a command's result once it is durable.
 
+        What still waits after the deadline, for room on a disk say, is withdrawn: whoever was told
+        of no answer may have thought better of it.
+
         Raises: SpoolError, when it is not known to be: commands are idempotent, so ask again.
         """
         reply: Reply[Result] = Reply()
@@ -28,4 +31,5 @@ class SpoolWriter:
             self._mailbox.put_nowait(Write(command, reply))
             return await reply.wait(ANSWER_WITHIN_S)
         except (MailboxFullError, ActorCrashedError, DeadlineError) as error:
+            reply.fail(error)
             raise SpoolError(f"the spool did not answer: {error}") from None

@@ -49,6 +49,20 @@ async def test_a_person_settles_what_is_open(
     assert rig.signals.due("transactional").value - signal == risks  # the dispatcher hears of it
 
 
+async def test_what_is_held_is_not_in_flight_and_nothing_of_it_is_due(
+    rig: Rig, client: Client
+) -> None:
+    name = await accept(client)
+    settle(rig, State.UNCERTAIN)
+    rig.store._db.execute("UPDATE deliveries SET state = 'held'")
+
+    view = await (await client.get(f"/v1/messages/{name}")).get_json()
+    ledger = await (await client.get("/v1/ledger")).get_json()
+
+    assert [None] == [each["next_at"] for each in view["deliveries"]]
+    assert ({"held": 1}, 0) == (ledger["states"], ledger["in_flight"])
+
+
 async def test_what_is_not_open_is_left_alone(rig: Rig, client: Client) -> None:
     name = await accept(client, "order-1", "ann@example.org", "bob@example.org")
     settle(rig, State.SENT, State.UNCERTAIN)

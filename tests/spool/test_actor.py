@@ -41,11 +41,13 @@ from mailactors.spool.port import (
     Receipt,
     Result,
     SpoolBrokenError,
+    SpoolError,
     SpoolFullError,
     Store,
 )
 from mailactors.spool.reader import SpoolReader
 from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.writer import SpoolWriter
 from tests.gateways import CrashPlan, InlineExecutor, NotingJournal, VirtualClock, open_store
 from tests.spool.makers import make_accept
 
@@ -260,6 +262,23 @@ async def test_what_is_promised_waits_for_room(autojump_clock: MockClock) -> Non
         assert rig.signals.full_until_s.value == 3 * FULL_RETRY_S
         assert [2, 1, 1, 1] == [len(group) for group in rig.store.groups]
         assert rig.accepted() == 0
+
+
+async def test_what_nobody_waits_for_any_more_is_not_done_when_there_is_room(
+    autojump_clock: MockClock,
+) -> None:
+    async with running() as rig:
+        await rig.write(make_accept("m1")).wait(5)
+        rig.store.errors = [SpoolFullError("no room")] * 100
+        promised = rig.write(Expire(10))
+        await trio.sleep(FULL_RETRY_S / 2)
+
+        with pytest.raises(SpoolError, match="did not answer"):
+            await SpoolWriter(rig.writes).ask(Cancel("m1"))
+        rig.store.errors.clear()
+        await promised.wait(5)
+
+        assert {"ready": 1} == rig.inner.ledger().states
 
 
 async def test_messages_that_come_while_the_writer_waits_for_room_are_refused_as_well(

@@ -202,7 +202,7 @@ def test_an_empty_file_is_no_spool_yet(path: str) -> None:
 
 
 def test_a_folder_is_no_spool(tmp_path: Path) -> None:
-    with pytest.raises(SpoolError, match="cannot be read"):
+    with pytest.raises(SpoolError, match="there is no file"):
         ledger(str(tmp_path))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import apsw
+import msgspec
 
 from mailactors.spool import sqlite, sqlite_flow, sqlite_retention
 from mailactors.spool.actor import SpoolActor
@@ -198,6 +199,19 @@ def drop_epochs() -> None:
     _replace_command(Settle, make)
 
 
+def intend_under_any_epoch() -> None:
+    """Whoever once leased a message may send it."""
+
+    def make(usual: Apply) -> Apply:
+        def intend(db: apsw.Connection, command: Intend, now: float) -> Any:
+            epoch = db.execute("SELECT epoch FROM deliveries WHERE seq = ?", (command.seq,)).get
+            return usual(db, msgspec.structs.replace(command, epoch=epoch), now)
+
+        return intend
+
+    _replace_command(Intend, make)
+
+
 def ignore_what_comes_late() -> None:
     """An answer that comes after its attempt was given up is evidence, and settles nothing."""
     vars(sqlite_flow)["settle_late"] = lambda db, command, now: None
@@ -230,6 +244,7 @@ MUTATIONS: Final[Mapping[str, Callable[[], None]]] = {
         event_after_commit,
         forget_leases,
         ignore_what_comes_late,
+        intend_under_any_epoch,
         key_after_commit,
         purge_in_pieces,
         purge_keys_that_hold,

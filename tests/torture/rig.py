@@ -33,7 +33,7 @@ from tests.torture.harm import DISK_TRIGGER, Harm
 from tests.torture.peer import StoringPeer, storing_peer
 from tests.torture.spools import DeadSpool, dead_spool
 from tests.torture.stored import count_copies
-from tests.torture.usurper import stale_outcomes, usurp
+from tests.torture.usurper import Taken, give_back, look_at, usurp
 from tests.torture.zygote import Child, NotStartedError, Zygote, ask, zygote
 
 CLIENTS: Final = 4
@@ -91,6 +91,7 @@ PURGING: Final[dict[str, int | float]] = {
 GIVEN_UP: Final = "died"
 """In the error of a message that is suspected of killing whoever sends it."""
 
+USURP: Final = "usurp"
 PLACES: Final = (
     ("C1 before the accept commit", ("registry.submit", 10)),
     ("C1 before the accept commit", ("apply:Accept", 10)),
@@ -112,7 +113,7 @@ PLACES: Final = (
     ("C9 a failing disk", ("disk sync", 1)),
     ("C9 a failing disk", ("disk write", 1)),
     ("C9 a failing disk", ("disk short", 1)),
-    ("C10 two owners, of which one is stale", ("usurp", 1)),
+    ("C10 two owners, of which one is stale", (USURP, 1)),
 )
 """Crash point, place, and the latest visit at which it dies there."""
 PLACES_STRIDE: Final = 8
@@ -122,7 +123,6 @@ STOPPED: Final = "SIGSTOP, then SIGKILL"
 STALE_FOR_S: Final = (0.3, 0.9)
 """How long an owner goes on that was taken over from: until its answers have come."""
 MISSED: Final = "SIGKILL from outside, its place was not reached"
-USURP: Final = "usurp"
 POINTS: Final = tuple(dict.fromkeys(point for point, _ in PLACES))
 
 
@@ -316,7 +316,8 @@ class Rig:
     cycles: list[Cycle] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     _unanswered: list[str] = field(default_factory=list)
-    _stale_before: int = 0
+    _taken: Taken | None = None
+    """What a second owner holds of the present life's."""
 
     def run(
         self,
@@ -442,27 +443,35 @@ class Rig:
             child.signal(signal.SIGCONT)
             time.sleep(chance.uniform(*DEATH_AFTER_S))
         if place == USURP:
-            self._usurp(child)
+            self._taken = self._usurp(child)
             time.sleep(chance.uniform(*STALE_FOR_S))
         if place.startswith("disk"):
             (self.folder / DISK_TRIGGER).write_text(place.partition(" ")[2])
             wait_for_death(child)
             (self.folder / DISK_TRIGGER).unlink()
 
-    def _usurp(self, child: Child) -> None:
+    def _usurp(self, child: Child) -> Taken:
         """Let somebody else take over what the service has in hand, while it stands still."""
-        spool = self.folder / "spool.db"
-        self._stale_before = stale_outcomes(spool)
         deadline_s = time.monotonic() + DEATH_WITHIN_S
         while time.monotonic() < deadline_s:
             child.signal(signal.SIGSTOP)
-            with contextlib.suppress(apsw.BusyError):  # it stands in the middle of a transaction
-                try:
-                    return usurp(spool)
-                finally:
-                    child.signal(signal.SIGCONT)
+            try:
+                return usurp(self.folder / "spool.db", resent="mail", held="invoice")
+            except apsw.BusyError:  # it stands in the middle of a transaction
+                pass
+            finally:
+                child.signal(signal.SIGCONT)
             time.sleep(0.01)
         raise BrokenError("nobody else could write to the spool")
+
+    def _restore(self, taken: Taken) -> bool:
+        """Give back what was taken over; return whether its first owner met a closed door."""
+        spool = self.folder / "spool.db"
+        found = look_at(spool, taken)
+        if found.faults:
+            raise BrokenError(f"a stale owner did not keep still: {found.faults[:5]}")
+        give_back(spool, taken)
+        return found.stale_outcomes > 0
 
     def _ended_by(self, child: Child, point: str, place: str) -> tuple[str, str]:
         """Return what really ended a life."""
@@ -476,10 +485,9 @@ class Rig:
             if "sync after a failure" in lines:
                 raise BrokenError("it synced again after a failure")
             return point, place
-        if place == USURP:
-            is_reached = stale_outcomes(self.folder / "spool.db") > self._stale_before
-        else:
-            is_reached = child.died_at == place
+        is_reached = child.died_at == place
+        if self._taken is not None:
+            is_reached, self._taken = self._restore(self._taken), None
         return (point if is_reached else MISSED), place
 
     # What must hold

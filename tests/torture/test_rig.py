@@ -57,16 +57,29 @@ def test_the_rig_notices_a_guard_that_is_missing(
     assert any(part in line for line in count.violations for part in violation.split("|")), count
 
 
-def test_a_stale_owner_neither_loses_nor_repeats(
-    services: Zygote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("mutations", [(), ("intend_under_any_epoch",)])
+def test_a_stale_owner_keeps_still_because_of_its_epoch(
+    services: Zygote,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    mutations: tuple[str, ...],
 ) -> None:
     point = "C10 two owners, of which one is stale"
     monkeypatch.setattr(rig, "PLACES", ((point, (rig.USURP, 1)),))
 
-    count = Rig(tmp_path / "run", place_every=2, services=services, answer_s=(0.04, 0.15)).run(6)
+    count = Rig(
+        tmp_path / "run",
+        place_every=2,
+        services=services,
+        answer_s=(0.04, 0.15),
+        mutations=mutations,
+    ).run(8)
 
-    assert count.violations == []
-    assert count.by_point[point] >= 2
+    if mutations:
+        assert any("did not keep still" in line for line in count.violations)
+    else:
+        assert count.violations == []
+        assert count.by_point[point] >= 3
 
 
 def test_every_place_comes_up_ten_times_in_a_thousand_cycles() -> None:
