@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DEFAULT_URL: Final = "http://127.0.0.1:8025"
+SEEDS_MAX: Final = 100_000
 REQUEST_WITHIN_S: Final = 15.0
 UNUSABLE: Final = 2
 """Exit code when there is nothing to ask."""
@@ -295,6 +296,9 @@ def _seeds(text: str | None) -> list[int] | None:
     first, _, last = text.partition("-")
     if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise typer.BadParameter("is A-B, such as 1-20", param_hint="--seeds")
+    if int(last) - int(first) >= SEEDS_MAX:
+        words = f"are more than {SEEDS_MAX:,} seeds"
+        raise typer.BadParameter(words, param_hint="--seeds")
     return list(range(int(first), int(last) + 1))
 
 

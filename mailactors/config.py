@@ -209,18 +209,28 @@ def load_config(path: str | None, service: Mapping[str, str] | None = None) -> C
     if stray := list(stray_variables(os.environ)):
         raise ConfigError("the environment", stray)
     try:
-        raw = {} if path is None else tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        raw = {} if path is None else parse_toml(path, Path(path).read_text(encoding="utf-8"))
         environment = pydantic_settings.EnvSettingsSource(Config)() or {}
         given = {"service": dict(service)} if service else {}
         return Config(**merge(merge(raw, environment), given))
     except OSError as error:
         raise ConfigError(where, [f"cannot be read: {error.strerror}"]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(where, [f"is not TOML: {error}"]) from None
     except pydantic.ValidationError as error:
         raise ConfigError(where, list(problem_lines(error))) from None
     except pydantic_settings.SettingsError as error:
         raise ConfigError(where, [str(error)]) from None
+
+
+def parse_toml(where: str, text: str, complaint: type[ConfigError] = ConfigError) -> dict[str, Any]:
+    """Return the tables of a text. Raises: `complaint`."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise complaint(where, ["is not TOML that can be read: it is nested too deeply"]) from None
+    except ValueError as error:  # what the parser says itself, and that a number is too long
+        raise complaint(where, [f"is not TOML: {error}"]) from None
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

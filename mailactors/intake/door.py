@@ -217,8 +217,9 @@ class Door:
             raise KeyConflictError(result.id)
         assert isinstance(result, Receipt)
         message = accept.message
-        if result.is_replay != (result.id != message.id):  # it joined one that was being accepted
-            result = msgspec.structs.replace(result, is_replay=not result.is_replay)
+        is_replay = result.id != message.id
+        if result.is_replay != is_replay:  # it joined another; or its writer died, and did it twice
+            result = msgspec.structs.replace(result, is_replay=is_replay)
         word = "replayed" if result.is_replay else "accepted"
         self.results.add(word)
         self._ports.journal.note(

@@ -53,7 +53,7 @@ class Patience:
 
     def _end(self) -> None:
         now_s = self._clock.now_s()
-        for queue in self._queues.values():
+        for queue in list(self._queues.values()):
             while queue and (queue[0].thing.is_done or queue[0].until_s <= now_s):
                 wait = queue.popleft()
                 if not wait.thing.is_done:

@@ -77,13 +77,16 @@ class Reply(Generic[T]):
 
     async def _wait(self, within_s: float) -> None:
         task = trio.lowlevel.current_task()
+        is_cancelled = False
 
         def give_up() -> None:
-            if task in self._waiters:
+            if task in self._waiters and not is_cancelled:
                 self._waiters.remove(task)
                 trio.lowlevel.reschedule(task)
 
         def abort(_raise_cancel: Any) -> trio.lowlevel.Abort:
+            nonlocal is_cancelled
+            is_cancelled = True  # the same task may come again, and wait for longer
             self._waiters.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 

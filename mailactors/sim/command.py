@@ -12,9 +12,9 @@ import rich.console
 import rich.progress
 
 from mailactors.config import Config, ConfigError
-from mailactors.sim.many import Result, Task, run_here, run_side_by_side
+from mailactors.sim.many import DEFAULT, Result, Task, run_here, run_side_by_side
 from mailactors.sim.page import page_of
-from mailactors.sim.perform import expected_messages, perform
+from mailactors.sim.perform import perform
 from mailactors.sim.policies import LOOPS
 from mailactors.sim.printing import print_results, verdict_of
 from mailactors.sim.report import Report
@@ -25,7 +25,6 @@ GOOD: Final = 0
 FAILED: Final = 1
 BAD_FILE: Final = 2
 INTERRUPTED: Final = 130
-DEFAULT: Final = "default"
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,8 @@ def simulate(options: Options) -> int:
     Raises: ConfigError (ScenarioError is one) for a file or a name that is not usable.
     """
     tasks = list(plan(options))
-    finished = Finished(options.resume) if options.resume is not None else None
     _check_writable(options)
+    finished = Finished(options.resume) if options.resume is not None else None
     console = rich.console.Console(stderr=options.json_to == "-")
     results, is_whole = _run_all(tasks, options.jobs, finished)
     print_results(console, results)
@@ -127,8 +126,18 @@ def _check_policies(options: Options) -> None:
 
 def _check_writable(options: Options) -> None:
     """Complain now, not after hours."""
-    for name, path in (("--json", options.json_to), ("--html", options.html_to)):
-        if path is not None and path != "-" and not Path(path).resolve().parent.is_dir():
+    if options.html_to == "-":
+        raise OptionError("--html", ["name a file: a page is not for a terminal"])
+    for name, path in (
+        ("--json", options.json_to),
+        ("--html", options.html_to),
+        ("--resume", options.resume),
+    ):
+        if path is None or (path == "-" and name == "--json"):
+            continue
+        if Path(path).is_dir():
+            raise OptionError(name, [f"{path} is a folder: name a file in it"])
+        if not Path(path).resolve().parent.is_dir():
             raise OptionError(name, [f"{path}: there is no such folder"])
 
 
@@ -137,7 +146,7 @@ class _Bar:
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
-        self._expected = [expected_messages(task.scenario) for task in tasks]
+        self._expected = [task.scenario.messages_expected for task in tasks]
         self._done = [0.0] * len(tasks)
         self._ended = 0
         self.bars = rich.progress.Progress(

@@ -8,12 +8,14 @@ from typing import Annotated, Any, Final, Literal, Self
 import pydantic
 from pydantic import Field
 
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Duration = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(gt=0)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-RefusalCode = Annotated[int, Field(ge=400, le=599)]
+MOST: Final = 1e9
+"""No number of a file is larger: thirty years of seconds."""
+Seconds = Annotated[float, Field(ge=0, le=MOST, strict=True)]
+Duration = Annotated[float, Field(gt=0, le=MOST, strict=True)]
+Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+Sigma = Annotated[float, Field(ge=0, le=3, strict=True)]
+Count = Annotated[int, Field(gt=0, le=MOST, strict=True)]
+RefusalCode = Annotated[int, Field(ge=400, le=599, strict=True)]
 
 
 class Frozen(pydantic.BaseModel):
@@ -109,7 +111,7 @@ class Capacity(Timed):
 
     kind: Literal["capacity"]
     """The kind of fault."""
-    per_s: Rate
+    per_s: Duration
     """Messages that it serves in a second."""
     keeps_abandoned: bool = False
     """Whether it goes on with messages whose sender has hung up: they go out all the same, and

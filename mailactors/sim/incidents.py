@@ -12,7 +12,7 @@ import pydantic
 from pydantic import Field
 
 from mailactors.runtime.ports import Entropy
-from mailactors.sim.faults import Duration, Frozen, Seconds
+from mailactors.sim.faults import MOST, Duration, Frozen, Seconds
 
 ACTORS: Final = (
     "spool",
@@ -76,9 +76,9 @@ class ClockFault(Frozen):
     """When it happens or begins, in seconds from the start of the run."""
     for_s: Duration | None = None
     """With `drift_per_s`: how long it drifts, in seconds; without it, to the end."""
-    step_s: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    step_s: Annotated[float, Field(ge=-MOST, le=MOST, strict=True)] | None = None
     """The clock is set forward by so many seconds, or back if it is negative."""
-    drift_per_s: Annotated[float, Field(gt=-1, allow_inf_nan=False)] | None = None
+    drift_per_s: Annotated[float, Field(gt=-1, le=MOST, strict=True)] | None = None
     """Seconds that it gains in each second, or loses if it is negative."""
 
     @pydantic.model_validator(mode="after")

@@ -23,6 +23,8 @@ from mailactors.config import Config
 from mailactors.sim.report import Report
 from mailactors.sim.scenario import Scenario
 
+DEFAULT: Final = "default"
+"""The policy that nobody named."""
 ENDS_WITHIN_S: Final = 5.0
 """How long a process that was told to end may take before it is killed."""
 
@@ -40,7 +42,8 @@ class Task:
     @property
     def name(self) -> str:
         """What a person calls it."""
-        return f"{Path(self.path).stem}, seed {self.seed}"
+        plain = f"{Path(self.path).stem}, seed {self.seed}"
+        return plain if self.policy == DEFAULT else f"{plain}, {Path(self.policy).name}"
 
 
 @dataclass(frozen=True)

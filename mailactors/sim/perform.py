@@ -11,7 +11,6 @@ from mailactors.sim.oracle import ask_oracle
 from mailactors.sim.policies import LOOPS, run_loop
 from mailactors.sim.report import Report, with_oracle
 from mailactors.sim.runner import run_scenario
-from mailactors.sim.scenario import Scenario
 
 
 def perform(task: Task, tell: Callable[[int], None]) -> Report:
@@ -27,16 +26,3 @@ def perform(task: Task, tell: Callable[[int], None]) -> Report:
         made = run_scenario(task.path, scenario, config, task.seed, progress=progress)
         report = msgspec.structs.replace(made, policy=task.policy)
     return with_oracle(report, scenario.expect, ask_oracle(scenario, config, task.seed))
-
-
-def expected_messages(scenario: Scenario) -> float:
-    """Return about how many messages clients will submit."""
-    traffic, end_s = scenario.traffic, scenario.duration_s
-    rate = traffic.rate_per_s
-    if traffic.diurnal is not None:
-        rate = (traffic.diurnal.low_per_s + rate) / 2
-    found = rate * end_s
-    for burst in traffic.bursts:
-        for_s = min(burst.at_s + burst.for_s, end_s) - burst.at_s
-        found += (burst.rate_per_s - rate) * for_s
-    return max(1.0, found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -44,6 +45,7 @@ def print_results(console: rich.console.Console, results: Sequence[Result]) -> N
             told = rich.markup.escape(f"{each.task.name} ({each.task.policy}): {each.why}")
             console.print(f"[red]died[/] {told}", highlight=False)
     _print_bounds(console, reports)
+    _print_unreached(console, reports)
 
 
 def verdict_of(report: Report) -> tuple[str, bool | None]:
@@ -194,6 +196,16 @@ def _print_bounds(console: rich.console.Console, reports: Sequence[Report]) -> N
                 f" seed{'s' if len(some) > 1 else ''}: at 95 % confidence at most"
                 f" {failure_rate_max(lost, accepted):.3g} are"
             )
+
+
+def _print_unreached(console: rich.console.Console, reports: Sequence[Report]) -> None:
+    """Name the fault points of the code that no run came by: that much was not rehearsed."""
+    hits: Counter[str] = Counter()
+    for report in reports:
+        hits.update(report.fault_points)
+    if unreached := [point for point, count in sorted(hits.items()) if not count]:
+        words = f"fault points that no run came by: {', '.join(unreached)}"
+        console.print(words, markup=False, highlight=False)
 
 
 def _name(report: Report) -> str:

@@ -18,6 +18,9 @@ _KEY_FIRST: Final = re.compile(r"([\w.%-]+): ")
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _IN_ELEMENT: Final = 2
 """Brackets and braces around an inline table in a list."""
+FAULTS_MAX: Final = 20
+"""Told at once: who reads them mends the first ones first."""
+_WORDS: Final = {"missing": "is missing", "too_short": "is empty"}
 _ALL_KINDS: Final = [*KINDS, *OWN_KINDS]
 
 
@@ -25,11 +28,11 @@ def problems_of(
     error: pydantic.ValidationError, text: str, model: type[pydantic.BaseModel]
 ) -> list[str]:
     """Return a line for each fault, as `key (line n): what is wrong`; `model` is of the file."""
-    return [
-        line
-        for fault in error.errors(include_url=False)
-        for line in _lines_of(fault, text.splitlines(), model)
-    ]
+    faults, lines = error.errors(include_url=False), text.splitlines()
+    found = [line for fault in faults[:FAULTS_MAX] for line in _lines_of(fault, lines, model)]
+    if len(faults) > FAULTS_MAX:
+        found.append(f"and {len(faults) - FAULTS_MAX:,} more")
+    return found
 
 
 def _lines_of(
@@ -46,6 +49,8 @@ def _lines_of(
         yield _line((*location, "kind"), text, words, key)
     elif fault["type"] == "union_tag_not_found":
         yield _line(location, text, f"has no kind; it is one of {', '.join(_kinds_at(location))}")
+    elif fault["type"] in _WORDS:
+        yield _line(location, text, _WORDS[fault["type"]])
     else:
         for words in fault["msg"].removeprefix("Value error, ").split("\n"):
             found = _KEY_FIRST.match(words)

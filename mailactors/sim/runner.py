@@ -15,6 +15,7 @@ from mailactors.model.lifecycle import State
 from mailactors.runtime.ports import SystemClock
 from mailactors.runtime.supervisor import RestartsExhaustedError
 from mailactors.sim.fate import Fate
+from mailactors.sim.incidents import POINTS
 from mailactors.sim.judges import Judges, ProcessWatch, Violation
 from mailactors.sim.node import FaultPoints, Life, Node
 from mailactors.sim.providers import Vendor
@@ -281,7 +282,7 @@ def run_scenario(
         breaker_moves=counts["breaker.moved"],
         panics=counts["attempt.panic"],
         starts=run.node.starts,
-        fault_points=dict(sorted(run.points.hits.items())),
+        fault_points=dict(sorted({**dict.fromkeys(POINTS, 0), **run.points.hits}.items())),
         ended_s=round(run.ended_s, 3),
         violations=violations,
         record=record,

@@ -6,7 +6,6 @@ where it can be found, and the nearest key that exists (`sim/problems.py`).
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -21,6 +20,7 @@ from mailactors.config import (
     load_config,
     merge,
     nearest,
+    parse_toml,
     problem_lines,
 )
 from mailactors.sim.faults import Auth, Duration, Fault, Frozen, Timed
@@ -44,6 +44,9 @@ __all__ = [
 ]
 
 FILE_BYTES_MAX: Final = 1_000_000
+MESSAGES_MAX: Final = 20_000_000
+"""Of one run: hours of computing, and more than there is memory for."""
+CRASHES_MAX: Final = 100_000
 ATTEMPT_S: Final = 120.0
 """Added to the default horizon: the last attempt may begin at the deadline."""
 SMTP_ATTEMPT_S: Final = 900.0
@@ -64,7 +67,7 @@ class Scenario(Frozen):
 
     story: Annotated[str, Field(min_length=1)]
     """What happens, and what must hold, in words."""
-    seed: int = 1
+    seed: Annotated[int, Field(strict=True)] = 1
     """All chance of the run."""
     duration_s: Duration
     """How long clients submit, in seconds."""
@@ -88,6 +91,7 @@ class Scenario(Frozen):
     @pydantic.model_validator(mode="after")
     def _fits_together(self) -> Self:
         problems = [
+            *self._size_problems(),
             *self._name_problems(),
             *self._time_problems(),
             *overlaps("faults", self.spool_faults, "spool faults"),
@@ -96,6 +100,33 @@ class Scenario(Frozen):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    @property
+    def messages_expected(self) -> float:
+        """About how many messages clients will submit."""
+        traffic, end_s = self.traffic, self.duration_s
+        rate = traffic.rate_per_s
+        if traffic.diurnal is not None:
+            rate = (traffic.diurnal.low_per_s + rate) / 2
+        found = rate * end_s
+        for burst in traffic.bursts:
+            for_s = max(0.0, min(burst.at_s + burst.for_s, end_s) - burst.at_s)
+            found += (burst.rate_per_s - rate) * for_s
+        return max(1.0, found)
+
+    def _size_problems(self) -> Iterator[str]:
+        expected, poison = self.messages_expected, self.traffic.poison
+        if expected > MESSAGES_MAX:
+            yield (
+                f"traffic.rate_per_s: would be some {expected:,.0f} messages in all;"
+                f" at most {MESSAGES_MAX:,} can be simulated"
+            )
+        if poison is not None and poison.count > expected:
+            yield f"traffic.poison.count: is more than all messages, some {expected:,.0f}"
+        for index, crash in enumerate(self.crashes):
+            end_s = self.duration_s if crash.until_s is None else crash.until_s
+            if crash.every_s is not None and end_s / crash.every_s > CRASHES_MAX:
+                yield f"crashes.{index}.every_s: would be more than {CRASHES_MAX:,} crashes"
 
     def _name_problems(self) -> Iterator[str]:
         for index, fault in enumerate(self.faults):
@@ -108,6 +139,11 @@ class Scenario(Frozen):
             if domain not in self.traffic.recipient_domains:
                 hint = nearest(domain, self.traffic.recipient_domains)
                 yield f"expect.p99_s_by_domain: no mail goes to {domain!r}{hint}"
+        for key, fault in _timed(self):
+            aimed_at = getattr(fault, "domain", None)
+            if aimed_at is not None and aimed_at not in self.traffic.recipient_domains:
+                hint = nearest(aimed_at, self.traffic.recipient_domains)
+                yield f"{key}.domain: no mail goes to {aimed_at!r}{hint}"
         for name, plan in self.providers.items():
             for index, own in enumerate(plan.faults):
                 if own.providers:
@@ -224,10 +260,9 @@ def load_scenario(path: str) -> Scenario:
 
 def parse_scenario(where: str, text: str) -> Scenario:
     """Return the scenario of a text. Raises: ScenarioError."""
+    raw = parse_toml(where, text, ScenarioError)
     try:
-        return Scenario.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ScenarioError(where, [f"is not TOML: {error}"]) from None
+        return Scenario.model_validate(raw)
     except pydantic.ValidationError as error:
         raise ScenarioError(where, problems_of(error, text, Scenario)) from None
 

@@ -31,8 +31,18 @@ POLL_EVERY: Final = 256
 """Turns of Trio's loop between two looks for a signal, such as Ctrl-C: some milliseconds."""
 
 
+RUNNER: Final = ("io_manager.process_events", "instruments", "runq", "deadlines._heap")
+"""What a simulation needs of Trio's runner."""
+
+
 class SchedulingError(MailactorsError):
     """This Trio does not have what a simulation needs where the known versions have it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"trio {trio.__version__} has no {SCHEDULER}.{name}: simulations would not repeat;"
+            " use a version of Trio that is known to work"
+        )
 
 
 def scheduler() -> ModuleType:
@@ -42,13 +52,23 @@ def scheduler() -> ModuleType:
     """
     module = importlib.import_module(SCHEDULER)
     names = vars(module)
-    is_known = isinstance(names.get(SWITCH), bool) and isinstance(names.get(DICE), random.Random)
-    if not is_known or CONTEXT not in names:
-        raise SchedulingError(
-            f"trio {trio.__version__} has no {SCHEDULER}.{SWITCH}, no {DICE} to seed or no"
-            f" {CONTEXT}: simulations would not repeat; use a version of Trio that is known to work"
-        )
+    if not isinstance(names.get(SWITCH), bool):
+        raise SchedulingError(SWITCH)
+    if not isinstance(names.get(DICE), random.Random):
+        raise SchedulingError(DICE)
     return module
+
+
+def present_runner() -> Any:
+    """Return what runs the present tasks. Raises: SchedulingError when it is not as it was."""
+    runner = getattr(getattr(scheduler(), CONTEXT, None), "runner", None)
+    for path in RUNNER:
+        found = runner
+        for name in path.split("."):
+            found = getattr(found, name, None)
+        if found is None:
+            raise SchedulingError(f"{CONTEXT}.runner.{path}")
+    return runner
 
 
 class _Dice(random.Random):
@@ -82,7 +102,7 @@ def run_seeded(main: Callable[[], Awaitable[T]], clock: JumpingClock, seed: int)
     """Run Trio in virtual time; the seed chooses among the tasks that are ready."""
 
     async def in_quiet() -> T:
-        clock.rule(getattr(scheduler(), CONTEXT).runner)
+        clock.rule(present_runner())
         return await main()
 
     with seeded_scheduling(seed):
@@ -111,7 +131,11 @@ class _Turns:
         return ()
 
     def is_idle_until(self, at_s: float) -> bool:
-        """Whether nobody but the present task has anything to do until after this time."""
+        """Whether nobody but the present task has anything to do until after this time.
+
+        A turn that began with one task has no other than the present one; whom that has woken
+        since is in the queue, and what it has planned since is among the deadlines.
+        """
         runner = self._runner
         return self.is_single and not runner.runq and runner.deadlines.next_deadline() > at_s
 

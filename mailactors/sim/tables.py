@@ -6,10 +6,12 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
+import email_validator
 import pydantic
 from pydantic import Field
 
-from mailactors.sim.faults import Count, Duration, Fault, Frozen, Seconds, Share
+from mailactors.intake.admission import normal_address
+from mailactors.sim.faults import Count, Duration, Fault, Frozen, Seconds, Share, Sigma
 
 
 def overlaps(key: str, spans: Iterable[Any], words: str = "") -> Iterator[str]:
@@ -45,7 +47,7 @@ class Size(Frozen):
 
     median: Duration
     """The median, in bytes."""
-    sigma: Annotated[float, Field(ge=0, le=3)] = 0.6
+    sigma: Sigma = 0.6
     """The deviation of its logarithm."""
 
 
@@ -88,9 +90,17 @@ class Traffic(Frozen):
         problems = list(overlaps("bursts", self.bursts))
         if self.diurnal is not None and self.diurnal.low_per_s > self.rate_per_s:
             problems.append("diurnal.low_per_s: is higher than rate_per_s, which is the highest")
+        problems += self._undeliverable()
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _undeliverable(self) -> Iterator[str]:
+        for domain in self.recipient_domains:
+            try:
+                normal_address(f"user1@{domain}")
+            except email_validator.EmailNotValidError as error:
+                yield f"recipient_domains: no mail can go to {domain!r}: {error}"
 
 
 class Latency(Frozen):
@@ -98,7 +108,7 @@ class Latency(Frozen):
 
     median: Duration = 0.15
     """The median, in seconds."""
-    sigma: Annotated[float, Field(ge=0, le=3)] = 0.4
+    sigma: Sigma = 0.4
     """The deviation of its logarithm."""
 
 
@@ -120,7 +130,7 @@ class DeliveryEvents(Frozen):
 
     delay_median_s: Duration
     """The median of the delay, in seconds."""
-    delay_sigma: Annotated[float, Field(ge=0, le=3)] = 0.5
+    delay_sigma: Sigma = 0.5
     """The deviation of its logarithm."""
 
 
@@ -191,9 +201,9 @@ class Expect(Frozen):
     """From submission to acceptance by a provider."""
     p99_s_by_domain: dict[str, Seconds] = Field(default={})
     """The same, of those to a recipient domain."""
-    duplicates_max: Annotated[int, Field(ge=0)] | None = None
+    duplicates_max: Annotated[int, Field(ge=0, strict=True)] | None = None
     """How often messages may go out again, declared risks included."""
-    undeclared_duplicates_max: Annotated[int, Field(ge=0)] | None = 0
+    undeclared_duplicates_max: Annotated[int, Field(ge=0, strict=True)] | None = 0
     """The same without those that were declared."""
     attempts_per_message_max: Duration | None = None
     """Attempts at any provider over accepted messages."""

@@ -13,6 +13,7 @@ import typer.testing
 
 from mailactors.cli import app
 from mailactors.sim import command
+from mailactors.sim.incidents import POINTS
 from mailactors.sim.perform import perform
 from mailactors.sim.runner import run_scenario
 
@@ -214,6 +215,9 @@ def test_loops_are_shown_but_not_held_to_anything(scenario: Path) -> None:
         (["--compare", "default", "--config", "x.toml"], "name x.toml in the list"),
         (["--json", "/nowhere/at/all.json"], "there is no such folder"),
         (["--html", "/nowhere/at/all.html"], "there is no such folder"),
+        (["--html", "-"], "name a file"),
+        (["--html", "/"], "/ is a folder"),
+        (["--resume", "/nowhere/at/all.jsonl"], "there is no such folder"),
         (["--config", "missing.toml"], "missing.toml"),
     ],
 )
@@ -234,6 +238,18 @@ def test_where_there_is_no_terminal_each_run_is_told_of_when_it_ends(scenario: P
     told = [line for line in result.stderr.splitlines() if "runs:" in line]
     stem = scenario.stem
     assert [f"{n} of 2 runs: {stem}, seed {n}: good" for n in (1, 2)] == told
+
+
+def test_points_that_no_run_came_by_are_named(scenario: Path) -> None:
+    result = simulate(str(scenario), "--json", str(scenario.with_suffix(".json")))
+
+    (run,) = json.loads(scenario.with_suffix(".json").read_text())
+    missed = [name for name, count in run["fault_points"].items() if not count]
+    assert {"settler.looked", "settler.doubt"} <= set(missed)
+    assert set(POINTS) <= set(run["fault_points"])
+    assert run["fault_points"]["provider.sent"] > 0
+    words = " ".join(result.stdout.split())
+    assert f"fault points that no run came by: {', '.join(missed)}" in words
 
 
 def test_schema_describes_the_file(scenario: Path) -> None:
@@ -260,7 +276,7 @@ def test_bad_file(scenario: Path) -> None:
     assert "stroy (line 2): there is no such key; did you mean 'story'?" in result.stderr
 
 
-@pytest.mark.parametrize("seeds", ["3", "3-1", "a-b"])
+@pytest.mark.parametrize("seeds", ["3", "3-1", "a-b", "1-99999999999"])
 def test_bad_seeds(seeds: str, scenario: Path) -> None:
     assert 2 == simulate(str(scenario), "--seeds", seeds).exit_code
 

@@ -123,7 +123,8 @@ def test_who_knows_only_rates_needs_as_many_attempts_as_they_say(
 ) -> None:
     faults = [{"at_s": 0, "for_s": 10_000, **kind} for kind in kinds]
 
-    found = ask(small(**alone(faults=faults)))
+    domains = {"example.com": 1.0, "other.example": 1e-9}
+    found = ask(small(**alone(faults=faults), traffic={"recipient_domains": domains}))
 
     assert expected == pytest.approx(found.by_rates.attempts_per_message, abs=1e-3)
 

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ from mailactors.sim.scenario import Scenario
 from mailactors.sim.scheduling import (
     JumpingClock,
     SchedulingError,
+    run_seeded,
     seeded_scheduling,
 )
 from mailactors.sim.world import COMMIT_S, EPOCH_S, KeyedEntropy, World, make_world
@@ -65,6 +67,47 @@ def test_a_trio_without_its_private_names_is_refused(
 
     with pytest.raises(SchedulingError, match=r"has no trio\._core\._run"), seeded_scheduling(1):
         pass
+
+
+@pytest.mark.parametrize("path", scheduling.RUNNER)
+def test_a_runner_that_lacks_what_is_needed_is_refused(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = types.SimpleNamespace(
+        io_manager=types.SimpleNamespace(process_events=print),
+        instruments={},
+        runq=[],
+        deadlines=types.SimpleNamespace(_heap=[]),
+    )
+    context = types.SimpleNamespace(runner=runner)
+    monkeypatch.setattr(scheduling.scheduler(), scheduling.CONTEXT, context)
+    assert scheduling.present_runner() is runner
+    delattr(runner, path.partition(".")[0])
+
+    with pytest.raises(SchedulingError, match=f"has no .*{path}"):
+        scheduling.present_runner()
+
+
+def test_time_passes_at_once_for_who_is_alone_and_not_before_others() -> None:
+    seen: list[tuple[str, float]] = []
+
+    async def work(name: str, clock: JumpingClock) -> None:
+        for _ in range(2):
+            await clock.sleep_until(clock.current_time() + 1.0, shield=True)
+            seen.append((name, clock.current_time()))
+
+    async def main() -> None:
+        await work("alone", clock)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work, "a", clock)
+            await trio.sleep(0.5)
+            nursery.start_soon(work, "b", clock)
+
+    clock = JumpingClock()
+    run_seeded(main, clock, 1)
+
+    assert [("alone", 1.0), ("alone", 2.0)] == seen[:2]
+    assert [("a", 3.0), ("b", 3.5), ("a", 4.0), ("b", 4.5)] == seen[2:]
 
 
 def test_the_switch_is_put_back() -> None:
