@@ -51,7 +51,8 @@ DEATH_WITHIN_S: Final = 4.0
 FIRST_ANSWER_WITHIN_S: Final = 20.0
 CHECK_ALL_EVERY: Final = 50
 """Cycles between two checks of the whole file's integrity."""
-DRAIN_WITHIN_S: Final = 600.0
+DRAIN_WITHIN_S: Final = 1800.0
+"""After a thousand deaths thousands are suspected, who go one at a time."""
 BODY: Final = "All is well.\n" * 250
 
 CONFIG: Final = """
