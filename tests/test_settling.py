@@ -174,7 +174,8 @@ async def test_repetitions_become_rarer(autojump_clock: MockClock) -> None:
             waits = [after - before for before, after in itertools.pairwise(at)]
 
             assert len(waits) == 7
-            assert all(after > 1.1 * before for before, after in itertools.pairwise(waits))
+            # The first comes at a fixed time; from then on they double, within a quarter.
+            assert all(after > 1.1 * before for before, after in itertools.pairwise(waits[1:]))
 
 
 async def test_a_resend_does_not_wait_for_the_end_of_a_long_window(

@@ -107,7 +107,9 @@ def recover(db: apsw.Connection, command: Recover, now: float) -> Recovered:
         [row[:4] for row in sending],
     )
     _fail_poison(db, command, dict.fromkeys(row[1] for row in leased), now)
-    intents = {(row[2], row[4], row[5]): row[0] for row in sending}
+    intents: dict[tuple[int, str, str], dict[int, float]] = {}
+    for due_at, _, seq, n, attempt_id, provider in sending:
+        intents.setdefault((seq, attempt_id, provider), {})[n] = due_at
     _close_open_intents(db, intents, now)
     lost = dict.fromkeys(row[2] for row in sending)
     held = _hold_poison(db, command, lost, now)
@@ -186,18 +188,24 @@ def _wait_s(command: Recover, stream: str) -> float:
 
 
 def _close_open_intents(
-    db: apsw.Connection, intents: Mapping[tuple[int, str, str], float], now: float
+    db: apsw.Connection, intents: Mapping[tuple[int, str, str], Mapping[int, float]], now: float
 ) -> None:
-    for (seq, attempt_id, provider), next_at in intents.items():
+    # By message, attempt and provider: its deliveries, and when to see to each of them.
+    for (seq, attempt_id, provider), due_at in intents.items():
         db.execute(
             "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
             (now, RECOVERED, attempt_id),
         )
         db.execute("UPDATE messages SET attempts = attempts + 1 WHERE seq = ?", (seq,))
-        open_doubt(db, seq, attempt_id, now, next_at, 1)
+        open_doubt(db, seq, attempt_id, now, min(due_at.values()), 1)
+        steps: dict[str, str | float] = {}
+        for n, at in due_at.items():
+            steps |= {str(n): State.UNCERTAIN.value, f"{n}.due_at": round(at, 3)}
         facts = {
             "rule": "intent without outcome",
             "provider": provider,
+            "outcome": RECOVERED,
             "attempt_id": attempt_id,
+            "next": steps,
         }
         record(db, seq, now, "uncertain", facts)
