@@ -44,7 +44,7 @@ REPLAY_SHARE: Final = 0.05
 REPLAY_WITHIN_S: Final = 20.0
 HOLD_SHARE: Final = 0.2
 """Messages of the stream that is never resent."""
-DEATH_AFTER_S: Final = (0.05, 0.5)
+DEATH_AFTER_S: Final = (0.005, 0.5)
 """When it is killed, from its first acknowledgement on."""
 DEATH_WITHIN_S: Final = 4.0
 """How long a place may take to be reached; after that it is killed from outside."""
