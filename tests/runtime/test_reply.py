@@ -154,3 +154,16 @@ def test_a_cell_counts_changes_and_tells_listeners() -> None:
     cell.publish("c")
 
     assert (cell.value, cell.version, seen) == ("c", 2, ["b", "c"])
+
+
+async def test_the_deadline_of_a_wait_that_was_cancelled_does_not_end_the_next(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    reply = Reply[int]()
+    with trio.move_on_after(1):
+        await reply.wait(5)
+
+    with pytest.raises(DeadlineError):
+        await reply.wait(100)
+
+    assert 101.0 == pytest.approx(trio.current_time())
