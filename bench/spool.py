@@ -31,12 +31,12 @@ from mailactors.spool.port import (
     Claim,
     Claimed,
     Command,
+    IdempotencyKey,
     Intend,
-    Key,
     Lease,
     Progress,
+    RecordOutcome,
     Result,
-    Settle,
     Step,
     Store,
 )
@@ -146,8 +146,8 @@ def _intend(lease: Lease) -> Intend:
     return Intend(f"{lease.id}/{lease.epoch}", lease.seq, (0,), lease.epoch, "primary")
 
 
-def _settle(lease: Lease) -> Settle:
-    return Settle(
+def _settle(lease: Lease) -> RecordOutcome:
+    return RecordOutcome(
         attempt_id=f"{lease.id}/{lease.epoch}",
         seq=lease.seq,
         epoch=lease.epoch,
@@ -175,7 +175,7 @@ def _accepts(total: int, content_bytes: int) -> Iterator[Accept]:
             not_before=NOW,
             expires_at=NOW + 86_400,
         )
-        key = Key("default", id_, "f" * 64, NOW + 86_400)
+        key = IdempotencyKey("default", id_, "f" * 64, NOW + 86_400)
         yield Accept(message, pack_content(message.content), "d" * 64, key)
 
 

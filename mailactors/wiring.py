@@ -23,17 +23,17 @@ from mailactors.config import (
 from mailactors.dispatch.breaker import BreakerActor
 from mailactors.dispatch.desk import DispatchDesk, open_outcomes
 from mailactors.dispatch.dispatcher import DispatcherActor
-from mailactors.dispatch.lane import Gate, Lane, Reset, open_lane
+from mailactors.dispatch.lane import BreakerState, Lane, Reset, open_lane
 from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import ProviderActor
 from mailactors.dispatch.recovery import leave_of
-from mailactors.dispatch.retry import Plan
+from mailactors.dispatch.retry import StreamPolicy
 from mailactors.dispatch.settler import SettlerActor
-from mailactors.intake.admission import Rules, Stream
+from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
 from mailactors.model.message import Address
-from mailactors.observe.watchdog import Watch, WatchdogActor
+from mailactors.observe.watchdog import WatchdogActor, WatchdogStatus
 from mailactors.outcome.reporter import ReporterActor
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
@@ -42,8 +42,7 @@ from mailactors.runtime.ports import Clock, Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.keeper import KeeperActor, Retention
-from mailactors.spool.operations import Testify
-from mailactors.spool.port import SpoolBrokenError, SpoolError, Store
+from mailactors.spool.port import RecordDeliveryEvent, SpoolBrokenError, SpoolError, Store
 from mailactors.spool.reader import SpoolReader
 from mailactors.spool.writer import SpoolWriter
 
@@ -83,7 +82,7 @@ class Gateway:
         self.ports = ports
         self.signals = SpoolSignals()
         self.reader = SpoolReader(store.reader(), ports.executor("reader"))
-        self.watch = Watch()
+        self.watch = WatchdogStatus()
         self.writes = open_writes()
         self.registry = open_registry()
         self.door = Door(rules_of(config), self.registry, self.signals, ports)
@@ -144,7 +143,7 @@ class Gateway:
         async with self._changing:
             await self.supervisor.stop()
 
-    async def testify(self, event: Testify) -> None:
+    async def testify(self, event: RecordDeliveryEvent) -> None:
         """Take in what a vendor reported of a delivery; to do so again changes nothing.
 
         Raises: SpoolError when it is not known to be durable: then report it again.
@@ -215,7 +214,7 @@ class Gateway:
             self.supervisor.restart(f"breaker:{name}")
         if before.quota != after.quota:
             self.supervisor.restart(f"limiter:{name}")
-        if lane.health.value.gate is Gate.DISABLED:
+        if lane.health.value.gate is BreakerState.DISABLED:
             lane.breaker.put_nowait(Reset())
 
     async def _retire(self, lane: Lane) -> None:
@@ -347,7 +346,7 @@ def way_out_of(settings: ProviderSettings) -> dict[str, object]:
 
 def plans_of(
     config: Config, lanes: Mapping[str, Lane], left_over: Iterable[str]
-) -> dict[str, Plan]:
+) -> dict[str, StreamPolicy]:
     """Return what the dispatcher needs to know of each stream.
 
     Streams that are `left_over` in the spool but not configured go by the first one's plan.
@@ -356,10 +355,10 @@ def plans_of(
     return dict.fromkeys(left_over, next(iter(plans.values()))) | plans
 
 
-def plan_of(config: Config, name: str, lanes: Mapping[str, Lane]) -> Plan:
+def plan_of(config: Config, name: str, lanes: Mapping[str, Lane]) -> StreamPolicy:
     """Return what the dispatcher needs to know of one stream."""
     stream, route = config.streams[name], config.route(name)
-    return Plan(
+    return StreamPolicy(
         route,
         stream.failover,
         stream.on_uncertain,
@@ -369,11 +368,11 @@ def plan_of(config: Config, name: str, lanes: Mapping[str, Lane]) -> Plan:
     )
 
 
-def rules_of(config: Config) -> Rules:
+def rules_of(config: Config) -> AdmissionRules:
     """Return what admission needs to know."""
-    return Rules(
+    return AdmissionRules(
         Address(config.service.default_from),
-        {name: Stream(stream.expires_after_s) for name, stream in config.streams.items()},
+        {name: StreamRules(stream.expires_after_s) for name, stream in config.streams.items()},
         config.idempotency.window_s,
         config.idempotency.fingerprint_window_s,
         config.service.per_minute,

@@ -15,8 +15,7 @@ from mailactors.intake.submission import Submission
 from mailactors.model.message import Address
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.runtime.ports import Ports, SilentJournal, SystemIds, system_ports
-from mailactors.spool.port import Receipt
-from mailactors.spool.questions import MessageStatus
+from mailactors.spool.port import MessageStatus, Receipt
 from mailactors.spool.sqlite import SqliteStore
 from mailactors.wiring import Gateway, build
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.questions import MessageStatus
+from mailactors.spool.port import MessageStatus
 from mailactors.spool.sqlite import SqliteStore
 from tests.providers.peers import Peer, aiosmtpd_peer
 from tests.servers import Served, serving, wait_until

@@ -9,11 +9,11 @@ import trio
 from trio.testing import MockClock
 
 from mailactors.config import Config, ConfigError
-from mailactors.dispatch.lane import Gate
+from mailactors.dispatch.lane import BreakerState
 from mailactors.model.outcome import Deferred, Reason, Rejected, Scope
 from mailactors.runtime.reply import Reply
 from mailactors.spool.actor import Write
-from mailactors.spool.operations import Blame
+from mailactors.spool.port import CountCrash
 from tests.gateways import (
     InlineExecutor,
     NotingJournal,
@@ -100,7 +100,7 @@ async def test_a_disabled_provider_gets_another_chance(autojump_clock: MockClock
 
             gate_after = gateway.lanes["primary"].health.value.gate
 
-            assert (Gate.DISABLED, Gate.CLOSED) == (gate_before, gate_after)
+            assert (BreakerState.DISABLED, BreakerState.CLOSED) == (gate_before, gate_after)
             assert "primary" == (await status(gateway, "again")).deliveries[0].provider
 
 
@@ -258,7 +258,7 @@ async def test_a_reload_while_the_dispatcher_waits_for_the_spool(
             disk.goes_on = trio.Event()
             await trio.sleep(2)  # the dispatcher's own questions are with the writer by now
             while gateway.writes.waiting < gateway.writes.capacity:
-                gateway.writes.put_nowait(Write(Blame(9, 0), Reply()))
+                gateway.writes.put_nowait(Write(CountCrash(9, 0), Reply()))
             await trio.sleep(10)
             assert gateway.desk.outcomes.under_cursor
             await gateway.reload(make_config({"new": simulated(), **former}))

@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from mailactors.config import Config
 from mailactors.dispatch import settler, settling
-from mailactors.dispatch.settling import Move
+from mailactors.dispatch.settling import DoubtAction
 from mailactors.model.message import Address
 from mailactors.model.outcome import (
     Accepted,
@@ -30,9 +30,7 @@ from mailactors.model.outcome import (
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
 from mailactors.runtime.ports import Ports
-from mailactors.spool.doubts import Doubt
-from mailactors.spool.operations import Suppress, Testify
-from mailactors.spool.questions import Event
+from mailactors.spool.port import Doubt, Event, RecordDeliveryEvent, Suppress
 from mailactors.spool.writer import SpoolWriter
 from mailactors.wiring import Gateway, build
 from tests.gateways import (
@@ -572,7 +570,7 @@ async def report(
     gateway: Gateway, kind: Any, who: str = "bob@example.com", by: str = "primary"
 ) -> None:
     message = await status(gateway, "1")
-    await gateway.testify(Testify(message.id, by, who, kind, EPOCH_S))
+    await gateway.testify(RecordDeliveryEvent(message.id, by, who, kind, EPOCH_S))
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("delivered", "sent"), ("bounced", "bounced")])
@@ -611,7 +609,9 @@ async def test_an_event_of_another_provider_or_address_tells_nothing(
             before = await timeline(gateway)
             await report(gateway, "delivered", by="secondary")
             await report(gateway, "delivered", who="eve@example.com")
-            await gateway.testify(Testify("none", "primary", "bob@example.com", "bounced", EPOCH_S))
+            await gateway.testify(
+                RecordDeliveryEvent("none", "primary", "bob@example.com", "bounced", EPOCH_S)
+            )
 
             assert states(await status(gateway, "1")) == ["held"]
             assert before == await timeline(gateway)
@@ -844,7 +844,7 @@ async def test_a_doubt_that_we_fail_at_does_not_stop_the_others(
 ) -> None:
     decide = settling.decide_doubt
 
-    def failing(doubt: Doubt, *rest: Any) -> Move:
+    def failing(doubt: Doubt, *rest: Any) -> DoubtAction:
         if doubt.seq == 1:
             raise ZeroDivisionError
         return decide(doubt, *rest)

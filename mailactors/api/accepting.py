@@ -22,7 +22,7 @@ from mailactors.api.batch import (
 )
 from mailactors.api.decoding import JSON_MEDIA_TYPE, check_content_type
 from mailactors.api.exchange import answer, read_body, read_bytes
-from mailactors.api.parts import Parts
+from mailactors.api.parts import ApiParts
 from mailactors.api.problems import ProblemError
 from mailactors.api.submissions import full_submission, parse_key, refusal_of, short_submission
 from mailactors.intake.submission import IntakeError, Submission
@@ -40,7 +40,7 @@ _MESSAGE_DECODER: Final = msgspec.json.Decoder(schemas.MessageIn)
 class Accepting:
     """The handlers."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ApiParts) -> None:
         self._door = parts.door
         self._batches = 0
 

@@ -21,7 +21,7 @@ from mailactors.api.asking import Asking
 from mailactors.api.events import Feeding
 from mailactors.api.exchange import BODY_BYTES_MAX, LimitedRequest
 from mailactors.api.operating import Operating
-from mailactors.api.parts import Metrics, Parts, Reload
+from mailactors.api.parts import ApiParts, Metrics, Reload
 from mailactors.api.problems import (
     SLUG_OF_STATUS,
     ProblemError,
@@ -32,7 +32,7 @@ from mailactors.api.routes import LIMITED, ROUTES
 from mailactors.api.settling import Settling
 from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
-from mailactors.observe.watchdog import Watch
+from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Clock, Ids, Journal, SystemIds
 from mailactors.spool.actor import SpoolSignals
 from mailactors.spool.port import SpoolError, SpoolFullError
@@ -59,7 +59,7 @@ def create_app(
     ids: Ids | None = None,
     reload: Reload | None = None,
     metrics: Metrics | None = None,
-    watch: Watch | None = None,
+    watch: WatchdogStatus | None = None,
 ) -> QuartTrio:
     """Build the ASGI application.
 
@@ -77,7 +77,7 @@ def create_app(
         metrics: returns them all; without it there are none.
         watch: what the watchdog found; without it the ledger says that nobody watches.
     """
-    parts = Parts(
+    parts = ApiParts(
         door=door,
         reader=reader,
         lanes=lanes,
@@ -94,7 +94,7 @@ def create_app(
     return _build(parts)
 
 
-def _build(parts: Parts) -> QuartTrio:
+def _build(parts: ApiParts) -> QuartTrio:
     app = QuartTrio("mailactors.api", static_folder=None)
     app.request_class = LimitedRequest
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
@@ -109,7 +109,7 @@ def _build(parts: Parts) -> QuartTrio:
     return app
 
 
-def _add_routes(app: QuartTrio, parts: Parts) -> None:
+def _add_routes(app: QuartTrio, parts: ApiParts) -> None:
     groups = (Accepting(parts), Asking(parts), Operating(parts), Settling(parts), Feeding(parts))
     for route in ROUTES:
         name = route.operation_id

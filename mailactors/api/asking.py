@@ -11,12 +11,12 @@ from quart import Response
 import mailactors
 from mailactors.api import openapi, schemas, schemas_control, views
 from mailactors.api.exchange import answer, read_query
-from mailactors.api.parts import Parts
+from mailactors.api.parts import ApiParts
 from mailactors.api.problems import FaultView, ProblemError
 from mailactors.api.routes import ROUTES
 from mailactors.intake.admission import normal_address
 from mailactors.intake.submission import OverloadedError
-from mailactors.spool.questions import Filters, MessageStatus, Questions
+from mailactors.spool.port import Filters, MessageStatus, Questions
 from mailactors.spool.reader import SpoolReader
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -25,7 +25,7 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class Asking:
     """The handlers."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ApiParts) -> None:
         self._parts = parts
         self._reader = parts.reader
 
@@ -96,7 +96,7 @@ class Asking:
 
     async def healthz(self) -> Response:
         """Say that the process is alive: it answered."""
-        return answer(schemas_control.Health("ok"))
+        return answer(schemas_control.HealthView("ok"))
 
     async def readyz(self) -> Response:
         """Say whether a message would be accepted now."""
@@ -107,7 +107,7 @@ class Asking:
         except OverloadedError as error:
             raise ProblemError("not-ready", str(error), retry_after_s=error.retry_after_s) from None
         await self._reader.ask(lambda spool: spool.status(""))
-        return answer(schemas_control.Health("ready"))
+        return answer(schemas_control.HealthView("ready"))
 
     async def openapi(self) -> Response:
         """Return the description of all this."""

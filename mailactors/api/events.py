@@ -21,10 +21,9 @@ from quart.wrappers.response import ResponseBody
 
 from mailactors.api import schemas_control, views
 from mailactors.api.exchange import read_query
-from mailactors.api.parts import Parts
+from mailactors.api.parts import ApiParts
 from mailactors.api.problems import FaultView, ProblemError
-from mailactors.spool.port import SpoolError
-from mailactors.spool.questions import FeedEvent
+from mailactors.spool.port import FeedEvent, SpoolError
 
 MEDIA_TYPE: Final = "text/event-stream"
 STREAMS_MAX: Final = 32
@@ -43,7 +42,7 @@ RECONNECT_MS: Final = 1000
 class Feeding:
     """The handler, and the streams that it has given out."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ApiParts) -> None:
         self._parts = parts
         self._open: weakref.WeakSet[EventBody] = weakref.WeakSet()
 
@@ -83,7 +82,7 @@ def wanted_after() -> int | None:
 class EventBody(ResponseBody):
     """The endless body of one stream; it counts as open until it is closed or dropped."""
 
-    def __init__(self, parts: Parts, after: int, opened: weakref.WeakSet[EventBody]) -> None:
+    def __init__(self, parts: ApiParts, after: int, opened: weakref.WeakSet[EventBody]) -> None:
         self._parts = parts
         self._after = after
         self._opened = opened

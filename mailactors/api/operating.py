@@ -16,15 +16,23 @@ from quart import Response
 from mailactors.api import schemas, schemas_control, views
 from mailactors.api.asking import find_message
 from mailactors.api.exchange import answer, read_body, read_query
-from mailactors.api.parts import Parts
+from mailactors.api.parts import ApiParts
 from mailactors.api.problems import FaultView, ProblemError
 from mailactors.api.submissions import validation_problem
 from mailactors.dispatch.lane import CONTROL_ROOM, Lane
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import normal_address
-from mailactors.spool.operations import NotRetried, Retry, Suppress, Unsuppress, Unsuppressed
-from mailactors.spool.port import Cancel, Cancelled, Receipt
-from mailactors.spool.questions import Suppression
+from mailactors.spool.port import (
+    Cancel,
+    Cancelled,
+    NotRetried,
+    Receipt,
+    Retry,
+    Suppress,
+    Suppression,
+    Unsuppress,
+    Unsuppressed,
+)
 from mailactors.spool.writer import SpoolWriter
 
 SOURCE: Final = "api"
@@ -36,7 +44,7 @@ _SUPPRESSION_DECODER: Final = msgspec.json.Decoder(schemas_control.SuppressionIn
 class Operating:
     """The handlers."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ApiParts) -> None:
         self._parts = parts
         self._reloading = trio.Lock()
 
@@ -164,5 +172,5 @@ class Operating:
         return self._parts.writer
 
 
-def _names(parts: Parts) -> str:
+def _names(parts: ApiParts) -> str:
     return ", ".join(parts.lanes) or "none"

@@ -10,7 +10,7 @@ import trio
 
 from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
-from mailactors.observe.watchdog import Watch
+from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Clock, Ids, Journal
 from mailactors.spool.actor import SpoolSignals
 from mailactors.spool.reader import SpoolReader
@@ -26,7 +26,7 @@ Metrics: TypeAlias = Callable[[], Awaitable[bytes]]
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class ApiParts:
     """Where each question and command goes. What is None is not served."""
 
     door: Door
@@ -40,4 +40,4 @@ class Parts:
     writer: SpoolWriter | None = None
     reload: Reload | None = None
     metrics: Metrics | None = None
-    watch: Watch | None = None
+    watch: WatchdogStatus | None = None

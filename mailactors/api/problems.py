@@ -22,38 +22,38 @@ ERRORS_MAX: Final = 100
 """Faults told at once; the client mends these first."""
 
 
-class Kind(NamedTuple):
+class ProblemType(NamedTuple):
     """A type of problem: its HTTP status, and its title, which is the same each time."""
 
     status: int
     title: str
 
 
-KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
+KINDS: Final[Mapping[str, ProblemType]] = MappingProxyType(
     {
-        "bad-request": Kind(400, "The request is not well-formed"),
-        "malformed-json": Kind(400, "The body is not JSON"),
-        "invalid-parameter": Kind(400, "A query parameter is not valid"),
-        "idempotency-key-invalid": Kind(400, "The Idempotency-Key header is not valid"),
-        "idempotency-key-mismatch": Kind(400, "The message has two different keys"),
-        "cross-origin": Kind(403, "The request comes from another site's page"),
-        "not-found": Kind(404, "There is no such resource"),
-        "method-not-allowed": Kind(405, "The resource does not know this method"),
-        "request-timeout": Kind(408, "The body did not arrive in time"),
-        "too-late": Kind(409, "It is too late to cancel the message"),
-        "not-retried": Kind(409, "The message cannot be sent once more"),
-        "not-settled": Kind(409, "There is nothing to settle"),
-        "too-large": Kind(413, "The body is too large"),
-        "unsupported-media-type": Kind(415, "The body is not declared as JSON"),
-        "validation": Kind(422, "The body is not valid"),
-        "configuration": Kind(422, "The configuration is not valid; nothing has changed"),
-        "idempotency-key-reused": Kind(422, "The key was used with other content before"),
-        "rate-limited": Kind(429, "Too many requests"),
-        "internal": Kind(500, "Something went wrong on our side"),
-        "overloaded": Kind(503, "There is no room just now"),
-        "stopping": Kind(503, "The service is shutting down"),
-        "not-ready": Kind(503, "The service cannot accept messages"),
-        "spool-unavailable": Kind(503, "The spool does not answer"),
+        "bad-request": ProblemType(400, "The request is not well-formed"),
+        "malformed-json": ProblemType(400, "The body is not JSON"),
+        "invalid-parameter": ProblemType(400, "A query parameter is not valid"),
+        "idempotency-key-invalid": ProblemType(400, "The Idempotency-Key header is not valid"),
+        "idempotency-key-mismatch": ProblemType(400, "The message has two different keys"),
+        "cross-origin": ProblemType(403, "The request comes from another site's page"),
+        "not-found": ProblemType(404, "There is no such resource"),
+        "method-not-allowed": ProblemType(405, "The resource does not know this method"),
+        "request-timeout": ProblemType(408, "The body did not arrive in time"),
+        "too-late": ProblemType(409, "It is too late to cancel the message"),
+        "not-retried": ProblemType(409, "The message cannot be sent once more"),
+        "not-settled": ProblemType(409, "There is nothing to settle"),
+        "too-large": ProblemType(413, "The body is too large"),
+        "unsupported-media-type": ProblemType(415, "The body is not declared as JSON"),
+        "validation": ProblemType(422, "The body is not valid"),
+        "configuration": ProblemType(422, "The configuration is not valid; nothing has changed"),
+        "idempotency-key-reused": ProblemType(422, "The key was used with other content before"),
+        "rate-limited": ProblemType(429, "Too many requests"),
+        "internal": ProblemType(500, "Something went wrong on our side"),
+        "overloaded": ProblemType(503, "There is no room just now"),
+        "stopping": ProblemType(503, "The service is shutting down"),
+        "not-ready": ProblemType(503, "The service cannot accept messages"),
+        "spool-unavailable": ProblemType(503, "The spool does not answer"),
     }
 )
 SLUG_OF_STATUS: Final[Mapping[int, str]] = MappingProxyType(

@@ -218,14 +218,18 @@ _OPERATION: Final = (
         media="text/plain",
     ),
     Route(
-        "GET", "/healthz", "healthz", "Whether the process is alive", {200: schemas_control.Health}
+        "GET",
+        "/healthz",
+        "healthz",
+        "Whether the process is alive",
+        {200: schemas_control.HealthView},
     ),
     Route(
         "GET",
         "/readyz",
         "readyz",
         "Whether messages are accepted now",
-        {200: schemas_control.Health},
+        {200: schemas_control.HealthView},
         ("internal", "stopping", "not-ready", "spool-unavailable"),
     ),
     Route("GET", "/openapi.json", "openapi", "This description", {200: None}),

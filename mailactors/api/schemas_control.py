@@ -248,7 +248,7 @@ class Reloaded(msgspec.Struct, frozen=True):
     notes: tuple[str, ...]
 
 
-class Health(msgspec.Struct, frozen=True):
+class HealthView(msgspec.Struct, frozen=True):
     """`ok` or `ready`."""
 
     status: str

@@ -10,10 +10,10 @@ from quart import Response
 from mailactors.api import schemas, schemas_control
 from mailactors.api.asking import find_message
 from mailactors.api.exchange import answer, read_body, read_query
-from mailactors.api.parts import Parts
+from mailactors.api.parts import ApiParts
 from mailactors.api.problems import FaultView, ProblemError
 from mailactors.api.submissions import validation_problem
-from mailactors.spool.doubts import SettleByHand, SettledByHand
+from mailactors.spool.port import SettleByHand, SettledByHand
 
 _DECODER: Final = msgspec.json.Decoder(schemas_control.SettleIn)
 
@@ -21,7 +21,7 @@ _DECODER: Final = msgspec.json.Decoder(schemas_control.SettleIn)
 class Settling:
     """The handler."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: ApiParts) -> None:
         self._parts = parts
 
     async def settle_message(self, name: str) -> Response:

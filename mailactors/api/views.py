@@ -26,10 +26,10 @@ from mailactors.api.schemas_control import (
     RiskView,
     SuppressionView,
 )
-from mailactors.dispatch.lane import Gate, Lane, Pace
+from mailactors.dispatch.lane import BreakerState, Lane, LimiterStatus
 from mailactors.model.lifecycle import PENDING, State, summarize
 from mailactors.observe.alarms import Alarm
-from mailactors.spool.questions import (
+from mailactors.spool.port import (
     DeliveryStatus,
     Event,
     Ledger,
@@ -40,7 +40,7 @@ from mailactors.spool.questions import (
 )
 
 YEAR_9999_S: Final = 253_402_300_799.0
-UNLIMITED: Final = Pace().permits
+UNLIMITED: Final = LimiterStatus().permits
 MOVING: Final = PENDING - {State.HELD}
 """Where something is due without a person."""
 _SHOWN_APART: Final = frozenset({"rule", "provider", "outcome", "reason", "next"})
@@ -172,7 +172,7 @@ def suppression_view(suppression: Suppression) -> SuppressionView:
 def provider_view(lane: Lane, now_s: float) -> ProviderView:
     """Return a lane as it is now."""
     health, pace = lane.health.value, lane.pace.value
-    is_shut = health.gate in {Gate.OPEN, Gate.DISABLED}
+    is_shut = health.gate in {BreakerState.OPEN, BreakerState.DISABLED}
     ago_s = now_s - health.last_success_s
     return ProviderView(
         name=lane.name,

@@ -32,9 +32,9 @@ from mailactors.dispatch.concurrency import (
 from mailactors.dispatch.lane import (
     NEVER_S,
     Attempt,
+    BreakerState,
+    BreakerStatus,
     Done,
-    Gate,
-    Health,
     Lane,
     Pause,
     Reset,
@@ -51,8 +51,8 @@ from mailactors.model.outcome import (
     Why,
     decide_verdict,
 )
-from mailactors.runtime.alarm import Alarm
 from mailactors.runtime.ports import Ports
+from mailactors.runtime.timer import Timer
 
 FAILURES_IN_A_ROW_MAX: Final = 10
 """Opens the gate before the window's rate would: at a 30 % error rate, once in 170,000 calls."""
@@ -84,10 +84,10 @@ class BreakerSettings(pydantic.BaseModel):
 
 
 @dataclass
-class BreakerState:
+class Breaker:
     """What a breaker remembers. Times are monotonic."""
 
-    gate: Gate = Gate.CLOSED
+    gate: BreakerState = BreakerState.CLOSED
     until_s: float = 0.0
     last_resort_s: float = 0.0
     closed_at_s: float = NEVER_S
@@ -107,18 +107,18 @@ class BreakerState:
 
 
 def decide_admit(
-    state: BreakerState, settings: BreakerSettings, attempt_id: str, is_panic: bool, now_s: float
+    state: Breaker, settings: BreakerSettings, attempt_id: str, is_panic: bool, now_s: float
 ) -> float | None:
     """Admit an attempt: None, or the time at which asking again makes sense."""
     if is_panic:
         state.in_flight[attempt_id] = now_s
         return None
-    if state.gate in {Gate.OPEN, Gate.DISABLED}:
+    if state.gate in {BreakerState.OPEN, BreakerState.DISABLED}:
         if now_s < state.until_s:
             return state.until_s
-        state.gate, state.probes_passed = Gate.HALF_OPEN, 0
+        state.gate, state.probes_passed = BreakerState.HALF_OPEN, 0
         state.probes_out.clear()
-    if state.gate is Gate.HALF_OPEN:
+    if state.gate is BreakerState.HALF_OPEN:
         if probes_free(state, settings) <= 0:
             return now_s + settings.slow_call_s
         state.probes_out.add(attempt_id)
@@ -127,7 +127,7 @@ def decide_admit(
 
 
 def decide_end(
-    state: BreakerState,
+    state: Breaker,
     settings: BreakerSettings,
     attempt_id: str,
     outcome: Outcome,
@@ -145,7 +145,7 @@ def decide_end(
         return
     # Before all counting: one such answer is enough, at whatever gate and however late.
     if isinstance(outcome, Rejected) and outcome.scope is Scope.PROVIDER:
-        _open(state, settings, now_s, draw, Gate.DISABLED)
+        _open(state, settings, now_s, draw, BreakerState.DISABLED)
         return
     is_slow = now_s - began_s > settings.slow_call_s
     judge_end(state.concurrency, verdict, is_slow, len(state.in_flight) + 1, began_s, now_s)
@@ -155,18 +155,18 @@ def decide_end(
         _count(state, settings, verdict, now_s)
     if isinstance(outcome, Accepted):
         state.untaken_in_a_row = 0
-    if was_probe and state.gate is Gate.HALF_OPEN:
+    if was_probe and state.gate is BreakerState.HALF_OPEN:
         if verdict is Verdict.FAILURE:
-            _open(state, settings, now_s, draw, Gate.OPEN, now_s - began_s)
+            _open(state, settings, now_s, draw, BreakerState.OPEN, now_s - began_s)
             return
         state.probes_passed += 1
         if state.probes_passed >= settings.probes:
             close(state, now_s)
-    elif state.gate is Gate.CLOSED and is_failing(state, settings):
-        _open(state, settings, now_s, draw, Gate.OPEN)
+    elif state.gate is BreakerState.CLOSED and is_failing(state, settings):
+        _open(state, settings, now_s, draw, BreakerState.OPEN)
 
 
-def decide_age(state: BreakerState, settings: BreakerSettings, now_s: float, draw: float) -> None:
+def decide_age(state: Breaker, settings: BreakerSettings, now_s: float, draw: float) -> None:
     """Count calls in flight that have become slow, without waiting for their end."""
     for attempt_id, began_s in state.in_flight.items():
         if now_s < began_s + settings.slow_call_s:  # as `next_age_s`, to the last bit
@@ -176,20 +176,20 @@ def decide_age(state: BreakerState, settings: BreakerSettings, now_s: float, dra
         state.too_old.add(attempt_id)
         cut(state.concurrency, began_s, now_s)
         _count(state, settings, Verdict.FAILURE, now_s)
-        if state.gate is Gate.HALF_OPEN and attempt_id in state.probes_out:
-            _open(state, settings, now_s, draw, Gate.OPEN, now_s - began_s)
-    if state.gate is Gate.CLOSED and is_failing(state, settings):
-        _open(state, settings, now_s, draw, Gate.OPEN)
+        if state.gate is BreakerState.HALF_OPEN and attempt_id in state.probes_out:
+            _open(state, settings, now_s, draw, BreakerState.OPEN, now_s - began_s)
+    if state.gate is BreakerState.CLOSED and is_failing(state, settings):
+        _open(state, settings, now_s, draw, BreakerState.OPEN)
 
 
-def correct_ages(state: BreakerState, underway: Mapping[str, Attempt], now_s: float) -> None:
+def correct_ages(state: Breaker, underway: Mapping[str, Attempt], now_s: float) -> None:
     """Let each call's age begin when its own provider's time did."""
     for attempt in underway.values():
         correct_age(state, attempt, now_s)
     state.in_flight = dict(sorted(state.in_flight.items(), key=lambda each: each[1]))
 
 
-def correct_age(state: BreakerState, attempt: Attempt, now_s: float) -> None:
+def correct_age(state: Breaker, attempt: Attempt, now_s: float) -> None:
     """An attempt that waits for our own disk is no sign of a slow provider."""
     began_s = state.in_flight.get(attempt.id)
     if began_s is not None:
@@ -197,7 +197,7 @@ def correct_age(state: BreakerState, attempt: Attempt, now_s: float) -> None:
         state.in_flight[attempt.id] = now_s if is_ours else max(began_s, attempt.sending_s)
 
 
-def next_age_s(state: BreakerState, settings: BreakerSettings) -> float:
+def next_age_s(state: Breaker, settings: BreakerSettings) -> float:
     """Return when the oldest call in flight that is not yet counted becomes slow, or inf."""
     for attempt_id, began_s in state.in_flight.items():
         if attempt_id not in state.too_old:
@@ -205,7 +205,7 @@ def next_age_s(state: BreakerState, settings: BreakerSettings) -> float:
     return float("inf")
 
 
-def is_failing(state: BreakerState, settings: BreakerSettings) -> bool:
+def is_failing(state: Breaker, settings: BreakerSettings) -> bool:
     """Whether the window's failure rate, or a run of failures, is reason to open."""
     if state.failures_in_a_row >= min(FAILURES_IN_A_ROW_MAX, settings.calls_min):
         return True
@@ -213,7 +213,7 @@ def is_failing(state: BreakerState, settings: BreakerSettings) -> bool:
     return calls >= settings.calls_min and failures >= settings.failure_rate * calls
 
 
-def probes_free(state: BreakerState, settings: BreakerSettings) -> int:
+def probes_free(state: Breaker, settings: BreakerSettings) -> int:
     """Return how many more probes a half-open gate lets through."""
     return settings.probes - len(state.probes_out) - state.probes_passed
 
@@ -238,7 +238,7 @@ def open_time_s(
     return plain_s * (1.0 - JITTER + 2.0 * JITTER * draw)
 
 
-def _count(state: BreakerState, settings: BreakerSettings, verdict: Verdict, now_s: float) -> None:
+def _count(state: Breaker, settings: BreakerSettings, verdict: Verdict, now_s: float) -> None:
     is_success = verdict is Verdict.SUCCESS
     state.calls.add(is_success=is_success, now_s=now_s, window_s=settings.window_s)
     if is_success:
@@ -249,28 +249,28 @@ def _count(state: BreakerState, settings: BreakerSettings, verdict: Verdict, now
         state.untaken_in_a_row += 1
 
 
-def close(state: BreakerState, now_s: float) -> None:
+def close(state: Breaker, now_s: float) -> None:
     """Close the gate and judge afresh; how often it opened is kept until it proves stable."""
-    state.gate, state.closed_at_s = Gate.CLOSED, now_s
+    state.gate, state.closed_at_s = BreakerState.CLOSED, now_s
     state.calls.clear()
     state.failures_in_a_row = state.untaken_in_a_row = 0
     state.probes_out.clear()
 
 
 def _open(
-    state: BreakerState,
+    state: Breaker,
     settings: BreakerSettings,
     now_s: float,
     draw: float,
-    gate: Gate,
+    gate: BreakerState,
     probe_s: float = 0.0,
 ) -> None:
     was_stable = now_s - state.closed_at_s > 2 * settings.open_cap_s
-    if state.gate is Gate.CLOSED and was_stable:
+    if state.gate is BreakerState.CLOSED and was_stable:
         state.opened_count = 1
-    elif state.gate in {Gate.CLOSED, Gate.HALF_OPEN}:  # a late result is no relapse
+    elif state.gate in {BreakerState.CLOSED, BreakerState.HALF_OPEN}:  # a late result is no relapse
         state.opened_count += 1
-    if gate is Gate.DISABLED:
+    if gate is BreakerState.DISABLED:
         open_s = DISABLED_S * (1.0 - JITTER + 2.0 * JITTER * draw)
     else:
         open_s = open_time_s(settings, state.opened_count, draw, probe_s)
@@ -291,7 +291,7 @@ class BreakerActor:
         self._faults = ports.faults
         self._journal = ports.journal
         self._state = self._restored()
-        self._alarm = Alarm(lane.breaker.nudge, ports.clock)
+        self._alarm = Timer(lane.breaker.nudge, ports.clock)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Serve; wake by itself when a call in flight becomes too old."""
@@ -321,10 +321,10 @@ class BreakerActor:
                         assert_never(item)
             self._look_at_ages()
 
-    def _restored(self) -> BreakerState:
+    def _restored(self) -> Breaker:
         """Go on from what was published, and from what the provider actor has under way."""
         health = self._lane.health.value
-        state = BreakerState(health.gate, health.until_s, opened_count=health.opened_count)
+        state = Breaker(health.gate, health.until_s, opened_count=health.opened_count)
         state.closed_at_s = self._clock.now_s()  # the count of relapses stands for now
         state.last_success_s = health.last_success_s
         state.last_resort_s = health.last_resort_s
@@ -333,7 +333,7 @@ class BreakerActor:
             self._lane.concurrency_max, self._settings.probes, health.concurrency
         )
         state.in_flight = {a.id: a.began_s for a in self._lane.underway.values()}
-        if health.gate is Gate.HALF_OPEN:
+        if health.gate is BreakerState.HALF_OPEN:
             state.probes_out = set(state.in_flight)
         return state
 
@@ -365,9 +365,9 @@ class BreakerActor:
 
     def _publish(self) -> None:
         state, before = self._state, self._lane.health.value
-        is_half_open = state.gate is Gate.HALF_OPEN
+        is_half_open = state.gate is BreakerState.HALF_OPEN
         self._lane.health.publish(
-            Health(
+            BreakerStatus(
                 gate=state.gate,
                 until_s=state.until_s,
                 probes_free=probes_free(state, self._settings) if is_half_open else 0,
@@ -379,7 +379,9 @@ class BreakerActor:
             )
         )
         if before.gate is not state.gate:
-            level = "info" if state.gate in {Gate.CLOSED, Gate.HALF_OPEN} else "warning"
+            level = (
+                "info" if state.gate in {BreakerState.CLOSED, BreakerState.HALF_OPEN} else "warning"
+            )
             self._journal.note(
                 "breaker.moved",
                 level=level,

@@ -10,29 +10,28 @@ import msgspec
 import trio
 
 from mailactors.dispatch.lane import Done, Lane
-from mailactors.dispatch.retry import Plan
+from mailactors.dispatch.retry import StreamPolicy
 from mailactors.dispatch.settling import ClockSteps
-from mailactors.providers.port import Sighting
+from mailactors.providers.port import LookUpResult
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.tally import Histogram, Tally
 from mailactors.spool.actor import SpoolSignals, Write
-from mailactors.spool.doubts import Doubt
-from mailactors.spool.operations import ALONE_FROM
+from mailactors.spool.port import ALONE_FROM, Doubt
 
 LOOKED_CAPACITY: Final = 100_000
 """Look-ups are bounded at each provider; this is never reached."""
 
 
-class Looked(msgspec.Struct, frozen=True):
+class LookUpEnded(msgspec.Struct, frozen=True):
     """A look-up that came back. `asked_at` is UTC."""
 
     doubt: Doubt
-    sighting: Sighting
+    sighting: LookUpResult
     asked_at: float
 
 
-def open_looked() -> Mailbox[Looked]:
+def open_looked() -> Mailbox[LookUpEnded]:
     """Build the settler's mailbox; a look-up that it died on is made again."""
     return Mailbox("settler", LOOKED_CAPACITY, lambda _looked, _error: None)
 
@@ -43,7 +42,7 @@ class DispatchDesk:
 
     outcomes: Mailbox[Done]
     lanes: dict[str, Lane]
-    plans: dict[str, Plan]
+    plans: dict[str, StreamPolicy]
     spool: Mailbox[Write]
     signals: SpoolSignals
     node: str
@@ -55,7 +54,7 @@ class DispatchDesk:
     """From a failure's last byte or timeout to the decision on what follows."""
     recorded_s: Histogram = field(default_factory=Histogram)
     """From the same moment until outcome and decision were durable."""
-    looked: Mailbox[Looked] = field(default_factory=open_looked)
+    looked: Mailbox[LookUpEnded] = field(default_factory=open_looked)
     """The settler's mailbox."""
     doubt_at: float = 0.0
     """UTC; when the settler has something to see to, as far as anybody knows."""
@@ -76,7 +75,7 @@ class DispatchDesk:
         self.is_draining = True
         self.outcomes.nudge()
 
-    def plan(self, stream: str) -> Plan:
+    def plan(self, stream: str) -> StreamPolicy:
         """Return a stream's plan; one that is configured no more goes by the first stream's."""
         return self.plans.get(stream) or next(iter(self.plans.values()))
 

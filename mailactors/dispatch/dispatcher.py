@@ -42,15 +42,17 @@ from mailactors.dispatch.settling import after_repeat_at, first_at, poison_of
 from mailactors.dispatch.suspects import Suspects
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import Accepted, NotAttempted, Why
-from mailactors.runtime.alarm import Alarm
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
+from mailactors.runtime.timer import Timer
 from mailactors.spool.actor import Write
-from mailactors.spool.doubts import Doubt
-from mailactors.spool.operations import ALONE_FROM, CRASHES_MAX, Blame
 from mailactors.spool.port import (
+    ALONE_FROM,
+    CRASHES_MAX,
     Claimed,
     Command,
+    CountCrash,
+    Doubt,
     Expire,
     Expired,
     Lease,
@@ -83,7 +85,7 @@ class DispatcherActor:
         self._upkeep_s = ports.clock.now_s()
         self._expire: Reply[Result] | None = None
         desk.leases = lambda: self._waiting.leases() | self._suspects.leases()
-        self._alarm = Alarm(desk.outcomes.nudge, ports.clock)
+        self._alarm = Timer(desk.outcomes.nudge, ports.clock)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Settle what a predecessor left, then dispatch."""
@@ -255,7 +257,7 @@ class DispatcherActor:
     async def _blame(self, lease: Lease) -> bool:
         """Remember that an actor died on this very message; say whether that was too often."""
         crashes = lease.crashes + 1
-        await self._write(Blame(lease.seq, crashes))
+        await self._write(CountCrash(lease.seq, crashes))
         if crashes >= CRASHES_MAX:
             self._journal.note("message.poison", level="error", id=lease.id, crashes=crashes)
         return crashes >= CRASHES_MAX

@@ -21,8 +21,7 @@ from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock
-from mailactors.spool.doubts import Doubt
-from mailactors.spool.port import Lease
+from mailactors.spool.port import Doubt, Lease
 
 NEVER_S: Final = -1e9
 """A monotonic time before any other."""
@@ -89,7 +88,7 @@ class Reset(msgspec.Struct, frozen=True):
 LaneMessage: TypeAlias = Attempt | Done | Pause | Resume | Reset
 
 
-class Gate(enum.StrEnum):
+class BreakerState(enum.StrEnum):
     """The breaker's position."""
 
     CLOSED = "closed"
@@ -99,10 +98,10 @@ class Gate(enum.StrEnum):
     """Open for long: the provider refuses us as such (key, suspension, quota)."""
 
 
-class Health(msgspec.Struct, frozen=True):
+class BreakerStatus(msgspec.Struct, frozen=True):
     """What the breaker publishes. Times are monotonic."""
 
-    gate: Gate = Gate.CLOSED
+    gate: BreakerState = BreakerState.CLOSED
     until_s: float = 0.0
     """When an open gate lets probes through."""
     last_resort_s: float = 0.0
@@ -119,7 +118,7 @@ class Health(msgspec.Struct, frozen=True):
     """Times opened in a row without a lasting recovery: the open time doubles with it."""
 
 
-class Learnt(msgspec.Struct, frozen=True):
+class LearntPace(msgspec.Struct, frozen=True):
     """A pace that a provider taught us by refusing what came too fast. Times are monotonic."""
 
     per_s: float
@@ -134,14 +133,14 @@ class Learnt(msgspec.Struct, frozen=True):
     """How often in a row it was refused before its patience was over."""
 
 
-class Pace(msgspec.Struct, frozen=True):
+class LimiterStatus(msgspec.Struct, frozen=True):
     """What the limiter publishes. Times are monotonic."""
 
     next_permit_s: float = 0.0
     permits: int = 1_000_000
     """Permits to be had from `next_permit_s` on, at the version that says so."""
     is_paused: bool = False
-    learnt: Learnt | None = None
+    learnt: LearntPace | None = None
     """None as long as the provider never refused us as too fast, and after it is forgotten."""
 
 
@@ -156,8 +155,8 @@ class Lane:
     limiter: Mailbox[LaneMessage]
     breaker: Mailbox[LaneMessage]
     provider: Mailbox[LaneMessage]
-    health: Cell[Health] = field(default_factory=lambda: Cell(Health()))
-    pace: Cell[Pace] = field(default_factory=lambda: Cell(Pace()))
+    health: Cell[BreakerStatus] = field(default_factory=lambda: Cell(BreakerStatus()))
+    pace: Cell[LimiterStatus] = field(default_factory=lambda: Cell(LimiterStatus()))
     in_flight: dict[str, Attempt] = field(default_factory=dict)
     """Every attempt between the dispatcher's choice and its reading of the outcome, by id."""
     underway: dict[str, Attempt] = field(default_factory=dict)

@@ -23,10 +23,10 @@ import trio
 from mailactors.dispatch.lane import (
     NEVER_S,
     Attempt,
+    BreakerState,
     Done,
-    Gate,
     Lane,
-    Pace,
+    LimiterStatus,
     Pause,
     Reset,
     Resume,
@@ -66,7 +66,7 @@ class Quota(pydantic.BaseModel):
 
 
 @dataclass
-class LimiterState:
+class Limiter:
     """What a limiter remembers. Times are monotonic."""
 
     interval_s: float
@@ -81,14 +81,14 @@ class LimiterState:
     pacing: PacingState = field(default_factory=PacingState)
 
 
-def new_state(quota: Quota) -> LimiterState:
+def new_state(quota: Quota) -> Limiter:
     """Return a limiter that has given nothing yet."""
     lengths = ((60.0, quota.per_minute), (3600.0, quota.per_hour), (86400.0, quota.per_day))
     windows = [Window(length_s, count) for length_s, count in lengths if count is not None]
-    return LimiterState(1.0 / quota.per_s if quota.per_s else 0.0, windows)
+    return Limiter(1.0 / quota.per_s if quota.per_s else 0.0, windows)
 
 
-def next_permit_s(state: LimiterState, now_s: float) -> float:
+def next_permit_s(state: Limiter, now_s: float) -> float:
     """Return when the next permit is to be had; not before now, `inf` when paused."""
     if state.is_paused:
         return float("inf")
@@ -96,7 +96,7 @@ def next_permit_s(state: LimiterState, now_s: float) -> float:
     return max([earliest, *(window.opens_at_s(now_s) for window in state.windows)])
 
 
-def decide_take(state: LimiterState, now_s: float) -> float | None:
+def decide_take(state: Limiter, now_s: float) -> float | None:
     """Take a permit: None, or the time at which asking again makes sense."""
     at_s = next_permit_s(state, now_s)
     if at_s > now_s:
@@ -113,7 +113,7 @@ def decide_take(state: LimiterState, now_s: float) -> float | None:
 
 
 def decide_return(
-    state: LimiterState, permit_s: float | None, outcome: Outcome, now_s: float, draw: float
+    state: Limiter, permit_s: float | None, outcome: Outcome, now_s: float, draw: float
 ) -> None:
     """Learn from an attempt's end; an ignored one gives back its permit, given at `permit_s`.
 
@@ -135,7 +135,7 @@ def decide_return(
             window.take_back(permit_s)
 
 
-def forget_provider(state: LimiterState, now_s: float) -> None:
+def forget_provider(state: Limiter, now_s: float) -> None:
     """Forget what the provider asked for and what it taught; the quota stands."""
     state.closed_until_s = now_s
     forget(state.pacing)
@@ -168,12 +168,12 @@ def is_too_fast(outcome: Outcome) -> bool:
     )
 
 
-def permits_now(state: LimiterState) -> int:
+def permits_now(state: Limiter) -> int:
     """Return how many permits the next opening gives before the state must be asked again."""
     if state.interval_s or state.pacing.learnt is not None:
         return 1
     room = [window.count_max - window.total for window in state.windows]
-    return max(1, min(room, default=Pace().permits))
+    return max(1, min(room, default=LimiterStatus().permits))
 
 
 class LimiterActor:
@@ -250,7 +250,9 @@ class LimiterActor:
     def _go_down(self, attempt: Attempt) -> None:
         now_s = self._clock.now_s()
         health = self._lane.health.value
-        is_shut = health.gate in {Gate.OPEN, Gate.DISABLED} and now_s < health.until_s
+        is_shut = (
+            health.gate in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < health.until_s
+        )
         if is_shut and not attempt.is_panic:
             self._refuse(attempt, NotAttempted(Why.BREAKER, health.until_s), now_s)
             return
@@ -277,7 +279,7 @@ class LimiterActor:
         self._lane.asked_until_s = self._state.closed_until_s
         at_s = next_permit_s(self._state, now_s)
         self._lane.pace.publish(
-            Pace(
+            LimiterStatus(
                 # A time that has passed is published as such, or each reading would be news.
                 next_permit_s=at_s if at_s > now_s else NEVER_S,
                 permits=permits_now(self._state),

@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from mailactors.dispatch.lane import Learnt
+from mailactors.dispatch.lane import LearntPace
 
 HORIZON_S: Final = 1.0
 """Over this long it is counted what was served: a longer quota closes us by its Retry-After, and
@@ -64,7 +64,7 @@ class Lesson:
 class PacingState:
     """What is remembered for pacing. Times are monotonic; without a refusal nothing happens."""
 
-    learnt: Learnt | None = None
+    learnt: LearntPace | None = None
     lesson: Lesson | None = None
     served_s: deque[float] = field(default_factory=lambda: deque(maxlen=SERVED_MAX))
     """When those attempts had their permit which the provider did not refuse as too fast."""
@@ -111,14 +111,16 @@ def served_rate(served_s: deque[float], until_s: float) -> float:
     return count / (until_s - since_s)
 
 
-def decide_pace(learnt: Learnt | None, lesson: Lesson, served_per_s: float, now_s: float) -> Learnt:
+def decide_pace(
+    learnt: LearntPace | None, lesson: Lesson, served_per_s: float, now_s: float
+) -> LearntPace:
     """Say which pace follows a lesson, and for how long it is kept."""
     patience_max_s = min(PATIENCE_MAX_S, PATIENCE_PER_WAIT * max(HORIZON_S, lesson.wait_s))
     kept_per_s = math.inf if learnt is None else rate_at(learnt, lesson.refused_s)
     if learnt is None or is_other_quota(served_per_s, kept_per_s):
         per_s = max(PACE_MIN_PER_S, SHARE * served_per_s)
         limit_per_s = max(PACE_MIN_PER_S, served_per_s)
-        return Learnt(per_s, limit_per_s, lesson.told_s, now_s, PATIENCE_S)
+        return LearntPace(per_s, limit_per_s, lesson.told_s, now_s, PATIENCE_S)
     is_again = lesson.refused_s < learnt.since_s + learnt.patience_s
     lessons = learnt.lessons + 1 if is_again else 0
     per_s = max(PACE_MIN_PER_S, kept_per_s * CUTS[min(lessons, len(CUTS) - 1)])
@@ -128,7 +130,7 @@ def decide_pace(learnt: Learnt | None, lesson: Lesson, served_per_s: float, now_
         patience_s = min(patience_max_s, 2.0 * learnt.patience_s)
     else:
         patience_s = PATIENCE_S
-    return Learnt(per_s, kept_per_s, lesson.told_s, now_s, patience_s, lessons)
+    return LearntPace(per_s, kept_per_s, lesson.told_s, now_s, patience_s, lessons)
 
 
 def is_other_quota(served_per_s: float, kept_per_s: float) -> bool:
@@ -137,10 +139,10 @@ def is_other_quota(served_per_s: float, kept_per_s: float) -> bool:
     return served_per_s < OTHER_QUOTA * kept_per_s and missed >= OTHER_QUOTA_MISSED_MIN
 
 
-def rate_at(learnt: Learnt, now_s: float) -> float:
+def rate_at(learnt: LearntPace, now_s: float) -> float:
     """Return the pace at a time: as learnt, then climbing. Infinite when it is forgotten.
 
-    >>> learnt = Learnt(9.5, 10.0, told_s=0.0, since_s=1.0, patience_s=10.0)
+    >>> learnt = LearntPace(9.5, 10.0, told_s=0.0, since_s=1.0, patience_s=10.0)
     >>> [round(rate_at(learnt, at_s), 2) for at_s in (5.0, 11.0, 13.0, 30.0, 60.0, 1000.0)]
     [9.5, 9.5, 9.88, 20.4, 356.05, inf]
     """
@@ -170,7 +172,7 @@ def is_forgotten(state: PacingState, now_s: float) -> bool:
     return state.learnt is not None and math.isinf(rate_at(state.learnt, now_s))
 
 
-def is_notable(before: Learnt | None, after: Learnt | None) -> bool:
+def is_notable(before: LearntPace | None, after: LearntPace | None) -> bool:
     """Whether a change of pace is worth telling: it came, went, or moved by more than a tenth."""
     if before is None or after is None:
         return before is not after

@@ -34,8 +34,7 @@ from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.spool.actor import Write
-from mailactors.spool.doubts import IntendAgain
-from mailactors.spool.port import Intend, Intended, Result
+from mailactors.spool.port import Intend, IntendAgain, Intended, Result
 
 INTENT_WITHIN_S: Final = 60.0
 """How long to wait for the intent to be durable; past it nothing is sent (a full or slow disk)."""

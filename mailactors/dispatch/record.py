@@ -21,11 +21,12 @@ from mailactors.model.outcome import (
     Uncertain,
     Why,
 )
-from mailactors.spool.doubts import Doubt, Postpone
-from mailactors.spool.port import Command, Lease, Progress, Settle, Step
+from mailactors.spool.port import Command, Doubt, Lease, Postpone, Progress, RecordOutcome, Step
 
 
-def settle_of(attempt: Attempt, outcome: Outcome, decision: Decision, duration_s: float) -> Settle:
+def settle_of(
+    attempt: Attempt, outcome: Outcome, decision: Decision, duration_s: float
+) -> RecordOutcome:
     """Return the command that makes an outcome and the step after it durable."""
     facts = {
         "rule": decision.rule,
@@ -35,7 +36,7 @@ def settle_of(attempt: Attempt, outcome: Outcome, decision: Decision, duration_s
         "panic": attempt.is_panic,
         "next": next_words(decision.steps),
     }
-    return Settle(
+    return RecordOutcome(
         attempt.id,
         attempt.lease.seq,
         attempt.lease.epoch,
@@ -47,13 +48,13 @@ def settle_of(attempt: Attempt, outcome: Outcome, decision: Decision, duration_s
     )
 
 
-def unsettled(attempt: Attempt) -> Settle:
+def unsettled(attempt: Attempt) -> RecordOutcome:
     """Return the command that closes an intent under which nothing was sent."""
     lease = attempt.lease
     steps = tuple(Step(n, State.LEASED) for n, _ in lease.recipients)
     facts = {"rule": "nothing was sent: the intent is void"}
     word = outcome_word(NotAttempted(Why.SPOOL))
-    return Settle(
+    return RecordOutcome(
         attempt.id, lease.seq, lease.epoch, attempt.lane, steps, lease.progress, word, facts, False
     )
 
@@ -102,7 +103,7 @@ def end_of_repeat(done: Done, doubt: Doubt, due_at: float) -> list[Command]:
     return [postpone]
 
 
-def settle_of_repeat(done: Done, doubt: Doubt, due_at: float) -> Settle:
+def settle_of_repeat(done: Done, doubt: Doubt, due_at: float) -> RecordOutcome:
     """Return the command that records a repetition by key, or that its intent is void."""
     attempt, outcome = done.attempt, done.outcome
     duration_s = done.ended_s - attempt.began_s
@@ -118,7 +119,7 @@ def settle_of_repeat(done: Done, doubt: Doubt, due_at: float) -> Settle:
     }
     if isinstance(outcome, Accepted):
         facts["provider_message_id"] = outcome.provider_message_id
-    return Settle(
+    return RecordOutcome(
         attempt.id,
         doubt.seq,
         doubt.epoch,

@@ -27,7 +27,7 @@ from mailactors.model.outcome import (
 from mailactors.spool.port import Lease, Progress, Step
 
 
-class Row(msgspec.Struct, frozen=True):
+class RetryRow(msgspec.Struct, frozen=True):
     """After a failed round: wait between `delay_s` and `wait_max_s`."""
 
     round: int
@@ -37,10 +37,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 TABLE: Final = (
-    Row(1, 1.0, 1.0, 1.0),
-    Row(2, 2.0, 2.0, 4.0),
-    Row(3, 4.0, 4.0, 16.0),
-    Row(4, 8.0, 8.0, 32.0),
+    RetryRow(1, 1.0, 1.0, 1.0),
+    RetryRow(2, 2.0, 2.0, 4.0),
+    RetryRow(3, 4.0, 4.0, 16.0),
+    RetryRow(4, 8.0, 8.0, 32.0),
 )
 TAIL_BASE_S: Final = 64.0
 """The tail after the table starts here and doubles, with full jitter, up to the cap."""
@@ -67,7 +67,7 @@ class Preference(enum.StrEnum):
     HOLD = "hold"
 
 
-class Plan(msgspec.Struct, frozen=True):
+class StreamPolicy(msgspec.Struct, frozen=True):
     """What a stream asks for, as far as a decision needs it. `route` names lanes in order.
 
     `own_envelope` are those of its lanes that may send to some of a message's recipients only;
@@ -86,7 +86,7 @@ class Plan(msgspec.Struct, frozen=True):
         """Whether a message waits for its preferred lane as long as that one is well."""
         return self.failover is Failover.AFTER_RETRIES
 
-    def carrying(self, recipients_count: int, recipients_total: int) -> Plan:
+    def carrying(self, recipients_count: int, recipients_total: int) -> StreamPolicy:
         """Return the plan with the lanes that can carry so many of a message's recipients."""
         if recipients_count == recipients_total or self.own_envelope is None:
             return self
@@ -134,7 +134,7 @@ def delay_s(round_number: int, draw: float) -> float:
     return draw * min(TAIL_CAP_S, TAIL_BASE_S * 2.0**doublings)
 
 
-def candidates(plan: Plan, progress: Progress) -> tuple[str, ...]:
+def candidates(plan: StreamPolicy, progress: Progress) -> tuple[str, ...]:
     """Return the lanes that may be asked now, the preferred one first.
 
     Empty only when every lane refused the message itself. A lane that was tried in this round is
@@ -148,7 +148,7 @@ def candidates(plan: Plan, progress: Progress) -> tuple[str, ...]:
     return tuple(untried)
 
 
-class Onward(msgspec.Struct, frozen=True):
+class NextTry(msgspec.Struct, frozen=True):
     """Where a message goes when this lane did not take it but another, or a later try, may."""
 
     state: State
@@ -163,7 +163,7 @@ def decide_next(
     recipients: Sequence[tuple[int, str]],
     lane: str,
     outcome: Outcome,
-    plan: Plan,
+    plan: StreamPolicy,
     now: float,
     draw: float,
 ) -> Decision:
@@ -198,11 +198,11 @@ def decide_next(
 def decide_step(
     n: int,
     outcome: Outcome,
-    onward: Onward | None,
+    onward: NextTry | None,
     now: float,
     wait_s: float,
     jitter: float,
-    plan: Plan,
+    plan: StreamPolicy,
 ) -> Step:
     """Say what becomes of one delivery.
 
@@ -228,8 +228,8 @@ def decide_step(
 
 
 def decide_onward(
-    progress: Progress, lane: str, outcomes: Sequence[Outcome], plan: Plan, draw: float
-) -> Onward:
+    progress: Progress, lane: str, outcomes: Sequence[Outcome], plan: StreamPolicy, draw: float
+) -> NextTry:
     """Say where deliveries go that `lane` did not take for a reason of its own or the message's.
 
     A throttled message keeps its place: the limiter has learnt of it before us, and closed the
@@ -237,7 +237,7 @@ def decide_onward(
     """
     if all(isinstance(each, Deferred) and each.throttled for each in outcomes):
         rule = "throttled: the lane waits, the message keeps its place"
-        return Onward(State.LEASED, 0.0, progress, rule)
+        return NextTry(State.LEASED, 0.0, progress, rule)
     if all(is_refusal_of_message(each) for each in outcomes):
         return _bar(progress, lane, plan, draw)
     tries_here = progress.lane_tries if progress.prefer == lane else 0
@@ -245,12 +245,12 @@ def decide_onward(
         tries = tries_here + 1
         again = msgspec.structs.replace(progress, lane_tries=tries, prefer=lane)
         rule = f"the provider failed: retry {tries} of {len(TABLE)} with it"
-        return Onward(State.DEFERRED, delay_s(tries, draw), again, rule)
+        return NextTry(State.DEFERRED, delay_s(tries, draw), again, rule)
     tried = Progress(progress.round, (*progress.tried, lane), progress.barred)
     return _next_lane(tried, plan, draw, "the provider failed")
 
 
-def _bar(progress: Progress, lane: str, plan: Plan, draw: float) -> Onward:
+def _bar(progress: Progress, lane: str, plan: StreamPolicy, draw: float) -> NextTry:
     """Leave out a lane that refused the message itself: each other lane is asked once.
 
     When none is left these deliveries have failed. Others of the message, which wait for reasons of
@@ -259,21 +259,21 @@ def _bar(progress: Progress, lane: str, plan: Plan, draw: float) -> Onward:
     barred = Progress(progress.round, progress.tried, (*progress.barred, lane))
     if all(each in barred.barred for each in plan.route):
         afresh = Progress(progress.round + 1)
-        return Onward(State.FAILED, 0.0, afresh, "every provider refused the message")
+        return NextTry(State.FAILED, 0.0, afresh, "every provider refused the message")
     return _next_lane(barred, plan, draw, "the provider refused the message")
 
 
-def _next_lane(progress: Progress, plan: Plan, draw: float, why: str) -> Onward:
+def _next_lane(progress: Progress, plan: StreamPolicy, draw: float, why: str) -> NextTry:
     """Go on with a lane that this round has not tried, or begin the next round after a delay."""
     spent = {*progress.tried, *progress.barred}
     if any(each not in spent for each in plan.route):
-        return Onward(State.LEASED, 0.0, progress, f"{why}: next lane at once")
+        return NextTry(State.LEASED, 0.0, progress, f"{why}: next lane at once")
     rounds = progress.round
     if plan.failover is Failover.AFTER_RETRIES:
         rounds = max(rounds, len(TABLE) + 1)  # the table was walked on each lane already
     wait_s = delay_s(rounds, draw)
     after = msgspec.structs.replace(next_round(progress), round=rounds + 1)
-    return Onward(State.DEFERRED, wait_s, after, f"{why}: round {progress.round} is over")
+    return NextTry(State.DEFERRED, wait_s, after, f"{why}: round {progress.round} is over")
 
 
 def next_round(progress: Progress, prefer: str = "") -> Progress:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from mailactors.dispatch.lane import NEVER_S, Gate, Lane
+from mailactors.dispatch.lane import NEVER_S, BreakerState, Lane
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
 
@@ -63,10 +63,10 @@ class LaneView:
             return float("inf")  # until an attempt ends
         if self.used >= pace.permits:
             return float("inf")  # until the limiter says what is left
-        if health.gate is Gate.HALF_OPEN and self.used >= health.probes_free:
+        if health.gate is BreakerState.HALF_OPEN and self.used >= health.probes_free:
             return float("inf")  # until a probe ends
         at_s = max(pace.next_permit_s, self.blocked_until_s)
-        if health.gate in {Gate.OPEN, Gate.DISABLED}:
+        if health.gate in {BreakerState.OPEN, BreakerState.DISABLED}:
             # One message knocks; the half-open gate says how many more may follow it.
             at_s = max(at_s, health.until_s) if not self.used else float("inf")
         return at_s
@@ -80,12 +80,15 @@ class LaneView:
     @property
     def is_well(self) -> bool:
         """Whether it is worth waiting for: neither shut by its breaker nor paused."""
-        return self.lane.health.value.gate is Gate.CLOSED and not self.lane.pace.value.is_paused
+        return (
+            self.lane.health.value.gate is BreakerState.CLOSED
+            and not self.lane.pace.value.is_paused
+        )
 
     def panics_at_s(self) -> float:
         """Return when an open lane takes a message in panic: rarely one that is dead, not bad."""
         pace, health = self.lane.pace.value, self.lane.health.value
-        if health.gate not in {Gate.OPEN, Gate.HALF_OPEN}:
+        if health.gate not in {BreakerState.OPEN, BreakerState.HALF_OPEN}:
             return float("inf")
         in_flight_max = 1 if health.is_dead else PANIC_IN_FLIGHT_MAX
         if len(self.lane.in_flight) >= min(in_flight_max, self.lane.concurrency_max):
@@ -138,7 +141,7 @@ def next_choice_s(
 
 def is_panic(route: Sequence[str], views: Mapping[str, LaneView]) -> bool:
     """Whether no breaker of the whole route is closed."""
-    return all(views[name].lane.health.value.gate is not Gate.CLOSED for name in route)
+    return all(views[name].lane.health.value.gate is not BreakerState.CLOSED for name in route)
 
 
 class Panics:

@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, assert_never
 import msgspec
 import trio
 
-from mailactors.dispatch.desk import DispatchDesk, Looked
+from mailactors.dispatch.desk import DispatchDesk, LookUpEnded
 from mailactors.dispatch.lane import NEVER_S, Attempt, Lane
 from mailactors.dispatch.record import lease_of
 from mailactors.dispatch.routing import LaneView
@@ -27,7 +27,7 @@ from mailactors.dispatch.settling import (
     Conclude,
     LookUp,
     Repeat,
-    Rest,
+    Wait,
     after_repeat_at,
     count_look,
     decide_doubt,
@@ -38,14 +38,20 @@ from mailactors.dispatch.settling import (
     resolve_of_look,
 )
 from mailactors.model.outcome import Reason
-from mailactors.providers.port import Capabilities, Found, LookUpFailed, Provider, Sighting
+from mailactors.providers.port import Capabilities, Found, LookUpFailed, LookUpResult, Provider
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.spool.actor import Write
-from mailactors.spool.doubts import Doubt, Doubts, Overdue, Postpone
-from mailactors.spool.operations import ALONE_FROM
-from mailactors.spool.port import Command, Result
+from mailactors.spool.port import (
+    ALONE_FROM,
+    Command,
+    Doubt,
+    Doubts,
+    FindDueDoubts,
+    Postpone,
+    Result,
+)
 
 SUSPECT_AGAIN_S: Final = 2.0
 """When a message that is suspected of killing its owner, and must go alone, asks for its turn."""
@@ -125,7 +131,7 @@ class SettlerActor:
         if self._overdue is None and is_time and not self._desk.is_draining:
             self._looked_s = now_s
             self._desk.doubt_at = float("inf")  # what becomes uncertain meanwhile lowers it again
-            self._overdue = await self._write(Overdue(LOT_MAX))
+            self._overdue = await self._write(FindDueDoubts(LOT_MAX))
 
     async def _read_doubts(self, nursery: trio.Nursery) -> None:
         """See to what the spool has answered."""
@@ -171,7 +177,7 @@ class SettlerActor:
         able = NOBODY if lane is None else lane.out.capabilities
         move = decide_doubt(doubt, able, self._desk.plan(doubt.stream), self._desk.clock_steps, now)
         match move:
-            case Rest(until):
+            case Wait(until):
                 await self._settle(doubt, self._postponed(doubt, until))
             case Conclude():
                 await self._conclude(doubt, able, move)
@@ -253,7 +259,7 @@ class SettlerActor:
         is_failing = vendor.failures >= FAILURES_MAX
         if is_failing and (under_way or self._clock.now_s() < vendor.closed_until_s):
             reason = Reason("not asked: its look-ups are failing")
-            await self._count(Looked(doubt, LookUpFailed(reason), self._clock.wall_time()))
+            await self._count(LookUpEnded(doubt, LookUpFailed(reason), self._clock.wall_time()))
             return True
         if under_way >= LOOK_UPS_MAX:
             return False
@@ -264,7 +270,7 @@ class SettlerActor:
     async def _ask_vendor(self, doubt: Doubt, out: Provider) -> None:
         """Make one look-up; whatever happens, it comes back once."""
         asked_at = self._clock.wall_time()
-        sighting: Sighting = LookUpFailed(Reason(f"no answer within {LOOK_UP_WITHIN_S:g} s"))
+        sighting: LookUpResult = LookUpFailed(Reason(f"no answer within {LOOK_UP_WITHIN_S:g} s"))
         with trio.move_on_after(LOOK_UP_WITHIN_S):
             try:
                 sighting = await out.look_up(doubt.id)
@@ -273,9 +279,9 @@ class SettlerActor:
                 self._journal.note(
                     "lookup.fault", level="error", id=doubt.id, error=describe(error)
                 )
-        self._desk.looked.put_nowait(Looked(doubt, sighting, asked_at))
+        self._desk.looked.put_nowait(LookUpEnded(doubt, sighting, asked_at))
 
-    async def _take_in(self, looked: Looked) -> None:
+    async def _take_in(self, looked: LookUpEnded) -> None:
         doubt, sighting = looked.doubt, looked.sighting
         vendor = self._vendors.setdefault(doubt.provider, _Vendor())
         if isinstance(sighting, LookUpFailed):
@@ -289,7 +295,7 @@ class SettlerActor:
         await self._count(looked)
         self._looking.pop((doubt.seq, doubt.attempt_id), None)
 
-    async def _count(self, looked: Looked) -> None:
+    async def _count(self, looked: LookUpEnded) -> None:
         """Write down what a look-up came to, and conclude if that is enough."""
         doubt, now = looked.doubt, self._clock.wall_time()
         lane = self._desk.lanes.get(doubt.provider)

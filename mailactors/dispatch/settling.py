@@ -27,7 +27,7 @@ from typing import Any, Final, TypeAlias, assert_never
 
 import msgspec
 
-from mailactors.dispatch.retry import Plan, Preference, describe, outcome_word
+from mailactors.dispatch.retry import Preference, StreamPolicy, describe, outcome_word
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import (
     Accepted,
@@ -38,9 +38,8 @@ from mailactors.model.outcome import (
     Uncertain,
     split_by_recipient,
 )
-from mailactors.providers.port import Capabilities, Found, LookUpFailed, NotFound, Sighting
-from mailactors.spool.doubts import NEVER_AT, Doubt, Looks
-from mailactors.spool.port import Resolve, Step
+from mailactors.providers.port import Capabilities, Found, LookUpFailed, LookUpResult, NotFound
+from mailactors.spool.port import NEVER_AT, Doubt, LookUps, SettleDoubt, Step
 
 NEGATIVES_ENOUGH: Final = 2
 KEY_MARGIN_S: Final = 60.0
@@ -113,7 +112,7 @@ class LookUp(msgspec.Struct, frozen=True):
     """Ask the vendor."""
 
 
-class Rest(msgspec.Struct, frozen=True):
+class Wait(msgspec.Struct, frozen=True):
     """Nothing to do before `until` (UTC)."""
 
     until: float
@@ -128,7 +127,7 @@ class Conclude(msgspec.Struct, frozen=True):
     is_risk: bool = False
 
 
-Move: TypeAlias = Repeat | LookUp | Rest | Conclude
+DoubtAction: TypeAlias = Repeat | LookUp | Wait | Conclude
 
 
 def delay_s(
@@ -143,7 +142,7 @@ def delay_s(
     return plain_s * (1.0 - JITTER + 2.0 * JITTER * draw)
 
 
-def key_until(doubt: Doubt, able: Capabilities, plan: Plan, steps: ClockSteps) -> float:
+def key_until(doubt: Doubt, able: Capabilities, plan: StreamPolicy, steps: ClockSteps) -> float:
     """Return until when (UTC) repeating by key is the way; 0 for never."""
     window_s = able.idempotency_window_s
     if not window_s or not doubt.is_whole or doubt.is_suppressed or doubt.is_held:
@@ -165,7 +164,7 @@ def look_up_at(doubt: Doubt, lag_s: float, steps: ClockSteps) -> float:
     return at
 
 
-def preference_at(doubt: Doubt, able: Capabilities, plan: Plan) -> float:
+def preference_at(doubt: Doubt, able: Capabilities, plan: StreamPolicy) -> float:
     """Return when (UTC) the stream's preference has its say."""
     if able.look_up_lag_s is None:
         return doubt.since + plan.uncertain_wait_s
@@ -174,8 +173,8 @@ def preference_at(doubt: Doubt, able: Capabilities, plan: Plan) -> float:
 
 
 def decide_doubt(
-    doubt: Doubt, able: Capabilities, plan: Plan, steps: ClockSteps, now: float
-) -> Move:
+    doubt: Doubt, able: Capabilities, plan: StreamPolicy, steps: ClockSteps, now: float
+) -> DoubtAction:
     """Say what to do about a doubt that is due."""
     if doubt.evidence:
         states = {"delivered": State.SENT, "bounced": State.BOUNCED}
@@ -192,26 +191,31 @@ def decide_doubt(
     if able.look_up_lag_s is not None:
         return _decide_asking(doubt, able, able.look_up_lag_s, plan, steps, now)
     if doubt.is_held:
-        return Rest(NEVER_AT)
+        return Wait(NEVER_AT)
     at = preference_at(doubt, able, plan)
-    return Rest(min(at, doubt.expires_at)) if now < at else _prefer(doubt, plan)
+    return Wait(min(at, doubt.expires_at)) if now < at else _prefer(doubt, plan)
 
 
 def _decide_asking(
-    doubt: Doubt, able: Capabilities, lag_s: float, plan: Plan, steps: ClockSteps, now: float
-) -> Move:
+    doubt: Doubt,
+    able: Capabilities,
+    lag_s: float,
+    plan: StreamPolicy,
+    steps: ClockSteps,
+    now: float,
+) -> DoubtAction:
     if doubt.is_held and now >= doubt.since + HELD_FOR_S:
-        return Rest(NEVER_AT)
+        return Wait(NEVER_AT)
     is_unanswered = doubt.looks.failures > 0 and not doubt.is_held
     if is_unanswered and now >= preference_at(doubt, able, plan):
         return _prefer(doubt, plan)
     at = look_up_at(doubt, lag_s, steps)
     if now < at:
-        return Rest(at if doubt.is_held else min(at, doubt.expires_at))
+        return Wait(at if doubt.is_held else min(at, doubt.expires_at))
     return LookUp()
 
 
-def _prefer(doubt: Doubt, plan: Plan) -> Conclude:
+def _prefer(doubt: Doubt, plan: StreamPolicy) -> Conclude:
     match plan.on_uncertain:
         case Preference.RESEND:
             rule = "uncertain and unsettled: resend, a declared duplicate risk"
@@ -229,7 +233,12 @@ def _all(doubt: Doubt, state: State, kind: str, rule: str) -> Conclude:
 
 
 def next_at(
-    doubt: Doubt, able: Capabilities, plan: Plan, steps: ClockSteps, now: float, wait_s: float
+    doubt: Doubt,
+    able: Capabilities,
+    plan: StreamPolicy,
+    steps: ClockSteps,
+    now: float,
+    wait_s: float,
 ) -> float:
     """Return when (UTC) to see to a doubt again that has just been tried in vain.
 
@@ -240,13 +249,15 @@ def next_at(
     return min([now + wait_s, *(at for at in turns if at > now)])
 
 
-def after_repeat_at(doubt: Doubt, able: Capabilities, plan: Plan, now: float, draw: float) -> float:
+def after_repeat_at(
+    doubt: Doubt, able: Capabilities, plan: StreamPolicy, now: float, draw: float
+) -> float:
     """Return when (UTC) to see again to what was just repeated, or could not be."""
     tried = msgspec.structs.replace(doubt, repeats=doubt.repeats + 1, ended_at=now)
     return next_at(tried, able, plan, ClockSteps(), now, delay_s(tried.repeats, draw))
 
 
-def first_at(able: Capabilities, plan: Plan, now: float) -> float:
+def first_at(able: Capabilities, plan: StreamPolicy, now: float) -> float:
     """Return when (UTC) to see first to what has just become uncertain."""
     waits_s = [plan.uncertain_wait_s]
     if able.idempotency_window_s:
@@ -261,8 +272,8 @@ def first_at(able: Capabilities, plan: Plan, now: float) -> float:
 
 
 def count_look(
-    looks: Looks, sighting: Sighting, asked_at: float, counts_from: float, now: float
-) -> Looks:
+    looks: LookUps, sighting: LookUpResult, asked_at: float, counts_from: float, now: float
+) -> LookUps:
     """Count a look-up that came back now. One that found nothing may have been asked too early."""
     match sighting:
         case Found():
@@ -271,7 +282,7 @@ def count_look(
             )
         case NotFound():
             is_early = asked_at < counts_from
-            return Looks(
+            return LookUps(
                 count=looks.count + 1,
                 negatives=looks.negatives + (not is_early),
                 negative_at=looks.negative_at if is_early else asked_at,
@@ -315,7 +326,7 @@ def _is_bounce(outcome: Outcome) -> bool:
     return isinstance(outcome, Rejected) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
 
 
-def resolve_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) -> Resolve:
+def resolve_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) -> SettleDoubt:
     """Return the command that moves a doubt on; one that is held is seen to again at `looks_at`."""
     states = {state for _, state in conclusion.states}
     facts: dict[str, Any] = {
@@ -327,7 +338,7 @@ def resolve_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) 
         facts["looks"] = doubt.looks.count
     if doubt.repeats:
         facts["repeats"] = doubt.repeats
-    return Resolve(
+    return SettleDoubt(
         doubt.seq,
         tuple(Step(n, state, now) for n, state in conclusion.states),
         None,
@@ -339,15 +350,15 @@ def resolve_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) 
     )
 
 
-def poison_of(doubt: Doubt, now: float) -> Resolve:
+def poison_of(doubt: Doubt, now: float) -> SettleDoubt:
     """Return the command that holds a doubt on which actors died too often."""
     conclusion = _all(doubt, State.HELD, "crashes", "poison: held, it may have gone out")
     return resolve_of(doubt, conclusion, now, NEVER_AT)
 
 
 def resolve_of_look(
-    doubt: Doubt, sighting: Sighting, looks: Looks, now: float, at: float
-) -> Resolve:
+    doubt: Doubt, sighting: LookUpResult, looks: LookUps, now: float, at: float
+) -> SettleDoubt:
     """Return the command that records a look-up, and settles what it found.
 
     `at`: when to see to the doubt again if that was not all.
@@ -369,7 +380,7 @@ def resolve_of_look(
             assert_never(sighting)
     due_at = at if at < NEVER_AT else now
     steps = tuple(Step(n, state, due_at) for n in doubt.ns)
-    return Resolve(
+    return SettleDoubt(
         doubt.seq,
         steps,
         None,

@@ -56,17 +56,17 @@ _MESSAGE_ID: Final = re.compile("<([!-;=?-~]{1,900})>")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-class Stream(msgspec.Struct, frozen=True):
+class StreamRules(msgspec.Struct, frozen=True):
     """What admission needs to know of a stream."""
 
     expires_after_s: float
 
 
-class Rules(msgspec.Struct, frozen=True):
+class AdmissionRules(msgspec.Struct, frozen=True):
     """What the configuration says about admission. `streams` is not empty; the first is default."""
 
     default_from: Address
-    streams: dict[str, Stream]
+    streams: dict[str, StreamRules]
     key_window_s: float
     fingerprint_window_s: float
     per_minute: int | None = None
@@ -82,7 +82,9 @@ class Rules(msgspec.Struct, frozen=True):
         return next(iter(self.streams))
 
 
-def decide_admission(submission: Submission, rules: Rules, message_id: str, now: float) -> Message:
+def decide_admission(
+    submission: Submission, rules: AdmissionRules, message_id: str, now: float
+) -> Message:
     """Turn a submission into a message, or say everything that is wrong with it.
 
     Args:
@@ -194,7 +196,7 @@ def _check_header_names(submission: Submission) -> Iterator[Fault]:
             yield Fault(f"/headers/{index}/name", detail)
 
 
-def _check_options(submission: Submission, rules: Rules, now: float) -> Iterator[Fault]:
+def _check_options(submission: Submission, rules: AdmissionRules, now: float) -> Iterator[Fault]:
     if submission.stream and submission.stream not in rules.streams:
         names = ", ".join(rules.streams)
         yield Fault("/stream", f"there is no stream {submission.stream!r}; there are {names}")
@@ -247,7 +249,7 @@ def own_message_id(raw: bytes | None) -> str:
 
 def _message(
     submission: Submission,
-    rules: Rules,
+    rules: AdmissionRules,
     content: Content,
     checked: dict[str, tuple[Address, ...]],
     message_id: str,

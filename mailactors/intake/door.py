@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 import trio
 
-from mailactors.intake.admission import Rules, decide_admission, submission_fingerprint
+from mailactors.intake.admission import AdmissionRules, decide_admission, submission_fingerprint
 from mailactors.intake.registry import RETRY_AFTER_S, Submit
 from mailactors.intake.submission import (
     Fault,
@@ -36,7 +36,7 @@ from mailactors.spool.port import (
     AcceptedMany,
     AcceptMany,
     Conflict,
-    Key,
+    IdempotencyKey,
     Receipt,
     Result,
     SpoolFullError,
@@ -55,7 +55,7 @@ class Door:
 
     def __init__(
         self,
-        rules: Rules,
+        rules: AdmissionRules,
         registry: Mailbox[Submit],
         signals: SpoolSignals,
         ports: Ports,
@@ -194,14 +194,14 @@ class Door:
             client_id=submission.client_id,
         )
 
-    def _key(self, submission: Submission, now: float) -> Key:
+    def _key(self, submission: Submission, now: float) -> IdempotencyKey:
         """Return the client's key, or one made of the content, which lives shorter."""
         print_ = submission_fingerprint(submission)
         if submission.key is not None:
             expires_at = now + self.rules.key_window_s
-            return Key(submission.scope, submission.key, print_, expires_at)
+            return IdempotencyKey(submission.scope, submission.key, print_, expires_at)
         expires_at = now + self.rules.fingerprint_window_s
-        return Key(FINGERPRINT_SCOPE + submission.scope, print_, print_, expires_at)
+        return IdempotencyKey(FINGERPRINT_SCOPE + submission.scope, print_, print_, expires_at)
 
     def _receipt_or_conflict(
         self, accept: Accept, result: Receipt | Conflict

@@ -15,13 +15,12 @@ from typing import Final, TypeAlias
 
 import msgspec
 
-from mailactors.dispatch.lane import Gate, Lane
-from mailactors.dispatch.retry import Plan, candidates
+from mailactors.dispatch.lane import BreakerState, Lane
+from mailactors.dispatch.retry import StreamPolicy, candidates
 from mailactors.model.lifecycle import PENDING, State
 from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.tally import Tally
-from mailactors.spool.inspection import DeliveryFacts, Inspection, MessageFacts, Owner
-from mailactors.spool.operations import ALONE_FROM
+from mailactors.spool.port import ALONE_FROM, DeliveryFacts, Inspection, LeaseOwner, MessageFacts
 
 LATE_S: Final = 5.0
 """How much later than its time something may be done before a look takes note of it."""
@@ -33,7 +32,7 @@ SUSPECTED_MAX: Final = 1_000
 """Faults that are remembered at once: a spool that is all wrong says so with fewer."""
 
 
-class Kind(enum.StrEnum):
+class AlarmKind(enum.StrEnum):
     """What may be wrong."""
 
     LEASE_ORPHANED = "lease_orphaned"
@@ -58,33 +57,37 @@ class Rule(msgspec.Struct, frozen=True):
     expected: str
 
 
-RULES: Final[Mapping[Kind, Rule]] = {
-    Kind.LEASE_ORPHANED: Rule(30.0, "whoever leased it has it in hand: sends it, or gives it back"),
-    Kind.INTENT_ORPHANED: Rule(30.0, "an intent that nobody has in flight becomes uncertain"),
+RULES: Final[Mapping[AlarmKind, Rule]] = {
+    AlarmKind.LEASE_ORPHANED: Rule(
+        30.0, "whoever leased it has it in hand: sends it, or gives it back"
+    ),
+    AlarmKind.INTENT_ORPHANED: Rule(30.0, "an intent that nobody has in flight becomes uncertain"),
     # More than every timeout of an SMTP session with fifty recipients together.
-    Kind.ATTEMPT_STUCK: Rule(3600.0, "an attempt ends by its provider's own timeouts"),
-    Kind.NOT_SENT: Rule(30.0, "what is leased goes out while a provider of its route is free"),
-    Kind.NOT_CLAIMED: Rule(30.0, "what is due is leased while there is room for it"),
+    AlarmKind.ATTEMPT_STUCK: Rule(3600.0, "an attempt ends by its provider's own timeouts"),
+    AlarmKind.NOT_SENT: Rule(30.0, "what is leased goes out while a provider of its route is free"),
+    AlarmKind.NOT_CLAIMED: Rule(30.0, "what is due is leased while there is room for it"),
     # A look-up may take half a minute; what waits for one is behind at most one of those.
-    Kind.NOT_SETTLED: Rule(90.0, "what is uncertain is settled when its wait is over"),
-    Kind.NOT_EXPIRED: Rule(30.0, "what waits past its deadline expires"),
-    Kind.COUNT_WRONG: Rule(0.0, "open_count is the number of deliveries that are not final"),
-    Kind.FINAL_UNDATED: Rule(0.0, "a message has final_at when all of it is final, and only then"),
-    Kind.LEDGER_IMBALANCE: Rule(0.0, "every accepted delivery is in exactly one state"),
-    Kind.MAILBOX_STUCK: Rule(30.0, "an actor handles what waits for it"),
-    Kind.LOOP_BLOCKED: Rule(0.0, "nothing holds up the event loop"),
-    Kind.LOOK_STUCK: Rule(30.0, "the spool answers a question"),
+    AlarmKind.NOT_SETTLED: Rule(90.0, "what is uncertain is settled when its wait is over"),
+    AlarmKind.NOT_EXPIRED: Rule(30.0, "what waits past its deadline expires"),
+    AlarmKind.COUNT_WRONG: Rule(0.0, "open_count is the number of deliveries that are not final"),
+    AlarmKind.FINAL_UNDATED: Rule(
+        0.0, "a message has final_at when all of it is final, and only then"
+    ),
+    AlarmKind.LEDGER_IMBALANCE: Rule(0.0, "every accepted delivery is in exactly one state"),
+    AlarmKind.MAILBOX_STUCK: Rule(30.0, "an actor handles what waits for it"),
+    AlarmKind.LOOP_BLOCKED: Rule(0.0, "nothing holds up the event loop"),
+    AlarmKind.LOOK_STUCK: Rule(30.0, "the spool answers a question"),
 }
 
 
-class Fault(msgspec.Struct, frozen=True):
+class Finding(msgspec.Struct, frozen=True):
     """Something that a look found.
 
     `subject` is a message's id, or what else it is about. `spell` tells one bout from the next:
     what has moved on meanwhile, if only to be stuck again, is another fault.
     """
 
-    kind: Kind
+    kind: AlarmKind
     subject: str
     spell: str = ""
     seq: int = 0
@@ -98,7 +101,7 @@ class Fault(msgspec.Struct, frozen=True):
 class Alarm(msgspec.Struct, frozen=True):
     """A fault that lasts. `raised_at` is UTC, `raised_s` monotonic."""
 
-    fault: Fault
+    fault: Finding
     raised_at: float
     raised_s: float
 
@@ -108,7 +111,7 @@ class Alarm(msgspec.Struct, frozen=True):
         return RULES[self.fault.kind].expected
 
 
-Key: TypeAlias = tuple[Kind, str, str]
+Key: TypeAlias = tuple[AlarmKind, str, str]
 
 
 class Changes(msgspec.Struct, frozen=True):
@@ -119,10 +122,10 @@ class Changes(msgspec.Struct, frozen=True):
 
 
 @dataclass(eq=False)
-class Book:
+class AlarmRegister:
     """What is remembered from look to look."""
 
-    suspected: dict[Key, tuple[Fault, float]] = field(default_factory=dict)
+    suspected: dict[Key, tuple[Finding, float]] = field(default_factory=dict)
     """Every fault of the latest look, and when (monotonic) it was first found."""
     alarms: dict[Key, Alarm] = field(default_factory=dict)
     raised: Tally = field(default_factory=Tally)
@@ -144,7 +147,9 @@ class Book:
         return {kind.value: count for kind, count in counts.items()}
 
 
-def decide_changes(book: Book, faults: Iterable[Fault], now_s: float, now: float) -> Changes:
+def decide_changes(
+    book: AlarmRegister, faults: Iterable[Finding], now_s: float, now: float
+) -> Changes:
     """Take in what a look found: raise what has lasted too long, clear what is gone."""
     before, book.suspected = book.suspected, {}
     for fault in faults:
@@ -159,7 +164,7 @@ def decide_changes(book: Book, faults: Iterable[Fault], now_s: float, now: float
     return Changes(tuple(raised), tuple(cleared))
 
 
-def _raise(book: Book, now_s: float, now: float) -> Iterator[Alarm]:
+def _raise(book: AlarmRegister, now_s: float, now: float) -> Iterator[Alarm]:
     named = dict.fromkeys(RULES, 0)
     for kind, *_ in book.alarms:
         named[kind] += 1
@@ -174,7 +179,7 @@ def _raise(book: Book, now_s: float, now: float) -> Iterator[Alarm]:
 # The spool
 
 
-class World(msgspec.Struct, frozen=True):
+class Snapshot(msgspec.Struct, frozen=True):
     """What the process knows at a look into its spool.
 
     Args:
@@ -189,8 +194,8 @@ class World(msgspec.Struct, frozen=True):
     """
 
     now: float
-    owner: Owner
-    plans: Mapping[str, Plan]
+    owner: LeaseOwner
+    plans: Mapping[str, StreamPolicy]
     free: frozenset[str]
     well: frozenset[str]
     room: int
@@ -202,11 +207,11 @@ def is_free(lane: Lane, now_s: float) -> bool:
     """Whether a lane would certainly take a message: probes and panic do not count."""
     pace = lane.pace.value
     has_permit = pace.permits > 0 and pace.next_permit_s <= now_s and not pace.is_paused
-    is_open = lane.health.value.gate is Gate.CLOSED and not lane.is_retired
+    is_open = lane.health.value.gate is BreakerState.CLOSED and not lane.is_retired
     return is_open and has_permit and lane.slots_free > 0
 
 
-def spool_faults(inspection: Inspection, world: World) -> Iterator[Fault]:
+def spool_faults(inspection: Inspection, world: Snapshot) -> Iterator[Finding]:
     """Yield what is wrong in what a look into the spool saw."""
     for message in inspection.messages:
         yield from sum_faults(message)
@@ -214,93 +219,93 @@ def spool_faults(inspection: Inspection, world: World) -> Iterator[Fault]:
         yield from motion_faults(message, world, has_room=has_room)
     for seq in inspection.strays:
         detail = "deliveries without a message"
-        yield Fault(Kind.LEDGER_IMBALANCE, f"message no. {seq}", detail=detail)
+        yield Finding(AlarmKind.LEDGER_IMBALANCE, f"message no. {seq}", detail=detail)
     if inspection.purged_imbalance:
         detail = f"{inspection.purged_imbalance:+d} of what retention deleted"
-        yield Fault(Kind.LEDGER_IMBALANCE, "purged", detail, detail=detail)
+        yield Finding(AlarmKind.LEDGER_IMBALANCE, "purged", detail, detail=detail)
 
 
-def sum_faults(message: MessageFacts) -> Iterator[Fault]:
+def sum_faults(message: MessageFacts) -> Iterator[Finding]:
     """Yield what does not add up in a message."""
 
-    def fault(kind: Kind, detail: str) -> Fault:
-        return Fault(kind, message.id, "", message.seq, message.stream, detail=detail)
+    def fault(kind: AlarmKind, detail: str) -> Finding:
+        return Finding(kind, message.id, "", message.seq, message.stream, detail=detail)
 
     states = [each.state for each in message.deliveries]
     known = sum(state in set(State) for state in states)
     pending = sum(state in PENDING for state in states)
     if known != message.recipients_total:
         detail = f"accepted {message.recipients_total}, in a state {known}"
-        yield fault(Kind.LEDGER_IMBALANCE, detail)
+        yield fault(AlarmKind.LEDGER_IMBALANCE, detail)
     if pending != message.open_count:
         detail = f"open_count {message.open_count}, not final {pending}"
-        yield fault(Kind.COUNT_WRONG, detail)
+        yield fault(AlarmKind.COUNT_WRONG, detail)
     if (message.open_count == 0) != (message.final_at is not None):
         detail = "final_at is missing" if message.open_count == 0 else "final_at is set"
-        yield fault(Kind.FINAL_UNDATED, detail)
+        yield fault(AlarmKind.FINAL_UNDATED, detail)
 
 
-def motion_faults(message: MessageFacts, world: World, *, has_room: bool) -> Iterator[Fault]:
+def motion_faults(message: MessageFacts, world: Snapshot, *, has_room: bool) -> Iterator[Finding]:
     """Yield what should have moved on; of several deliveries in the same case, the first."""
-    found: dict[tuple[Kind, str], Fault] = {}
+    found: dict[tuple[AlarmKind, str], Finding] = {}
     for each in message.deliveries:
         for kind, spell, detail in delivery_faults(message, each, world, has_room=has_room):
             since = since_of(kind, message, each)
-            fault = Fault(
+            fault = Finding(
                 kind, message.id, spell, message.seq, message.stream, each.state, since, detail
             )
             found.setdefault((kind, spell), fault)
     yield from found.values()
 
 
-def since_of(kind: Kind, message: MessageFacts, each: DeliveryFacts) -> float:
+def since_of(kind: AlarmKind, message: MessageFacts, each: DeliveryFacts) -> float:
     """Return when what should have happened was due, or since when the delivery is as it is."""
     match kind:
-        case Kind.NOT_EXPIRED:
+        case AlarmKind.NOT_EXPIRED:
             return message.expires_at
-        case Kind.NOT_CLAIMED:
+        case AlarmKind.NOT_CLAIMED:
             return each.due_at
-        case Kind.NOT_SETTLED if each.doubt_at is not None and math.isfinite(each.doubt_at):
+        case AlarmKind.NOT_SETTLED if each.doubt_at is not None and math.isfinite(each.doubt_at):
             return each.doubt_at
         case _:
             return each.updated_at
 
 
 def delivery_faults(
-    message: MessageFacts, each: DeliveryFacts, world: World, *, has_room: bool
-) -> Iterator[tuple[Kind, str, str]]:
+    message: MessageFacts, each: DeliveryFacts, world: Snapshot, *, has_room: bool
+) -> Iterator[tuple[AlarmKind, str, str]]:
     """Yield kind, spell and detail of what is wrong with where a delivery is."""
     late = world.now - LATE_S
     match each.state:
         case State.LEASED | State.SENDING:
             yield from _taken_faults(message, each, world)
         case State.READY | State.DEFERRED if each.due_at <= late and has_room:
-            yield Kind.NOT_CLAIMED, repr(each.due_at), ""
+            yield AlarmKind.NOT_CLAIMED, repr(each.due_at), ""
         case State.UNCERTAIN if each.doubt_at is None or math.isinf(each.doubt_at):
-            yield Kind.NOT_SETTLED, each.attempt_id, "nobody is going to see to it"
+            yield AlarmKind.NOT_SETTLED, each.attempt_id, "nobody is going to see to it"
         case State.UNCERTAIN | State.HELD if each.doubt_at is not None and each.doubt_at <= late:
             if each.provider not in world.repeating and not must_wait_alone(message, world):
-                yield Kind.NOT_SETTLED, repr(each.doubt_at), ""
+                yield AlarmKind.NOT_SETTLED, repr(each.doubt_at), ""
     is_waiting = each.state in {State.READY, State.DEFERRED, State.LEASED}
     if is_waiting and message.expires_at <= late:
-        yield Kind.NOT_EXPIRED, "", ""
+        yield AlarmKind.NOT_EXPIRED, "", ""
 
 
 def _taken_faults(
-    message: MessageFacts, each: DeliveryFacts, world: World
-) -> Iterator[tuple[Kind, str, str]]:
+    message: MessageFacts, each: DeliveryFacts, world: Snapshot
+) -> Iterator[tuple[AlarmKind, str, str]]:
     if each.state == State.SENDING:
         if each.attempt_id not in world.owner.attempts:
-            yield Kind.INTENT_ORPHANED, each.attempt_id, f"attempt {each.attempt_id}"
+            yield AlarmKind.INTENT_ORPHANED, each.attempt_id, f"attempt {each.attempt_id}"
     elif not world.owner.knows_lease(message.seq, each.epoch, each.node):
-        yield Kind.LEASE_ORPHANED, str(each.epoch), f"leased to {each.node or 'nobody'}"
+        yield AlarmKind.LEASE_ORPHANED, str(each.epoch), f"leased to {each.node or 'nobody'}"
     elif (message.seq, each.epoch) not in world.owner.flying:
         lane = free_lane(message, each.epoch, world)
         if lane is not None:
-            yield Kind.NOT_SENT, str(each.epoch), f"provider {lane} is free"
+            yield AlarmKind.NOT_SENT, str(each.epoch), f"provider {lane} is free"
 
 
-def free_lane(message: MessageFacts, epoch: int, world: World) -> str | None:
+def free_lane(message: MessageFacts, epoch: int, world: Snapshot) -> str | None:
     """Return a lane that would take what is leased of a message, or None: then it may wait."""
     if must_wait_alone(message, world):
         return None
@@ -315,7 +320,7 @@ def free_lane(message: MessageFacts, epoch: int, world: World) -> str | None:
     return None
 
 
-def must_wait_alone(message: MessageFacts, world: World) -> bool:
+def must_wait_alone(message: MessageFacts, world: Snapshot) -> bool:
     """Whether it is one of those that are sent one at a time, and another one is on its way."""
     return world.is_alone and message.crashes >= ALONE_FROM
 
@@ -328,20 +333,27 @@ def process_faults(
     lanes: Iterable[Lane],
     lag_s: float,
     look_began_s: float | None,
-) -> Iterator[Fault]:
+) -> Iterator[Finding]:
     """Yield what is wrong with the process, as far as it can see itself."""
     for box in mailboxes:
         if box.waiting:
             spell = f"{box.handled}+{box.crashed}"
-            yield Fault(Kind.MAILBOX_STUCK, box.name, spell, detail=f"{box.waiting} items wait")
+            yield Finding(
+                AlarmKind.MAILBOX_STUCK, box.name, spell, detail=f"{box.waiting} items wait"
+            )
     for lane in lanes:
         for attempt in lane.in_flight.values():
             lease, stage = attempt.lease, attempt.stage.name.lower()
             detail = f"attempt {attempt.id} with {lane.name}, {stage}"
-            yield Fault(
-                Kind.ATTEMPT_STUCK, lease.id, attempt.id, lease.seq, lease.stream, detail=detail
+            yield Finding(
+                AlarmKind.ATTEMPT_STUCK,
+                lease.id,
+                attempt.id,
+                lease.seq,
+                lease.stream,
+                detail=detail,
             )
     if lag_s > LAG_MAX_S:
-        yield Fault(Kind.LOOP_BLOCKED, "event loop", detail=f"woke {lag_s:.1f} s late")
+        yield Finding(AlarmKind.LOOP_BLOCKED, "event loop", detail=f"woke {lag_s:.1f} s late")
     if look_began_s is not None:
-        yield Fault(Kind.LOOK_STUCK, "spool reader", repr(look_began_s))
+        yield Finding(AlarmKind.LOOK_STUCK, "spool reader", repr(look_began_s))

@@ -18,15 +18,15 @@ from prometheus_client.core import (
 )
 
 from mailactors.dispatch.desk import DispatchDesk
-from mailactors.dispatch.lane import Gate, Lane
+from mailactors.dispatch.lane import BreakerState, Lane
 from mailactors.intake.door import Door
-from mailactors.observe.watchdog import Watch
+from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.supervisor import ChildStatistics, Supervisor
 from mailactors.runtime.tally import Histogram
 from mailactors.spool.actor import SpoolSignals
-from mailactors.spool.questions import Ledger, Questions
+from mailactors.spool.port import Ledger, Questions
 from mailactors.spool.reader import SpoolReader
 
 
@@ -38,7 +38,7 @@ class Gauges(Protocol):
     signals: SpoolSignals
     supervisor: Supervisor
     reader: SpoolReader
-    watch: Watch
+    watch: WatchdogStatus
 
     @property
     def clock(self) -> Clock:
@@ -156,7 +156,7 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
     )
 
 
-def _watched(watch: Watch, now_s: float) -> Iterator[Metric]:
+def _watched(watch: WatchdogStatus, now_s: float) -> Iterator[Metric]:
     alarms = GaugeMetricFamily(
         "mailactors_watchdog_alarms", "What is stuck or does not add up now: 0.", labels=("kind",)
     )
@@ -195,7 +195,7 @@ def _lanes(lanes: Iterable[Lane], now_s: float) -> Iterator[Metric]:
         pace = lane.pace.value
         permits.add_metric((lane.name,), pace.permits)
         next_permit.add_metric((lane.name,), max(0.0, pace.next_permit_s - now_s))
-        for position in Gate:
+        for position in BreakerState:
             gate.add_metric((lane.name, position.value), lane.health.value.gate is position)
         in_flight.add_metric((lane.name,), len(lane.in_flight))
         paused.add_metric((lane.name,), lane.is_paused)

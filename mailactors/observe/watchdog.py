@@ -1,10 +1,11 @@
 """The watchdog: looks every few seconds at what should move, and names what does not.
 
 Owns nothing of the mail and repairs nothing. Two loops: one looks into the spool, the other at the
-process, and sees when the first one gets no answer. What they find lasts in `Watch`, so that a
-successor raises no alarm twice. An alarm is a line in the log when it is raised and one when it
-is over, a metric by kind, and an entry in the ledger's answer; not an event of its message's, for
-those are committed with what happened, by the writer, who may be the one that is stuck.
+process, and sees when the first one gets no answer. What they find lasts in `WatchdogStatus`, so
+that a successor raises no alarm twice. An alarm is a line in the log when it is raised and one
+when it is over, a metric by kind, and an entry in the ledger's answer; not an event of its
+message's, for those are committed with what happened, by the writer, who may be the one that is
+stuck.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from mailactors.dispatch.settler import REPEATS_MAX
 from mailactors.observe.alarms import (
     RULES,
     Alarm,
-    Book,
-    Fault,
-    World,
+    AlarmRegister,
+    Finding,
+    Snapshot,
     decide_changes,
     is_free,
     process_faults,
@@ -33,8 +34,7 @@ from mailactors.observe.alarms import (
 )
 from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.ports import Ports
-from mailactors.spool.inspection import Look, Owner
-from mailactors.spool.port import SpoolError
+from mailactors.spool.port import InspectionQuery, LeaseOwner, SpoolError
 from mailactors.spool.reader import SpoolReader
 
 LOOK_EVERY_S: Final = 5.0
@@ -45,11 +45,11 @@ AT_REST_S: Final = 2.0
 
 
 @dataclass(eq=False)
-class Watch:
+class WatchdogStatus:
     """What outlives the watchdog, and what others may see of it."""
 
-    spool: Book = field(default_factory=Book)
-    process: Book = field(default_factory=Book)
+    spool: AlarmRegister = field(default_factory=AlarmRegister)
+    process: AlarmRegister = field(default_factory=AlarmRegister)
     looked_s: float | None = None
     """Monotonic; when the latest look into the spool was answered."""
     lag_s: float = 0.0
@@ -76,7 +76,7 @@ class WatchdogActor:
 
     def __init__(
         self,
-        watch: Watch,
+        watch: WatchdogStatus,
         desk: DispatchDesk,
         reader: SpoolReader,
         mailboxes: Callable[[], list[MailboxStatistics]],
@@ -126,7 +126,7 @@ class WatchdogActor:
             faults = process_faults(self._mailboxes(), lanes, self._watch.lag_s, self._look_began_s)
             self._tell(self._watch.process, list(faults))
 
-    async def _look(self) -> list[Fault]:
+    async def _look(self) -> list[Finding]:
         """Ask the spool, and judge by what the process knew before it asked."""
         now_s, now = self._clock.now_s(), self._clock.wall_time()
         lanes, owner = list(self._desk.lanes.values()), self._owner()
@@ -134,16 +134,18 @@ class WatchdogActor:
         well = frozenset(lane.name for lane in lanes if LaneView(lane).is_well)
         repeating = frozenset(lane.name for lane in lanes if repeats_of(lane) >= REPEATS_MAX)
         is_alone = self._desk.has_suspect_in_flight
-        look = Look(now, owner, self._watch.spool.seqs(), self._expiry_mark, self._audit_mark)
+        look = InspectionQuery(
+            now, owner, self._watch.spool.seqs(), self._expiry_mark, self._audit_mark
+        )
         inspection = await self._reader.ask(lambda spool: spool.inspect(look))
         self._expiry_mark, self._audit_mark = inspection.expiry_mark, inspection.audit_mark
         plans = {each.stream: self._desk.plan(each.stream) for each in inspection.messages}
-        world = World(now, owner, plans, free, well, LOW_WATER, repeating, is_alone)
+        world = Snapshot(now, owner, plans, free, well, LOW_WATER, repeating, is_alone)
         return list(spool_faults(inspection, world))
 
-    def _owner(self) -> Owner:
+    def _owner(self) -> LeaseOwner:
         attempts = [a for lane in self._desk.lanes.values() for a in lane.in_flight.values()]
-        return Owner(
+        return LeaseOwner(
             self._desk.node,
             frozenset(each.id for each in attempts),
             frozenset((each.lease.seq, each.lease.epoch) for each in attempts),
@@ -164,7 +166,7 @@ class WatchdogActor:
         is_full = full.version > 0 and self._clock.now_s() < full.value + AT_REST_S
         return self._desk.is_draining or is_full
 
-    def _tell(self, book: Book, faults: list[Fault]) -> None:
+    def _tell(self, book: AlarmRegister, faults: list[Finding]) -> None:
         now_s, now = self._clock.now_s(), self._clock.wall_time()
         changes = decide_changes(book, faults, now_s, now)
         note = self._ports.journal.note

@@ -14,7 +14,7 @@ import trio
 
 from mailactors.model.message import without_recipients
 from mailactors.runtime.ports import Journal
-from mailactors.spool.questions import FeedEvent
+from mailactors.spool.port import FeedEvent
 from mailactors.spool.reader import SpoolReader
 
 LOOK_EVERY_S: Final = 1.0

@@ -70,7 +70,7 @@ class LookUpFailed(msgspec.Struct, frozen=True):
     reason: Reason
 
 
-Sighting: TypeAlias = Found | NotFound | LookUpFailed
+LookUpResult: TypeAlias = Found | NotFound | LookUpFailed
 
 
 class Session(Protocol):
@@ -100,7 +100,7 @@ class Provider(Protocol):
         """Return a session, pooled or new, or why there is none (certainly nothing was sent)."""
         ...
 
-    async def look_up(self, marker: str) -> Sighting:
+    async def look_up(self, marker: str) -> LookUpResult:
         """Ask the vendor whether it has the message with this marker (`Mail.marker`).
 
         `LookUpFailed` where `capabilities.look_up_lag_s` is None. Has its own timeout, never raises

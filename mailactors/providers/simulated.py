@@ -30,9 +30,9 @@ from mailactors.providers.port import (
     Capabilities,
     Found,
     LookUpFailed,
+    LookUpResult,
     Mail,
     NotFound,
-    Sighting,
 )
 from mailactors.runtime.ports import Clock, Entropy
 
@@ -114,7 +114,7 @@ class SimulatedProvider:
         """Nothing to close."""
         await trio.lowlevel.checkpoint()
 
-    async def look_up(self, marker: str) -> Sighting:
+    async def look_up(self, marker: str) -> LookUpResult:
         """Find what it took, once its lag has passed."""
         self.look_ups += 1
         await trio.sleep(self._latency_s(self._entropy.draw("look", self.name, self.look_ups)))

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 import trio
 
 from mailactors.errors import MailactorsError
-from mailactors.runtime.patience import patience
+from mailactors.runtime.deadlines import deadlines
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class Reply(Generic[T]):
             self._waiters.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        patience().limit(self, within_s, give_up)
+        deadlines().limit(self, within_s, give_up)
         self._waiters.append(task)
         await trio.lowlevel.wait_task_rescheduled(abort)
 

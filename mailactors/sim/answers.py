@@ -24,7 +24,7 @@ from mailactors.model.outcome import (
 )
 from mailactors.providers.smtp.classify import classify
 from mailactors.providers.smtp.protocol import Verb
-from mailactors.providers.smtp.replies import Reply
+from mailactors.providers.smtp.replies import SmtpReply
 from mailactors.sim.chance import Chance, Die, RareDie
 from mailactors.sim.faults import Lie
 from mailactors.sim.weather import Weather
@@ -168,6 +168,6 @@ def _refusal_of(answer: Answer, recipients: tuple[str, ...]) -> Outcome:
     return refusal
 
 
-def reply_of(answer: Answer) -> Reply:
+def reply_of(answer: Answer) -> SmtpReply:
     """Return an answer as a server says it."""
-    return Reply(answer.code, (f"{answer.enhanced or ''} {answer.text}".strip().encode(),))
+    return SmtpReply(answer.code, (f"{answer.enhanced or ''} {answer.text}".strip().encode(),))

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import msgspec
 import trio
 
-from mailactors.dispatch.lane import Attempt, Gate, Health, Lane
+from mailactors.dispatch.lane import Attempt, BreakerState, BreakerStatus, Lane
 from mailactors.dispatch.limiter import Quota
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.runtime.ports import Clock
@@ -22,8 +22,7 @@ from mailactors.runtime.supervisor import InjectedCrashError
 from mailactors.sim.ledger import RESTING, Account
 from mailactors.sim.node import Life
 from mailactors.sim.truth import Truth
-from mailactors.spool.port import Command, Result
-from mailactors.spool.questions import Ledger
+from mailactors.spool.port import Command, Ledger, Result
 from mailactors.wiring import Gateway
 
 ROUNDING_S: Final = 1e-6
@@ -247,7 +246,9 @@ class Judges:
 
     def _check_gate(self, watch: _LaneWatch, now_s: float) -> None:
         health = watch.lane.health.value
-        is_shut = health.gate in {Gate.OPEN, Gate.DISABLED} and now_s < health.until_s
+        is_shut = (
+            health.gate in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < health.until_s
+        )
         if is_shut and now_s > watch.gate_since_s:  # at the same instant it was on its way already
             self.accuse(
                 "an open breaker sends nothing",
@@ -255,7 +256,7 @@ class Judges:
             )
         assert self._gateway is not None
         probes_max = self._gateway.config.providers[watch.lane.name].breaker.probes
-        if health.gate is Gate.HALF_OPEN and watch.probes() > probes_max:
+        if health.gate is BreakerState.HALF_OPEN and watch.probes() > probes_max:
             detail = f"{watch.lane.name} has {watch.probes()} probes under way"
             self.accuse("half open, few probes", detail)
 
@@ -316,6 +317,6 @@ class Judges:
                 self.accuse("nothing accepted is lost", f"it ended as {word}", number)
 
 
-def _lacks_probes(health: Health) -> bool:
+def _lacks_probes(health: BreakerStatus) -> bool:
     """Whether a half-open gate waits for probes that nobody has."""
-    return health.gate is Gate.HALF_OPEN and health.probes_free <= 0
+    return health.gate is BreakerState.HALF_OPEN and health.probes_free <= 0

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from mailactors.model.lifecycle import FINAL, State
-from mailactors.spool.doubts import IntendAgain, SettleByHand, SettledByHand
-from mailactors.spool.operations import Testify
 from mailactors.spool.port import (
     Accept,
     Cancel,
@@ -23,14 +21,18 @@ from mailactors.spool.port import (
     Command,
     Expired,
     Intend,
+    IntendAgain,
     Intended,
     Receipt,
+    RecordDeliveryEvent,
+    Recorded,
+    RecordOutcome,
     Recover,
     Release,
-    Resolve,
     Result,
-    Settle,
-    Settled,
+    SettleByHand,
+    SettledByHand,
+    SettleDoubt,
     Withdrawn,
 )
 
@@ -114,7 +116,9 @@ class Account:
                     self._move(lease.seq, State.LEASED)
             case Intend(_, seq) | IntendAgain(_, seq), Intended():
                 self._intended(seq, now)
-            case Settle(), Settled(is_stale=False) if command.attempt_id not in self._settled:
+            case RecordOutcome(), Recorded(is_stale=False) if (
+                command.attempt_id not in self._settled
+            ):
                 self._settled[command.attempt_id] = None
                 if len(self._settled) > REPLAYED_MAX:
                     del self._settled[next(iter(self._settled))]
@@ -122,9 +126,9 @@ class Account:
                     self._leave_queue(command.seq)
                 for step in command.steps:
                     self._move(command.seq, step.state)
-            case Release(), Settled(is_stale=False):
+            case Release(), Recorded(is_stale=False):
                 self._move(command.seq, State.FAILED if command.error else State.READY)
-            case Resolve(), Settled(is_stale=False):
+            case SettleDoubt(), Recorded(is_stale=False):
                 if command.is_risk:
                     self._declare(command.seq)
                 self._see(command.seq)
@@ -133,9 +137,9 @@ class Account:
                 if command.into == "resend":
                     self._declare(seq)
                 self._see(seq)
-            case Testify(), _:
+            case RecordDeliveryEvent(), _:
                 self._see(self._id_of.index(_short(command.marker)))
-            case (Settle() | Intend(), Settled(is_stale=True) | Withdrawn()):
+            case (RecordOutcome() | Intend(), Recorded(is_stale=True) | Withdrawn()):
                 self._see(command.seq)
             case Cancel(id_), Cancelled() if result.cancelled_count:
                 self._cancelled(id_)

@@ -25,10 +25,10 @@ from mailactors.providers.port import (
     Capabilities,
     Found,
     LookUpFailed,
+    LookUpResult,
     Mail,
     NotFound,
     Provider,
-    Sighting,
 )
 from mailactors.sim.answers import BAD_KEY, outcome_of
 from mailactors.sim.call import Call, Watch, number_of
@@ -93,7 +93,7 @@ class VendorClient:
             return Deferred(Scope.PROVIDER, reason)
         return VendorSession(self, now_s)
 
-    async def look_up(self, marker: str) -> Sighting:
+    async def look_up(self, marker: str) -> LookUpResult:
         """Ask the vendor, in whatever weather."""
         vendor = self.vendor
         reason = await self._obstacle()

@@ -27,9 +27,9 @@ from mailactors.sim.stopwatch import Stopwatch
 from mailactors.sim.traffic import Clients
 from mailactors.sim.truth import Truth
 from mailactors.sim.world import EPOCH_S, World, make_world
-from mailactors.spool.operations import Testify
 from mailactors.spool.port import (
     Command,
+    RecordDeliveryEvent,
     Result,
     SpoolBrokenError,
     SpoolError,
@@ -193,7 +193,7 @@ class _Run:
 
     # While it runs
 
-    async def _testify(self, event: Testify) -> None:
+    async def _testify(self, event: RecordDeliveryEvent) -> None:
         """Bring a vendor's event to the gateway, as its webhook would: again until it is taken."""
         for _ in range(TESTIFY_TRIES_MAX):
             gateway = self.node.gateway

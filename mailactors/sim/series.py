@@ -18,7 +18,7 @@ from mailactors.runtime.ports import Clock
 from mailactors.sim.incidents import OwnFault
 from mailactors.sim.scenario import Scenario
 from mailactors.sim.truth import Truth
-from mailactors.spool.questions import Event
+from mailactors.spool.port import Event
 
 POINTS_MAX: Final = 2000
 """Steps of a run at most: as many as a wide screen has columns."""

@@ -18,7 +18,7 @@ import trio.testing
 
 from mailactors.config import SmtpProviderSettings
 from mailactors.model.outcome import Deferred, Outcome, Refusal, Rejected
-from mailactors.providers.port import Capabilities, Mail, Session, Sighting
+from mailactors.providers.port import Capabilities, LookUpResult, Mail, Session
 from mailactors.providers.smtp import SmtpProvider
 from mailactors.sim.call import Watch, number_of
 from mailactors.sim.faults import Dns
@@ -119,7 +119,7 @@ class WireProvider:
             return session
         return WireSession(self, session, now_s)
 
-    async def look_up(self, marker: str) -> Sighting:
+    async def look_up(self, marker: str) -> LookUpResult:
         """Nobody can be asked over SMTP: `capabilities` says so."""
         return await self._inner.look_up(marker)
 

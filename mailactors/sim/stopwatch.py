@@ -13,7 +13,7 @@ from typing import Final
 from mailactors.config import ProviderSettings
 from mailactors.dispatch.desk import DispatchDesk
 from mailactors.model.outcome import Accepted, Outcome, Refusal
-from mailactors.providers.port import Capabilities, Mail, Provider, Session, Sighting
+from mailactors.providers.port import Capabilities, LookUpResult, Mail, Provider, Session
 from mailactors.runtime.ports import Clock, Ports, SystemClock
 from mailactors.runtime.tally import Histogram
 from mailactors.sim.report import DecisionTimes
@@ -106,7 +106,7 @@ class TimedProvider:
             return session
         return TimedSession(self._name, session, self._stopwatch)
 
-    async def look_up(self, marker: str) -> Sighting:
+    async def look_up(self, marker: str) -> LookUpResult:
         """Ask the vendor."""
         return await self._way.look_up(marker)
 

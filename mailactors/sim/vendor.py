@@ -38,7 +38,7 @@ from mailactors.sim.tables import ProviderPlan
 from mailactors.sim.truth import Truth
 from mailactors.sim.weather import Forecast, Weather
 from mailactors.sim.world import EPOCH_S, World
-from mailactors.spool.operations import Testify
+from mailactors.spool.port import RecordDeliveryEvent
 
 REFUSAL_S: Final = 0.02
 """How long a vendor takes to say "too fast", or that it does not know us."""
@@ -54,7 +54,7 @@ class VendorBase:
         self.plan = plan
         self.world = world
         self.truth = truth
-        self.testify: Callable[[Testify], Awaitable[None]] | None = None
+        self.testify: Callable[[RecordDeliveryEvent], Awaitable[None]] | None = None
         """Whom the vendor tells what became of a message; without anybody it keeps silent."""
         self._forecast = Forecast(faults)
         self._chance = Chance(world.entropy, name)
@@ -303,7 +303,7 @@ class VendorBase:
         if self.testify is None or self.plan.delivery_events is None or self.world.is_over:
             return
         for recipient in call.recipients:
-            event = Testify(call.marker, self.name, recipient, kind, EPOCH_S + at_s)
+            event = RecordDeliveryEvent(call.marker, self.name, recipient, kind, EPOCH_S + at_s)
             self.world.spawn(self.testify, event)
 
     def shape_of(self, call: Call) -> float:

@@ -24,8 +24,6 @@ from mailactors.runtime.ports import Clock, Executor, Faults, Journal
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.runtime.tally import Histogram
-from mailactors.spool.doubts import SettledByHand
-from mailactors.spool.operations import Retry
 from mailactors.spool.port import (
     Accept,
     AcceptedMany,
@@ -34,8 +32,10 @@ from mailactors.spool.port import (
     Claimed,
     Command,
     Receipt,
+    Recorded,
     Result,
-    Settled,
+    Retry,
+    SettledByHand,
     SpoolBrokenError,
     SpoolFullError,
     Store,
@@ -50,7 +50,7 @@ MAILBOX_CAPACITY: Final = 4096
 
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BRINGS_MESSAGES: Final = (Accept, AcceptMany, Retry)
-_MAY_BRING_WORK: Final = (Receipt, Settled, SettledByHand)
+_MAY_BRING_WORK: Final = (Receipt, Recorded, SettledByHand)
 TRIES_MAX: Final = 3
 """Times that a command on which the writer died is tried; commands are idempotent."""
 
@@ -69,7 +69,7 @@ class SpoolStatistics(msgspec.Struct, frozen=True):
     commands: int
 
 
-class Room(msgspec.Struct, frozen=True):
+class SpoolSpace(msgspec.Struct, frozen=True):
     """How full the spool is, as it was looked at last."""
 
     backlog: int = 0
@@ -90,7 +90,7 @@ class SpoolSignals:
         """Counts starts of the writer: what was asked of its predecessor may have been lost."""
         self.full_until_s: Cell[float] = Cell(0.0)
         """Monotonic; the disk was full, and a new message before then would be refused."""
-        self.room: Cell[Room] = Cell(Room())
+        self.room: Cell[SpoolSpace] = Cell(SpoolSpace())
         self.standing: dict[str, Write] = {}
         """A stream's claim, to be executed in the commit that brings its next message."""
 

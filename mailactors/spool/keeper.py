@@ -15,9 +15,8 @@ import msgspec
 import trio
 
 from mailactors.runtime.ports import Ports
-from mailactors.spool.actor import Room, SpoolSignals
-from mailactors.spool.operations import Purge, Purged
-from mailactors.spool.port import SpoolError
+from mailactors.spool.actor import SpoolSignals, SpoolSpace
+from mailactors.spool.port import Purge, Purged, SpoolError
 from mailactors.spool.reader import SpoolReader
 from mailactors.spool.writer import SpoolWriter
 
@@ -72,7 +71,7 @@ class KeeperActor:
         pending = await self._reader.ask(lambda spool: spool.pending_counts())
         backlog = sum(count for states in pending.values() for count in states.values())
         free_bytes = None if self._folder is None else shutil.disk_usage(self._folder).free
-        self._signals.room.publish(Room(backlog, free_bytes))
+        self._signals.room.publish(SpoolSpace(backlog, free_bytes))
 
     async def _purge(self) -> None:
         """Forget what is over and done, step by step."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mailactors.runtime.ports import Executor
-from mailactors.spool.questions import Questions
+from mailactors.spool.port import Questions
 
 T = TypeVar("T")
 

@@ -20,8 +20,7 @@ from urllib.parse import quote
 import apsw
 
 from mailactors.spool.migrations import find_missing, load_migrations
-from mailactors.spool.port import SpoolBrokenError, SpoolError, SpoolSchemaError
-from mailactors.spool.questions import Questions
+from mailactors.spool.port import Questions, SpoolBrokenError, SpoolError, SpoolSchemaError
 from mailactors.spool.sqlite_questions import SqliteQuestions
 
 T = TypeVar("T")

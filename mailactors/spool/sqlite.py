@@ -24,37 +24,38 @@ from mailactors.spool import sqlite_settlement as settlement
 from mailactors.spool import sqlite_suppressions as suppressions
 from mailactors.spool import sqlite_upkeep as upkeep
 from mailactors.spool.backup import backup_spool, copy_database
-from mailactors.spool.doubts import IntendAgain, Overdue, Postpone, SettleByHand
 from mailactors.spool.migrations import apply_migration, find_missing, load_migrations
-from mailactors.spool.operations import (
-    Blame,
-    Purge,
-    Purged,
-    Retry,
-    Suppress,
-    Testify,
-    Unsuppress,
-)
 from mailactors.spool.port import (
     Accept,
     AcceptMany,
     Cancel,
     Claim,
     Command,
+    CountCrash,
     Expire,
+    FindDueDoubts,
     Intend,
+    IntendAgain,
+    Postpone,
+    Purge,
+    Purged,
+    Questions,
+    RecordDeliveryEvent,
+    RecordOutcome,
     Recover,
     Release,
-    Resolve,
     Result,
-    Settle,
+    Retry,
+    SettleByHand,
+    SettleDoubt,
     SpoolBrokenError,
     SpoolError,
     SpoolFullError,
     SpoolInUseError,
     SpoolSchemaError,
+    Suppress,
+    Unsuppress,
 )
-from mailactors.spool.questions import Questions
 from mailactors.spool.sqlite_accept import accept_all, accept_many, retry
 from mailactors.spool.sqlite_questions import (
     DISK_ERRORS,
@@ -86,16 +87,16 @@ _APPLY: Final[dict[type[Any], Callable[[apsw.Connection, Any, float], Result]]] 
     AcceptMany: accept_many,
     Claim: flow.claim,
     Intend: flow.intend,
-    Settle: flow.settle,
+    RecordOutcome: flow.settle,
     Release: flow.release,
     Expire: upkeep.expire,
-    Overdue: doubts.overdue,
+    FindDueDoubts: doubts.overdue,
     Postpone: settlement.put_off,
     IntendAgain: settlement.intend_again,
-    Resolve: settlement.resolve,
+    SettleDoubt: settlement.resolve,
     SettleByHand: settlement.settle_by_hand,
-    Testify: settlement.testify,
-    Blame: upkeep.blame,
+    RecordDeliveryEvent: settlement.testify,
+    CountCrash: upkeep.blame,
     Cancel: upkeep.cancel,
     Recover: upkeep.recover,
     Retry: retry,

@@ -9,8 +9,17 @@ import apsw
 
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.model.message import domain_of
-from mailactors.spool.operations import NotRetried, Retry
-from mailactors.spool.port import Accept, AcceptedMany, AcceptMany, Conflict, Key, Progress, Receipt
+from mailactors.spool.port import (
+    Accept,
+    AcceptedMany,
+    AcceptMany,
+    Conflict,
+    IdempotencyKey,
+    NotRetried,
+    Progress,
+    Receipt,
+    Retry,
+)
 from mailactors.spool.sqlite_rows import fetch, pack_progress, record
 
 UNSENT: Final = FINAL - {State.SENT}
@@ -72,7 +81,9 @@ def _stored_receipt(row: Sequence[Any], *, is_replay: bool) -> Receipt:
     return Receipt(seq, id_, message_id, client_id, accepted_at, is_replay, stream)
 
 
-def _known(db: apsw.Connection, key: Key, id_: str, now: float) -> Receipt | Conflict | None:
+def _known(
+    db: apsw.Connection, key: IdempotencyKey, id_: str, now: float
+) -> Receipt | Conflict | None:
     rows = fetch(
         db,
         "SELECT fingerprint, keys.expires_at, open_count,"
@@ -138,7 +149,7 @@ def _message_row(seq: int, command: Accept) -> tuple[Any, ...]:
     )
 
 
-def _key_row(seq: int, key: Key) -> tuple[Any, ...]:
+def _key_row(seq: int, key: IdempotencyKey) -> tuple[Any, ...]:
     return (key.scope, key.key, key.fingerprint, seq, key.expires_at)
 
 

@@ -12,8 +12,15 @@ import apsw
 import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.doubts import NEVER_AT, Doubt, Doubts, Looks, Overdue
-from mailactors.spool.port import Settle, Step
+from mailactors.spool.port import (
+    NEVER_AT,
+    Doubt,
+    Doubts,
+    FindDueDoubts,
+    LookUps,
+    RecordOutcome,
+    Step,
+)
 from mailactors.spool.sqlite_rows import fetch, finish, record, report_failure
 from mailactors.spool.sqlite_suppressions import is_suppressed
 
@@ -52,7 +59,7 @@ def close_doubts(db: apsw.Connection, seq: int) -> None:
     )
 
 
-def note_outcome(db: apsw.Connection, command: Settle, now: float) -> None:
+def note_outcome(db: apsw.Connection, command: RecordOutcome, now: float) -> None:
     """Open, prolong or close a doubt after an attempt's outcome was recorded."""
     doubted = [step.due_at for step in command.steps if step.state is State.UNCERTAIN]
     if doubted:
@@ -61,7 +68,7 @@ def note_outcome(db: apsw.Connection, command: Settle, now: float) -> None:
     close_doubts(db, command.seq)
 
 
-def settle_told(db: apsw.Connection, command: Settle, now: float) -> None:
+def settle_told(db: apsw.Connection, command: RecordOutcome, now: float) -> None:
     """Let what a delivery event told of a delivery on its way count before its failure does.
 
     It was of an earlier attempt, or of this one whose answer is wrong: it must not go out again.
@@ -101,7 +108,7 @@ def settle_told(db: apsw.Connection, command: Settle, now: float) -> None:
     record(db, command.seq, now, "resolved", facts)
 
 
-def settle_late(db: apsw.Connection, command: Settle, now: float) -> None:
+def settle_late(db: apsw.Connection, command: RecordOutcome, now: float) -> None:
     """Let a real outcome settle what was given up, though its owner is no longer the owner.
 
     That it was accepted is worth knowing as long as it is not final and not on its way again; any
@@ -119,7 +126,7 @@ def settle_late(db: apsw.Connection, command: Settle, now: float) -> None:
     report_failure(db, command.seq, now)
 
 
-def _is_settled_late(db: apsw.Connection, command: Settle, step: Step, now: float) -> bool:
+def _is_settled_late(db: apsw.Connection, command: RecordOutcome, step: Step, now: float) -> bool:
     if step.state is State.SENT:
         where = "state IN ('uncertain', 'held', 'ready', 'deferred', 'leased')"
     elif step.state is State.BOUNCED:
@@ -186,7 +193,7 @@ def find_doubt(db: apsw.Connection, seq: int, *attempt_ids: str) -> tuple[Any, .
 # What is due
 
 
-def overdue(db: apsw.Connection, command: Overdue, now: float) -> Doubts:
+def overdue(db: apsw.Connection, command: FindDueDoubts, now: float) -> Doubts:
     """Return the doubts that are due, of each provider apart."""
     doubts: list[Doubt] = []
     later: list[float] = []
@@ -241,7 +248,7 @@ def _doubt(db: apsw.Connection, seq: int, attempt_id: str) -> Doubt:
         since=since,
         ended_at=ended_at,
         repeats=repeats,
-        looks=Looks(*looks),
+        looks=LookUps(*looks),
         is_held=any(row[2] == State.HELD for row in rows),
         is_whole=len(rows) == recipients_count,
         is_sole=_is_sole(db, seq, provider, attempt_id, [row[0] for row in rows]),

@@ -27,9 +27,9 @@ from mailactors.spool.port import (
     Intend,
     Intended,
     Lease,
+    Recorded,
+    RecordOutcome,
     Release,
-    Settle,
-    Settled,
     Step,
     Withdrawn,
 )
@@ -153,7 +153,7 @@ def _lease(seq: int, found: _Due, stream: str, epoch: int) -> Lease:
     )
 
 
-def release(db: apsw.Connection, command: Release, now: float) -> Settled:
+def release(db: apsw.Connection, command: Release, now: float) -> Recorded:
     """Give leased deliveries back, or end them with an error."""
     state = State.FAILED if command.error else State.READY
     count = execute_each(
@@ -169,7 +169,7 @@ def release(db: apsw.Connection, command: Release, now: float) -> Settled:
         finish(db, command.seq, count, now)
         record(db, command.seq, now, "failed", {"error": command.error, "ns": command.ns})
         report_failure(db, command.seq, now)
-    return Settled(is_stale=count == 0)
+    return Recorded(is_stale=count == 0)
 
 
 def intend(db: apsw.Connection, command: Intend, now: float) -> Intended | Withdrawn:
@@ -245,7 +245,7 @@ def _expire_leased(db: apsw.Connection, command: Intend, now: float) -> None:
         report_failure(db, command.seq, now)
 
 
-def settle(db: apsw.Connection, command: Settle, now: float) -> Settled:
+def settle(db: apsw.Connection, command: RecordOutcome, now: float) -> Recorded:
     """Record an outcome and the next step, closing the attempt."""
     db.execute(
         "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
@@ -273,17 +273,17 @@ def settle(db: apsw.Connection, command: Settle, now: float) -> Settled:
         note_outcome(db, command, now)
     if any(step.state in ENDED_BADLY for step in command.steps):
         report_failure(db, command.seq, now)
-    return Settled(is_stale)
+    return Recorded(is_stale)
 
 
-def _settled_before(db: apsw.Connection, command: Settle) -> Settled | None:
+def _settled_before(db: apsw.Connection, command: RecordOutcome) -> Recorded | None:
     rows = fetch(db, "SELECT outcome, is_late FROM attempts WHERE id = ?", (command.attempt_id,))
     if not rows or rows[0][0] == RECOVERED:
         return None
-    return Settled(is_stale=bool(rows[0][1]))
+    return Recorded(is_stale=bool(rows[0][1]))
 
 
-def _close_without_intent(db: apsw.Connection, command: Settle, now: float) -> None:
+def _close_without_intent(db: apsw.Connection, command: RecordOutcome, now: float) -> None:
     db.execute(
         "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, finished_at, outcome)"
         " VALUES (?, ?, ?, ?, '', ?, '', ?, ?)"
@@ -300,7 +300,7 @@ def _close_without_intent(db: apsw.Connection, command: Settle, now: float) -> N
     )
 
 
-def _settle_steps(db: apsw.Connection, command: Settle, now: float) -> int:
+def _settle_steps(db: apsw.Connection, command: RecordOutcome, now: float) -> int:
     matched = final = 0
     tries = int(command.is_attempt)
     owner = (command.epoch, command.attempt_id)
@@ -336,7 +336,7 @@ def _settle_steps(db: apsw.Connection, command: Settle, now: float) -> int:
     return matched
 
 
-def _check_stale(db: apsw.Connection, command: Settle, step: Step) -> None:
+def _check_stale(db: apsw.Connection, command: RecordOutcome, step: Step) -> None:
     # A step of the present owner that the table does not have is a bug, not an old epoch.
     for (state,) in fetch(
         db,

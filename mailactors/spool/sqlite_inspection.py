@@ -14,7 +14,13 @@ from typing import Any, Final
 import apsw
 
 from mailactors.model.lifecycle import PENDING, State
-from mailactors.spool.inspection import DeliveryFacts, Inspection, Look, MessageFacts, Owner
+from mailactors.spool.port import (
+    DeliveryFacts,
+    Inspection,
+    InspectionQuery,
+    LeaseOwner,
+    MessageFacts,
+)
 from mailactors.spool.sqlite_rows import fetch, to_json, unpack_progress
 
 HEADS: Final = 20
@@ -101,7 +107,7 @@ DELIVERIES: Final = """
 """
 
 
-def inspect(db: apsw.Connection, look: Look) -> Inspection:
+def inspect(db: apsw.Connection, look: InspectionQuery) -> Inspection:
     """Return what a watchdog should judge. The caller holds a snapshot."""
     taken = fetch(db, TAKEN)
     expired, expiry_mark = _expired(db, look)
@@ -118,7 +124,7 @@ def inspect(db: apsw.Connection, look: Look) -> Inspection:
     )
 
 
-def _in_hand(taken: Sequence[tuple[Any, ...]], owner: Owner) -> Iterator[int]:
+def _in_hand(taken: Sequence[tuple[Any, ...]], owner: LeaseOwner) -> Iterator[int]:
     # What the owner knows nothing of, and of each stream what waits for it first in line.
     unknown: list[int] = []
     waiting: dict[str, list[tuple[float, int]]] = {}
@@ -148,7 +154,7 @@ def _due(db: apsw.Connection, now: float) -> Iterator[int]:
         yield from (seq for (seq,) in fetch(db, DOUBTED, (provider, now, HEADS)))
 
 
-def _expired(db: apsw.Connection, look: Look) -> tuple[list[int], float]:
+def _expired(db: apsw.Connection, look: InspectionQuery) -> tuple[list[int], float]:
     # Only the first are returned: those behind them wait for their turn, and may.
     rows = fetch(db, PAST_DEADLINE, (look.expiry_mark, look.now, SCANNED))
     found = [seq for _, is_waiting, seq in rows if is_waiting]

@@ -13,7 +13,7 @@ from typing import Any, Final
 import apsw
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.questions import Filters
+from mailactors.spool.port import Filters
 from mailactors.spool.sqlite_accept import UNSENT
 from mailactors.spool.sqlite_rows import fetch
 

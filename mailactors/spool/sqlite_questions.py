@@ -10,18 +10,19 @@ import apsw
 import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.inspection import Inspection, Look
-from mailactors.spool.port import SpoolBrokenError
-from mailactors.spool.questions import (
+from mailactors.spool.port import (
     DeliveryStatus,
     Event,
     FeedEvent,
     Filters,
+    Inspection,
+    InspectionQuery,
     Ledger,
     MessageStatus,
     Page,
     Pending,
     Risk,
+    SpoolBrokenError,
     Suppression,
 )
 from mailactors.spool.sqlite_inspection import inspect
@@ -187,7 +188,7 @@ class SqliteQuestions:
         with self._snapshot() as db:
             return tuple(Pending(*row) for row in fetch(db, _PENDING_AGES))
 
-    def inspect(self, look: Look) -> Inspection:
+    def inspect(self, look: InspectionQuery) -> Inspection:
         """Return what a watchdog should judge; reads a bounded part, along indices."""
         with self._snapshot() as db:
             return inspect(db, look)

@@ -10,7 +10,7 @@ from typing import Final
 
 import apsw
 
-from mailactors.spool.operations import Purge, Purged
+from mailactors.spool.port import Purge, Purged
 from mailactors.spool.sqlite_rows import fetch, to_json
 
 ATTEMPTS_KEPT_S: Final = 86_400.0

@@ -11,14 +11,19 @@ import apsw
 import msgspec
 
 from mailactors.model.lifecycle import FINAL, NEXT, State
-from mailactors.spool.doubts import (
+from mailactors.spool.port import (
     IntendAgain,
+    Intended,
     Postpone,
+    Progress,
+    RecordDeliveryEvent,
+    Recorded,
     SettleByHand,
     SettledByHand,
+    SettleDoubt,
+    Step,
+    Withdrawn,
 )
-from mailactors.spool.operations import Testify
-from mailactors.spool.port import Intended, Progress, Resolve, Settled, Step, Withdrawn
 from mailactors.spool.sqlite_doubts import (
     close_doubts,
     count_risk,
@@ -46,7 +51,7 @@ _IN_DOUBT: Final = (State.UNCERTAIN, State.HELD)
 # By evidence and preference
 
 
-def resolve(db: apsw.Connection, command: Resolve, now: float) -> Settled:
+def resolve(db: apsw.Connection, command: SettleDoubt, now: float) -> Recorded:
     """Record what was found out of uncertain or held deliveries, and move them on."""
     rows = fetch(
         db,
@@ -61,7 +66,7 @@ def resolve(db: apsw.Connection, command: Resolve, now: float) -> Settled:
         if step.n in found and _may_follow(State(found[step.n][1]), step.state)
     ]
     if not moved:
-        return Settled(is_stale=True)
+        return Recorded(is_stale=True)
     for step, _, _ in moved:
         db.execute(
             "UPDATE deliveries SET state = ?, due_at = ?, error = iif(?3 = '', error, ?3),"
@@ -82,14 +87,14 @@ def resolve(db: apsw.Connection, command: Resolve, now: float) -> Settled:
         record(db, command.seq, now, "asked" if is_open else "resolved", facts)
     if final:
         report_failure(db, command.seq, now)
-    return Settled(stream=stream)
+    return Recorded(stream=stream)
 
 
 def _may_follow(before: State, after: State) -> bool:
     return after is before or after in NEXT[before]
 
 
-def _keep_open(db: apsw.Connection, command: Resolve, attempt_id: str) -> None:
+def _keep_open(db: apsw.Connection, command: SettleDoubt, attempt_id: str) -> None:
     times = [step.due_at for step in command.steps if step.state in _IN_DOUBT]
     if command.next_at is not None or times:
         next_at = min(times) if command.next_at is None else command.next_at
@@ -130,13 +135,13 @@ def _send_again(
     return stream
 
 
-def put_off(db: apsw.Connection, command: Postpone, _now: float) -> Settled:
+def put_off(db: apsw.Connection, command: Postpone, _now: float) -> Recorded:
     """See to a doubt at another time; nothing was found out."""
     done = [
         postpone(db, command.seq, attempt_id, command.next_at, command.repeats)
         for attempt_id in command.attempt_ids
     ]
-    return Settled(is_stale=not any(done))
+    return Recorded(is_stale=not any(done))
 
 
 # By key
@@ -213,11 +218,11 @@ def _open_again(
 # By events
 
 
-def testify(db: apsw.Connection, command: Testify, now: float) -> Settled:
+def testify(db: apsw.Connection, command: RecordDeliveryEvent, now: float) -> Recorded:
     """Take in what a vendor reported; told again, it changes nothing."""
     seq = db.execute("SELECT seq FROM messages WHERE id = ?", (command.marker,)).get
     if seq is None or not _had_attempt(db, seq, command.provider):
-        return Settled(is_stale=True)
+        return Recorded(is_stale=True)
     address = normalize(command.recipient)
     is_news, settled = False, []
     for n, recipient, state, provider, evidence in fetch(
@@ -240,19 +245,19 @@ def testify(db: apsw.Connection, command: Testify, now: float) -> Settled:
         )
         settled += [] if after is None else [(n, after)]
     if not is_news:
-        return Settled(is_stale=True)
+        return Recorded(is_stale=True)
     facts = {"kind": "delivery event", "provider": command.provider, "event": command.kind}
     if not settled:
         rule = "a delivery event, kept as evidence"
         record(db, seq, now, "evidence", {**facts, "rule": rule, "reported_at": command.at})
-        return Settled(is_stale=True)
+        return Recorded(is_stale=True)
     finish(db, seq, len(settled), now)
     close_doubts(db, seq)
     states = {str(n): state.value for n, state in settled}
     rule = f"a delivery event: {command.kind}, so it had been accepted"
     record(db, seq, now, "resolved", {**facts, "rule": rule, "next": states})
     report_failure(db, seq, now)
-    return Settled()
+    return Recorded()
 
 
 def _had_attempt(db: apsw.Connection, seq: int, provider: str) -> bool:
@@ -266,7 +271,7 @@ def _had_attempt(db: apsw.Connection, seq: int, provider: str) -> bool:
     )
 
 
-def _with_evidence(evidence: str, command: Testify) -> str | None:
+def _with_evidence(evidence: str, command: RecordDeliveryEvent) -> str | None:
     """Return the column with the event in it, or None if it is there already or too much is."""
     known = read_evidence(evidence)
     if len(known) >= EVIDENCE_MAX:
@@ -317,5 +322,5 @@ def settle_by_hand(db: apsw.Connection, command: SettleByHand, now: float) -> Se
     }
     rule = f"by hand: as {command.into}"
     is_risk = after is State.READY
-    settled = resolve(db, Resolve(seq, steps, None, rule, facts, is_risk), now)
+    settled = resolve(db, SettleDoubt(seq, steps, None, rule, facts, is_risk), now)
     return SettledByHand(True, tuple(n for n, _ in chosen), left, stream=settled.stream)

@@ -12,9 +12,7 @@ import apsw
 
 from mailactors.model.lifecycle import State
 from mailactors.model.message import domain_of
-from mailactors.spool.operations import Suppress, Unsuppress, Unsuppressed
-from mailactors.spool.port import Step
-from mailactors.spool.questions import Suppression
+from mailactors.spool.port import Step, Suppress, Suppression, Unsuppress, Unsuppressed
 from mailactors.spool.sqlite_rows import fetch, finish, record
 
 BOUNCE: Final = "bounce"

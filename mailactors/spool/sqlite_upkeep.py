@@ -10,15 +10,17 @@ from collections.abc import Iterable, Mapping
 import apsw
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.operations import ALONE_FROM, CRASHES_MAX, Blame
 from mailactors.spool.port import (
+    ALONE_FROM,
+    CRASHES_MAX,
     Cancel,
     Cancelled,
+    CountCrash,
     Expire,
     Expired,
+    Recorded,
     Recover,
     Recovered,
-    Settled,
 )
 from mailactors.spool.sqlite_doubts import open_doubt
 from mailactors.spool.sqlite_flow import RECOVERED
@@ -173,13 +175,13 @@ def _hold_poison(
     return tuple(held)
 
 
-def blame(db: apsw.Connection, command: Blame, _now: float) -> Settled:
+def blame(db: apsw.Connection, command: CountCrash, _now: float) -> Recorded:
     """Remember that an actor died on a message."""
     db.execute(
         "UPDATE messages SET crash_count = max(crash_count, ?) WHERE seq = ?",
         (command.crashes, command.seq),
     )
-    return Settled()
+    return Recorded()
 
 
 def _wait_s(command: Recover, stream: str) -> float:

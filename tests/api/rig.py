@@ -15,13 +15,13 @@ from mailactors.api.app import create_app
 from mailactors.api.server import ApiServer, Listening, Timeouts
 from mailactors.dispatch.lane import Lane, open_lane
 from mailactors.errors import MailactorsError
-from mailactors.intake.admission import Rules, Stream
+from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
 from mailactors.model.message import Address
 from mailactors.model.outcome import Refusal
-from mailactors.observe.watchdog import Watch
-from mailactors.providers.port import Capabilities, Session, Sighting
+from mailactors.observe.watchdog import WatchdogStatus
+from mailactors.providers.port import Capabilities, LookUpResult, Session
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import (
     NoFaults,
@@ -42,9 +42,9 @@ T = TypeVar("T")
 WITHIN_S = 5.0
 """After this a test that waits for an answer has failed."""
 JSON = {"Content-Type": "application/json"}
-RULES = Rules(
+RULES = AdmissionRules(
     default_from=Address("mailactors@mail.example"),
-    streams={"transactional": Stream(3600.0), "bulk": Stream(60.0)},
+    streams={"transactional": StreamRules(3600.0), "bulk": StreamRules(60.0)},
     key_window_s=86400.0,
     fingerprint_window_s=60.0,
 )
@@ -73,7 +73,7 @@ class _NoProvider:
     async def connect(self) -> Session | Refusal:
         raise AssertionError
 
-    async def look_up(self, marker: str) -> Sighting:
+    async def look_up(self, marker: str) -> LookUpResult:
         raise AssertionError
 
     async def aclose(self) -> None:
@@ -125,7 +125,7 @@ class Rig:
     stopping: trio.Event
     configuration: Configuration
     clock: SystemClock
-    watch: Watch
+    watch: WatchdogStatus
     spool_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Cancelled, it leaves a spool that never answers."""
 
@@ -156,7 +156,7 @@ async def open_rig() -> AsyncIterator[Rig]:
     reader = SpoolReader(store.reader(), executor)
     lanes = {"primary": open_lane("primary", 4, _NoProvider(), _outcomes(), clock)}
     stopping = trio.Event()
-    configuration, watch = Configuration(), Watch()
+    configuration, watch = Configuration(), WatchdogStatus()
     app = create_app(
         door,
         reader,

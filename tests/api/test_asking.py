@@ -9,9 +9,9 @@ import trio
 from quart.typing import TestClientProtocol as Client
 
 from mailactors.api.views import rfc3339
-from mailactors.dispatch.lane import Gate, Health, Pace
+from mailactors.dispatch.lane import BreakerState, BreakerStatus, LimiterStatus
 from mailactors.model.lifecycle import State
-from mailactors.spool.port import Claim, Intend, Progress, Settle, Step
+from mailactors.spool.port import Claim, Intend, Progress, RecordOutcome, Step
 from tests.api.bodies import SHORT
 from tests.api.rig import Rig, problem
 
@@ -133,7 +133,7 @@ def fail_once(rig: Rig, now: float) -> None:
         "next": {"0": "deferred", "0.due_at": now + 30},
     }
     steps = (Step(0, State.DEFERRED, now + 30, "450 busy"),)
-    settle = Settle(
+    settle = RecordOutcome(
         "attempt-1", lease.seq, lease.epoch, "primary", steps, Progress(), "deferred", facts
     )
     rig.store.apply([settle], now)
@@ -154,8 +154,8 @@ async def test_a_message_is_found_by_either_id_or_not_at_all(client: Client) -> 
 
 async def test_providers_are_shown_as_they_are_now(rig: Rig, client: Client) -> None:
     lane, now_s = rig.lanes["primary"], trio.current_time()
-    lane.health.publish(Health(Gate.OPEN, until_s=now_s + 100, opened_count=2))
-    lane.pace.publish(Pace(next_permit_s=now_s + 50, permits=3, is_paused=True))
+    lane.health.publish(BreakerStatus(BreakerState.OPEN, until_s=now_s + 100, opened_count=2))
+    lane.pace.publish(LimiterStatus(next_permit_s=now_s + 50, permits=3, is_paused=True))
     lane.is_paused = True
 
     (provider,) = (await (await client.get("/v1/providers")).get_json())["providers"]

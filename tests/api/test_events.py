@@ -13,8 +13,7 @@ from quart.typing import TestClientProtocol as Client
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mailactors.api import events
-from mailactors.spool.port import SpoolBrokenError
-from mailactors.spool.questions import FeedEvent, Questions
+from mailactors.spool.port import FeedEvent, Questions, SpoolBrokenError
 from tests.api.bodies import SHORT
 from tests.api.rig import WITHIN_S, Rig, problem, read_all, read_until, serve
 

@@ -9,7 +9,7 @@ import pytest
 from quart.typing import TestClientProtocol as Client
 
 from mailactors.api.views import rfc3339
-from mailactors.observe.alarms import RULES, Fault, Kind, decide_changes
+from mailactors.observe.alarms import RULES, AlarmKind, Finding, decide_changes
 from tests.api.bodies import FULL, SHORT
 from tests.api.rig import Rig, problem
 from tests.api.test_openapi import fits
@@ -238,7 +238,9 @@ async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Clien
         ("INSERT INTO risks VALUES ('bulk', 'primary', 1), ('transactional', 'other', 2)", ()),
     ):
         rig.store._db.execute(sql, bindings)
-    fault = Fault(Kind.NOT_SENT, "m1", "7", 1, "bulk", "leased", now - 90.0, "provider x is free")
+    fault = Finding(
+        AlarmKind.NOT_SENT, "m1", "7", 1, "bulk", "leased", now - 90.0, "provider x is free"
+    )
     for at_s in (0.0, 100.0):
         decide_changes(rig.watch.spool, [fault], at_s, 1005268127.9)
 
@@ -261,7 +263,7 @@ async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Clien
             "since": rfc3339(now - 90.0),
             "raised_at": "2001-11-09T01:08:47.900Z",
             "detail": "provider x is free",
-            "expected": RULES[Kind.NOT_SENT].expected,
+            "expected": RULES[AlarmKind.NOT_SENT].expected,
         }
     ] == ledger["alarms"]
     fits(ledger, "/v1/ledger", "get", 200, "application/json")

@@ -16,7 +16,7 @@ from mailactors.spool.port import (
     Claimed,
     Intend,
     Progress,
-    Settle,
+    RecordOutcome,
     SpoolFullError,
     Step,
 )
@@ -41,7 +41,7 @@ def settle(rig: Rig, *states: State) -> None:
     attempt = f"attempt-{lease.seq}"
     rig.store.apply([Intend(attempt, lease.seq, ns, lease.epoch, "primary")], now)
     steps = tuple(Step(n, state) for n, state in zip(ns, states, strict=True))
-    command = Settle(attempt, lease.seq, lease.epoch, "primary", steps, Progress(), "x", {})
+    command = RecordOutcome(attempt, lease.seq, lease.epoch, "primary", steps, Progress(), "x", {})
     rig.store.apply([command], now)
 
 

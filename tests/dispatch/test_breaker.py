@@ -20,9 +20,9 @@ from mailactors.dispatch.breaker import (
     JITTER,
     SLOW_OPEN_CAPS,
     SLOW_PROBE_FACTOR,
+    Breaker,
     BreakerActor,
     BreakerSettings,
-    BreakerState,
     close,
     decide_admit,
     decide_age,
@@ -32,7 +32,7 @@ from mailactors.dispatch.breaker import (
     probes_free,
 )
 from mailactors.dispatch.concurrency import FLOOR, RAMP_S, new_concurrency
-from mailactors.dispatch.lane import Done, Gate, LaneMessage, Pause, Reset, Stage
+from mailactors.dispatch.lane import BreakerState, Done, LaneMessage, Pause, Reset, Stage
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
@@ -76,7 +76,7 @@ LAST_DRAW = 1.0 - 2.0**-53
 
 
 def call(
-    state: BreakerState,
+    state: Breaker,
     outcome: Outcome,
     now_s: float,
     *,
@@ -93,36 +93,36 @@ def call(
 # The table: every gate, every event
 
 
-def gate_closed() -> BreakerState:
-    state = BreakerState()
+def gate_closed() -> Breaker:
+    state = Breaker()
     state.in_flight["late"] = NOW_S - 1.0
     return state
 
 
-def gate_open() -> BreakerState:
+def gate_open() -> Breaker:
     state = gate_closed()
-    state.gate, state.until_s, state.opened_count = Gate.OPEN, NOW_S + 5.0, 1
+    state.gate, state.until_s, state.opened_count = BreakerState.OPEN, NOW_S + 5.0, 1
     return state
 
 
-def gate_half_open() -> BreakerState:
+def gate_half_open() -> Breaker:
     state = gate_open()
     state.until_s = NOW_S - 1.0
     assert decide_admit(state, DEFAULTS, "probe", False, NOW_S - 1.0) is None
     return state
 
 
-def gate_disabled() -> BreakerState:
+def gate_disabled() -> Breaker:
     state = gate_open()
-    state.gate, state.until_s = Gate.DISABLED, NOW_S + DISABLED_S
+    state.gate, state.until_s = BreakerState.DISABLED, NOW_S + DISABLED_S
     return state
 
 
-def ends(attempt_id: str, outcome: Outcome) -> Callable[[BreakerState], None]:
+def ends(attempt_id: str, outcome: Outcome) -> Callable[[Breaker], None]:
     return lambda state: decide_end(state, DEFAULTS, attempt_id, outcome, NOW_S, 0.5)
 
 
-def asks(now_s: float, *, is_panic: bool = False) -> Callable[[BreakerState], None]:
+def asks(now_s: float, *, is_panic: bool = False) -> Callable[[Breaker], None]:
     return lambda state: void(decide_admit(state, DEFAULTS, "new", is_panic, now_s))
 
 
@@ -131,12 +131,12 @@ def void(_value: object) -> None:
 
 
 GATES = {
-    Gate.CLOSED: gate_closed,
-    Gate.OPEN: gate_open,
-    Gate.HALF_OPEN: gate_half_open,
-    Gate.DISABLED: gate_disabled,
+    BreakerState.CLOSED: gate_closed,
+    BreakerState.OPEN: gate_open,
+    BreakerState.HALF_OPEN: gate_half_open,
+    BreakerState.DISABLED: gate_disabled,
 }
-EVENTS: dict[str, Callable[[BreakerState], None]] = {
+EVENTS: dict[str, Callable[[Breaker], None]] = {
     "asked": asks(NOW_S),
     "asked much later": asks(NOW_S + 1e5),
     "asked in panic": asks(NOW_S + 1e5, is_panic=True),
@@ -151,7 +151,7 @@ EVENTS: dict[str, Callable[[BreakerState], None]] = {
     "age": lambda state: decide_age(state, DEFAULTS, NOW_S + 100.0, 0.5),
     "reset": lambda state: close(state, NOW_S),
 }
-C, O, H, D = Gate.CLOSED, Gate.OPEN, Gate.HALF_OPEN, Gate.DISABLED  # noqa: E741
+C, O, H, D = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN, BreakerState.DISABLED  # noqa: E741
 TABLE = {
     #                        closed open half disabled
     "asked": (C, O, H, D),
@@ -177,7 +177,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("before", "event", "after"), ROWS)
 def test_each_gate_moves_on_each_event_as_the_table_says(
-    before: Gate, event: str, after: Gate
+    before: BreakerState, event: str, after: BreakerState
 ) -> None:
     state = GATES[before]()
 
@@ -193,15 +193,17 @@ def test_the_table_has_a_row_for_every_event() -> None:
 @pytest.mark.parametrize(
     ("gate", "at_s", "expected"),
     [
-        (Gate.CLOSED, NOW_S, None),
-        (Gate.OPEN, NOW_S, NOW_S + 5.0),
-        (Gate.OPEN, NOW_S + 5.0, None),
-        (Gate.HALF_OPEN, NOW_S, None),
-        (Gate.DISABLED, NOW_S, NOW_S + DISABLED_S),
-        (Gate.DISABLED, NOW_S + DISABLED_S, None),
+        (BreakerState.CLOSED, NOW_S, None),
+        (BreakerState.OPEN, NOW_S, NOW_S + 5.0),
+        (BreakerState.OPEN, NOW_S + 5.0, None),
+        (BreakerState.HALF_OPEN, NOW_S, None),
+        (BreakerState.DISABLED, NOW_S, NOW_S + DISABLED_S),
+        (BreakerState.DISABLED, NOW_S + DISABLED_S, None),
     ],
 )
-def test_a_refusal_says_when_to_ask_again(gate: Gate, at_s: float, expected: float | None) -> None:
+def test_a_refusal_says_when_to_ask_again(
+    gate: BreakerState, at_s: float, expected: float | None
+) -> None:
     state = GATES[gate]()
 
     actual = decide_admit(state, DEFAULTS, "new", False, at_s)
@@ -213,27 +215,27 @@ def test_a_refusal_says_when_to_ask_again(gate: Gate, at_s: float, expected: flo
 
 
 def test_it_opens_on_the_failure_rate_once_there_are_enough_calls() -> None:
-    state = BreakerState()
+    state = Breaker()
     gates = []
 
     for number in range(20):
         call(state, SENT if number % 2 else DOWN, NOW_S + number)
         gates.append(state.gate)
 
-    assert [Gate.CLOSED] * 19 + [Gate.OPEN] == gates
+    assert [BreakerState.CLOSED] * 19 + [BreakerState.OPEN] == gates
 
 
 def test_it_stays_closed_below_the_failure_rate() -> None:
-    state = BreakerState()
+    state = Breaker()
 
     for number in range(500):
         call(state, SENT if number % 9 < 5 else DOWN, NOW_S + number / 10)
 
-    assert Gate.CLOSED is state.gate
+    assert BreakerState.CLOSED is state.gate
 
 
 def test_failures_that_left_the_window_are_forgotten() -> None:
-    state = BreakerState()
+    state = Breaker()
     for number in range(9):
         call(state, DOWN, NOW_S + number / 10)
 
@@ -243,18 +245,18 @@ def test_failures_that_left_the_window_are_forgotten() -> None:
 
 
 def test_it_opens_on_a_run_of_failures_before_there_are_enough_calls() -> None:
-    state = BreakerState()
+    state = Breaker()
     gates = []
 
     for number in range(FAILURES_IN_A_ROW_MAX):
         call(state, DOWN, NOW_S + number * 100)
         gates.append(state.gate)
 
-    assert [Gate.CLOSED] * (FAILURES_IN_A_ROW_MAX - 1) + [Gate.OPEN] == gates
+    assert [BreakerState.CLOSED] * (FAILURES_IN_A_ROW_MAX - 1) + [BreakerState.OPEN] == gates
 
 
 def test_it_opens_on_age_for_a_provider_that_answers_nobody() -> None:
-    state = BreakerState()
+    state = Breaker()
     for number in range(FAILURES_IN_A_ROW_MAX):
         decide_admit(state, DEFAULTS, f"call-{number}", False, NOW_S)
     age_s = next_age_s(state, DEFAULTS)
@@ -262,12 +264,12 @@ def test_it_opens_on_age_for_a_provider_that_answers_nobody() -> None:
     decide_age(state, DEFAULTS, age_s, 0.5)
 
     assert NOW_S + DEFAULTS.slow_call_s == age_s
-    assert Gate.OPEN is state.gate
+    assert BreakerState.OPEN is state.gate
     assert math.inf == next_age_s(state, DEFAULTS)
 
 
 def test_a_call_that_was_counted_for_its_age_is_not_counted_again_at_its_end() -> None:
-    state = BreakerState()
+    state = Breaker()
     decide_admit(state, DEFAULTS, "slow", False, NOW_S)
     decide_age(state, DEFAULTS, NOW_S + 9.0, 0.5)
 
@@ -278,12 +280,12 @@ def test_a_call_that_was_counted_for_its_age_is_not_counted_again_at_its_end() -
 
 
 def test_a_success_that_took_too_long_is_a_failure() -> None:
-    state = BreakerState()
+    state = Breaker()
 
     for number in range(FAILURES_IN_A_ROW_MAX):
         call(state, SENT, NOW_S + number, took_s=8.1)
 
-    assert Gate.OPEN is state.gate
+    assert BreakerState.OPEN is state.gate
 
 
 @given(began_s=st.floats(0.0, 1e7), slow_call_s=st.floats(0.1, 60.0))
@@ -293,7 +295,7 @@ def test_looking_at_ages_at_the_time_announced_always_makes_progress(
     began_s: float, slow_call_s: float
 ) -> None:
     using = BreakerSettings(slow_call_s=slow_call_s)
-    state = BreakerState()
+    state = Breaker()
     decide_admit(state, using, "call", False, began_s)
 
     decide_age(state, using, next_age_s(state, using), 0.5)
@@ -303,30 +305,30 @@ def test_looking_at_ages_at_the_time_announced_always_makes_progress(
 
 @pytest.mark.parametrize("outcome", (HEALTHY | SILENT).values(), ids=HEALTHY | SILENT)
 def test_bounces_and_throttling_never_open_it(outcome: Outcome) -> None:
-    state = BreakerState()
+    state = Breaker()
 
     for number in range(1000):
         call(state, outcome, NOW_S + number / 100)
 
-    assert (Gate.CLOSED, 0) == (state.gate, state.failures_in_a_row)
+    assert (BreakerState.CLOSED, 0) == (state.gate, state.failures_in_a_row)
 
 
 @pytest.mark.parametrize("outcome", UNHEALTHY.values(), ids=UNHEALTHY)
 def test_what_speaks_against_the_provider_opens_it(outcome: Outcome) -> None:
-    state = BreakerState()
+    state = Breaker()
 
     for number in range(FAILURES_IN_A_ROW_MAX):
         call(state, outcome, NOW_S + number)
 
-    assert Gate.OPEN is state.gate
+    assert BreakerState.OPEN is state.gate
 
 
 def test_a_provider_that_refuses_us_is_left_alone_for_long_at_the_first_word() -> None:
-    state = BreakerState()
+    state = Breaker()
 
     call(state, KEY_REVOKED, NOW_S)
 
-    assert (Gate.DISABLED, NOW_S + DISABLED_S) == (state.gate, state.until_s)
+    assert (BreakerState.DISABLED, NOW_S + DISABLED_S) == (state.gate, state.until_s)
 
 
 # How long it stays open
@@ -342,7 +344,7 @@ def test_open_time_doubles_to_its_cap_within_its_jitter(draw: float) -> None:
         assert plain * (1 - JITTER) <= actual <= plain * (1 + JITTER)
 
 
-def relapse(state: BreakerState, now_s: float) -> float:
+def relapse(state: Breaker, now_s: float) -> float:
     """Let a probe fail; return when the gate opens again."""
     decide_admit(state, DEFAULTS, "probe", False, now_s)
     decide_end(state, DEFAULTS, "probe", DOWN, now_s, 0.5)
@@ -358,13 +360,13 @@ def test_each_relapse_doubles_the_open_time() -> None:
     assert [10.0, 20.0, 40.0, 60.0, 60.0, 60.0] == waits_s
 
 
-def iter_until(state: BreakerState, times: int) -> Iterator[float]:
+def iter_until(state: Breaker, times: int) -> Iterator[float]:
     for _ in range(times):
         yield state.until_s
 
 
 def test_late_results_do_not_lengthen_the_open_time() -> None:
-    state = BreakerState()
+    state = Breaker()
     for number in range(30):
         decide_admit(state, DEFAULTS, f"call-{number}", False, NOW_S)
 
@@ -401,7 +403,7 @@ def test_as_many_probes_as_settings_say_close_the_gate() -> None:
         call(state, SENT, state.until_s + number)
         gates.append(state.gate)
 
-    assert [Gate.HALF_OPEN, Gate.HALF_OPEN, Gate.CLOSED] == gates
+    assert [BreakerState.HALF_OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED] == gates
 
 
 def test_a_probe_too_many_is_asked_to_come_again() -> None:
@@ -422,7 +424,7 @@ def test_a_probe_that_ends_without_a_word_on_the_provider_is_given_back(outcome:
     for number in range(100):
         call(state, outcome, at_s + number)
 
-    assert (Gate.HALF_OPEN, 3) == (state.gate, probes_free(state, DEFAULTS))
+    assert (BreakerState.HALF_OPEN, 3) == (state.gate, probes_free(state, DEFAULTS))
 
 
 def test_a_late_result_is_no_probes_result() -> None:
@@ -431,7 +433,7 @@ def test_a_late_result_is_no_probes_result() -> None:
     for number in range(50):
         decide_end(state, DEFAULTS, f"late-{number}", DOWN, NOW_S, 0.5)
 
-    assert (Gate.HALF_OPEN, 2) == (state.gate, probes_free(state, DEFAULTS))
+    assert (BreakerState.HALF_OPEN, 2) == (state.gate, probes_free(state, DEFAULTS))
 
 
 class Op(NamedTuple):
@@ -466,7 +468,7 @@ class Machine:
     """A breaker, what is in flight by the test's own account, and the time."""
 
     def __init__(self, using: BreakerSettings) -> None:
-        self.state = BreakerState()
+        self.state = Breaker()
         self.using = using
         self.now_s = 0.0
         self.out: list[str] = []
@@ -499,9 +501,9 @@ class Machine:
             assert until_s > self.now_s
             return False
         self.out.append(name)
-        if before in {Gate.OPEN, Gate.DISABLED}:
+        if before in {BreakerState.OPEN, BreakerState.DISABLED}:
             self.probes_out.clear()  # those of an earlier half-open gate are late results now
-        if not is_panic and self.state.gate is Gate.HALF_OPEN:
+        if not is_panic and self.state.gate is BreakerState.HALF_OPEN:
             self.probes_out.add(name)
         return True
 
@@ -515,7 +517,7 @@ class Machine:
         assert set(self.out) == set(state.in_flight)
         assert state.too_old <= set(state.in_flight)
         assert state.probes_out <= set(state.in_flight)
-        if state.gate is Gate.HALF_OPEN:
+        if state.gate is BreakerState.HALF_OPEN:
             assert self.probes_out == state.probes_out
             assert len(self.probes_out) + state.probes_passed <= self.using.probes
             assert state.probes_passed < self.using.probes
@@ -543,15 +545,15 @@ def test_from_any_state_a_healthy_provider_closes_the_gate_again(
     for op in script:
         machine.play(op)
     state, begin_s = machine.state, machine.now_s
-    was_disabled = state.gate is Gate.DISABLED
+    was_disabled = state.gate is BreakerState.DISABLED
 
     if is_prompt:  # otherwise what is in flight never ends, and only its age tells
         for name in list(machine.out):
             machine.end(name, SENT)
     calls = 0
-    while state.gate is not Gate.CLOSED and calls < 1000:
+    while state.gate is not BreakerState.CLOSED and calls < 1000:
         calls += 1
-        if state.gate in {Gate.OPEN, Gate.DISABLED}:
+        if state.gate in {BreakerState.OPEN, BreakerState.DISABLED}:
             machine.now_s = max(machine.now_s, state.until_s)
         if machine.ask():
             machine.end(machine.out[-1], SENT)
@@ -562,7 +564,7 @@ def test_from_any_state_a_healthy_provider_closes_the_gate_again(
     open_max_s = SLOW_OPEN_CAPS * using.open_cap_s * (1 + JITTER)
     worst_s = DISABLED_S * (1 + JITTER) if was_disabled else open_max_s
     stuck_s = 0.0 if is_prompt else using.slow_call_s + open_max_s
-    assert Gate.CLOSED is state.gate
+    assert BreakerState.CLOSED is state.gate
     assert calls <= 2 * using.probes + 3
     assert machine.now_s - begin_s <= worst_s + stuck_s + 1e-6
 
@@ -614,7 +616,7 @@ async def test_an_open_gate_is_published_before_the_outcome_that_opened_it(
     await bench.say(attempt)
 
     health = bench.lane.health.value
-    assert (Gate.OPEN, 5.0) == (health.gate, health.until_s)
+    assert (BreakerState.OPEN, 5.0) == (health.gate, health.until_s)
     assert [DOWN] * 10 + [NotAttempted(Why.BREAKER, 5.0)] == await bench.came_up()
 
 
@@ -628,7 +630,7 @@ async def test_the_actor_wakes_by_itself_when_calls_become_too_old(
     before = bench.lane.health.value.gate
     await trio.sleep(DEFAULTS.slow_call_s + 0.1)
 
-    assert (Gate.CLOSED, Gate.OPEN) == (before, bench.lane.health.value.gate)
+    assert (BreakerState.CLOSED, BreakerState.OPEN) == (before, bench.lane.health.value.gate)
 
 
 async def test_a_crash_leaves_an_open_gate_open_and_its_count_as_it_was(
@@ -645,7 +647,7 @@ async def test_a_crash_leaves_an_open_gate_open_and_its_count_as_it_was(
     assert before == bench.lane.health.value
     await trio.sleep(before.until_s)
     await bench.fail(1)
-    assert (Gate.OPEN, 2) == (
+    assert (BreakerState.OPEN, 2) == (
         bench.lane.health.value.gate,
         bench.lane.health.value.opened_count,
     )
@@ -666,7 +668,7 @@ async def test_a_successor_knows_the_ages_of_what_the_provider_has_under_way(
     bench.supervisor.crash("breaker")
     await trio.sleep(1.5)
 
-    assert Gate.OPEN is bench.lane.health.value.gate
+    assert BreakerState.OPEN is bench.lane.health.value.gate
 
 
 async def test_a_reset_closes_the_gate_at_once(
@@ -678,7 +680,7 @@ async def test_a_reset_closes_the_gate_at_once(
 
     await bench.say(Reset())
 
-    assert Gate.CLOSED is bench.lane.health.value.gate
+    assert BreakerState.CLOSED is bench.lane.health.value.gate
 
 
 async def test_a_pause_sent_to_the_wrong_actor_costs_one_crash(
@@ -715,7 +717,7 @@ async def test_a_probe_that_a_crash_took_is_given_back(
 # Dead or only bad, and how much it can bear
 
 
-def panicking(state: BreakerState, outcome: Outcome, now_s: float, took_s: float = 0.0) -> None:
+def panicking(state: Breaker, outcome: Outcome, now_s: float, took_s: float = 0.0) -> None:
     """Let an attempt in panic end at `now_s`."""
     name = f"panic-{now_s}"
     assert decide_admit(state, DEFAULTS, name, True, now_s - took_s) is None
@@ -735,7 +737,7 @@ def panicking(state: BreakerState, outcome: Outcome, now_s: float, took_s: float
 def test_only_what_is_taken_shows_that_a_failing_provider_lives(
     last: Outcome, took_s: float, expected: int
 ) -> None:
-    state = BreakerState()
+    state = Breaker()
     for number in range(DEAD_IN_A_ROW - 1):
         panicking(state, DOWN, NOW_S + number)
 
@@ -745,7 +747,7 @@ def test_only_what_is_taken_shows_that_a_failing_provider_lives(
 
 
 def test_an_error_rate_of_sixty_percent_is_bad_but_not_dead() -> None:
-    state, draw, most = BreakerState(), random.Random(1).random, 0
+    state, draw, most = Breaker(), random.Random(1).random, 0
     for number in range(20_000):
         panicking(state, DOWN if draw() < 0.6 else SENT, NOW_S + number / 50)
         most = max(most, state.untaken_in_a_row)
@@ -766,7 +768,7 @@ def test_a_slow_probe_keeps_the_gate_shut_for_longer_but_not_as_the_last_resort(
 
 
 def test_a_provider_that_is_slow_for_half_an_hour_moves_the_gate_a_few_times() -> None:
-    state, now_s, moves = BreakerState(), NOW_S, 0
+    state, now_s, moves = Breaker(), NOW_S, 0
     for number in range(10):
         decide_admit(state, DEFAULTS, f"call-{number}", False, now_s)
     now_s += DEFAULTS.slow_call_s
@@ -779,12 +781,12 @@ def test_a_provider_that_is_slow_for_half_an_hour_moves_the_gate_a_few_times() -
         by_ten_minutes[int((now_s - NOW_S) // 600)] += 2
         decide_age(state, DEFAULTS, now_s + DEFAULTS.slow_call_s, 0.5)
 
-    assert Gate.OPEN is state.gate
+    assert BreakerState.OPEN is state.gate
     assert [8, 4, 6] == by_ten_minutes
 
 
 def test_opening_leaves_few_in_flight_and_recovery_climbs_from_there() -> None:
-    state = BreakerState(concurrency=new_concurrency(32, DEFAULTS.probes, 32))
+    state = Breaker(concurrency=new_concurrency(32, DEFAULTS.probes, 32))
     for number in range(FAILURES_IN_A_ROW_MAX):
         call(state, DOWN, NOW_S + number / 100)
     shut = state.concurrency.whole
@@ -797,7 +799,7 @@ def test_opening_leaves_few_in_flight_and_recovery_climbs_from_there() -> None:
         state.in_flight.update({f"other-{n}": now_s for n in range(31)})
         call(state, SENT, now_s + number / 100)
 
-    assert (FLOOR, (Gate.CLOSED, FLOOR)) == (shut, closed)
+    assert (FLOOR, (BreakerState.CLOSED, FLOOR)) == (shut, closed)
     assert FLOOR < state.concurrency.limit <= FLOOR + 32 / RAMP_S + 1.0
 
 
@@ -829,10 +831,10 @@ async def test_a_healthy_lane_may_use_all_its_credits(
 
 
 def test_calls_that_grow_old_halve_what_may_be_in_flight_without_their_end() -> None:
-    state = BreakerState(concurrency=new_concurrency(32, DEFAULTS.probes, 32))
+    state = Breaker(concurrency=new_concurrency(32, DEFAULTS.probes, 32))
     for number in range(4):
         decide_admit(state, DEFAULTS, f"call-{number}", False, NOW_S)
 
     decide_age(state, DEFAULTS, NOW_S + DEFAULTS.slow_call_s, 0.5)
 
-    assert (Gate.CLOSED, 16) == (state.gate, state.concurrency.whole)
+    assert (BreakerState.CLOSED, 16) == (state.gate, state.concurrency.whole)

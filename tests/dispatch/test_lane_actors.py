@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mailactors.dispatch.breaker import BreakerActor, BreakerSettings
-from mailactors.dispatch.lane import Attempt, Done, Gate, Lane, Reset, Stage
+from mailactors.dispatch.lane import Attempt, BreakerState, Done, Lane, Reset, Stage
 from mailactors.dispatch.limiter import LimiterActor, Quota
 from mailactors.dispatch.provider import INTENT_WITHIN_S, ProviderActor
 from mailactors.errors import MailactorsError
@@ -519,7 +519,7 @@ async def test_an_open_lane_probes_and_closes_again(
 
     kinds = Counter(type(outcome) for outcome in bench.outcomes_seen)
     assert Counter({Accepted: 3, NotAttempted: 2, Deferred: 1}) == kinds
-    assert Gate.CLOSED is bench.lane.health.value.gate
+    assert BreakerState.CLOSED is bench.lane.health.value.gate
     bench.assert_settled(sent)
 
 
@@ -541,7 +541,7 @@ async def test_a_crash_while_half_open_does_not_wedge_the_lane(
         sent += bench.send()
         await trio.sleep(1.0)
 
-    assert Gate.CLOSED is bench.lane.health.value.gate
+    assert BreakerState.CLOSED is bench.lane.health.value.gate
     bench.assert_settled(sent)
 
 
@@ -560,7 +560,7 @@ async def test_a_provider_that_refuses_us_is_left_alone_until_a_reset(
     bench.send()
     await trio.sleep(1.0)
 
-    assert Gate.DISABLED is disabled
+    assert BreakerState.DISABLED is disabled
     assert Accepted("primary-2") == bench.outcomes_seen[-1]
 
 

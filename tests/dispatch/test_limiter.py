@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from mailactors.dispatch.lane import (
     Attempt,
+    BreakerState,
+    BreakerStatus,
     Done,
-    Gate,
-    Health,
     LaneMessage,
-    Learnt,
+    LearntPace,
     Pause,
     Reset,
     Resume,
@@ -30,8 +30,8 @@ from mailactors.dispatch.lane import (
 from mailactors.dispatch.limiter import (
     RETRY_AFTER_MAX_S,
     THROTTLE_WAIT_S,
+    Limiter,
     LimiterActor,
-    LimiterState,
     Quota,
     decide_return,
     decide_take,
@@ -105,14 +105,14 @@ quotas = st.builds(
 )
 
 
-def moment_after(state: LimiterState, now_s: float, gap: float | str) -> float:
+def moment_after(state: Limiter, now_s: float, gap: float | str) -> float:
     if not isinstance(gap, str):
         return now_s + gap
     opening_s = next_permit_s(state, now_s)
     return opening_s if gap == "opening" else max(now_s, math.nextafter(opening_s, 0.0))
 
 
-def drive(state: LimiterState, begin_s: float, script: Sequence[Op]) -> list[float]:
+def drive(state: Limiter, begin_s: float, script: Sequence[Op]) -> list[float]:
     """Play a script; return when the permits were given that did not come back ignored."""
     now_s, out, used = begin_s, list[float](), list[float]()
     for op in script:
@@ -377,17 +377,17 @@ async def drained(mailbox: Mailbox[Done] | Mailbox[LaneMessage]) -> list[Any]:
     return list(mailbox.take())
 
 
-@pytest.mark.parametrize("gate", [Gate.OPEN, Gate.DISABLED])
+@pytest.mark.parametrize("gate", [BreakerState.OPEN, BreakerState.DISABLED])
 async def test_a_closed_gate_costs_no_permit(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, gate: Gate
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, gate: BreakerState
 ) -> None:
     bench = Bench(Quota(per_minute=1))
     await bench.start(nursery)
-    bench.lane.health.publish(Health(gate, until_s=100.0))
+    bench.lane.health.publish(BreakerStatus(gate, until_s=100.0))
 
     await bench.say(bench.attempt(1))
     refused = await bench.refused()
-    bench.lane.health.publish(Health())
+    bench.lane.health.publish(BreakerStatus())
     second = bench.attempt(2)
     await bench.say(second)
 
@@ -400,7 +400,7 @@ async def test_an_attempt_in_panic_passes_a_closed_gate_but_not_an_empty_quota(
 ) -> None:
     bench = Bench(Quota(per_minute=1))
     await bench.start(nursery)
-    bench.lane.health.publish(Health(Gate.OPEN, until_s=100.0))
+    bench.lane.health.publish(BreakerStatus(BreakerState.OPEN, until_s=100.0))
     first, second = bench.attempt(1, is_panic=True), bench.attempt(2, is_panic=True)
 
     await bench.say(first, second)
@@ -414,7 +414,7 @@ async def test_a_gate_whose_time_is_over_lets_a_probe_through(
 ) -> None:
     bench = Bench(Quota())
     await bench.start(nursery)
-    bench.lane.health.publish(Health(Gate.OPEN, until_s=5.0))
+    bench.lane.health.publish(BreakerStatus(BreakerState.OPEN, until_s=5.0))
     await trio.sleep(5.0)
     probe = bench.attempt()
 
@@ -514,7 +514,7 @@ class Restored(NamedTuple):
     wall_offset_s: float
 
 
-def restored_state(quota: Quota, past: Restored) -> LimiterState:
+def restored_state(quota: Quota, past: Restored) -> Limiter:
     """Start a limiter on a spool that has these intents; return its state."""
     wall_now = NOW + past.wall_offset_s
 
@@ -527,7 +527,7 @@ def restored_state(quota: Quota, past: Restored) -> LimiterState:
         started = [wall_now - ago_s for ago_s in past.intents_ago_s]
         return Counter(int(at // bucket_s) for at in started if at >= since)
 
-    async def main() -> LimiterState:
+    async def main() -> Limiter:
         lane = make_lane()
         ports = dataclasses.replace(make_ports(), clock=Clock())
         actor = LimiterActor(lane, quota, count, open_outcomes(), ports)
@@ -577,7 +577,7 @@ def refuse_too_fast(bench: Bench, first: int, count: int) -> list[LaneMessage]:
     return [Done(bench.lane.in_flight[each], TOO_FAST, 0.0) for each in ids]
 
 
-async def learn(bench: Bench) -> Learnt:
+async def learn(bench: Bench) -> LearntPace:
     """Let ten attempts of a second be served and ten refused; return what is published."""
     await bench.say(*(bench.attempt(number) for number in range(20)))
     served = (Done(bench.lane.in_flight[f"attempt-{n}"], SENT, 0.0) for n in range(10))
@@ -658,7 +658,7 @@ async def test_refusals_that_come_after_their_lesson_teach_nothing(
 
 def test_a_learnt_pace_never_speeds_up_a_quota() -> None:
     state = new_state(Quota(per_s=2))
-    state.pacing.learnt = Learnt(100.0, 100.0, 0.0, 0.0, 10.0)
+    state.pacing.learnt = LearntPace(100.0, 100.0, 0.0, 0.0, 10.0)
 
     decide_take(state, 5.0)
 

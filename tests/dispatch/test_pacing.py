@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailactors.dispatch.lane import Learnt
+from mailactors.dispatch.lane import LearntPace
 from mailactors.dispatch.limiter import Quota, decide_return, decide_take, new_state
 from mailactors.dispatch.pacing import (
     CUTS,
@@ -49,8 +49,8 @@ def learnt(
     since_s: float = NOW_S,
     patience_s: float = PATIENCE_S,
     lessons: int = 0,
-) -> Learnt:
-    return Learnt(per_s, limit_per_s, since_s - 1.0, since_s, patience_s, lessons)
+) -> LearntPace:
+    return LearntPace(per_s, limit_per_s, since_s - 1.0, since_s, patience_s, lessons)
 
 
 # What was served
@@ -109,7 +109,7 @@ def test_answers_that_come_while_the_lane_is_closed_count_as_served() -> None:
 
 
 class Case(NamedTuple):
-    before: Learnt | None
+    before: LearntPace | None
     refused_s: float
     served_per_s: float
     per_s: float
@@ -223,7 +223,7 @@ def test_forgetting_forgets_what_is_still_to_be_learnt() -> None:
     ],
 )
 def test_only_notable_changes_are_told(
-    before: Learnt | None, after: Learnt | None, expected: bool
+    before: LearntPace | None, after: LearntPace | None, expected: bool
 ) -> None:
     assert expected is is_notable(before, after)
 

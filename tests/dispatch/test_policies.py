@@ -24,7 +24,7 @@ from mailactors.model.outcome import (
     Refusal,
     Scope,
 )
-from mailactors.providers.port import Capabilities, Mail, Sighting
+from mailactors.providers.port import Capabilities, LookUpResult, Mail
 from mailactors.runtime.ports import Ports
 from mailactors.wiring import Gateway, build
 from tests.gateways import (
@@ -68,7 +68,7 @@ class Vendor:
             return Deferred(Scope.PROVIDER, Reason("connection refused"))
         return VendorSession(self)
 
-    async def look_up(self, marker: str) -> Sighting:
+    async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
 
     async def aclose(self) -> None:

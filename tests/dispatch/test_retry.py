@@ -18,7 +18,7 @@ from mailactors.dispatch.retry import (
     TAIL_CAP_S,
     Decision,
     Failover,
-    Plan,
+    StreamPolicy,
     candidates,
     decide_next,
     delay_s,
@@ -75,14 +75,14 @@ PROGRESSES = {
 }
 
 
-def plan_of(failover: Failover = Failover.IMMEDIATE) -> Plan:
-    return Plan(ROUTE, failover)
+def plan_of(failover: Failover = Failover.IMMEDIATE) -> StreamPolicy:
+    return StreamPolicy(ROUTE, failover)
 
 
 def decide(
     outcome: Outcome,
     progress: Progress | None = None,
-    plan: Plan | None = None,
+    plan: StreamPolicy | None = None,
     *,
     lane: str | None = None,
     recipients: int = 1,
@@ -184,7 +184,7 @@ def test_a_throttled_message_keeps_its_place(failover: Failover, progress: Progr
 def test_an_uncertain_message_waits_and_does_not_fail_over(
     failover: Failover, progress: Progress
 ) -> None:
-    plan = Plan(ROUTE, failover, uncertain_wait_s=7.0)
+    plan = StreamPolicy(ROUTE, failover, uncertain_wait_s=7.0)
 
     decision = decide(LOST, progress, plan)
 
@@ -204,7 +204,7 @@ def test_what_was_not_attempted_has_nothing_to_decide_on(failover: Failover) -> 
 
 
 def follow(
-    outcome: Outcome, plan: Plan, steps_max: int
+    outcome: Outcome, plan: StreamPolicy, steps_max: int
 ) -> list[tuple[str, State, float, Progress]]:
     """Walk on with the same outcome each time: (lane, state, wait, progress) of each attempt."""
     progress, walk = Progress(), []
@@ -278,8 +278,8 @@ def test_after_a_greylisting_the_same_provider_is_asked_first() -> None:
 def test_a_lane_that_was_tried_is_asked_again_only_when_a_reload_left_no_other() -> None:
     progress = Progress(tried=("primary",))
 
-    before = candidates(Plan(("primary", "secondary")), progress)
-    after = candidates(Plan(("primary",)), progress)
+    before = candidates(StreamPolicy(("primary", "secondary")), progress)
+    after = candidates(StreamPolicy(("primary",)), progress)
 
     assert (("secondary",), ("primary",)) == (before, after)
 
@@ -383,7 +383,7 @@ def test_who_waits_is_not_held_to_refusals_of_another_delivery() -> None:
 class Life:
     """A message of several recipients, driven by decisions alone until it is final or held."""
 
-    def __init__(self, plan: Plan, recipients: int, chance: random.Random) -> None:
+    def __init__(self, plan: StreamPolicy, recipients: int, chance: random.Random) -> None:
         self.plan = plan
         self.chance = chance
         self.now = NOW
@@ -462,7 +462,7 @@ def make_lease_of(ns: list[int], progress: Progress) -> Lease:
 def test_a_message_lives_until_it_is_final_or_waits_for_a_time_to_come(
     seed: int, failover: Failover, route_length: int, recipients: int, kinds: set[str]
 ) -> None:
-    plan = Plan(ROUTE[:route_length], failover)
+    plan = StreamPolicy(ROUTE[:route_length], failover)
     life = Life(plan, recipients, random.Random(seed))
     outcomes = [OUTCOMES[kind] for kind in sorted(kinds)]
 

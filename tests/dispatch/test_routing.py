@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailactors.dispatch.lane import Gate, Health, Pace
+from mailactors.dispatch.lane import BreakerState, BreakerStatus, LimiterStatus
 from mailactors.dispatch.routing import (
     PANIC_DEAD_INTERVAL_S,
     PANIC_IN_FLIGHT_MAX,
@@ -25,19 +25,19 @@ from tests.dispatch.makers import NOW, make_attempt, make_lane, make_lease
 
 ROUTE = ("primary", "secondary")
 NOW_S = 1000.0
-CLOSED = Health(last_success_s=NOW_S)
-OPEN = Health(Gate.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 10.0)
-DEAD = Health(
-    Gate.OPEN,
+CLOSED = BreakerStatus(last_success_s=NOW_S)
+OPEN = BreakerStatus(BreakerState.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 10.0)
+DEAD = BreakerStatus(
+    BreakerState.OPEN,
     until_s=NOW_S + 100.0,
     last_resort_s=NOW_S + 20.0,
     is_dead=True,
     last_success_s=NOW_S - 1.0,
 )
-DISABLED = Health(Gate.DISABLED, until_s=NOW_S + 900.0, last_success_s=NOW_S)
+DISABLED = BreakerStatus(BreakerState.DISABLED, until_s=NOW_S + 900.0, last_success_s=NOW_S)
 
 
-def views_of(**health: Health) -> dict[str, LaneView]:
+def views_of(**health: BreakerStatus) -> dict[str, LaneView]:
     views = {}
     for name, each in health.items():
         views[name] = LaneView(make_lane(name))
@@ -71,14 +71,14 @@ def test_a_lane_without_credits_opens_when_it_says_so() -> None:
 
 def test_a_lane_is_sent_no_more_than_its_provider_can_bear() -> None:
     view = LaneView(make_lane(concurrency_max=8))
-    view.lane.health.publish(Health(concurrency=3))
+    view.lane.health.publish(BreakerStatus(concurrency=3))
     view.refresh()
 
     fly(view, 2)
     with_two = view.opens_at_s()
     fly(view, 3)
     with_three = view.opens_at_s()
-    view.lane.health.publish(Health(concurrency=4))
+    view.lane.health.publish(BreakerStatus(concurrency=4))
 
     assert with_two <= NOW_S
     assert math.inf == with_three
@@ -87,14 +87,14 @@ def test_a_lane_is_sent_no_more_than_its_provider_can_bear() -> None:
 
 def test_a_lane_is_sent_no_more_than_the_permits_it_published() -> None:
     view = LaneView(make_lane())
-    view.lane.pace.publish(Pace(next_permit_s=NOW_S, permits=2))
+    view.lane.pace.publish(LimiterStatus(next_permit_s=NOW_S, permits=2))
     view.refresh()
 
     fly(view, 1)
     after_one = view.opens_at_s()
     fly(view, 1)
     after_two = view.opens_at_s()
-    view.lane.pace.publish(Pace(next_permit_s=NOW_S + 1.0, permits=2))
+    view.lane.pace.publish(LimiterStatus(next_permit_s=NOW_S + 1.0, permits=2))
     after_news = view.opens_at_s()
 
     assert (NOW_S, math.inf, NOW_S + 1.0) == (after_one, after_two, after_news)
@@ -115,7 +115,7 @@ def test_a_lane_whose_messages_came_back_without_news_is_not_shut_for_ever() -> 
 
 def test_a_half_open_lane_is_sent_no_more_than_its_free_probes() -> None:
     view = LaneView(make_lane())
-    view.lane.health.publish(Health(Gate.HALF_OPEN, probes_free=1))
+    view.lane.health.publish(BreakerStatus(BreakerState.HALF_OPEN, probes_free=1))
     view.refresh()
 
     before = view.opens_at_s()
@@ -126,7 +126,7 @@ def test_a_half_open_lane_is_sent_no_more_than_its_free_probes() -> None:
 
 
 @pytest.mark.parametrize("health", [OPEN, DISABLED], ids=["open", "disabled"])
-def test_an_open_lane_takes_one_message_once_its_time_is_over(health: Health) -> None:
+def test_an_open_lane_takes_one_message_once_its_time_is_over(health: BreakerStatus) -> None:
     view = LaneView(make_lane())
     view.lane.health.publish(health)
     view.refresh()
@@ -160,35 +160,35 @@ def test_the_first_lane_that_takes_a_message_is_chosen() -> None:
 
 def test_a_lane_that_must_wait_is_passed_over() -> None:
     views = views_of(primary=CLOSED, secondary=CLOSED)
-    views["primary"].lane.pace.publish(Pace(next_permit_s=NOW_S + 0.1))
+    views["primary"].lane.pace.publish(LimiterStatus(next_permit_s=NOW_S + 0.1))
 
     assert Choice("secondary") == choose_lane(ROUTE, ROUTE, views, NOW_S)
 
 
 def test_there_is_no_panic_while_a_lane_of_the_route_is_closed_though_busy() -> None:
     views = views_of(primary=OPEN, secondary=CLOSED)
-    views["secondary"].lane.pace.publish(Pace(next_permit_s=NOW_S + 60.0))
+    views["secondary"].lane.pace.publish(LimiterStatus(next_permit_s=NOW_S + 60.0))
 
     assert choose_lane(ROUTE, ROUTE, views, NOW_S) is None
     assert choose_lane(("primary",), ROUTE, views, NOW_S) is None
 
 
 def test_when_every_breaker_is_open_the_latest_success_is_the_least_bad_lane() -> None:
-    better = Health(Gate.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 1.0)
+    better = BreakerStatus(BreakerState.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 1.0)
     views = views_of(primary=OPEN, secondary=better)
 
     assert Choice("secondary", True) == choose_lane(ROUTE, ROUTE, views, NOW_S)
 
 
 def test_panic_keeps_to_the_lanes_that_may_take_the_message() -> None:
-    better = Health(Gate.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 1.0)
+    better = BreakerStatus(BreakerState.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 1.0)
     views = views_of(primary=OPEN, secondary=better)
 
     assert Choice("primary", True) == choose_lane(("primary",), ROUTE, views, NOW_S)
 
 
 @pytest.mark.parametrize("health", [DEAD, DISABLED], ids=["dead", "disabled"])
-def test_a_dead_or_disabled_lane_is_no_use_in_panic(health: Health) -> None:
+def test_a_dead_or_disabled_lane_is_no_use_in_panic(health: BreakerStatus) -> None:
     views = views_of(primary=health, secondary=health)
 
     assert choose_lane(ROUTE, ROUTE, views, NOW_S) is None
@@ -220,7 +220,7 @@ def test_a_dead_lane_is_not_knocked_at_while_another_is_closed() -> None:
 
 
 def test_a_free_probe_comes_before_panic() -> None:
-    views = views_of(primary=OPEN, secondary=Health(Gate.HALF_OPEN, probes_free=1))
+    views = views_of(primary=OPEN, secondary=BreakerStatus(BreakerState.HALF_OPEN, probes_free=1))
 
     assert Choice("secondary") == choose_lane(ROUTE, ROUTE, views, NOW_S)
 
@@ -240,7 +240,7 @@ def test_panic_is_paced_and_bounded() -> None:
 
 def test_a_paused_lane_is_not_used_in_panic() -> None:
     views = views_of(primary=OPEN)
-    views["primary"].lane.pace.publish(Pace(next_permit_s=math.inf, is_paused=True))
+    views["primary"].lane.pace.publish(LimiterStatus(next_permit_s=math.inf, is_paused=True))
 
     assert choose_lane(("primary",), ("primary",), views, NOW_S) is None
 

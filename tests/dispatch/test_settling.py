@@ -8,17 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.dispatch.retry import Plan, Preference
+from mailactors.dispatch.retry import Preference, StreamPolicy
 from mailactors.dispatch.settling import (
     HELD_FOR_S,
     NOBODY,
     STEPS_MAX,
     ClockSteps,
     Conclude,
+    DoubtAction,
     LookUp,
-    Move,
     Repeat,
-    Rest,
+    Wait,
     after_repeat_at,
     count_look,
     decide_doubt,
@@ -44,7 +44,7 @@ from mailactors.model.outcome import (
     Why,
 )
 from mailactors.providers.port import Capabilities, Found, LookUpFailed, NotFound
-from mailactors.spool.doubts import NEVER_AT, Doubt, Looks
+from mailactors.spool.port import NEVER_AT, Doubt, LookUps
 from tests.dispatch.makers import NOW
 
 HOUR_S = 3600.0
@@ -53,8 +53,8 @@ REASON = Reason("because", 451)
 KEYED = Capabilities(True, idempotency_window_s=HOUR_S)
 ASKED = Capabilities(True, look_up_lag_s=LAG_S)
 BOTH = Capabilities(True, HOUR_S, LAG_S)
-RESEND = Plan(("primary", "secondary"))
-HOLD = Plan(("primary", "secondary"), on_uncertain=Preference.HOLD)
+RESEND = StreamPolicy(("primary", "secondary"))
+HOLD = StreamPolicy(("primary", "secondary"), on_uncertain=Preference.HOLD)
 NO_STEPS = ClockSteps()
 
 
@@ -83,33 +83,33 @@ def make_doubt(**changes: Any) -> Doubt:
 def decide(
     after_s: float,
     able: Capabilities = NOBODY,
-    plan: Plan = RESEND,
+    plan: StreamPolicy = RESEND,
     steps: ClockSteps = NO_STEPS,
     **changes: Any,
-) -> Move:
+) -> DoubtAction:
     return decide_doubt(make_doubt(**changes), able, plan, steps, NOW + after_s)
 
 
-def concluded(move: Move) -> tuple[State, bool]:
+def concluded(move: DoubtAction) -> tuple[State, bool]:
     assert isinstance(move, Conclude), move
     (state,) = {state for _, state in move.states}
     return state, move.is_risk
 
 
-NEGATIVE = Looks(count=1, negatives=1, negative_at=NOW + LAG_S, answered_at=NOW + LAG_S + 1)
-FAILED = Looks(count=1, failures=1)
+NEGATIVE = LookUps(count=1, negatives=1, negative_at=NOW + LAG_S, answered_at=NOW + LAG_S + 1)
+FAILED = LookUps(count=1, failures=1)
 
 
 @pytest.mark.parametrize(
     ("after_s", "able", "plan", "changes", "expected"),
     [
         # Nobody can be asked.
-        (0, NOBODY, RESEND, {}, Rest(NOW + 60)),
+        (0, NOBODY, RESEND, {}, Wait(NOW + 60)),
         (60, NOBODY, RESEND, {}, (State.READY, True)),
         (60, NOBODY, HOLD, {}, (State.HELD, False)),
-        (30, NOBODY, RESEND, {"expires_at": NOW + 45}, Rest(NOW + 45)),
+        (30, NOBODY, RESEND, {"expires_at": NOW + 45}, Wait(NOW + 45)),
         (45, NOBODY, RESEND, {"expires_at": NOW + 45}, (State.HELD, False)),
-        (90, NOBODY, RESEND, {"is_held": True}, Rest(NEVER_AT)),
+        (90, NOBODY, RESEND, {"is_held": True}, Wait(NEVER_AT)),
         # By key, to the end of the wait, at least once.
         (1, KEYED, RESEND, {}, Repeat(NOW - 1 + HOUR_S - 60)),
         (1, KEYED, RESEND, {"repeats": 1}, Repeat(NOW + 60)),
@@ -121,21 +121,21 @@ FAILED = Looks(count=1, failures=1)
         (HOUR_S, KEYED, RESEND, {"repeats": 0}, (State.READY, True)),
         (60, BOTH, HOLD, {"repeats": 9}, LookUp()),
         # Never by key what would not be identical, or may not go out any more.
-        (1, KEYED, RESEND, {"is_whole": False}, Rest(NOW + 60)),
-        (1, KEYED, RESEND, {"is_suppressed": True}, Rest(NOW + 60)),
-        (1, BOTH, RESEND, {"is_suppressed": True}, Rest(NOW + LAG_S)),
+        (1, KEYED, RESEND, {"is_whole": False}, Wait(NOW + 60)),
+        (1, KEYED, RESEND, {"is_suppressed": True}, Wait(NOW + 60)),
+        (1, BOTH, RESEND, {"is_suppressed": True}, Wait(NOW + LAG_S)),
         (30, KEYED, RESEND, {"expires_at": NOW + 30}, (State.HELD, False)),
-        (10, KEYED, RESEND, {"is_held": True}, Rest(NEVER_AT)),
+        (10, KEYED, RESEND, {"is_held": True}, Wait(NEVER_AT)),
         # By look-up, after the lag; the second a lag after the first.
-        (19.9, ASKED, RESEND, {}, Rest(NOW + LAG_S)),
+        (19.9, ASKED, RESEND, {}, Wait(NOW + LAG_S)),
         (20, ASKED, RESEND, {}, LookUp()),
         (500, ASKED, RESEND, {}, LookUp()),
-        (30, ASKED, RESEND, {"looks": NEGATIVE}, Rest(NOW + 40)),
+        (30, ASKED, RESEND, {"looks": NEGATIVE}, Wait(NOW + 40)),
         (40, ASKED, RESEND, {"looks": NEGATIVE}, LookUp()),
         (900, ASKED, RESEND, {"looks": NEGATIVE}, LookUp()),
-        (50, ASKED, RESEND, {"looks": Looks(2, 0, 2)}, (State.READY, False)),
-        (50, ASKED, HOLD, {"looks": Looks(2, 0, 2)}, (State.READY, False)),
-        (50, ASKED, RESEND, {"looks": Looks(2, 0, 2), "is_held": True}, LookUp()),
+        (50, ASKED, RESEND, {"looks": LookUps(2, 0, 2)}, (State.READY, False)),
+        (50, ASKED, HOLD, {"looks": LookUps(2, 0, 2)}, (State.READY, False)),
+        (50, ASKED, RESEND, {"looks": LookUps(2, 0, 2), "is_held": True}, LookUp()),
         # Look-ups that fail leave it to the preference when the wait is over.
         (79, ASKED, RESEND, {"looks": FAILED}, LookUp()),
         (80, ASKED, RESEND, {"looks": FAILED}, (State.READY, True)),
@@ -148,13 +148,13 @@ FAILED = Looks(count=1, failures=1)
         ),
         # Held: looked up, nothing sent; after a week no more.
         (900, ASKED, RESEND, {"is_held": True, "looks": FAILED}, LookUp()),
-        (HELD_FOR_S, ASKED, RESEND, {"is_held": True}, Rest(NEVER_AT)),
+        (HELD_FOR_S, ASKED, RESEND, {"is_held": True}, Wait(NEVER_AT)),
         # Past the deadline.
         (30, ASKED, RESEND, {"expires_at": NOW + 30}, (State.HELD, False)),
         (31, ASKED, RESEND, {"expires_at": NOW + 30, "is_held": True}, LookUp()),
         (
             *(99, ASKED, RESEND),
-            {"expires_at": NOW + 30, "is_held": True, "looks": Looks(2, 0, 2)},
+            {"expires_at": NOW + 30, "is_held": True, "looks": LookUps(2, 0, 2)},
             (State.READY, False),
         ),
     ],
@@ -162,9 +162,9 @@ FAILED = Looks(count=1, failures=1)
 def test_a_doubt_is_decided_by_the_table(
     after_s: float,
     able: Capabilities,
-    plan: Plan,
+    plan: StreamPolicy,
     changes: dict[str, Any],
-    expected: Move | tuple[State, bool],
+    expected: DoubtAction | tuple[State, bool],
 ) -> None:
     move = decide(after_s, able, plan, **changes)
 
@@ -183,7 +183,7 @@ def test_what_a_delivery_event_told_goes_before_all_else(able: Capabilities, is_
 
 
 def test_no_decision_leaves_the_table_or_sends_what_may_not_be_sent() -> None:
-    looks = [Looks(), FAILED, NEGATIVE, Looks(2, 0, 2, NOW, NOW)]
+    looks = [LookUps(), FAILED, NEGATIVE, LookUps(2, 0, 2, NOW, NOW)]
     for able, plan, look, held, late, repeats in itertools.product(
         (NOBODY, KEYED, ASKED, BOTH), (RESEND, HOLD), looks, (0, 1), (0, 1), (0, 3)
     ):
@@ -205,15 +205,15 @@ def test_no_decision_leaves_the_table_or_sends_what_may_not_be_sent() -> None:
 @pytest.mark.parametrize(
     ("steps", "after_s", "able", "expected"),
     [
-        (NO_STEPS.stepped(100, NOW + 101), 101, ASKED, Rest(NOW + 120)),
+        (NO_STEPS.stepped(100, NOW + 101), 101, ASKED, Wait(NOW + 120)),
         (NO_STEPS.stepped(100, NOW + 101), 120, ASKED, LookUp()),
         (NO_STEPS.stepped(100, NOW - 1), 20, ASKED, LookUp()),
-        (NO_STEPS.stepped(-HOUR_S, NOW + 1 - HOUR_S), 1, KEYED, Rest(NOW + 60)),
+        (NO_STEPS.stepped(-HOUR_S, NOW + 1 - HOUR_S), 1, KEYED, Wait(NOW + 60)),
         (NO_STEPS.stepped(-HOUR_S, NOW - 2 - HOUR_S), 1, KEYED, Repeat(NOW - 1 + HOUR_S - 60)),
     ],
 )
 def test_a_clock_that_was_set_is_trusted_that_much_less(
-    steps: ClockSteps, after_s: float, able: Capabilities, expected: Move
+    steps: ClockSteps, after_s: float, able: Capabilities, expected: DoubtAction
 ) -> None:
     assert expected == decide(after_s, able, steps=steps)
 
@@ -241,14 +241,14 @@ def test_the_window_is_left_in_time() -> None:
 @pytest.mark.parametrize(
     ("sighting", "asked_s", "expected"),
     [
-        (Found("42"), 20.0, Looks(4, 0, 1, 7.0, NOW + 30)),
-        (NotFound(), 20.0, Looks(4, 0, 2, NOW + 20, NOW + 30)),
-        (NotFound(), 19.9, Looks(4, 0, 1, 7.0, NOW + 30)),
-        (LookUpFailed(REASON), 20.0, Looks(4, 3, 1, 7.0, 8.0)),
+        (Found("42"), 20.0, LookUps(4, 0, 1, 7.0, NOW + 30)),
+        (NotFound(), 20.0, LookUps(4, 0, 2, NOW + 20, NOW + 30)),
+        (NotFound(), 19.9, LookUps(4, 0, 1, 7.0, NOW + 30)),
+        (LookUpFailed(REASON), 20.0, LookUps(4, 3, 1, 7.0, 8.0)),
     ],
 )
-def test_look_ups_are_counted(sighting: Any, asked_s: float, expected: Looks) -> None:
-    before = Looks(3, 2, 1, 7.0, 8.0)
+def test_look_ups_are_counted(sighting: Any, asked_s: float, expected: LookUps) -> None:
+    before = LookUps(3, 2, 1, 7.0, 8.0)
 
     assert expected == count_look(before, sighting, NOW + asked_s, NOW + LAG_S, NOW + 30)
 
@@ -256,7 +256,7 @@ def test_look_ups_are_counted(sighting: Any, asked_s: float, expected: Looks) ->
 @pytest.mark.parametrize("is_held", [True, False])
 @pytest.mark.parametrize("at", [NOW + 50, NEVER_AT])
 def test_a_look_up_is_recorded_with_what_it_found(at: float, is_held: bool) -> None:
-    doubt, looks = make_doubt(is_held=is_held), Looks(1, 0, 1)
+    doubt, looks = make_doubt(is_held=is_held), LookUps(1, 0, 1)
     stays = State.HELD if is_held else State.UNCERTAIN
 
     found = resolve_of_look(doubt, Found("42"), looks, NOW, at)
@@ -319,7 +319,7 @@ def test_only_an_acceptance_settles_a_repetition(
     [(NOBODY, RESEND, 60), (KEYED, RESEND, 1), (ASKED, HOLD, 20), (BOTH, HOLD, 1)],
 )
 def test_the_first_look_comes_when_there_is_something_to_see(
-    able: Capabilities, plan: Plan, expected_s: float
+    able: Capabilities, plan: StreamPolicy, expected_s: float
 ) -> None:
     assert NOW + expected_s == first_at(able, plan, NOW)
 
@@ -328,7 +328,7 @@ def test_a_long_lag_is_waited_for_though_the_streams_wait_is_over() -> None:
     slow = Capabilities(True, look_up_lag_s=600.0)
 
     assert NOW + 600 == first_at(slow, RESEND, NOW)
-    assert Rest(NOW + 600) == decide(60, slow)
+    assert Wait(NOW + 600) == decide(60, slow)
 
 
 def test_the_next_try_is_no_later_than_the_next_turn_of_something_else() -> None:
@@ -356,7 +356,7 @@ def test_each_try_in_vain_is_counted() -> None:
 
 
 def test_a_conclusion_says_how_it_was_come_by() -> None:
-    doubt = make_doubt(repeats=2, looks=Looks(2, 0, 2))
+    doubt = make_doubt(repeats=2, looks=LookUps(2, 0, 2))
     move = decide_doubt(doubt, ASKED, RESEND, NO_STEPS, NOW + 90)
     assert isinstance(move, Conclude)
 

@@ -14,8 +14,8 @@ from mailactors.intake.admission import (
     SHORT_TEXT_MAX,
     SUBJECT_CHARACTERS_MAX,
     TAGS_MAX,
-    Rules,
-    Stream,
+    AdmissionRules,
+    StreamRules,
     decide_admission,
     normal_address,
     submission_fingerprint,
@@ -24,9 +24,9 @@ from mailactors.intake.submission import Fault, Submission, SubmissionRejectedEr
 from mailactors.model.message import RECIPIENTS_MAX, Address, Attachment, Message
 
 NOW = 1_800_000_000.0
-RULES = Rules(
+RULES = AdmissionRules(
     default_from=Address("default@sender.example"),
-    streams={"transactional": Stream(3600.0), "otp": Stream(600.0)},
+    streams={"transactional": StreamRules(3600.0), "otp": StreamRules(600.0)},
     key_window_s=86400.0,
     fingerprint_window_s=60.0,
 )

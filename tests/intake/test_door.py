@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mailactors.intake.admission import Rules, Stream, submission_fingerprint
+from mailactors.intake.admission import AdmissionRules, StreamRules, submission_fingerprint
 from mailactors.intake.door import ACCEPT_WITHIN_S, FINGERPRINT_SCOPE, NEARLY_FULL_RETRY_S, Door
 from mailactors.intake.registry import RETRY_AFTER_S, Submit
 from mailactors.intake.submission import (
@@ -27,7 +27,7 @@ from mailactors.model.message import Address, fingerprint
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError
-from mailactors.spool.actor import Room, SpoolSignals
+from mailactors.spool.actor import SpoolSignals, SpoolSpace
 from mailactors.spool.port import (
     Accept,
     AcceptedMany,
@@ -38,9 +38,9 @@ from mailactors.spool.port import (
 )
 from tests.gateways import EPOCH_S, NotingJournal, letter, make_ports
 
-RULES = Rules(
+RULES = AdmissionRules(
     default_from=Address("me@sender.example"),
-    streams={"mail": Stream(3600.0)},
+    streams={"mail": StreamRules(3600.0)},
     key_window_s=86400.0,
     fingerprint_window_s=60.0,
     backlog_max=100,
@@ -55,7 +55,7 @@ class Rig:
     capacity: int = 10
     signals: SpoolSignals = field(default_factory=SpoolSignals)
     ports: Ports = field(default_factory=make_ports)
-    rules: Rules = RULES
+    rules: AdmissionRules = RULES
 
     def __post_init__(self) -> None:
         self.registry: Mailbox[Submit] = Mailbox("registry", self.capacity, lambda _s, _e: None)
@@ -78,7 +78,7 @@ class Rig:
 
 @contextlib.asynccontextmanager
 async def answering(
-    answer: Receipt | Conflict | Exception | None, rules: Rules = RULES
+    answer: Receipt | Conflict | Exception | None, rules: AdmissionRules = RULES
 ) -> AsyncIterator[Rig]:
     """Run a registry that answers everything alike; None makes a receipt of each message."""
     rig = Rig(rules=rules)
@@ -186,18 +186,18 @@ async def test_a_disk_that_is_known_to_be_full_costs_no_wait(autojump_clock: Moc
 @pytest.mark.parametrize(
     ("room", "words"),
     [
-        (Room(free_bytes=RULES.free_bytes_min - 1), "disk is nearly full"),
-        (Room(backlog=RULES.backlog_max), "too many messages are on their way"),
+        (SpoolSpace(free_bytes=RULES.free_bytes_min - 1), "disk is nearly full"),
+        (SpoolSpace(backlog=RULES.backlog_max), "too many messages are on their way"),
     ],
 )
-async def test_too_little_room_is_overload_before_it_is_none(room: Room, words: str) -> None:
+async def test_too_little_room_is_overload_before_it_is_none(room: SpoolSpace, words: str) -> None:
     async with answering(None) as rig:
         rig.signals.room.publish(room)
         with pytest.raises(OverloadedError, match=words) as caught:
             await rig.door.submit(letter())
         assert caught.value.retry_after_s == NEARLY_FULL_RETRY_S
 
-        rig.signals.room.publish(Room(RULES.backlog_max - 1, RULES.free_bytes_min))
+        rig.signals.room.publish(SpoolSpace(RULES.backlog_max - 1, RULES.free_bytes_min))
         await rig.door.submit(letter())
 
 

@@ -8,27 +8,33 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.dispatch.lane import Attempt, Gate, Health, Lane, Pace
-from mailactors.dispatch.retry import Failover, Plan
+from mailactors.dispatch.lane import Attempt, BreakerState, BreakerStatus, Lane, LimiterStatus
+from mailactors.dispatch.retry import Failover, StreamPolicy
 from mailactors.observe.alarms import (
     LAG_MAX_S,
     LATE_S,
     NAMED_MAX,
     RULES,
     SUSPECTED_MAX,
-    Book,
-    Fault,
-    Kind,
-    World,
+    AlarmKind,
+    AlarmRegister,
+    Finding,
+    Snapshot,
     decide_changes,
     is_free,
     process_faults,
     spool_faults,
 )
 from mailactors.runtime.mailbox import MailboxStatistics
-from mailactors.spool.inspection import DeliveryFacts, Inspection, MessageFacts, Owner
-from mailactors.spool.operations import ALONE_FROM
-from mailactors.spool.port import Lease, Progress
+from mailactors.spool.port import (
+    ALONE_FROM,
+    DeliveryFacts,
+    Inspection,
+    Lease,
+    LeaseOwner,
+    MessageFacts,
+    Progress,
+)
 from tests.dispatch.makers import make_lane, make_lease
 
 NOW = 1_800_000_000.0
@@ -36,10 +42,10 @@ PAST = NOW - LATE_S - 1.0
 NEVER = float("inf")
 ROOM = 500
 FLYING = frozenset({(1, 7)})
-WORLD = World(
+WORLD = Snapshot(
     now=NOW,
-    owner=Owner("single", frozenset({"a1"})),
-    plans={"main": Plan(("primary", "secondary"))},
+    owner=LeaseOwner("single", frozenset({"a1"})),
+    plans={"main": StreamPolicy(("primary", "secondary"))},
     free=frozenset(),
     well=frozenset({"primary", "secondary"}),
     room=ROOM,
@@ -72,12 +78,12 @@ def message(*deliveries: DeliveryFacts, **changes: Any) -> MessageFacts:
     return msgspec.structs.replace(facts, **changes)
 
 
-def faults(*messages: MessageFacts, taken: int = 0, **world: Any) -> list[Fault]:
+def faults(*messages: MessageFacts, taken: int = 0, **world: Any) -> list[Finding]:
     changed = msgspec.structs.replace(WORLD, **world)
     return list(spool_faults(Inspection(messages, {"main": taken}), changed))
 
 
-def kinds(found: Sequence[Fault]) -> list[str]:
+def kinds(found: Sequence[Finding]) -> list[str]:
     return [fault.kind.value for fault in found]
 
 
@@ -148,9 +154,9 @@ def test_what_is_due_may_wait_while_there_is_no_room_for_it() -> None:
 def test_an_owner_that_can_say_knows_each_lease_by_its_epoch() -> None:
     leased = message(delivery("leased"))
 
-    assert [] == faults(leased, owner=Owner("single", waiting=frozenset({(1, 7)})))
-    assert [] == faults(leased, owner=Owner("single", flying=FLYING, waiting=frozenset()))
-    found = faults(leased, owner=Owner("single", waiting=frozenset({(1, 6)})))
+    assert [] == faults(leased, owner=LeaseOwner("single", waiting=frozenset({(1, 7)})))
+    assert [] == faults(leased, owner=LeaseOwner("single", flying=FLYING, waiting=frozenset()))
+    found = faults(leased, owner=LeaseOwner("single", waiting=frozenset({(1, 6)})))
     assert ["lease_orphaned"] == kinds(found)
 
 
@@ -178,13 +184,13 @@ def test_what_is_leased_goes_out_while_a_lane_that_it_may_take_is_free(
 
 
 def test_what_is_in_flight_does_not_wait_for_a_lane() -> None:
-    owner = Owner("single", frozenset({"a1"}), FLYING)
+    owner = LeaseOwner("single", frozenset({"a1"}), FLYING)
 
     assert [] == faults(message(delivery("leased")), free=frozenset({"primary"}), owner=owner)
 
 
 def test_a_patient_stream_may_wait_for_a_lane_that_is_well() -> None:
-    plans = {"main": Plan(("primary", "secondary"), Failover.AFTER_RETRIES)}
+    plans = {"main": StreamPolicy(("primary", "secondary"), Failover.AFTER_RETRIES)}
     leased, free = message(delivery("leased")), frozenset({"secondary"})
 
     assert [] == faults(leased, plans=plans, free=free)
@@ -193,7 +199,7 @@ def test_a_patient_stream_may_wait_for_a_lane_that_is_well() -> None:
 
 
 def test_a_partial_envelope_may_wait_for_a_lane_that_carries_it() -> None:
-    plans = {"main": Plan(("primary", "secondary"), own_envelope=("secondary",))}
+    plans = {"main": StreamPolicy(("primary", "secondary"), own_envelope=("secondary",))}
     partial = message(delivery("leased"), delivery("sent", 1))
 
     assert [] == faults(partial, plans=plans, free=frozenset({"primary"}))
@@ -220,7 +226,7 @@ def test_a_repetition_waits_while_as_many_as_may_be_are_on_their_way() -> None:
 
 def lane(**changes: Any) -> Lane:
     found = make_lane(concurrency_max=1)
-    found.pace.publish(Pace(0.0, 5))
+    found.pace.publish(LimiterStatus(0.0, 5))
     for name, value in changes.items():
         if name in {"pace", "health"}:
             getattr(found, name).publish(value)
@@ -233,13 +239,13 @@ def lane(**changes: Any) -> Lane:
     ("changes", "expected"),
     [
         ({}, True),
-        ({"pace": Pace(10.1, 5)}, False),
-        ({"pace": Pace(9.9, 5)}, True),
-        ({"pace": Pace(0.0, 0)}, False),
-        ({"pace": Pace(0.0, 5, is_paused=True)}, False),
-        ({"health": Health(Gate.OPEN, 1.0)}, False),
-        ({"health": Health(Gate.HALF_OPEN, 0.0, 3)}, False),
-        ({"health": Health(Gate.DISABLED, 1.0)}, False),
+        ({"pace": LimiterStatus(10.1, 5)}, False),
+        ({"pace": LimiterStatus(9.9, 5)}, True),
+        ({"pace": LimiterStatus(0.0, 0)}, False),
+        ({"pace": LimiterStatus(0.0, 5, is_paused=True)}, False),
+        ({"health": BreakerStatus(BreakerState.OPEN, 1.0)}, False),
+        ({"health": BreakerStatus(BreakerState.HALF_OPEN, 0.0, 3)}, False),
+        ({"health": BreakerStatus(BreakerState.DISABLED, 1.0)}, False),
         ({"is_retired": True}, False),
         ({"in_flight": {"a1": None}}, False),
     ],
@@ -346,12 +352,12 @@ def test_a_late_loop_and_a_look_under_way_are_told() -> None:
 
 # From fault to alarm
 
-FAULT = Fault(Kind.NOT_SENT, "m1", "7", 1)
-PATIENCE_S = RULES[Kind.NOT_SENT].patience_s
+FAULT = Finding(AlarmKind.NOT_SENT, "m1", "7", 1)
+PATIENCE_S = RULES[AlarmKind.NOT_SENT].patience_s
 
 
 def test_a_fault_is_an_alarm_when_it_has_lasted_and_is_raised_once() -> None:
-    book = Book()
+    book = AlarmRegister()
 
     assert () == decide_changes(book, [FAULT], 0.0, NOW).raised
     assert () == decide_changes(book, [FAULT], PATIENCE_S - 0.1, NOW).raised
@@ -364,7 +370,7 @@ def test_a_fault_is_an_alarm_when_it_has_lasted_and_is_raised_once() -> None:
 
 
 def test_an_alarm_is_cleared_once_when_its_fault_is_gone() -> None:
-    book = Book()
+    book = AlarmRegister()
     decide_changes(book, [FAULT], 0.0, NOW)
     (raised,) = decide_changes(book, [FAULT], PATIENCE_S, NOW).raised
 
@@ -375,7 +381,7 @@ def test_an_alarm_is_cleared_once_when_its_fault_is_gone() -> None:
 
 
 def test_a_fault_that_comes_back_has_to_last_again() -> None:
-    book = Book()
+    book = AlarmRegister()
     decide_changes(book, [FAULT], 0.0, NOW)
     decide_changes(book, [], 5.0, NOW)
     decide_changes(book, [FAULT], 10.0, NOW)
@@ -385,7 +391,7 @@ def test_a_fault_that_comes_back_has_to_last_again() -> None:
 
 
 def test_what_has_moved_on_is_another_fault() -> None:
-    book = Book()
+    book = AlarmRegister()
     for number in range(20):
         spell = msgspec.structs.replace(FAULT, spell=str(number))
 
@@ -393,21 +399,21 @@ def test_what_has_moved_on_is_another_fault() -> None:
 
 
 def test_the_wall_clock_counts_for_nothing() -> None:
-    book = Book()
+    book = AlarmRegister()
     decide_changes(book, [FAULT], 0.0, NOW)
 
     assert () == decide_changes(book, [FAULT], 5.0, NOW + 3600.0).raised
     assert 1 == len(decide_changes(book, [FAULT], PATIENCE_S, NOW - 3600.0).raised)
 
 
-@pytest.mark.parametrize("kind", [k for k in Kind if RULES[k].patience_s == 0.0])
-def test_what_can_never_be_is_an_alarm_at_once(kind: Kind) -> None:
-    assert 1 == len(decide_changes(Book(), [Fault(kind, "m1")], 0.0, NOW).raised)
+@pytest.mark.parametrize("kind", [k for k in AlarmKind if RULES[k].patience_s == 0.0])
+def test_what_can_never_be_is_an_alarm_at_once(kind: AlarmKind) -> None:
+    assert 1 == len(decide_changes(AlarmRegister(), [Finding(kind, "m1")], 0.0, NOW).raised)
 
 
 def test_so_many_are_named_and_the_others_counted() -> None:
-    book = Book()
-    found = [Fault(Kind.COUNT_WRONG, f"m{n}", seq=n) for n in range(1, NAMED_MAX + 6)]
+    book = AlarmRegister()
+    found = [Finding(AlarmKind.COUNT_WRONG, f"m{n}", seq=n) for n in range(1, NAMED_MAX + 6)]
 
     named = decide_changes(book, found, 0.0, NOW).raised
 
@@ -418,20 +424,20 @@ def test_so_many_are_named_and_the_others_counted() -> None:
 
 
 def test_no_more_is_remembered_than_so_much() -> None:
-    book = Book()
-    known = [Fault(Kind.NOT_CLAIMED, "first", seq=1)]
+    book = AlarmRegister()
+    known = [Finding(AlarmKind.NOT_CLAIMED, "first", seq=1)]
     decide_changes(book, known, 0.0, NOW)
-    flood = [Fault(Kind.COUNT_WRONG, f"m{n}", seq=n + 2) for n in range(2 * SUSPECTED_MAX)]
+    flood = [Finding(AlarmKind.COUNT_WRONG, f"m{n}", seq=n + 2) for n in range(2 * SUSPECTED_MAX)]
 
     decide_changes(book, [*flood, *known], 5.0, NOW)
 
     assert SUSPECTED_MAX + 1 == len(book.suspected)
-    assert 0.0 == book.suspected[Kind.NOT_CLAIMED, "first", ""][1]
+    assert 0.0 == book.suspected[AlarmKind.NOT_CLAIMED, "first", ""][1]
 
 
 def test_while_nothing_can_move_suspicions_do_not_age_and_alarms_stay() -> None:
-    book = Book()
-    other = Fault(Kind.NOT_SENT, "m2", "8", 2)
+    book = AlarmRegister()
+    other = Finding(AlarmKind.NOT_SENT, "m2", "8", 2)
     decide_changes(book, [FAULT], 0.0, NOW)
     decide_changes(book, [FAULT, other], PATIENCE_S, NOW)
 
@@ -443,5 +449,5 @@ def test_while_nothing_can_move_suspicions_do_not_age_and_alarms_stay() -> None:
 
 
 def test_every_kind_has_a_rule_and_a_count() -> None:
-    assert set(RULES) == set(Kind)
-    assert dict.fromkeys([kind.value for kind in Kind], 0) == Book().counts(0.0)
+    assert set(RULES) == set(AlarmKind)
+    assert dict.fromkeys([kind.value for kind in AlarmKind], 0) == AlarmRegister().counts(0.0)

@@ -16,7 +16,7 @@ from mailactors.dispatch import dispatcher
 from mailactors.intake.registry import RegistryActor
 from mailactors.model.message import Address
 from mailactors.model.outcome import Deferred, Outcome, Phase, Reason, Rejected, Scope, Uncertain
-from mailactors.observe.alarms import RULES, Kind
+from mailactors.observe.alarms import RULES, AlarmKind
 from mailactors.observe.metrics import expose
 from mailactors.observe.watchdog import LOOK_EVERY_S
 from mailactors.providers.port import Mail
@@ -68,7 +68,7 @@ def cleared(gateway: Gateway) -> list[str]:
     return [each["kind"] for each in journal(gateway).named("watchdog.cleared")]
 
 
-async def one_alarm(gateway: Gateway, kind: Kind, within_s: float = 20.0) -> dict[str, Any]:
+async def one_alarm(gateway: Gateway, kind: AlarmKind, within_s: float = 20.0) -> dict[str, Any]:
     """Return the only alarm, once it is raised; not sooner than its kind may last in health."""
     rule = RULES[kind]
     await trio.sleep(max(0.0, rule.patience_s - 0.1))
@@ -81,7 +81,7 @@ async def one_alarm(gateway: Gateway, kind: Kind, within_s: float = 20.0) -> dic
     return alarm
 
 
-async def is_cleared(gateway: Gateway, kind: Kind) -> None:
+async def is_cleared(gateway: Gateway, kind: AlarmKind) -> None:
     """Wait until the alarm is over; it is told once."""
     await trio.sleep(3 * LOOK_EVERY_S)
     assert [kind.value] == cleared(gateway)
@@ -110,14 +110,14 @@ async def test_a_lease_of_an_unknown_owner_is_named(autojump_clock: MockClock) -
             (receipt,) = await submit(gateway, 1)
             await wait_for_states(gateway, leased=1)
             change(store, "UPDATE deliveries SET node = 'ghost'")
-            alarm = await one_alarm(gateway, Kind.LEASE_ORPHANED)
+            alarm = await one_alarm(gateway, AlarmKind.LEASE_ORPHANED)
 
             assert (receipt.id, "leased", "leased to ghost", "transactional") == (
                 *(alarm["id"], alarm["state"], alarm["detail"], alarm["stream"]),
             )
             assert 30.0 <= alarm["age_s"] <= 50.0
             change(store, "UPDATE deliveries SET node = 'single'")
-            await is_cleared(gateway, Kind.LEASE_ORPHANED)
+            await is_cleared(gateway, AlarmKind.LEASE_ORPHANED)
 
 
 async def test_a_lease_that_its_owner_lost_is_named(autojump_clock: MockClock) -> None:
@@ -128,12 +128,12 @@ async def test_a_lease_that_its_owner_lost_is_named(autojump_clock: MockClock) -
             await wait_for_states(gateway, leased=1)
             change(store, "UPDATE deliveries SET epoch = epoch + 100")
             resume(gateway)  # it is withdrawn at its intent, and then nobody has it
-            alarm = await one_alarm(gateway, Kind.LEASE_ORPHANED)
+            alarm = await one_alarm(gateway, AlarmKind.LEASE_ORPHANED)
 
             assert receipt.id == alarm["id"]
             gateway.supervisor.crash("dispatcher")  # its successor finds it
             await wait_for_states(gateway, sent=1)
-            await is_cleared(gateway, Kind.LEASE_ORPHANED)
+            await is_cleared(gateway, AlarmKind.LEASE_ORPHANED)
 
 
 async def test_an_intent_that_nobody_has_in_flight_is_named(autojump_clock: MockClock) -> None:
@@ -143,14 +143,14 @@ async def test_an_intent_that_nobody_has_in_flight_is_named(autojump_clock: Mock
             (receipt,) = await submit(gateway, 1)
             await wait_for_states(gateway, leased=1)
             change(store, "UPDATE deliveries SET state = 'sending', attempt_id = 'ghost'")
-            alarm = await one_alarm(gateway, Kind.INTENT_ORPHANED)
+            alarm = await one_alarm(gateway, AlarmKind.INTENT_ORPHANED)
 
             assert (receipt.id, "sending", "attempt ghost") == (
                 *(alarm["id"], alarm["state"], alarm["detail"]),
             )
             gateway.supervisor.crash("dispatcher")  # its successor settles it
             await wait_for_states(gateway, uncertain=1)
-            await is_cleared(gateway, Kind.INTENT_ORPHANED)
+            await is_cleared(gateway, AlarmKind.INTENT_ORPHANED)
 
 
 @pytest.mark.slow
@@ -159,13 +159,13 @@ async def test_a_lane_that_never_ends_an_attempt_is_named(autojump_clock: MockCl
         async with running(make_config({"only": simulated()}), store) as gateway:
             provider(gateway, "only").behaviour.is_stalling = True
             (receipt,) = await submit(gateway, 1)
-            alarm = await one_alarm(gateway, Kind.ATTEMPT_STUCK)
+            alarm = await one_alarm(gateway, AlarmKind.ATTEMPT_STUCK)
 
             assert receipt.id == alarm["id"]
             assert alarm["detail"].endswith("with only, sending")
             provider(gateway, "only").behaviour.is_stalling = False
             gateway.supervisor.crash("provider:only")
-            await is_cleared(gateway, Kind.ATTEMPT_STUCK)
+            await is_cleared(gateway, AlarmKind.ATTEMPT_STUCK)
 
 
 async def test_an_expiry_that_is_not_carried_out_is_named(
@@ -177,13 +177,13 @@ async def test_an_expiry_that_is_not_carried_out_is_named(
             pause(gateway)
             (receipt,) = await submit(gateway, 1, expires_in_s=1.0)
             await wait_for_states(gateway, leased=1)
-            alarm = await one_alarm(gateway, Kind.NOT_EXPIRED)
+            alarm = await one_alarm(gateway, AlarmKind.NOT_EXPIRED)
 
             assert (receipt.id, "leased") == (alarm["id"], alarm["state"])
             monkeypatch.undo()
             gateway.supervisor.crash("dispatcher")  # its successor looks at deadlines
             await wait_for_states(gateway, expired=1)
-            await is_cleared(gateway, Kind.NOT_EXPIRED)
+            await is_cleared(gateway, AlarmKind.NOT_EXPIRED)
 
 
 async def test_what_is_due_and_nobody_leases_is_named(autojump_clock: MockClock) -> None:
@@ -192,13 +192,13 @@ async def test_what_is_due_and_nobody_leases_is_named(autojump_clock: MockClock)
             (receipt,) = await submit(gateway, 1, send_at=EPOCH_S + 10.0)
             change(store, "UPDATE deliveries SET stream = 'nobodys'")
             await trio.sleep(10)
-            alarm = await one_alarm(gateway, Kind.NOT_CLAIMED)
+            alarm = await one_alarm(gateway, AlarmKind.NOT_CLAIMED)
 
             assert (receipt.id, "ready") == (alarm["id"], alarm["state"])
             change(store, "UPDATE deliveries SET stream = 'transactional'")
             await gateway.door.submit(letter("another"))  # it makes the dispatcher look
             await wait_for_states(gateway, sent=2)
-            await is_cleared(gateway, Kind.NOT_CLAIMED)
+            await is_cleared(gateway, AlarmKind.NOT_CLAIMED)
 
 
 @pytest.mark.parametrize(
@@ -211,13 +211,13 @@ async def test_a_doubt_that_nobody_sees_to_is_named(defect: str, autojump_clock:
             (receipt,) = await submit(gateway, 1)
             await wait_for_states(gateway, uncertain=1)
             change(store, defect)
-            alarm = await one_alarm(gateway, Kind.NOT_SETTLED)
+            alarm = await one_alarm(gateway, AlarmKind.NOT_SETTLED)
 
             assert (receipt.id, "uncertain", "nobody is going to see to it") == (
                 *(alarm["id"], alarm["state"], alarm["detail"]),
             )
             change(store, "UPDATE deliveries SET state = 'held'")
-            await is_cleared(gateway, Kind.NOT_SETTLED)
+            await is_cleared(gateway, AlarmKind.NOT_SETTLED)
 
 
 async def test_a_doubt_that_is_due_and_not_seen_to_is_named(autojump_clock: MockClock) -> None:
@@ -228,36 +228,36 @@ async def test_a_doubt_that_is_due_and_not_seen_to_is_named(autojump_clock: Mock
             await wait_for_states(gateway, uncertain=1)
             gateway.desk.doubt_at = float("inf")  # the settler has forgotten of it
             await trio.sleep(60)
-            alarm = await one_alarm(gateway, Kind.NOT_SETTLED)
+            alarm = await one_alarm(gateway, AlarmKind.NOT_SETTLED)
 
             assert (receipt.id, "uncertain") == (alarm["id"], alarm["state"])
             gateway.desk.expect_doubt(0.0)
             await wait_for_states(gateway, sent=1)
-            await is_cleared(gateway, Kind.NOT_SETTLED)
+            await is_cleared(gateway, AlarmKind.NOT_SETTLED)
 
 
 @pytest.mark.parametrize(
     ("kind", "defect", "cure"),
     [
         (
-            Kind.COUNT_WRONG,
+            AlarmKind.COUNT_WRONG,
             "UPDATE messages SET open_count = 2",
             "UPDATE messages SET open_count = 1",
         ),
         (
-            Kind.FINAL_UNDATED,
+            AlarmKind.FINAL_UNDATED,
             "UPDATE messages SET final_at = 1.0",
             "UPDATE messages SET final_at = NULL",
         ),
         (
-            Kind.LEDGER_IMBALANCE,
+            AlarmKind.LEDGER_IMBALANCE,
             "UPDATE messages SET recipients_total = 2",
             "UPDATE messages SET recipients_total = 1",
         ),
     ],
 )
 async def test_what_does_not_add_up_is_named(
-    kind: Kind, defect: str, cure: str, autojump_clock: MockClock
+    kind: AlarmKind, defect: str, cure: str, autojump_clock: MockClock
 ) -> None:
     with open_store() as store:
         async with running(make_config(), store) as gateway:
@@ -278,11 +278,11 @@ async def test_a_delivery_without_its_message_is_named(autojump_clock: MockClock
             await submit(gateway, 2)
             await wait_for_states(gateway, sent=2)
             change(store, "DELETE FROM messages WHERE seq = 2")
-            alarm = await one_alarm(gateway, Kind.LEDGER_IMBALANCE)
+            alarm = await one_alarm(gateway, AlarmKind.LEDGER_IMBALANCE)
 
             assert "message no. 2" == alarm["subject"]
             change(store, "DELETE FROM deliveries WHERE seq = 2")
-            await is_cleared(gateway, Kind.LEDGER_IMBALANCE)
+            await is_cleared(gateway, AlarmKind.LEDGER_IMBALANCE)
 
 
 async def test_an_actor_that_handles_nothing_is_named(
@@ -296,12 +296,12 @@ async def test_an_actor_that_handles_nothing_is_named(
     with open_store() as store:
         async with running(make_config(), store) as gateway, trio.open_nursery() as nursery:
             nursery.start_soon(give_up_on, gateway, 10.0)
-            alarm = await one_alarm(gateway, Kind.MAILBOX_STUCK)
+            alarm = await one_alarm(gateway, AlarmKind.MAILBOX_STUCK)
 
             assert ("registry", "1 items wait") == (alarm["subject"], alarm["detail"])
             monkeypatch.undo()
             gateway.supervisor.restart("registry")
-            await is_cleared(gateway, Kind.MAILBOX_STUCK)
+            await is_cleared(gateway, AlarmKind.MAILBOX_STUCK)
 
 
 async def give_up_on(gateway: Gateway, after_s: float) -> None:
@@ -319,7 +319,7 @@ async def test_an_event_loop_that_was_held_up_is_named(autojump_clock: MockClock
             (alarm,) = alarms(gateway)
 
             assert ("loop_blocked", "event loop") == (alarm["kind"], alarm["subject"])
-            await is_cleared(gateway, Kind.LOOP_BLOCKED)
+            await is_cleared(gateway, AlarmKind.LOOP_BLOCKED)
 
 
 class Reading(InlineExecutor):
@@ -347,11 +347,11 @@ async def test_a_spool_that_answers_no_question_is_named(autojump_clock: MockClo
         async with running(make_config(), store, ports) as gateway:
             await trio.sleep(60)
             executors["reader"].may_go_on = trio.Event()
-            alarm = await one_alarm(gateway, Kind.LOOK_STUCK)
+            alarm = await one_alarm(gateway, AlarmKind.LOOK_STUCK)
 
             assert "spool reader" == alarm["subject"]
             executors["reader"].may_go_on.set()
-            await is_cleared(gateway, Kind.LOOK_STUCK)
+            await is_cleared(gateway, AlarmKind.LOOK_STUCK)
 
 
 async def test_a_successor_raises_no_alarm_twice(autojump_clock: MockClock) -> None:
@@ -366,7 +366,7 @@ async def test_a_successor_raises_no_alarm_twice(autojump_clock: MockClock) -> N
 
             assert 1 == len(alarms(gateway))
             change(store, "UPDATE messages SET open_count = 1")
-            await is_cleared(gateway, Kind.COUNT_WRONG)
+            await is_cleared(gateway, AlarmKind.COUNT_WRONG)
 
 
 async def test_alarms_are_in_the_metrics(autojump_clock: MockClock) -> None:
@@ -391,7 +391,7 @@ async def test_alarms_are_in_the_metrics(autojump_clock: MockClock) -> None:
         for text, counts in ((before, (0, 0)), (during, (1, 1)), (after, (0, 1)))
     ]
     assert [[True, True]] * 3 == shown
-    assert all(f'{now}{{kind="{kind}"}} 0.0' in after for kind in Kind)
+    assert all(f'{now}{{kind="{kind}"}} 0.0' in after for kind in AlarmKind)
     assert "mailactors_watchdog_look_age_seconds" in after
     assert "mailactors_event_loop_lag_seconds 0.0" in after
 

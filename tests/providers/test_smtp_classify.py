@@ -25,13 +25,13 @@ from mailactors.providers.smtp.classify import (
     parse_retry_hint,
 )
 from mailactors.providers.smtp.protocol import Transaction, Verb
-from mailactors.providers.smtp.replies import Reply
+from mailactors.providers.smtp.replies import SmtpReply
 
 BOB, CAT, DAN = "bob@y.example", "cat@z.example", "dan@z.example"
 
 
-def make_reply(line: str) -> Reply:
-    return Reply(int(line[:3]), (line[4:].encode(),))
+def make_reply(line: str) -> SmtpReply:
+    return SmtpReply(int(line[:3]), (line[4:].encode(),))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_each_code_stands_once_and_agrees_with_its_class() -> None:
 
 @given(st.sampled_from(list(Verb)), st.integers(400, 599), st.text(max_size=40))
 def test_every_refusal_means_something(verb: Verb, code: int, text: str) -> None:
-    refusal = classify(verb, Reply(code, (text.encode("utf-8", "replace"),)))
+    refusal = classify(verb, SmtpReply(code, (text.encode("utf-8", "replace"),)))
 
     assert refusal.reason.code == code
     assert len(refusal.reason.text) < 600

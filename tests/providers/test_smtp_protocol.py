@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailactors.providers.smtp.protocol import SmtpClient, State
+from mailactors.providers.smtp.protocol import SmtpClient, SmtpState
 from mailactors.providers.smtp.replies import (
     REPLY_LINE_OCTETS_MAX,
     REPLY_OCTETS_MAX,
     GarbageError,
-    Reply,
     ReplyParser,
+    SmtpReply,
     parse_extensions,
 )
 from mailactors.providers.smtp.wire import (
@@ -31,7 +31,7 @@ ANN, BOB, CAT = "ann@x.example", "bob@y.example", "cat@z.example"
 EHLO = b"250-relay\r\n250-SIZE 1000\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250 AUTH PLAIN LOGIN\r\n"
 
 
-def parse(data: bytes) -> list[Reply]:
+def parse(data: bytes) -> list[SmtpReply]:
     return list(ReplyParser().feed(data))
 
 
@@ -92,8 +92,8 @@ def test_what_is_no_reply_is_garbage(garbage: bytes) -> None:
     assert len(str(caught.value)) < 200
 
 
-def parsed_or_garbage(chunks: list[bytes]) -> list[Reply | str]:
-    parser, found = ReplyParser(), list[Reply | str]()
+def parsed_or_garbage(chunks: list[bytes]) -> list[SmtpReply | str]:
+    parser, found = ReplyParser(), list[SmtpReply | str]()
     try:
         for chunk in chunks:
             found.extend(parser.feed(chunk))
@@ -143,7 +143,7 @@ def test_no_argument_ends_its_line(sender: str, recipient: str, smtputf8: bool) 
         client.mail(sender, [recipient], smtputf8=smtputf8)
     except UnsendableError:
         assert client.take_outgoing() == b""
-        assert client.state is State.READY
+        assert client.state is SmtpState.READY
         return
 
     assert client.take_outgoing().count(b"\n") == 1  # one by one: only MAIL so far
@@ -247,7 +247,7 @@ def test_hello_falls_back_to_helo() -> None:
 
     assert client.take_outgoing() == b"HELO me.example\r\n"
     client.feed(b"250 hello\r\n")
-    assert client.state is State.READY
+    assert client.state is SmtpState.READY
 
 
 def test_pipelining_writes_the_whole_envelope_at_once() -> None:
@@ -260,7 +260,7 @@ def test_pipelining_writes_the_whole_envelope_at_once() -> None:
         b"RCPT TO:<cat@z.example>\r\nDATA\r\n"
     )
     client.feed(b"250 ok\r\n550 no\r\n250 ok\r\n354 go\r\n")
-    assert client.state is State.BODY
+    assert client.state is SmtpState.BODY
     assert client.transaction.accepted == [CAT]
 
 
@@ -274,7 +274,7 @@ def test_without_pipelining_nothing_is_said_before_the_answer() -> None:
         said.append(client.take_outgoing())
 
     assert [octets.count(b"\n") for octets in said] == [1, 1, 1, 1, 0]
-    assert client.state is State.BODY
+    assert client.state is SmtpState.BODY
 
 
 def test_lone_dot_ends_a_data_without_recipients_and_the_next_mail_resets() -> None:
@@ -286,7 +286,7 @@ def test_lone_dot_ends_a_data_without_recipients_and_the_next_mail_resets() -> N
     assert client.take_outgoing() == b".\r\n"
     client.feed(b"554 no recipients\r\n")
 
-    assert client.state is State.READY
+    assert client.state is SmtpState.READY
     client.mail(ANN, [CAT])
     assert client.take_outgoing().startswith(b"RSET\r\nMAIL")
 
@@ -299,7 +299,7 @@ def test_refused_mail_without_pipelining_ends_it() -> None:
     client.feed(b"451 later\r\n")
 
     assert client.take_outgoing() == b""
-    assert (client.state, client.awaited) == (State.READY, None)
+    assert (client.state, client.awaited) == (SmtpState.READY, None)
 
 
 @pytest.mark.parametrize("answers", range(5))
@@ -314,7 +314,7 @@ def test_421_closes_wherever_it_comes(answers: int) -> None:
 
     client.feed(b"421 4.3.2 closing\r\n")
 
-    assert (client.state, client.awaited) == (State.CLOSED, None)
+    assert (client.state, client.awaited) == (SmtpState.CLOSED, None)
     assert client.take_outgoing() == b""
     if answers == 4:
         assert client.transaction.final is not None
@@ -326,7 +326,7 @@ def test_unasked_answer_is_garbage() -> None:
     with pytest.raises(GarbageError):
         client.feed(b"250 surprise\r\n")
 
-    assert client.state is State.CLOSED
+    assert client.state is SmtpState.CLOSED
 
 
 def test_login_answers_prompts_and_gives_up_in_the_end() -> None:
@@ -352,16 +352,16 @@ EVENTS: dict[str, Callable[[SmtpClient], object]] = {
     "quit": SmtpClient.quit,
 }
 ALLOWED = {
-    State.IDLE: {"hello", "quit"},
-    State.READY: {"starttls", "authenticate", "mail", "quit"},
-    State.HANDSHAKE: {"tls_established"},
-    State.BODY: {"end_of_message"},
+    SmtpState.IDLE: {"hello", "quit"},
+    SmtpState.READY: {"starttls", "authenticate", "mail", "quit"},
+    SmtpState.HANDSHAKE: {"tls_established"},
+    SmtpState.BODY: {"end_of_message"},
 }
 
 
-@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("state", list(SmtpState))
 @pytest.mark.parametrize("event", EVENTS)
-def test_every_event_in_every_state(state: State, event: str) -> None:
+def test_every_event_in_every_state(state: SmtpState, event: str) -> None:
     client = make_client()
     client.state = state
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mailactors.providers.smtp.protocol import SmtpClient, State
+from mailactors.providers.smtp.protocol import SmtpClient, SmtpState
 from mailactors.providers.smtp.wire import stuff_dots
 
 ANN, BOB, CAT = "ann@x.example", "bob@y.example", "cat@z.example"
@@ -144,7 +144,7 @@ def send_by_ours(case: Case, server: Server) -> Verdict:
     octets = len(case.message)
     client.mail(ANN, case.recipients, octets=octets, eight_bit=case.eight_bit)
     exchange()
-    if client.state is State.BODY:
+    if client.state is SmtpState.BODY:
         assert server.feed(stuff_dots(case.message)) == b""
         client.end_of_message()
         exchange()

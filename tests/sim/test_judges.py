@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from mailactors.dispatch import breaker, dispatcher, limiter, provider, retry
-from mailactors.dispatch.lane import Attempt, Gate
+from mailactors.dispatch.lane import Attempt, BreakerState
 from mailactors.dispatch.routing import LaneView, Waiting
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, Submit
@@ -30,8 +30,8 @@ from mailactors.spool.port import (
     Command,
     Expire,
     Expired,
+    IdempotencyKey,
     Intend,
-    Key,
     Lease,
     Receipt,
     Recover,
@@ -68,8 +68,8 @@ def test_receipt_without_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_key_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     count = iter(range(10_000))
 
-    def key(_self: Door, _submission: Submission, now: float) -> Key:
-        return Key("", str(next(count)), "", now + 60.0)
+    def key(_self: Door, _submission: Submission, now: float) -> IdempotencyKey:
+        return IdempotencyKey("", str(next(count)), "", now + 60.0)
 
     monkeypatch.setattr(Door, "_key", key)
 
@@ -145,7 +145,7 @@ def test_quota_over_admitted(quota: dict[str, int], monkeypatch: pytest.MonkeyPa
     scenario = small(config=config)
     honest = judges(scenario)
 
-    def generous(quota: limiter.Quota) -> limiter.LimiterState:
+    def generous(quota: limiter.Quota) -> limiter.Limiter:
         state = true_state(quota)
         state.interval_s *= 0.9
         for window in state.windows:
@@ -287,10 +287,10 @@ def test_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probe_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     end = breaker.decide_end
 
-    def forgetful(state: breaker.BreakerState, settings: Any, *rest: Any) -> None:
+    def forgetful(state: breaker.Breaker, settings: Any, *rest: Any) -> None:
         probes = set(state.probes_out)
         end(state, settings, *rest)
-        if state.gate is Gate.HALF_OPEN:
+        if state.gate is BreakerState.HALF_OPEN:
             state.probes_out |= probes
 
     monkeypatch.setattr(breaker, "decide_end", forgetful)

@@ -18,7 +18,7 @@ from mailactors.sim.series import (
     story_lines,
 )
 from mailactors.sim.truth import Truth
-from mailactors.spool.questions import Event
+from mailactors.spool.port import Event
 from tests.sim.makers import fault, small
 
 

@@ -16,7 +16,7 @@ from mailactors.sim.scheduling import JumpingClock, run_seeded
 from mailactors.sim.tables import ProviderPlan
 from mailactors.sim.truth import Truth
 from mailactors.sim.world import World, make_world
-from mailactors.spool.operations import Testify
+from mailactors.spool.port import RecordDeliveryEvent
 
 T = TypeVar("T")
 
@@ -59,7 +59,7 @@ class Rig:
         self.vendor = Vendor(NAME, made, made.faults, self.world, self.truth)
         self.vendor.testify = self._testify
         self.client: Provider = self.vendor.client(self.watch, SMTP)
-        self.evidence: list[Testify] = []
+        self.evidence: list[RecordDeliveryEvent] = []
         self.sent: dict[int, Outcome | Refusal] = {}
         self.took_s: dict[int, float] = {}
 
@@ -95,7 +95,7 @@ class Rig:
         every = self.truth.arrivals.items()
         return {number: [round(at_s, 6) for at_s in times] for number, times in every}
 
-    async def _testify(self, event: Testify) -> None:
+    async def _testify(self, event: RecordDeliveryEvent) -> None:
         await trio.lowlevel.checkpoint()
         self.evidence.append(event)
 

@@ -7,8 +7,7 @@ from itertools import product
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.port import Cancel, Store
-from mailactors.spool.questions import FeedEvent, Filters, Page
+from mailactors.spool.port import Cancel, FeedEvent, Filters, Page, Store
 from tests.spool.contract import Contract
 from tests.spool.makers import NOW, end_one, make_accept, one, receive
 

@@ -12,9 +12,9 @@ from mailactors.spool.port import (
     Intend,
     Intended,
     Progress,
+    Recorded,
     Release,
-    Resolve,
-    Settled,
+    SettleDoubt,
     Step,
     Store,
     Withdrawn,
@@ -113,7 +113,7 @@ class OutcomesContract(Contract):
 
         result = one(store, make_settle(lease, *steps), NOW + 2)
 
-        assert Settled() == result
+        assert Recorded() == result
         (status,) = store.status("m1")
         assert status.attempts == 1
         ann, bob = status.deliveries
@@ -162,7 +162,7 @@ class OutcomesContract(Contract):
 
         result = one(store, settle, NOW + 1)
 
-        assert Settled() == result
+        assert Recorded() == result
         assert before == (store.status("m1"), store.timeline(lease.seq))
 
     def test_an_acceptance_after_recovery_settles_as_evidence(self, store: Store) -> None:
@@ -171,7 +171,7 @@ class OutcomesContract(Contract):
 
         results = [one(store, make_settle(lease, Step(0, State.SENT))) for _ in range(2)]
 
-        assert [Settled(is_stale=True)] * 2 == results
+        assert [Recorded(is_stale=True)] * 2 == results
         assert states(store) == ["sent"]
         assert kinds(store) == ["accepted", "uncertain", "evidence", "resolved"]
 
@@ -179,7 +179,7 @@ class OutcomesContract(Contract):
         lease = send_one(store)
         one(store, make_recover())
         steps = (Step(0, State.READY, NOW),)
-        one(store, Resolve(lease.seq, steps, None, "resend", {}, is_risk=True))
+        one(store, SettleDoubt(lease.seq, steps, None, "resend", {}, is_risk=True))
         (again,) = lease_all(store)
 
         one(store, make_settle(lease, Step(0, State.SENT)))
@@ -194,7 +194,7 @@ class OutcomesContract(Contract):
 
         result = one(store, make_settle(lease, Step(0, state, NOW)))
 
-        assert Settled(is_stale=True) == result
+        assert Recorded(is_stale=True) == result
         assert states(store) == ["uncertain"]
         assert kinds(store) == ["accepted", "uncertain", "evidence"]
 
@@ -205,7 +205,7 @@ class OutcomesContract(Contract):
 
         result = one(store, make_settle(lease, Step(0, State.FAILED)))
 
-        assert Settled(is_stale=True) == result
+        assert Recorded(is_stale=True) == result
         assert states(store) == ["leased"]
 
     def test_an_outcome_without_an_intent_cannot_be_sent(self, store: Store) -> None:
@@ -236,7 +236,7 @@ class OutcomesContract(Contract):
 
         results = [one(store, settle), one(store, settle)]
 
-        assert [Settled(), Settled()] == results
+        assert [Recorded(), Recorded()] == results
         (delivery,) = store.status("m1")[0].deliveries
         assert (delivery.state, delivery.due_at, delivery.attempts) == (State.LEASED, NOW, 0)
 
@@ -253,7 +253,7 @@ class OutcomesContract(Contract):
 
         result = one(store, make_settle(lease, Step(0, State.SENT), attempt_id="a2"))
 
-        assert Settled(is_stale=True) == result
+        assert Recorded(is_stale=True) == result
         assert states(store) == ["sending"]
 
     # Release
@@ -263,7 +263,7 @@ class OutcomesContract(Contract):
 
         result = one(store, Release(lease.seq, (0,), lease.epoch, NOW + 5))
 
-        assert Settled() == result
+        assert Recorded() == result
         assert states(store) == ["ready"]
         assert Claimed((), NOW + 5) == one(store, Claim("main", 1, "node"), NOW + 4)
 
@@ -284,7 +284,7 @@ class OutcomesContract(Contract):
 
         result = one(store, release)
 
-        assert result == Settled(is_stale=True)
+        assert result == Recorded(is_stale=True)
         assert states(store) == ["leased"]
 
     def test_what_is_on_its_way_is_not_released(self, store: Store) -> None:

@@ -6,9 +6,10 @@ import pytest
 
 from mailactors.spool.port import (
     Cancel,
+    Ledger,
+    Pending,
     Store,
 )
-from mailactors.spool.questions import Ledger, Pending
 from tests.spool.contract import Contract
 from tests.spool.makers import NOW, lease_all, lease_one, make_accept, make_intend, one, receive
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.operations import Purge, Purged
-from mailactors.spool.port import Cancel, Progress, Receipt, Resolve, Step, Store
-from mailactors.spool.questions import Ledger, Risk
+from mailactors.spool.port import (
+    Cancel,
+    Ledger,
+    Progress,
+    Purge,
+    Purged,
+    Receipt,
+    Risk,
+    SettleDoubt,
+    Step,
+    Store,
+)
 from tests.spool.contract import Contract
 from tests.spool.makers import (
     KEY_S,
@@ -70,7 +79,7 @@ class RetentionContract(Contract):
         match how:
             case "resolved":
                 lease = doubt_one(store, due_at=NOW)
-                one(store, Resolve(lease.seq, (Step(0, State.SENT),), Progress(), "found", {}))
+                one(store, SettleDoubt(lease.seq, (Step(0, State.SENT),), Progress(), "found", {}))
             case "sent":
                 end_one(store, State.SENT)
             case _:
@@ -86,7 +95,7 @@ class RetentionContract(Contract):
     def test_what_is_not_final_stays_however_old(self, store: Store) -> None:
         end_one(store, State.DEFERRED, make_accept("deferred"))
         lease = doubt_one(store, due_at=NOW, accept=make_accept("held"))
-        one(store, Resolve(lease.seq, (Step(0, State.HELD),), Progress(), "hold", {}))
+        one(store, SettleDoubt(lease.seq, (Step(0, State.HELD),), Progress(), "hold", {}))
         receive(store, make_accept("ready"))
 
         age = NOW + 1_000 * DAY_S
@@ -120,7 +129,7 @@ class RetentionContract(Contract):
     def test_declared_risks_are_not_forgotten(self, store: Store) -> None:
         lease = doubt_one(store, due_at=NOW)
         steps = (Step(0, State.READY, NOW),)
-        one(store, Resolve(lease.seq, steps, Progress(), "resend", {}, is_risk=True))
+        one(store, SettleDoubt(lease.seq, steps, Progress(), "resend", {}, is_risk=True))
         one(store, Cancel("m1"))
 
         purge(store, final_before=LATER)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.operations import NotRetried, Purge, Retry
 from mailactors.spool.port import (
     Accept,
     Cancel,
     Expire,
     Intended,
+    NotRetried,
     Progress,
+    Purge,
     Receipt,
-    Resolve,
+    Retry,
+    SettleDoubt,
     Step,
     Store,
 )
@@ -171,7 +173,7 @@ class RetryContract(Contract):
             case _:
                 doubt_one(store, due_at=NOW)
         if state == "held":
-            one(store, Resolve(1, (Step(0, State.HELD),), Progress(), "hold", {}))
+            one(store, SettleDoubt(1, (Step(0, State.HELD),), Progress(), "hold", {}))
 
         assert f"it is not final yet: {state}" == why(store, Retry("m1", "m2"))
         assert f"delivery 0 is {state}" == why(store, Retry("m1", "m2", (0,)))

@@ -7,25 +7,25 @@ from typing import Any
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.doubts import (
+from mailactors.spool.port import (
     NEVER_AT,
+    CountCrash,
     Doubt,
     Doubts,
+    FindDueDoubts,
     IntendAgain,
-    Looks,
-    Overdue,
+    Intended,
+    LookUps,
     Postpone,
+    RecordDeliveryEvent,
+    Recorded,
+    Recovered,
     SettleByHand,
     SettledByHand,
-)
-from mailactors.spool.operations import Blame, Suppress, Testify
-from mailactors.spool.port import (
-    Intended,
-    Recovered,
-    Resolve,
-    Settled,
+    SettleDoubt,
     Step,
     Store,
+    Suppress,
     Withdrawn,
 )
 from tests.spool.contract import Contract
@@ -49,7 +49,7 @@ TWO = ["ann@example.com", "bob@example.com"]
 
 
 def doubts_of(store: Store, now: float = NOW) -> list[Doubt]:
-    doubts = one(store, Overdue(10), now)
+    doubts = one(store, FindDueDoubts(10), now)
     assert isinstance(doubts, Doubts)
     return list(doubts.doubts)
 
@@ -102,9 +102,9 @@ class SettlementContract(Contract):
     def test_what_look_ups_found_does_not_count_for_a_later_attempt(self, store: Store) -> None:
         doubt_one(store, due_at=NOW)
         (doubt,) = doubts_of(store)
-        looks = Looks(count=1, negatives=1, negative_at=NOW, answered_at=NOW)
+        looks = LookUps(count=1, negatives=1, negative_at=NOW, answered_at=NOW)
         kept = (Step(0, State.UNCERTAIN, NOW),)
-        one(store, Resolve(1, kept, None, "nothing", {}, attempt_id="a1", looks=looks))
+        one(store, SettleDoubt(1, kept, None, "nothing", {}, attempt_id="a1", looks=looks))
         assert [1] == [each.looks.negatives for each in doubts_of(store)]
 
         one(store, again(doubt), NOW + 5)
@@ -135,7 +135,7 @@ class SettlementContract(Contract):
 
     def test_what_is_left_of_an_envelope_is_not_repeated(self, store: Store) -> None:
         doubt_one(store, due_at=NOW, accept=make_accept(recipients=TWO))
-        one(store, Testify("m1", "primary", TWO[0], "delivered", NOW))
+        one(store, RecordDeliveryEvent("m1", "primary", TWO[0], "delivered", NOW))
         (doubt,) = doubts_of(store)
 
         assert (False, ((1, TWO[1]),)) == (doubt.is_whole, doubt.recipients)
@@ -180,7 +180,7 @@ class SettlementContract(Contract):
 
     def test_after_a_resend_the_key_is_as_old_as_the_message(self, store: Store) -> None:
         doubt_one(store, due_at=NOW)
-        one(store, Resolve(1, (Step(0, State.READY, NOW),), None, "resend", {}, is_risk=True))
+        one(store, SettleDoubt(1, (Step(0, State.READY, NOW),), None, "resend", {}, is_risk=True))
         (lease,) = lease_all(store, now=NOW + 50)
         one(store, make_intend(lease, "a2"), NOW + 50)
         lost = Step(0, State.UNCERTAIN, NOW + 60)
@@ -194,10 +194,10 @@ class SettlementContract(Contract):
 
     def test_what_look_ups_came_to_is_kept(self, store: Store) -> None:
         doubt_one(store, due_at=NOW)
-        looks = Looks(3, 1, 1, NOW + 1, NOW + 2)
+        looks = LookUps(3, 1, 1, NOW + 1, NOW + 2)
         step = Step(0, State.UNCERTAIN, NOW + 9)
 
-        one(store, Resolve(1, (step,), None, "nothing", {}, attempt_id="a1", looks=looks))
+        one(store, SettleDoubt(1, (step,), None, "nothing", {}, attempt_id="a1", looks=looks))
 
         (doubt,) = doubts_of(store, NOW + 9)
         assert looks == doubt.looks
@@ -205,19 +205,19 @@ class SettlementContract(Contract):
 
     def test_what_was_found_out_of_another_attempt_changes_nothing(self, store: Store) -> None:
         doubt_one(store, due_at=NOW)
-        resolve = Resolve(1, (Step(0, State.SENT),), None, "found", {}, attempt_id="a0")
+        resolve = SettleDoubt(1, (Step(0, State.SENT),), None, "found", {}, attempt_id="a0")
 
-        assert Settled(is_stale=True) == one(store, resolve)
+        assert Recorded(is_stale=True) == one(store, resolve)
         assert states(store) == ["uncertain"]
 
     def test_a_held_doubt_is_looked_at_again_and_never_uncertain(self, store: Store) -> None:
         doubt_one(store, due_at=NOW)
-        hold = Resolve(1, (Step(0, State.HELD, NOW),), None, "hold", {}, next_at=NOW + 50)
+        hold = SettleDoubt(1, (Step(0, State.HELD, NOW),), None, "hold", {}, next_at=NOW + 50)
         one(store, hold)
 
-        back = one(store, Resolve(1, (Step(0, State.UNCERTAIN, NOW),), None, "no", {}))
+        back = one(store, SettleDoubt(1, (Step(0, State.UNCERTAIN, NOW),), None, "no", {}))
 
-        assert Settled(is_stale=True) == back
+        assert Recorded(is_stale=True) == back
         assert [True] == [doubt.is_held for doubt in doubts_of(store, NOW + 50)]
         assert doubts_of(store, NOW + 49) == []
 
@@ -228,7 +228,7 @@ class SettlementContract(Contract):
         done = one(store, Postpone(1, ("a0", "a1"), NOW + 30, 2))
         none = one(store, Postpone(1, ("a0",), NOW, 2))
 
-        assert (Settled(), Settled(is_stale=True)) == (done, none)
+        assert (Recorded(), Recorded(is_stale=True)) == (done, none)
         assert doubts_of(store, NOW + 29) == []
         assert [2] == [doubt.repeats for doubt in doubts_of(store, NOW + 30)]
         assert before == kinds(store)
@@ -243,7 +243,7 @@ class SettlementContract(Contract):
             lost = Step(0, State.UNCERTAIN, NOW + number)
             one(store, make_settle(lease, lost, attempt_id=attempt, provider=name))
 
-        doubts = one(store, Overdue(2), NOW + 10)
+        doubts = one(store, FindDueDoubts(2), NOW + 10)
 
         assert isinstance(doubts, Doubts)
         assert ["m0", "m1", "m5"] == [doubt.id for doubt in doubts.doubts]
@@ -289,12 +289,12 @@ class SettlementContract(Contract):
         lease = send_one(store)
         one(store, make_settle(lease, Step(0, state, NOW + 5)))
 
-        stranger = one(store, Testify("m1", "secondary", TWO[0], "delivered", NOW))
-        known = one(store, Testify("m1", "primary", TWO[0], "delivered", NOW))
-        again_ = one(store, Testify("m1", "primary", TWO[0], "delivered", NOW + 1))
+        stranger = one(store, RecordDeliveryEvent("m1", "secondary", TWO[0], "delivered", NOW))
+        known = one(store, RecordDeliveryEvent("m1", "primary", TWO[0], "delivered", NOW))
+        again_ = one(store, RecordDeliveryEvent("m1", "primary", TWO[0], "delivered", NOW + 1))
 
         is_final = state is State.BOUNCED
-        assert (Settled(True), Settled(is_final), Settled(True)) == (stranger, known, again_)
+        assert (Recorded(True), Recorded(is_final), Recorded(True)) == (stranger, known, again_)
         assert states(store) == [state.value if is_final else "sent"]
         assert kinds(store)[-1] == ("evidence" if is_final else "resolved")
 
@@ -305,7 +305,7 @@ class SettlementContract(Contract):
         lost = Step(0, State.UNCERTAIN, NOW)
         one(store, make_settle(lease, lost, attempt_id="a2", provider="secondary"))
 
-        one(store, Testify("m1", "primary", TWO[0], "bounced", NOW))
+        one(store, RecordDeliveryEvent("m1", "primary", TWO[0], "bounced", NOW))
 
         assert states(store) == ["uncertain"]
         assert [()] == [doubt.evidence for doubt in doubts_of(store)]
@@ -315,11 +315,11 @@ class SettlementContract(Contract):
         self, store: Store, state: State
     ) -> None:
         lease = send_one(store, make_accept(recipients=TWO))
-        one(store, Testify("m1", "primary", TWO[0], "delivered", NOW))
+        one(store, RecordDeliveryEvent("m1", "primary", TWO[0], "delivered", NOW))
         steps = (Step(0, state, NOW + 5, "no", suppress=True), Step(1, state, NOW + 5, "no"))
         settle = make_settle(lease, *steps, outcome="deferred")
 
-        assert [Settled(), Settled()] == [one(store, settle) for _ in range(2)]
+        assert [Recorded(), Recorded()] == [one(store, settle) for _ in range(2)]
         assert states(store) == ["sent", state.value]
         assert (True, 1) == (store.ledger().is_balanced, store.status("m1")[0].attempts)
         assert kinds(store).count("resolved") == 1
@@ -327,10 +327,10 @@ class SettlementContract(Contract):
 
     def test_nothing_is_left_of_a_failure_where_all_was_delivered(self, store: Store) -> None:
         lease = send_one(store)
-        one(store, Testify("m1", "primary", TWO[0], "delivered", NOW))
+        one(store, RecordDeliveryEvent("m1", "primary", TWO[0], "delivered", NOW))
         settle = make_settle(lease, Step(0, State.LEASED), outcome="deferred")
 
-        assert [Settled(True), Settled(True)] == [one(store, settle) for _ in range(2)]
+        assert [Recorded(True), Recorded(True)] == [one(store, settle) for _ in range(2)]
         assert states(store) == ["sent"]
         assert (True, 1) == (store.ledger().is_balanced, store.status("m1")[0].attempts)
 
@@ -338,7 +338,7 @@ class SettlementContract(Contract):
         self, store: Store
     ) -> None:
         lease = send_one(store)
-        one(store, Testify("m1", "primary", TWO[0], "bounced", NOW))
+        one(store, RecordDeliveryEvent("m1", "primary", TWO[0], "bounced", NOW))
 
         one(store, make_settle(lease, Step(0, State.LEASED), outcome="deferred"))
 
@@ -348,7 +348,7 @@ class SettlementContract(Contract):
 
     def test_a_person_settles_all_that_is_open(self, store: Store) -> None:
         doubt_one(store, due_at=NOW, accept=make_accept(recipients=TWO))
-        one(store, Resolve(1, (Step(1, State.HELD, NOW),), None, "hold", {}))
+        one(store, SettleDoubt(1, (Step(1, State.HELD, NOW),), None, "hold", {}))
 
         done = one(store, SettleByHand("m1", "resend", "she said so"))
         again_ = one(store, SettleByHand("m1", "resend"))
@@ -378,7 +378,9 @@ class SettlementContract(Contract):
     def test_failures_of_one_commit_are_reported_once_each(self, store: Store) -> None:
         doubt_one(store, due_at=NOW, accept=make_accept(recipients=TWO))
 
-        store.apply([Resolve(1, (Step(n, State.FAILED),), None, "no", {}) for n in (1, 0)], NOW + 5)
+        store.apply(
+            [SettleDoubt(1, (Step(n, State.FAILED),), None, "no", {}) for n in (1, 0)], NOW + 5
+        )
 
         told = [e.facts["deliveries"] for e in store.timeline(1) if e.kind == "final_failure"]
         assert [[1], [0]] == [[each["n"] for each in deliveries] for deliveries in told]
@@ -387,16 +389,16 @@ class SettlementContract(Contract):
 
     def test_a_real_outcome_clears_a_message(self, store: Store) -> None:
         lease = send_one(store)
-        results = [one(store, Blame(lease.seq, 2)) for _ in range(2)]
+        results = [one(store, CountCrash(lease.seq, 2)) for _ in range(2)]
         one(store, make_settle(lease, Step(0, State.DEFERRED, NOW)))
 
         (after,) = lease_all(store)
 
-        assert ([Settled(), Settled()], 0) == (results, after.crashes)
+        assert ([Recorded(), Recorded()], 0) == (results, after.crashes)
 
     def test_blame_is_read_with_the_lease(self, store: Store) -> None:
         lease = lease_one(store)
-        one(store, Blame(lease.seq, 2))
+        one(store, CountCrash(lease.seq, 2))
         one(store, make_recover())
 
         (after,) = lease_all(store)
@@ -411,7 +413,7 @@ class SettlementContract(Contract):
             lease = lease_one(store, make_accept(f"m{number}"))
             one(store, make_intend(lease, f"attempt {number}"))
             if number < suspects:
-                one(store, Blame(lease.seq, 2))
+                one(store, CountCrash(lease.seq, 2))
 
         recovered = one(store, make_recover(died=True))
 
@@ -424,7 +426,7 @@ class SettlementContract(Contract):
         second = lease_one(store, make_accept("m2"))
         one(store, make_intend(second, "a2"))
         third = lease_one(store, make_accept("m3"))
-        one(store, Blame(third.seq, 2))
+        one(store, CountCrash(third.seq, 2))
 
         blamed = frozenset({first.seq, third.seq})
         one(store, make_recover(blamed=blamed))

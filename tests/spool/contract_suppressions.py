@@ -5,9 +5,19 @@ from __future__ import annotations
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.operations import Suppress, Unsuppress, Unsuppressed
-from mailactors.spool.port import Intended, Progress, Resolve, Settled, Step, Store, Withdrawn
-from mailactors.spool.questions import Suppression
+from mailactors.spool.port import (
+    Intended,
+    Progress,
+    Recorded,
+    SettleDoubt,
+    Step,
+    Store,
+    Suppress,
+    Suppression,
+    Unsuppress,
+    Unsuppressed,
+    Withdrawn,
+)
 from tests.spool.contract import Contract
 from tests.spool.makers import (
     NOW,
@@ -119,7 +129,7 @@ class SuppressionsContract(Contract):
 
         result = one(store, make_settle(lease, *steps, is_attempt=False))
 
-        assert Settled() == result
+        assert Recorded() == result
         assert states(store) == ["suppressed", "leased"]
 
     def test_what_is_on_its_way_stays_so(self, store: Store) -> None:
@@ -173,6 +183,6 @@ class SuppressionsContract(Contract):
         lease = doubt_one(store, due_at=NOW)
         steps = (Step(0, State.BOUNCED, suppress=True),)
 
-        one(store, Resolve(lease.seq, steps, Progress(), "reported", {}))
+        one(store, SettleDoubt(lease.seq, steps, Progress(), "reported", {}))
 
         assert addresses(store) == ["ann@example.com"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.doubts import Doubts, Overdue
 from mailactors.spool.port import (
     Cancel,
     Cancelled,
+    Doubts,
     Expire,
     Expired,
+    FindDueDoubts,
     Progress,
+    Recorded,
     Recovered,
-    Resolve,
-    Settled,
+    SettleDoubt,
     Step,
     Store,
     Withdrawn,
@@ -76,13 +77,13 @@ class UpkeepContract(Contract):
         assert states(store) == ["expired"]
         assert Withdrawn() == one(store, make_intend(lease), NOW + LIFE_S)
 
-    # Overdue, Resolve
+    # FindDueDoubts, SettleDoubt
 
     def test_a_doubt_is_due_when_its_wait_is_over(self, store: Store) -> None:
         lease = doubt_one(store, due_at=NOW + 60)
 
-        early = one(store, Overdue(10), NOW + 59)
-        late = one(store, Overdue(10), NOW + 60)
+        early = one(store, FindDueDoubts(10), NOW + 59)
+        late = one(store, FindDueDoubts(10), NOW + 60)
 
         assert Doubts((), NOW + 60) == early
         assert isinstance(late, Doubts)
@@ -102,8 +103,8 @@ class UpkeepContract(Contract):
             one(store, make_intend(lease, attempt_id, (n,)))
             one(store, make_settle(lease, Step(n, State.UNCERTAIN, NOW), attempt_id=attempt_id))
 
-        all_of_them = one(store, Overdue(10))
-        the_first = one(store, Overdue(1))
+        all_of_them = one(store, FindDueDoubts(10))
+        the_first = one(store, FindDueDoubts(1))
 
         assert isinstance(all_of_them, Doubts)
         assert [(d.attempt_id, d.ns) for d in all_of_them.doubts] == [("a1", (0,)), ("a2", (1,))]
@@ -112,11 +113,11 @@ class UpkeepContract(Contract):
     def test_resolving_moves_a_doubt_on_and_counts_the_risk(self, store: Store) -> None:
         lease = doubt_one(store, due_at=NOW)
         steps = (Step(0, State.DEFERRED, NOW + 1),)
-        resolve = Resolve(lease.seq, steps, Progress(round=2), "resend", {"waited_s": 60}, True)
+        resolve = SettleDoubt(lease.seq, steps, Progress(round=2), "resend", {"waited_s": 60}, True)
 
         results = [one(store, resolve), one(store, resolve)]
 
-        assert [Settled(stream="main"), Settled(is_stale=True)] == results
+        assert [Recorded(stream="main"), Recorded(is_stale=True)] == results
         assert states(store) == ["deferred"]
         assert 1 == store.status("m1")[0].declared_risks == store.ledger().declared_risks
         event = store.timeline(lease.seq)[-1]
@@ -125,7 +126,7 @@ class UpkeepContract(Contract):
     def test_a_doubt_resolved_as_sent_is_no_risk(self, store: Store) -> None:
         lease = doubt_one(store, due_at=NOW)
 
-        one(store, Resolve(lease.seq, (Step(0, State.SENT),), Progress(), "found", {}))
+        one(store, SettleDoubt(lease.seq, (Step(0, State.SENT),), Progress(), "found", {}))
 
         assert states(store) == ["sent"]
         assert store.ledger().declared_risks == 0
@@ -134,16 +135,16 @@ class UpkeepContract(Contract):
         lease = doubt_one(store, due_at=NOW)
         steps = (Step(0, State.UNCERTAIN, NOW + 30),)
 
-        one(store, Resolve(lease.seq, steps, Progress(), "nothing found yet", {}))
+        one(store, SettleDoubt(lease.seq, steps, Progress(), "nothing found yet", {}))
 
-        assert Doubts((), NOW + 30) == one(store, Overdue(10))
+        assert Doubts((), NOW + 30) == one(store, FindDueDoubts(10))
 
     def test_only_doubts_are_resolved(self, store: Store) -> None:
         lease = send_one(store)
 
-        result = one(store, Resolve(lease.seq, (Step(0, State.SENT),), Progress(), "found", {}))
+        result = one(store, SettleDoubt(lease.seq, (Step(0, State.SENT),), Progress(), "found", {}))
 
-        assert Settled(is_stale=True) == result
+        assert Recorded(is_stale=True) == result
         assert states(store) == ["sending"]
 
     # Cancel
@@ -183,7 +184,7 @@ class UpkeepContract(Contract):
 
         assert [Recovered(0, 1), Recovered(0, 0)] == results
         assert states(store) == ["uncertain"]
-        assert Doubts((), NOW + 5) == one(store, Overdue(10))
+        assert Doubts((), NOW + 5) == one(store, FindDueDoubts(10))
         (status,) = store.status("m1")
         assert (status.attempts, status.deliveries[0].attempts) == (1, 1)
         assert kinds(store) == ["accepted", "uncertain"]

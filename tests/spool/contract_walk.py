@@ -11,25 +11,33 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mailactors.model.lifecycle import FINAL, NEXT, PENDING, State
-from mailactors.spool.doubts import Doubts, IntendAgain, Overdue, Postpone, SettleByHand
-from mailactors.spool.operations import Purge, Retry, Suppress, Testify, Unsuppress
 from mailactors.spool.port import (
     Cancel,
     Claim,
     Claimed,
     Command,
+    Doubts,
     Expire,
+    FindDueDoubts,
     Intend,
+    IntendAgain,
     Intended,
     Lease,
+    Postpone,
+    Purge,
     Receipt,
+    RecordDeliveryEvent,
+    RecordOutcome,
     Recover,
     Release,
-    Resolve,
     Result,
-    Settle,
+    Retry,
+    SettleByHand,
+    SettleDoubt,
     Step,
     Store,
+    Suppress,
+    Unsuppress,
 )
 from tests.spool.contract import Contract
 from tests.spool.makers import NOW, make_accept, make_intend, make_recover, make_settle, one
@@ -40,7 +48,7 @@ VERBS = (
     *("retry", "suppress", "unsuppress", "purge"),
     *("repeat", "testify", "by hand", "postpone") * 2,
 )
-REPLIES_DIFFER = Release | Resolve | Recover | Unsuppress | Testify | SettleByHand
+REPLIES_DIFFER = Release | SettleDoubt | Recover | Unsuppress | RecordDeliveryEvent | SettleByHand
 """Asked again they change nothing, and say so."""
 
 
@@ -100,7 +108,7 @@ class Walk:
         if verb == "claim":
             return Claim("main", 1 + choice % 3, "node")
         if verb == "upkeep":
-            return (Expire(1 + choice % 2), Overdue(2), make_recover())[choice % 3]
+            return (Expire(1 + choice % 2), FindDueDoubts(2), make_recover())[choice % 3]
         if verb == "cancel":
             return Cancel(f"w{choice % self._count}")
         if verb in {"resolve", "repeat", "postpone"}:
@@ -108,7 +116,7 @@ class Walk:
         if verb == "testify":
             who = f"{choice % 3}@example.com"
             kind: Literal["delivered", "bounced"] = "bounced" if choice % 2 else "delivered"
-            return Testify(f"w{choice % self._count}", "primary", who, kind, self._now)
+            return RecordDeliveryEvent(f"w{choice % self._count}", "primary", who, kind, self._now)
         if verb == "by hand":
             into: Final = ("sent", "resend", "failed")
             return SettleByHand(f"w{choice % self._count}", into[choice % 3])
@@ -136,7 +144,7 @@ class Walk:
         address = f"{choice % 3}@example.com"
         return Suppress(address, "", "test") if verb == "suppress" else Unsuppress(address)
 
-    def _settle(self, choice: int) -> Settle:
+    def _settle(self, choice: int) -> RecordOutcome:
         lease, intend, intended = self._pick(self._intents, choice)
         if isinstance(intend, IntendAgain):
             states = (State.SENT, State.UNCERTAIN, State.BOUNCED)
@@ -151,7 +159,7 @@ class Walk:
         return make_settle(lease, *steps, attempt_id=intend.attempt_id)
 
     def _about_a_doubt(self, verb: str, choice: int, name: str) -> Command | None:
-        doubts = one(self._store, Overdue(100), self._now + 1_000)
+        doubts = one(self._store, FindDueDoubts(100), self._now + 1_000)
         assert isinstance(doubts, Doubts)
         if not doubts.doubts:
             return None
@@ -163,7 +171,7 @@ class Walk:
             return Postpone(doubt.seq, (doubt.attempt_id,), self._now + choice, choice)
         targets = sorted(NEXT[State.UNCERTAIN] - {State.SENDING})
         steps = tuple(Step(n, targets[(choice + n) % len(targets)], self._now) for n in doubt.ns)
-        return Resolve(doubt.seq, steps, None, "by lot", {}, is_risk=choice % 2 == 0)
+        return SettleDoubt(doubt.seq, steps, None, "by lot", {}, is_risk=choice % 2 == 0)
 
     def _checked(self, command: Command) -> Result:
         before = self._states()

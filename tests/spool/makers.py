@@ -14,15 +14,15 @@ from mailactors.spool.port import (
     Claim,
     Claimed,
     Command,
+    IdempotencyKey,
     Intend,
     Intended,
-    Key,
     Lease,
     Progress,
     Receipt,
+    RecordOutcome,
     Recover,
     Result,
-    Settle,
     Step,
     Store,
 )
@@ -55,7 +55,7 @@ def make_accept(
         not_before=not_before,
         expires_at=at + LIFE_S,
     )
-    key_ = Key("scope", id_ if key is None else key, fingerprint, at + KEY_S)
+    key_ = IdempotencyKey("scope", id_ if key is None else key, fingerprint, at + KEY_S)
     return Accept(message, pack_content(content), f"digest of {id_}", key_, client_id)
 
 
@@ -64,8 +64,10 @@ def make_intend(lease: Lease, attempt_id: str = "a1", ns: tuple[int, ...] | None
     return Intend(attempt_id, lease.seq, all_ns if ns is None else ns, lease.epoch, "primary")
 
 
-def make_settle(lease: Lease, *steps: Step, attempt_id: str = "a1", **changes: Any) -> Settle:
-    settle = Settle(
+def make_settle(
+    lease: Lease, *steps: Step, attempt_id: str = "a1", **changes: Any
+) -> RecordOutcome:
+    settle = RecordOutcome(
         attempt_id=attempt_id,
         seq=lease.seq,
         epoch=lease.epoch,

@@ -26,7 +26,6 @@ from mailactors.spool.actor import (
     Write,
     open_writes,
 )
-from mailactors.spool.operations import Retry
 from mailactors.spool.port import (
     Accept,
     AcceptMany,
@@ -40,6 +39,7 @@ from mailactors.spool.port import (
     Expired,
     Receipt,
     Result,
+    Retry,
     SpoolBrokenError,
     SpoolError,
     SpoolFullError,

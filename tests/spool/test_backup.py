@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from mailactors.spool.backup import backup_spool
-from mailactors.spool.operations import Purge
-from mailactors.spool.port import Cancel, SpoolError, SpoolSchemaError
+from mailactors.spool.port import Cancel, Purge, SpoolError, SpoolSchemaError
 from mailactors.spool.sqlite import SqliteStore
 from tests.spool.makers import KEY_S, NOW, make_accept, one, receive
 

@@ -11,8 +11,7 @@ import pytest
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import sqlite_inspection
-from mailactors.spool.inspection import Inspection, Look, MessageFacts, Owner
-from mailactors.spool.port import Cancel
+from mailactors.spool.port import Cancel, Inspection, InspectionQuery, LeaseOwner, MessageFacts
 from mailactors.spool.sqlite import SqliteStore
 from mailactors.spool.sqlite_inspection import AUDITED, FOUND_MAX, HEADS, SCANNED
 from tests.spool.makers import (
@@ -41,9 +40,9 @@ def store() -> Iterator[SqliteStore]:
 
 
 def look(
-    store: SqliteStore, now: float = NOW, owner: Owner | None = None, **marks: Any
+    store: SqliteStore, now: float = NOW, owner: LeaseOwner | None = None, **marks: Any
 ) -> Inspection:
-    return store.inspect(Look(now, owner or Owner(NODE), **marks))
+    return store.inspect(InspectionQuery(now, owner or LeaseOwner(NODE), **marks))
 
 
 def ids(inspection: Inspection) -> list[str]:
@@ -163,7 +162,7 @@ def test_a_message_is_returned_as_it_stands(store: SqliteStore) -> None:
 def test_what_is_in_hand_and_known_is_left_out(store: SqliteStore) -> None:
     sending = send_one(store, make_accept("m1"))
     leased = lease_one(store, make_accept("m2"))
-    owner = Owner(
+    owner = LeaseOwner(
         NODE,
         frozenset({"a1"}),
         frozenset({(sending.seq, sending.epoch), (leased.seq, leased.epoch)}),
@@ -187,14 +186,14 @@ def test_what_is_in_hand_and_known_is_left_out(store: SqliteStore) -> None:
 def test_an_owner_knows_the_leases_that_it_has_in_hand(
     seq: int, epoch: int, node: str, expected: bool
 ) -> None:
-    owner = Owner("node", flying=frozenset({(3, 7)}), waiting=frozenset({(2, 7)}))
+    owner = LeaseOwner("node", flying=frozenset({(3, 7)}), waiting=frozenset({(2, 7)}))
 
     assert expected == owner.knows_lease(seq, epoch, node)
 
 
 def test_an_owner_that_cannot_say_is_asked_for_its_name_only() -> None:
-    assert Owner("node").knows_lease(1, 7, "node")
-    assert not Owner("node").knows_lease(1, 7, "other")
+    assert LeaseOwner("node").knows_lease(1, 7, "node")
+    assert not LeaseOwner("node").knows_lease(1, 7, "other")
 
 
 def test_what_waits_in_hand_is_returned_first_in_line_first(store: SqliteStore) -> None:

@@ -10,7 +10,7 @@ from trio.testing import MockClock
 
 from mailactors.intake.submission import OverloadedError
 from mailactors.model.message import Address
-from mailactors.spool.actor import Room
+from mailactors.spool.actor import SpoolSpace
 from mailactors.wiring import Gateway
 from tests.gateways import (
     NotingJournal,
@@ -107,4 +107,4 @@ async def test_a_nearly_full_disk_closes_the_door(
             await wait_for_states(gateway, sent=2)
 
             assert refused.value.retry_after_s > 0
-            assert Room(0, 10**12) == gateway.signals.room.value
+            assert SpoolSpace(0, 10**12) == gateway.signals.room.value

@@ -12,8 +12,7 @@ import pytest
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.spool import migrations
 from mailactors.spool.backup import backup_spool
-from mailactors.spool.operations import NotRetried, Purge, Purged, Retry
-from mailactors.spool.port import Receipt, SpoolSchemaError
+from mailactors.spool.port import NotRetried, Purge, Purged, Receipt, Retry, SpoolSchemaError
 from mailactors.spool.sqlite import SqliteStore
 from tests.spool.makers import KEY_S, NOW, lease_all, make_accept, make_intend, one, receive
 

@@ -15,8 +15,7 @@ import apsw
 import pytest
 
 from mailactors.spool.migrations import apply_migration, load_migrations
-from mailactors.spool.port import Cancel, SpoolBrokenError, SpoolError, SpoolSchemaError
-from mailactors.spool.questions import Ledger
+from mailactors.spool.port import Cancel, Ledger, SpoolBrokenError, SpoolError, SpoolSchemaError
 from mailactors.spool.reading import read_spool
 from mailactors.spool.sqlite import SqliteStore
 from tests.spool.makers import make_accept, one, receive

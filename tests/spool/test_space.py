@@ -10,9 +10,7 @@ import msgspec
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.operations import Purge, Purged
-from mailactors.spool.port import Cancel
-from mailactors.spool.questions import Filters
+from mailactors.spool.port import Cancel, Filters, Purge, Purged
 from mailactors.spool.sqlite import SqliteStore
 from mailactors.spool.sqlite_lists import EXAMINED_MAX, build_query
 from mailactors.spool.sqlite_retention import PAGES_KEPT

@@ -38,7 +38,7 @@ import trio
 
 from mailactors import service
 from mailactors.api.server import Listening, Timeouts
-from mailactors.providers.port import Capabilities, Found, NotFound, Sighting
+from mailactors.providers.port import Capabilities, Found, LookUpResult, NotFound
 from mailactors.providers.smtp import SmtpProvider
 from mailactors.runtime.ports import Journal, Ports, TcpConnector, system_ports
 from mailactors.spool.sqlite import SqliteStore
@@ -133,7 +133,7 @@ class Site:
 
 
 def _let_relays_be_asked(log: Path) -> None:
-    async def look_up(_self: SmtpProvider, marker: str) -> Sighting:
+    async def look_up(_self: SmtpProvider, marker: str) -> LookUpResult:
         await trio.lowlevel.checkpoint()
         found = [each for each in read_log(log) if each.message_id.startswith(f"{marker}@")]
         return Found("known") if found else NotFound()

@@ -10,14 +10,14 @@ import msgspec
 
 from mailactors.spool import sqlite, sqlite_flow, sqlite_retention
 from mailactors.spool.actor import SpoolActor
-from mailactors.spool.operations import Purge
 from mailactors.spool.port import (
     Accept,
     Intend,
     Intended,
+    Purge,
     Receipt,
+    RecordOutcome,
     Recover,
-    Settle,
     SpoolBrokenError,
     SpoolFullError,
 )
@@ -187,7 +187,7 @@ def drop_epochs() -> None:
     """Whoever settles a delivery owns it: no epoch is compared."""
 
     def make(usual: Apply) -> Apply:
-        def settle(db: apsw.Connection, command: Settle, now: float) -> Any:
+        def settle(db: apsw.Connection, command: RecordOutcome, now: float) -> Any:
             db.executemany(
                 "UPDATE deliveries SET epoch = ?, attempt_id = ? WHERE seq = ? AND n = ?",
                 [(command.epoch, command.attempt_id, command.seq, s.n) for s in command.steps],
@@ -196,7 +196,7 @@ def drop_epochs() -> None:
 
         return settle
 
-    _replace_command(Settle, make)
+    _replace_command(RecordOutcome, make)
 
 
 def intend_under_any_epoch() -> None:

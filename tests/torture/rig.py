@@ -28,7 +28,7 @@ import apsw
 import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.questions import MessageStatus
+from mailactors.spool.port import MessageStatus
 from tests.torture.harm import DISK_TRIGGER, Harm
 from tests.torture.peer import StoringPeer, storing_peer
 from tests.torture.spools import DeadSpool, dead_spool
@@ -107,8 +107,8 @@ PLACES: Final = (
     ("C5 in the middle of the body", ("body", 10)),
     ("C6 accepted, not recorded", ("provider.sent", 10)),
     ("C6 accepted, not recorded", ("dispatcher.outcome", 10)),
-    ("C6 accepted, not recorded", ("commit:Settle", 5)),
-    ("C7 recorded, not told", ("committed:Settle", 5)),
+    ("C6 accepted, not recorded", ("commit:RecordOutcome", 5)),
+    ("C7 recorded, not told", ("committed:RecordOutcome", 5)),
     ("C8 in a purge", ("delete:Purge", 6)),
     ("C8 in a purge", ("commit:Purge", 3)),
     ("C9 a failing disk", ("disk sync", 1)),

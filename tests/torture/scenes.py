@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mailactors.spool.questions import MessageStatus
+from mailactors.spool.port import MessageStatus
 from tests.servers import wait_until
 from tests.torture.harm import Harm
 from tests.torture.peer import StoringPeer

@@ -9,7 +9,7 @@ from typing import Any
 
 import apsw
 
-from mailactors.spool.questions import Ledger, MessageStatus
+from mailactors.spool.port import Ledger, MessageStatus
 from mailactors.spool.sqlite_questions import SqliteQuestions
 
 

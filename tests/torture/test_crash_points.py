@@ -20,8 +20,8 @@ from mailactors.spool.port import (
     Claim,
     Claimed,
     Progress,
-    Resolve,
-    Settled,
+    Recorded,
+    SettleDoubt,
     Step,
 )
 from mailactors.spool.sqlite import SqliteStore
@@ -178,9 +178,9 @@ WITH_AN_INTENT = {
     "breaker.done": 1,
     "limiter.done": 1,
     "dispatcher.outcome": 1,
-    "apply:Settle": 1,
-    "commit:Settle": 1,
-    "written:Settle": 1,
+    "apply:RecordOutcome": 1,
+    "commit:RecordOutcome": 1,
+    "written:RecordOutcome": 1,
 }
 """Where it dies, and how many copies the relay has got by then."""
 
@@ -220,7 +220,7 @@ def test_dead_with_an_intent_it_is_resent_as_declared(scene: Scene, place: str) 
     check_death_with_an_intent(scene, place)
 
 
-@pytest.mark.parametrize("place", ["provider.intended", "body", "provider.sent", "commit:Settle"])
+@pytest.mark.parametrize("place", ["provider.intended", "body", "provider.sent", "commit:RecordOutcome"])
 def test_dead_with_an_intent_it_is_held_as_declared(scene: Scene, place: str) -> None:
     scene.preference = "hold"
     check_death_with_an_intent(scene, place)
@@ -293,7 +293,7 @@ def check_death_before_the_event_is_told(scene: Scene, place: str) -> None:
     assert len(scene.copies("one")) == 1
 
 
-@pytest.mark.parametrize("place", ["committed:Settle", "spool.committed:Settle"])
+@pytest.mark.parametrize("place", ["committed:RecordOutcome", "spool.committed:RecordOutcome"])
 def test_dead_before_an_event_is_told_it_is_told_after(scene: Scene, place: str) -> None:
     check_death_before_the_event_is_told(scene, place)
 
@@ -301,7 +301,7 @@ def test_dead_before_an_event_is_told_it_is_told_after(scene: Scene, place: str)
 def test_without_the_event_in_the_outcome_s_transaction_that_fails(scene: Scene) -> None:
     scene.mutations = ("event_after_commit",)
     with pytest.raises(AssertionError, match="event is lost"):
-        check_death_before_the_event_is_told(scene, "committed:Settle")
+        check_death_before_the_event_is_told(scene, "committed:RecordOutcome")
 
 
 # In the middle of a purge: all of a portion or nothing, and only what may go.
@@ -339,7 +339,7 @@ def make_old_spool(path: Path) -> None:
         step = Step(0, State.UNCERTAIN if is_held else state, now + 86_400.0)
         one(store, make_settle(lease, step, attempt_id=attempt_id), at)
         if is_held:
-            one(store, Resolve(lease.seq, (Step(0, state),), Progress(), "hold", {}), at)
+            one(store, SettleDoubt(lease.seq, (Step(0, state),), Progress(), "hold", {}), at)
 
     for number in range(GOING):
         end(f"going-{number}", State.SENT, old, old + KEY_S)
@@ -411,7 +411,7 @@ def check_stale_owner(path: Path) -> None:
     store = SqliteStore.open(str(path))
     first = send_one(store)
     one(store, make_recover(), NOW + 1)
-    risk = Resolve(first.seq, (Step(0, State.READY),), Progress(), "resend", {}, is_risk=True)
+    risk = SettleDoubt(first.seq, (Step(0, State.READY),), Progress(), "resend", {}, is_risk=True)
     one(store, risk, NOW + 100)
     claimed = one(store, Claim("main", 1, "other"), NOW + 101)
     assert isinstance(claimed, Claimed)
@@ -420,13 +420,13 @@ def check_stale_owner(path: Path) -> None:
     one(store, make_intend(second, "a2"), NOW + 102)
 
     late = make_settle(first, Step(0, State.DEFERRED, NOW + 999), outcome="deferred")
-    assert one(store, late, NOW + 103) == Settled(is_stale=True), "a stale write was taken"
+    assert one(store, late, NOW + 103) == Recorded(is_stale=True), "a stale write was taken"
 
     assert states(store) == ["sending"]
     seq = store.status("m1")[0].seq
     assert [event.kind for event in store.timeline(seq)].count("evidence") == 1
     finish = make_settle(second, Step(0, State.SENT), attempt_id="a2")
-    assert one(store, finish, NOW + 104) == Settled()
+    assert one(store, finish, NOW + 104) == Recorded()
     assert states(store) == ["sent"]
     assert store.ledger().is_balanced
     store.close()
@@ -443,10 +443,10 @@ def check_late_acceptance(path: Path, state: State) -> None:
     if state is not State.UNCERTAIN:
         is_risk = state is State.READY
         step = Step(0, state, NOW + 999)
-        one(store, Resolve(lease.seq, (step,), Progress(), "", {}, is_risk=is_risk), NOW + 100)
+        one(store, SettleDoubt(lease.seq, (step,), Progress(), "", {}, is_risk=is_risk), NOW + 100)
 
     late = make_settle(lease, Step(0, State.SENT))
-    assert isinstance(settled := one(store, late, NOW + 103), Settled)
+    assert isinstance(settled := one(store, late, NOW + 103), Recorded)
 
     assert settled.is_stale
     assert states(store) == ["sent"], "what came late did not settle it"

@@ -14,8 +14,7 @@ import pytest
 import trio
 
 from mailactors.intake.submission import KeyConflictError
-from mailactors.spool.operations import Purge, Purged
-from mailactors.spool.port import Receipt
+from mailactors.spool.port import Purge, Purged, Receipt
 from mailactors.wiring import Gateway
 from tests.gateways import EPOCH_S, letter, make_config, make_ports, open_store, running
 from tests.torture.peer import StoringPeer

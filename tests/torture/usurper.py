@@ -19,8 +19,8 @@ from mailactors.spool.port import (
     Progress,
     Recover,
     Release,
-    Resolve,
     Result,
+    SettleDoubt,
     Step,
 )
 from mailactors.spool.sqlite import SqliteStore
@@ -60,7 +60,7 @@ def usurp(path: Path, resent: str, held: str) -> Taken:
             lost = [seq for (seq,) in spool.rows(sql, resent)]
         for seq in lost:
             again = (Step(0, State.READY, time.time()),)
-            _apply(store, Resolve(seq, again, Progress(), "resend", {}, is_risk=True))
+            _apply(store, SettleDoubt(seq, again, Progress(), "resend", {}, is_risk=True))
         epochs: dict[int, int] = {}
         for stream in (resent, held):
             claimed = _apply(store, Claim(stream, TAKEN_MAX, USURPER))

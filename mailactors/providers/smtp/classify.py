@@ -27,7 +27,7 @@ from mailactors.model.outcome import (
     Uncertain,
 )
 from mailactors.providers.smtp.protocol import Transaction, Verb
-from mailactors.providers.smtp.replies import Reply
+from mailactors.providers.smtp.replies import SmtpReply
 
 GREYLIST_RETRY_S: Final = 300.0
 """What greylisting servers commonly ask for (RFC 6647 §5, item 1; Postgrey's default)."""
@@ -182,7 +182,7 @@ def parse_queue_id(text: str) -> str:
     return (found[1] or found[2]).rstrip(".") if found else text
 
 
-def find_ruling(verb: Verb, reply: Reply, *, is_only_recipient: bool = False) -> Ruling | None:
+def find_ruling(verb: Verb, reply: SmtpReply, *, is_only_recipient: bool = False) -> Ruling | None:
     """Return the row for a refusal, or None when no row has it."""
     enhanced = reply.enhanced or ""
     by_words = (
@@ -203,7 +203,7 @@ def find_ruling(verb: Verb, reply: Reply, *, is_only_recipient: bool = False) ->
     return _RULINGS.get((verb, reply.code))
 
 
-def classify(verb: Verb, reply: Reply, *, is_only_recipient: bool = False) -> Refusal:
+def classify(verb: Verb, reply: SmtpReply, *, is_only_recipient: bool = False) -> Refusal:
     """Return what a refusal (4yz, 5yz) or a senseless reply before the final dot means."""
     if verb in (Verb.HELO, Verb.EHLO):
         verb = Verb.EHLO
@@ -260,7 +260,9 @@ def decide_outcome(transaction: Transaction, lost: tuple[Phase, Reason] | None =
     return msgspec.structs.replace(classify(Verb.DATA, transaction.data), refused=refused)
 
 
-def _decide_final(transaction: Transaction, reply: Reply, refused: dict[str, Refusal]) -> Outcome:
+def _decide_final(
+    transaction: Transaction, reply: SmtpReply, refused: dict[str, Refusal]
+) -> Outcome:
     if reply.is_positive:
         return Accepted(parse_queue_id(reply.text), refused)
     if not reply.is_refusal:

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from mailactors.providers.smtp.replies import (
     Extensions,
     GarbageError,
-    Reply,
     ReplyParser,
+    SmtpReply,
     parse_extensions,
 )
 from mailactors.providers.smtp.wire import (
@@ -37,7 +37,7 @@ from mailactors.providers.smtp.wire import (
 )
 
 
-class State(enum.Enum):
+class SmtpState(enum.Enum):
     """Where the conversation stands."""
 
     GREETING = "greeting"
@@ -90,10 +90,10 @@ class Transaction:
     """What the server has said about one message so far; None: nothing."""
 
     recipients: tuple[str, ...]
-    mail: Reply | None = None
-    answers: dict[str, Reply] = field(default_factory=dict)
-    data: Reply | None = None
-    final: Reply | None = None
+    mail: SmtpReply | None = None
+    answers: dict[str, SmtpReply] = field(default_factory=dict)
+    data: SmtpReply | None = None
+    final: SmtpReply | None = None
 
     @property
     def accepted(self) -> list[str]:
@@ -112,9 +112,9 @@ class SmtpClient:
         self._awaited = deque([Command(Verb.GREETING)])
         self._credentials: deque[bytes] = deque()
         self._must_reset = False
-        self.state = State.GREETING
+        self.state = SmtpState.GREETING
         self.extensions = Extensions()
-        self.reply = Reply(220, (b"",))
+        self.reply = SmtpReply(220, (b"",))
         """The newest reply."""
         self.replies_count = 0
         self.transaction = Transaction(())
@@ -139,17 +139,17 @@ class SmtpClient:
 
     def hello(self) -> None:
         """Say EHLO; a server that does not know it is asked again with HELO (§3.2)."""
-        self._move(State.HELLO, State.IDLE)
+        self._move(SmtpState.HELLO, SmtpState.IDLE)
         self._say(Command(Verb.EHLO, b"EHLO " + self._hello_name))
 
     def starttls(self) -> None:
         """Ask for TLS; with a 220 the state is HANDSHAKE, otherwise READY (RFC 3207 §4)."""
-        self._move(State.STARTTLS, State.READY)
+        self._move(SmtpState.STARTTLS, SmtpState.READY)
         self._say(Command(Verb.STARTTLS, b"STARTTLS"))
 
     def tls_established(self) -> None:
         """Begin again under TLS: forget what was offered or sent in clear text (RFC 3207 §4.2)."""
-        self._move(State.IDLE, State.HANDSHAKE)
+        self._move(SmtpState.IDLE, SmtpState.HANDSHAKE)
         self._parser.clear()
         self.extensions = Extensions()
 
@@ -165,7 +165,7 @@ class SmtpClient:
             line, credentials = b"AUTH LOGIN", [b64encode(user), b64encode(secret)]
         else:
             raise UnsendableError("the server offers neither AUTH PLAIN nor AUTH LOGIN")
-        self._move(State.AUTH, State.READY)
+        self._move(SmtpState.AUTH, SmtpState.READY)
         self._credentials = deque(credentials)
         self._say(Command(Verb.AUTH, line))
 
@@ -195,20 +195,20 @@ class SmtpClient:
         commands.append(Command(Verb.DATA, b"DATA"))
         if self._must_reset:
             commands.insert(0, Command(Verb.RSET, b"RSET"))
-        self._move(State.ENVELOPE, State.READY)
+        self._move(SmtpState.ENVELOPE, SmtpState.READY)
         self.transaction = Transaction(tuple(recipients))
         self._must_reset = True
         self._say(*commands)
 
     def end_of_message(self) -> None:
         """Say the final dot, and nothing after it (never pipelined); the message went before."""
-        self._move(State.FINAL, State.BODY)
+        self._move(SmtpState.FINAL, SmtpState.BODY)
         self._outgoing += TERMINATOR
         self._awaited.append(Command(Verb.FINAL))
 
     def quit(self) -> None:
         """Take leave (§4.1.1.10)."""
-        self._move(State.QUIT, State.READY, State.IDLE)
+        self._move(SmtpState.QUIT, SmtpState.READY, SmtpState.IDLE)
         self._say(Command(Verb.QUIT, b"QUIT"))
 
     def _mail_line(self, sender: str, octets: int, eight_bit: bool, smtputf8: bool) -> bytes:
@@ -228,7 +228,7 @@ class SmtpClient:
             )
         )
 
-    def _move(self, state: State, *allowed: State) -> None:
+    def _move(self, state: SmtpState, *allowed: SmtpState) -> None:
         assert self.state in allowed, f"{state} after {self.state}"
         assert not self._awaited, f"{state} before the answer to {self.awaited}"
         self.state = state
@@ -254,16 +254,16 @@ class SmtpClient:
         try:
             for reply in self._parser.feed(data):
                 self._hear(reply)
-                if self.state in (State.CLOSED, State.HANDSHAKE):
+                if self.state in (SmtpState.CLOSED, SmtpState.HANDSHAKE):
                     self._parser.clear()
                     break
         except GarbageError:
             self._close()
             raise
-        if self.state is not State.CLOSED:
+        if self.state is not SmtpState.CLOSED:
             self._write_held()
 
-    def _hear(self, reply: Reply) -> None:
+    def _hear(self, reply: SmtpReply) -> None:
         self.reply = reply
         self.replies_count += 1
         if not self._awaited:
@@ -275,8 +275,8 @@ class SmtpClient:
         if reply.code == 421 or (command.verb is Verb.GREETING and not reply.is_positive):
             self._close()
 
-    def _hear_unasked(self, reply: Reply) -> None:
-        if self.state is State.BODY and reply.is_refusal:
+    def _hear_unasked(self, reply: SmtpReply) -> None:
+        if self.state is SmtpState.BODY and reply.is_refusal:
             # The server breaks off before it saw the message: as certain as a refusal after it.
             self.transaction.final = reply
         elif reply.code != 421:
@@ -284,28 +284,28 @@ class SmtpClient:
         self._close()
 
     def _close(self) -> None:
-        self.state = State.CLOSED
+        self.state = SmtpState.CLOSED
         self._held.clear()
         self._awaited.clear()
         self._outgoing.clear()
 
-    def _on_greeting(self, _command: Command, _reply: Reply) -> None:
-        self.state = State.IDLE
+    def _on_greeting(self, _command: Command, _reply: SmtpReply) -> None:
+        self.state = SmtpState.IDLE
 
-    def _on_hello(self, command: Command, reply: Reply) -> None:
+    def _on_hello(self, command: Command, reply: SmtpReply) -> None:
         if reply.is_positive:
             if command.verb is Verb.EHLO:
                 self.extensions = parse_extensions(reply)
-            self.state = State.READY
+            self.state = SmtpState.READY
         elif command.verb is Verb.EHLO and reply.code // 100 == 5:
             self._held.append(Command(Verb.HELO, b"HELO " + self._hello_name))
         else:
-            self.state = State.IDLE
+            self.state = SmtpState.IDLE
 
-    def _on_starttls(self, _command: Command, reply: Reply) -> None:
-        self.state = State.HANDSHAKE if reply.code == 220 else State.READY
+    def _on_starttls(self, _command: Command, reply: SmtpReply) -> None:
+        self.state = SmtpState.HANDSHAKE if reply.code == 220 else SmtpState.READY
 
-    def _on_auth(self, command: Command, reply: Reply) -> None:
+    def _on_auth(self, command: Command, reply: SmtpReply) -> None:
         if reply.code == 334:
             # With nothing left to say, "*" gives up (RFC 4954 §4): the server then answers 501.
             if command.line == b"*":
@@ -315,19 +315,19 @@ class SmtpClient:
             self._awaited.append(Command(Verb.AUTH, line))
         else:
             self._credentials.clear()
-            self.state = State.READY
+            self.state = SmtpState.READY
 
-    def _on_rset(self, _command: Command, reply: Reply) -> None:
+    def _on_rset(self, _command: Command, reply: SmtpReply) -> None:
         if not reply.is_positive:
             raise GarbageError(f"RSET was refused: {reply.code}")
 
-    def _on_mail(self, _command: Command, reply: Reply) -> None:
+    def _on_mail(self, _command: Command, reply: SmtpReply) -> None:
         self.transaction.mail = _definite(reply)
         if not reply.is_positive:
             self._held.clear()
             self._settle()
 
-    def _on_rcpt(self, command: Command, reply: Reply) -> None:
+    def _on_rcpt(self, command: Command, reply: SmtpReply) -> None:
         self.transaction.answers[command.recipient] = _definite(reply)
         nobody = len(self._held) == 1 and not self.transaction.accepted
         if nobody:
@@ -335,11 +335,11 @@ class SmtpClient:
             self._held.clear()
         self._settle()
 
-    def _on_data(self, _command: Command, reply: Reply) -> None:
+    def _on_data(self, _command: Command, reply: SmtpReply) -> None:
         self.transaction.data = reply
         if reply.code == 354:
             if self.transaction.accepted:
-                self.state = State.BODY
+                self.state = SmtpState.BODY
             else:
                 self._outgoing += TERMINATOR
                 self._awaited.append(Command(Verb.LONE_DOT))
@@ -348,30 +348,30 @@ class SmtpClient:
         else:
             raise GarbageError(f"{reply.code} in answer to DATA")
 
-    def _on_final(self, _command: Command, reply: Reply) -> None:
+    def _on_final(self, _command: Command, reply: SmtpReply) -> None:
         self.transaction.final = reply
         # After 250 the buffers are clear (§4.1.1.4), after a refusal only most servers agree.
         self._must_reset = not reply.is_positive
-        self.state = State.READY
+        self.state = SmtpState.READY
 
-    def _on_lone_dot(self, _command: Command, _reply: Reply) -> None:
+    def _on_lone_dot(self, _command: Command, _reply: SmtpReply) -> None:
         self._settle()
 
-    def _on_quit(self, _command: Command, _reply: Reply) -> None:
+    def _on_quit(self, _command: Command, _reply: SmtpReply) -> None:
         self._close()
 
     def _settle(self) -> None:
         if not self._awaited and not self._held:
-            self.state = State.READY
+            self.state = SmtpState.READY
 
 
-def _definite(reply: Reply) -> Reply:
+def _definite(reply: SmtpReply) -> SmtpReply:
     if not reply.is_positive and not reply.is_refusal:
         raise GarbageError(f"{reply.code} in answer to MAIL or RCPT")
     return reply
 
 
-_ANSWERED: dict[Verb, Callable[[SmtpClient, Command, Reply], None]] = {
+_ANSWERED: dict[Verb, Callable[[SmtpClient, Command, SmtpReply], None]] = {
     Verb.GREETING: SmtpClient._on_greeting,
     Verb.EHLO: SmtpClient._on_hello,
     Verb.HELO: SmtpClient._on_hello,

@@ -23,9 +23,9 @@ from mailactors.model.outcome import (
     Rejected,
     Scope,
 )
-from mailactors.providers.port import Capabilities, LookUpFailed, Mail, Sighting
+from mailactors.providers.port import Capabilities, LookUpFailed, LookUpResult, Mail
 from mailactors.providers.smtp.classify import classify, decide_outcome
-from mailactors.providers.smtp.protocol import State, Verb
+from mailactors.providers.smtp.protocol import SmtpState, Verb
 from mailactors.providers.smtp.settings import SmtpSettings
 from mailactors.providers.smtp.transport import Connection, LostError
 from mailactors.providers.smtp.wire import (
@@ -74,7 +74,7 @@ class SmtpProvider:
             return SmtpSession(self, connection_or_refusal, is_reused=False)
         return connection_or_refusal
 
-    async def look_up(self, marker: str) -> Sighting:
+    async def look_up(self, marker: str) -> LookUpResult:
         """SMTP has no such question."""
         await trio.lowlevel.checkpoint()
         return LookUpFailed(Reason("a relay cannot be asked what it accepted"))
@@ -114,7 +114,7 @@ class SmtpProvider:
         is_spent = connection.messages_count >= self._settings.messages_per_connection_max
         if not connection.is_open:
             return
-        if self._is_closing or is_spent or connection.client.state is not State.READY:
+        if self._is_closing or is_spent or connection.client.state is not SmtpState.READY:
             await connection.leave()
         else:
             self._idle.append((self._clock.now_s(), connection))
@@ -160,7 +160,7 @@ class SmtpProvider:
     async def _hello(self, connection: Connection) -> Refusal | None:
         connection.client.hello()
         await connection.exchange()
-        is_ready = connection.client.state is State.READY
+        is_ready = connection.client.state is SmtpState.READY
         return None if is_ready else classify(Verb.EHLO, connection.client.reply)
 
     async def _start_tls(self, connection: Connection) -> Refusal | None:
@@ -170,7 +170,7 @@ class SmtpProvider:
             return Deferred(Scope.PROVIDER, Reason(text))
         client.starttls()
         await connection.exchange()
-        if client.state is not State.HANDSHAKE:
+        if client.state is not SmtpState.HANDSHAKE:
             return classify(Verb.STARTTLS, client.reply)
         await self._shake_hands(connection)
         client.tls_established()
@@ -242,7 +242,7 @@ class SmtpSession:
         transaction = client.transaction
         try:
             await self._connection.exchange()
-            if client.state is State.BODY:
+            if client.state is SmtpState.BODY:
                 await self._connection.send_message(stuff_dots(message))
         except LostError as lost:
             if self._is_reused and transaction.mail is None:

@@ -32,7 +32,7 @@ class GarbageError(MailactorsError):
 
 
 @dataclass(frozen=True)
-class Reply:
+class SmtpReply:
     """One complete reply: its code and the text of each line, without code and line end."""
 
     code: int
@@ -100,7 +100,7 @@ class ReplyParser:
         self._lines.clear()
         self._octets_count = 0
 
-    def feed(self, data: bytes) -> Iterator[Reply]:
+    def feed(self, data: bytes) -> Iterator[SmtpReply]:
         """Take octets and yield the replies that they complete.
 
         Raises: GarbageError for what is no reply, or is too long.
@@ -113,7 +113,7 @@ class ReplyParser:
                 yield reply
         self._check_length(len(self._buffer))
 
-    def _add(self, line: bytes) -> Reply | None:
+    def _add(self, line: bytes) -> SmtpReply | None:
         self._check_length(len(line))
         match = _LINE.fullmatch(line)
         if match is None:
@@ -126,7 +126,7 @@ class ReplyParser:
         self._lines.append(match[3] or b"")
         if match[2] == b"-":
             return None
-        reply = Reply(code, tuple(self._lines))
+        reply = SmtpReply(code, tuple(self._lines))
         self._lines.clear()
         self._octets_count = 0
         return reply
@@ -154,10 +154,10 @@ class Extensions:
     auth: frozenset[str] = frozenset()
 
 
-def parse_extensions(reply: Reply) -> Extensions:
+def parse_extensions(reply: SmtpReply) -> Extensions:
     """Read the answer to EHLO; its first line is a greeting.
 
-    >>> parse_extensions(Reply(250, (b"hi", b"SIZE 1000", b"auth=LOGIN", b"AUTH PLAIN"))).size_max
+    >>> parse_extensions(SmtpReply(250, (b"hi", b"SIZE 1000", b"auth=LOGIN"))).size_max
     1000
     """
     offered: dict[str, list[str]] = {}

@@ -18,7 +18,7 @@ from typing import Final
 import trio
 
 from mailactors.model.outcome import Phase, Reason
-from mailactors.providers.smtp.protocol import SmtpClient, State, Verb
+from mailactors.providers.smtp.protocol import SmtpClient, SmtpState, Verb
 from mailactors.providers.smtp.replies import GarbageError, clean_text
 
 STALE_LOOK_S: Final = 0.001
@@ -115,7 +115,7 @@ class Connection:
                 with self._losing(PHASES[verb], self._timeouts_s[verb], awaiting):
                     await self._write()
                     await self._hear_one()
-            if self.client.state is State.CLOSED:
+            if self.client.state is SmtpState.CLOSED:
                 await self.aclose()
 
     async def send_message(self, stuffed: bytes) -> None:
@@ -153,7 +153,7 @@ class Connection:
     async def quit(self) -> None:
         """Take leave within a moment and close; never raises for what the server does."""
         try:
-            if self.is_open and self.client.state in (State.READY, State.IDLE):
+            if self.is_open and self.client.state in (SmtpState.READY, SmtpState.IDLE):
                 self.client.quit()
                 await self.exchange()
         except LostError:
@@ -163,7 +163,7 @@ class Connection:
 
     async def leave(self) -> None:
         """Say QUIT and close without waiting for the answer: an outcome is known and waits."""
-        if self.is_open and self.client.state is State.READY:
+        if self.is_open and self.client.state is SmtpState.READY:
             self.client.quit()
             with contextlib.suppress(LostError), trio.move_on_after(LEAVE_WITHIN_S):
                 await self._write()

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from mailactors.spool.port import Progress
+    from mailactors.spool.port.commands import Progress
 
 
-class Owner(msgspec.Struct, frozen=True):
+class LeaseOwner(msgspec.Struct, frozen=True):
     """What the one who works on this spool knows of, at a time before the look.
 
     `attempts` are those in flight, `flying` the leases (seq, epoch) that they are made under.
@@ -35,11 +35,11 @@ class Owner(msgspec.Struct, frozen=True):
         return node == self.node and is_kept
 
 
-class Look(msgspec.Struct, frozen=True):
+class InspectionQuery(msgspec.Struct, frozen=True):
     """Where to look. The two marks are what the look before returned."""
 
     now: float
-    owner: Owner
+    owner: LeaseOwner
     seqs: tuple[int, ...] = ()
     """Messages that are under suspicion already, to be looked at again."""
     expiry_mark: float = 0.0

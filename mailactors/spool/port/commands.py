@@ -21,27 +21,27 @@ import msgspec
 from mailactors.errors import MailactorsError
 from mailactors.model.lifecycle import State
 from mailactors.model.message import Message
-from mailactors.spool.doubts import (
+from mailactors.spool.port.doubts import (
     Doubts,
+    FindDueDoubts,
     IntendAgain,
-    Looks,
-    Overdue,
+    LookUps,
     Postpone,
     SettleByHand,
     SettledByHand,
 )
-from mailactors.spool.operations import (
-    Blame,
+from mailactors.spool.port.operations import (
+    CountCrash,
     NotRetried,
     Purge,
     Purged,
+    RecordDeliveryEvent,
     Retry,
     Suppress,
-    Testify,
     Unsuppress,
     Unsuppressed,
 )
-from mailactors.spool.questions import Questions, Suppression
+from mailactors.spool.port.questions import Questions, Suppression
 
 
 class SpoolError(MailactorsError):
@@ -79,7 +79,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     lane_tries: int = 0
 
 
-class Key(msgspec.Struct, frozen=True):
+class IdempotencyKey(msgspec.Struct, frozen=True):
     """An idempotency key, unique within its scope until `expires_at` (and its message is final)."""
 
     scope: str
@@ -98,7 +98,7 @@ class Accept(msgspec.Struct, frozen=True):
     message: Message
     packed: bytes
     digest: str
-    key: Key
+    key: IdempotencyKey
     client_id: str = ""
 
 
@@ -215,8 +215,8 @@ class Step(msgspec.Struct, frozen=True):
     suppress: bool = False
 
 
-class Settle(msgspec.Struct, frozen=True):
-    """Record an outcome and the next step in one commit, closing the attempt. → Settled
+class RecordOutcome(msgspec.Struct, frozen=True):
+    """Record an outcome and the next step in one commit, closing the attempt. → Recorded
 
     `is_attempt`: the provider saw something of it, so that it counts. `outcome` is a short word
     for tables; `facts` go into the timeline's event with the rule and its inputs.
@@ -235,7 +235,7 @@ class Settle(msgspec.Struct, frozen=True):
     """Of an attempt that repeated an uncertain one by its key: the progress stays as it is."""
 
 
-class Settled(msgspec.Struct, frozen=True):
+class Recorded(msgspec.Struct, frozen=True):
     """`is_stale`: it came too late to change what it meant to; evidence is kept, and counts."""
 
     is_stale: bool = False
@@ -244,7 +244,7 @@ class Settled(msgspec.Struct, frozen=True):
 
 
 class Release(msgspec.Struct, frozen=True):
-    """Give leased deliveries back as they were, or `failed` where `error` says why. → Settled"""
+    """Give leased deliveries back as they were, or `failed` where `error` says why. → Recorded"""
 
     seq: int
     ns: tuple[int, ...]
@@ -267,8 +267,8 @@ class Expired(msgspec.Struct, frozen=True):
     next_expiry_at: float | None
 
 
-class Resolve(msgspec.Struct, frozen=True):
-    """Record what was found out of uncertain or held deliveries, and move them on. → Settled
+class SettleDoubt(msgspec.Struct, frozen=True):
+    """Record what was found out of uncertain or held deliveries, and move them on. → Recorded
 
     Only those of `attempt_id`, unless that is empty. A step to the state that a delivery is in
     keeps it there. `is_risk` declares that sending again may repeat the message: it is counted.
@@ -284,7 +284,7 @@ class Resolve(msgspec.Struct, frozen=True):
     facts: Mapping[str, Any]
     is_risk: bool = False
     attempt_id: str = ""
-    looks: Looks | None = None
+    looks: LookUps | None = None
     next_at: float | None = None
 
 
@@ -332,16 +332,16 @@ Command: TypeAlias = (
     | AcceptMany
     | Claim
     | Intend
-    | Settle
+    | RecordOutcome
     | Release
     | Expire
-    | Overdue
+    | FindDueDoubts
     | Postpone
     | IntendAgain
-    | Resolve
+    | SettleDoubt
     | SettleByHand
-    | Testify
-    | Blame
+    | RecordDeliveryEvent
+    | CountCrash
     | Cancel
     | Recover
     | Retry
@@ -356,7 +356,7 @@ Result: TypeAlias = (
     | Claimed
     | Intended
     | Withdrawn
-    | Settled
+    | Recorded
     | Expired
     | Doubts
     | Cancelled

@@ -15,7 +15,7 @@ import trio
 from mailactors.runtime.ports import Clock
 
 
-class Alarm:
+class Timer:
     """Rings once at the time that it was last set to."""
 
     def __init__(self, ring: Callable[[], None], clock: Clock) -> None:

@@ -15,7 +15,7 @@ NEVER_AT: Final = math.inf
 """A doubt's time when nobody will see to it unless told to."""
 
 
-class Looks(msgspec.Struct, frozen=True):
+class LookUps(msgspec.Struct, frozen=True):
     """What the look-ups of a doubt came to. Times are UTC seconds, 0 for never."""
 
     count: int = 0
@@ -54,7 +54,7 @@ class Doubt(msgspec.Struct, frozen=True):
     ended_at: float
     """When the latest attempt was lost."""
     repeats: int = 0
-    looks: Looks = Looks()
+    looks: LookUps = LookUps()
     is_held: bool = False
     is_whole: bool = True
     """The recipients are those of the first intent, so that a repetition would be identical."""
@@ -75,7 +75,7 @@ class Doubt(msgspec.Struct, frozen=True):
         return tuple(n for n, _ in self.recipients)
 
 
-class Overdue(msgspec.Struct, frozen=True):
+class FindDueDoubts(msgspec.Struct, frozen=True):
     """Ask for doubts that are due, up to `limit` of each provider; changes nothing. → Doubts"""
 
     limit: int
@@ -89,7 +89,7 @@ class Doubts(msgspec.Struct, frozen=True):
 
 
 class Postpone(msgspec.Struct, frozen=True):
-    """See to a doubt at another time; nothing was found out. → Settled"""
+    """See to a doubt at another time; nothing was found out. → Recorded"""
 
     seq: int
     attempt_ids: tuple[str, ...]
@@ -114,7 +114,7 @@ class IntendAgain(msgspec.Struct, frozen=True):
 
 
 class SettleByHand(msgspec.Struct, frozen=True):
-    """Settle by a person's word what of a message is uncertain or held. → SettledByHand
+    """Settle by a person's word what of a message is uncertain or held. → RecordedByHand
 
     `resend` declares the risk of a duplicate. Past the deadline it settles nothing.
     """

@@ -13,8 +13,8 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
-from mailactors.runtime.alarm import Alarm
 from mailactors.runtime.ports import SystemClock
+from mailactors.runtime.timer import Timer
 
 
 class Awaited(Protocol):
@@ -29,14 +29,14 @@ class _Wait(msgspec.Struct):
     give_up: Callable[[], None]
 
 
-class Patience:
+class Deadlines:
     """Ends waits that take too long."""
 
     def __init__(self) -> None:
         self._clock = SystemClock()
         self._queues: dict[float, deque[_Wait]] = {}
         """By length of time: in each, who came first is over first."""
-        self._alarm = Alarm(self._end, self._clock)
+        self._alarm = Timer(self._end, self._clock)
 
     async def run(self) -> None:
         """Keep the time."""
@@ -62,15 +62,15 @@ class Patience:
         self._alarm.set(min(fronts, default=float("inf")))
 
 
-_PATIENCE: Final = trio.lowlevel.RunVar[Patience]("patience")
+_DEADLINES: Final = trio.lowlevel.RunVar[Deadlines]("deadlines")
 
 
-def patience() -> Patience:
+def deadlines() -> Deadlines:
     """Return the one of this run of Trio."""
     try:
-        return _PATIENCE.get()
+        return _DEADLINES.get()
     except LookupError:
-        found = Patience()
-        _PATIENCE.set(found)
-        trio.lowlevel.spawn_system_task(found.run, name="patience")
+        found = Deadlines()
+        _DEADLINES.set(found)
+        trio.lowlevel.spawn_system_task(found.run, name="deadlines")
         return found

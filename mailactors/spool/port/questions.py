@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.inspection import Inspection, Look
+from mailactors.spool.port.inspection import Inspection, InspectionQuery
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
@@ -199,6 +199,6 @@ class Questions(Protocol):
         """Return intents of a provider since a time, by floor(started_at / bucket_s)."""
         ...
 
-    def inspect(self, look: Look) -> Inspection:
+    def inspect(self, look: InspectionQuery) -> Inspection:
         """Return what a watchdog should judge; reads a bounded part, along indices."""
         ...

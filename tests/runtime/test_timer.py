@@ -8,14 +8,14 @@ from collections.abc import AsyncIterator
 import trio
 import trio.testing
 
-from mailactors.runtime.alarm import Alarm
 from mailactors.runtime.ports import SystemClock
+from mailactors.runtime.timer import Timer
 
 
 @contextlib.asynccontextmanager
-async def kept() -> AsyncIterator[tuple[Alarm, list[float]]]:
+async def kept() -> AsyncIterator[tuple[Timer, list[float]]]:
     rung: list[float] = []
-    alarm = Alarm(lambda: rung.append(trio.current_time()), SystemClock())
+    alarm = Timer(lambda: rung.append(trio.current_time()), SystemClock())
     async with trio.open_nursery() as nursery:
         nursery.start_soon(alarm.run)
         await trio.testing.wait_all_tasks_blocked()
@@ -81,7 +81,7 @@ async def test_an_alarm_may_be_set_before_it_is_kept(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     rung: list[float] = []
-    alarm = Alarm(lambda: rung.append(trio.current_time()), SystemClock())
+    alarm = Timer(lambda: rung.append(trio.current_time()), SystemClock())
     alarm.set(3.0)
 
     with trio.move_on_after(10):

@@ -16,15 +16,15 @@ ALONE_FROM: Final = CRASHES_MAX - 1
 which of them it was. With fewer it goes like any other: most deaths are nobody's fault."""
 
 
-class Blame(msgspec.Struct, frozen=True):
-    """Remember that an actor died on a message for the n-th time. → Settled"""
+class CountCrash(msgspec.Struct, frozen=True):
+    """Remember that an actor died on a message for the n-th time. → Recorded"""
 
     seq: int
     crashes: int
 
 
-class Testify(msgspec.Struct, frozen=True):
-    """Take in what a vendor reported of a delivery after its answer. → Settled
+class RecordDeliveryEvent(msgspec.Struct, frozen=True):
+    """Take in what a vendor reported of a delivery after its answer. → Recorded
 
     It counts for a message of which that provider had an attempt. What is not final and not on
     its way is `sent` when it was delivered; what is uncertain or held with that provider
