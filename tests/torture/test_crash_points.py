@@ -220,7 +220,9 @@ def test_dead_with_an_intent_it_is_resent_as_declared(scene: Scene, place: str) 
     check_death_with_an_intent(scene, place)
 
 
-@pytest.mark.parametrize("place", ["provider.intended", "body", "provider.sent", "commit:RecordOutcome"])
+@pytest.mark.parametrize(
+    "place", ["provider.intended", "body", "provider.sent", "commit:RecordOutcome"]
+)
 def test_dead_with_an_intent_it_is_held_as_declared(scene: Scene, place: str) -> None:
     scene.preference = "hold"
     check_death_with_an_intent(scene, place)
