@@ -155,7 +155,7 @@ def test_programs_are_answered_in_json(gateway: Served, run: Run) -> None:
     _, found, _ = run("status", "json", *url)
 
     (status,) = json.loads(found)["statuses"]
-    assert status["message_id"] == json.loads(sent)["id"]
+    assert status["id"] == json.loads(sent)["id"]
     assert status["to"] == ["bob@example.com"]
 
 

@@ -18,7 +18,7 @@ from tests.peers_http import Answer, reply, scripted
 from tests.providers.peers import aiosmtpd_peer
 from tests.servers import serving, wait_until
 
-ACCEPTED = reply(202, {"id": "m1", "message_id": "m1@mail.example", "status": "accepted"})
+ACCEPTED = reply(202, {"id": "m1", "rfc_message_id": "m1@mail.example", "status": "accepted"})
 LETTER = b"""From: "Doe, Ann" <ann@example.com>
 To: Bob <bob@example.com>,
  =?utf-8?q?J=C3=B6rg?= <joerg@example.com>

@@ -12,10 +12,11 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from mailactors.api.bodies import full_submission, refusal_of
 from mailactors.api.decoding import decode_body
+from mailactors.api.exchange import url_of
 from mailactors.api.problems import FaultView, Problem, ProblemError, problem_of
 from mailactors.api.schemas import BATCH_MAX, BatchItem, BatchResult
-from mailactors.api.submissions import full_submission, refusal_of
 from mailactors.intake.submission import IntakeError, Submission
 from mailactors.spool.port import Receipt
 
@@ -92,7 +93,9 @@ def result_of(index: int, entry: Entry, outcome: Receipt | IntakeError | None) -
         return _refused(index, refusal_of(outcome, entry.item))
     assert outcome is not None
     status = 200 if outcome.is_replay else 202
-    return BatchResult(status, outcome.id, outcome.message_id, f"/v1/messages/{outcome.id}")
+    return BatchResult(
+        status, outcome.id, outcome.client_id, outcome.message_id, url_of(outcome.id)
+    )
 
 
 def _refused(index: int, error: ProblemError) -> BatchResult:

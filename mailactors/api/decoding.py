@@ -24,6 +24,7 @@ JSON_MEDIA_TYPE: Final = "application/json"
 _WHERE = re.compile(r"(.*?)(?: - at (?:`key` in )?`(\$[^`]*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_UNLISTED = re.compile(r"Invalid enum value .*", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _WORDS: Final = {
     "`str`": "a string",
@@ -119,6 +120,8 @@ def _fault(text: str, shape: type[msgspec.Struct]) -> FaultView:
         return FaultView(_unknown_words(unknown[1], steps, shape), pointer_of([*steps, unknown[1]]))
     if missing := _MISSING.fullmatch(what):
         return FaultView("is required", pointer_of([*steps, missing[1]]))
+    if _UNLISTED.fullmatch(what) and (choices := _choices(shape, steps)):
+        return FaultView(f"is none of {', '.join(choices)}", pointer_of(steps))
     return FaultView(_plain_words(what), pointer_of(steps))
 
 
@@ -128,6 +131,19 @@ def _unknown_words(name: str, steps: Sequence[str], shape: type[msgspec.Struct])
     near = difflib.get_close_matches(name[:40], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
     return f"is not known; {hint}" if known else "is not known"
+
+
+def _choices(shape: type[msgspec.Struct], steps: Sequence[str]) -> list[str]:
+    """Return the words that a field at the top may be, or none if it is another kind of field."""
+    shaped = msgspec.inspect.type_info(shape)
+    assert isinstance(shaped, msgspec.inspect.StructType)
+    for type_ in [field.type for field in shaped.fields if [field.encode_name] == steps]:
+        for kind in type_.types if isinstance(type_, msgspec.inspect.UnionType) else (type_,):
+            if isinstance(kind, msgspec.inspect.EnumType):
+                return [str(each.value) for each in kind.cls]
+            if isinstance(kind, msgspec.inspect.LiteralType):
+                return [str(each) for each in kind.values]
+    return []
 
 
 def _plain_words(text: str) -> str:

@@ -54,3 +54,8 @@ def read_query(shape: type[T]) -> T:
 def answer(view: msgspec.Struct, status: int = 200) -> Response:
     """Return a value as JSON."""
     return Response(msgspec.json.encode(view), status, content_type="application/json")
+
+
+def url_of(message_id: str) -> str:
+    """Return where a message is shown, by our id."""
+    return f"/v1/messages/{message_id}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
 from mailactors.errors import MailactorsError
@@ -45,11 +47,15 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class IntakeError(MailactorsError):
-    """The door did not take the submission."""
+    """The door did not take the submission. `result` is its word in the metrics."""
+
+    result: ClassVar[str]
 
 
 class SubmissionRejectedError(IntakeError):
     """The submission is not acceptable, and will not become so by being sent again."""
+
+    result = "rejected"
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         super().__init__("; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults))
@@ -59,6 +65,8 @@ class SubmissionRejectedError(IntakeError):
 class KeyConflictError(IntakeError):
     """The idempotency key belongs to a message with other content."""
 
+    result = "conflict"
+
     def __init__(self, message_id: str) -> None:
         super().__init__("this idempotency key was used with other content before")
         self.message_id = message_id
@@ -66,6 +74,8 @@ class KeyConflictError(IntakeError):
 
 class OverloadedError(IntakeError):
     """There is no room for more just now. Nothing was accepted; try again after a while."""
+
+    result = "overloaded"
 
     def __init__(self, why: str, retry_after_s: float) -> None:
         super().__init__(why)
@@ -75,6 +85,8 @@ class OverloadedError(IntakeError):
 class RateLimitedError(OverloadedError):
     """The service's own limit is used up; `limit` a minute, `retry_after_s` until there is room."""
 
+    result = "rate_limited"
+
     def __init__(self, limit: int, retry_after_s: float) -> None:
         super().__init__(f"more than {limit} messages a minute", retry_after_s)
         self.limit = limit
@@ -82,6 +94,8 @@ class RateLimitedError(OverloadedError):
 
 class StoppingError(OverloadedError):
     """The service is shutting down and accepts nothing new."""
+
+    result = "stopping"
 
     def __init__(self) -> None:
         super().__init__("the service is shutting down", 5.0)

@@ -142,8 +142,8 @@ def _risks(db: apsw.Connection) -> tuple[Risk, ...]:
 
 
 def _status(row: tuple[Any, ...], deliveries: list[DeliveryStatus]) -> MessageStatus:
-    *fields, retry_of, labels = row
-    return MessageStatus(*fields, tuple(deliveries), retry_of, *read_labels(labels))
+    *fields, retry_of, labels = row  # in the order of the struct's fields
+    return MessageStatus(*(*fields, tuple(deliveries), retry_of, *read_labels(labels)))
 
 
 def _by_status(rows: list[tuple[Any, ...]]) -> tuple[Pending, ...]:

@@ -122,6 +122,8 @@ async def test_what_happens_from_now_on_comes_as_it_happens(
     assert (seq, kind) == (2, "accepted")
     assert data == {
         "id": message_id,
+        "client_id": "after",
+        "rfc_message_id": f"{message_id}@mail.example",
         "stream": "transactional",
         "at": data["at"],
         "facts": data["facts"],

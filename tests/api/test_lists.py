@@ -43,18 +43,20 @@ async def test_a_message_in_a_list_has_exactly_the_promised_fields(client: Clien
     view = await get(client, receipt["status_url"])
     (delivery,) = message.pop("deliveries")
     assert page["next"] is None
-    assert (delivery["recipient"], delivery["status"]) == ("ann@example.org", "ready")
+    assert (delivery["recipient"], delivery["status"]) == ("ann@example.org", "queued")
     assert message == {
         "id": receipt["message_id"],
         "client_id": "order-1",
-        "message_id": view["message_id"],
-        "status": "ready",
+        "rfc_message_id": view["rfc_message_id"],
+        "status": "queued",
         "stream": "transactional",
         "from": "mailactors@mail.example",
         "subject": "Hello",
         "accepted_at": view["accepted_at"],
         "attempts": 0,
         "retry_of": None,
+        "tags": [],
+        "metadata": {},
         "status_url": receipt["status_url"],
     }
 
@@ -70,7 +72,7 @@ async def test_messages_are_filtered_by_what_became_of_them(client: Client) -> N
     assert await names(client, "stream=none") == []
     assert await names(client, "state=cancelled") == ["one"]
     assert await names(client, "recipient=bob@Example.ORG") == ["two"]
-    assert await names(client, "recipient=ann@example.org&state=ready") == ["three"]
+    assert await names(client, "recipient=ann@example.org&state=queued") == ["three"]
     assert await names(client, "since=2001-11-09T01:08:47Z&until=9999-01-01T00:00:00Z") != []
     assert await names(client, "until=2001-11-09T01:08:47Z") == []
     assert await names(client, f"since={quote('2999-11-09T02:08:47+01:00')}") == []
@@ -216,15 +218,15 @@ async def test_the_ledger_adds_up(client: Client) -> None:
         "holds": True,
         "accepted": 5,
         "imbalance": 0,
-        "states": {"cancelled": 1, "ready": 4},
+        "states": {"cancelled": 1, "queued": 4},
         "in_flight": 4,
         "purged": 0,
         "declared_risks": 0,
         "risks": [],
         "alarms": [],
     }
-    assert {"stream": "bulk", "state": "ready", "count": 4}.items() <= pending.items()
-    assert 0.0 <= pending["unmoved_s"] <= pending["oldest_s"] == oldest_s["ready"] < 60.0
+    assert {"stream": "bulk", "state": "queued", "count": 4}.items() <= pending.items()
+    assert 0.0 <= pending["unmoved_s"] <= pending["oldest_s"] == oldest_s["queued"] < 60.0
 
 
 async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Client) -> None:
@@ -239,7 +241,7 @@ async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Clien
     ):
         rig.store._db.execute(sql, bindings)
     fault = Finding(
-        AlarmKind.NOT_SENT, "m1", "7", 1, "bulk", "leased", now - 90.0, "provider x is free"
+        AlarmKind.NOT_SENT, "m1", "7", 1, "bulk", "queued", now - 90.0, "provider x is free"
     )
     for at_s in (0.0, 100.0):
         decide_changes(rig.watch.spool, [fault], at_s, 1005268127.9)
@@ -253,13 +255,13 @@ async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Clien
     ] == ledger["risks"]
     held = next(each for each in ledger["pending"] if each["state"] == "held")
     assert (500, 50) == (int(held["oldest_s"]), int(held["unmoved_s"]))
-    assert {"held": 500, "ready": 0} == {k: int(v) for k, v in ledger["oldest_s"].items()}
+    assert {"held": 500, "queued": 0} == {k: int(v) for k, v in ledger["oldest_s"].items()}
     assert [
         {
             "kind": "not_sent",
             "subject": "m1",
             "stream": "bulk",
-            "state": "leased",
+            "state": "queued",
             "since": rfc3339(now - 90.0),
             "raised_at": "2001-11-09T01:08:47.900Z",
             "detail": "provider x is free",
@@ -275,7 +277,7 @@ async def test_a_ledger_that_does_not_add_up_says_so(rig: Rig, client: Client) -
 
     ledger = await get(client, "/v1/ledger")
 
-    assert (False, 4, {"ready": 3}, 1) == (
+    assert (False, 4, {"queued": 3}, 1) == (
         *(ledger["holds"], ledger["accepted"], ledger["states"]),
         ledger["imbalance"],
     )

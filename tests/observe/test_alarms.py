@@ -47,7 +47,7 @@ WORLD = Snapshot(
     owner=LeaseOwner("single", frozenset({"a1"})),
     plans={"main": StreamPolicy(("primary", "secondary"))},
     free=frozenset(),
-    well=frozenset({"primary", "secondary"}),
+    healthy=frozenset({"primary", "secondary"}),
     room=ROOM,
 )
 
@@ -194,7 +194,7 @@ def test_a_patient_stream_may_wait_for_a_lane_that_is_well() -> None:
     leased, free = message(delivery("leased")), frozenset({"secondary"})
 
     assert [] == faults(leased, plans=plans, free=free)
-    found = faults(leased, plans=plans, free=free, well=frozenset({"secondary"}))
+    found = faults(leased, plans=plans, free=free, healthy=frozenset({"secondary"}))
     assert ["not_sent"] == kinds(found)
 
 

@@ -52,7 +52,7 @@ async def test_submissions_attempts_and_decisions_are_counted(autojump_clock: Mo
 
     assert 3 == of("mailactors_submissions_total", result="accepted")
     assert 1 == of("mailactors_submissions_total", result="replayed")
-    assert 1 == of("mailactors_submissions_total", result="SubmissionRejectedError")
+    assert 1 == of("mailactors_submissions_total", result="rejected")
     assert 1 == of("mailactors_attempts_total", provider="primary", outcome="deferred")
     assert 1 == of("mailactors_attempts_total", provider="secondary", outcome="accepted")
     assert 1 == of("mailactors_retry_decision_seconds_count")
@@ -75,9 +75,9 @@ async def test_depth_and_age_of_what_waits_are_shown(autojump_clock: MockClock) 
             await trio.sleep(30)
             seen = await scrape(gateway)
 
-    assert 2 == seen["mailactors_pending", (("state", "leased"), ("stream", "bulk"))]
+    assert 2 == seen["mailactors_pending", (("state", "queued"), ("stream", "bulk"))]
     assert 30 <= seen["mailactors_oldest_pending_seconds", (("stream", "bulk"),)] < 31
-    leased = (("state", "leased"), ("stream", "bulk"))
+    leased = (("state", "queued"), ("stream", "bulk"))
     assert 30 <= seen["mailactors_oldest_in_state_seconds", leased] < 31
     assert 30 <= seen["mailactors_unmoved_in_state_seconds", leased] < 31
     assert 1 == seen["mailactors_paused", (("provider", "primary"),)]

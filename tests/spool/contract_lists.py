@@ -96,7 +96,7 @@ class ListsContract(Contract):
         lease_one(store, make_accept("m2"))
         receive(store, make_accept("m3"))
 
-        def listed(status: Status, now: float, **others: str) -> list[str]:
+        def listed(status: Status, now: float, **others: Any) -> list[str]:
             filters = Filters(status=status, now=now, **others)
             return ids(store.messages(filters, 10, None))
 
