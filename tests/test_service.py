@@ -86,9 +86,8 @@ def test_the_first_example_works_as_it_is_printed(tmp_path: Path) -> None:
         listed = served.call("GET", "/statuses")[1]["statuses"]
 
         assert (code, accepted["message"]) == (202, "Email process initiated.")
-        assert [(each["client_id"], each["to"]) for each in listed] == [
-            ("1", ["chahak@example.com"])
-        ]
+        (found,) = listed
+        assert (found["client_id"], found["to"]) == ("1", ["chahak@example.com"])
         assert f"curl {served.url}/statuses" in text
         assert "spool      spool.db" in text
         assert "primary (simulated), secondary (simulated), tertiary (simulated)" in text

@@ -78,6 +78,62 @@ async def test_messages_are_filtered_by_what_became_of_them(client: Client) -> N
     assert await names(client, f"since={quote('2999-11-09T02:08:47+01:00')}") == []
 
 
+async def test_a_scheduled_message_is_not_a_queued_one(client: Client) -> None:
+    body = {"from": "s@example.com", "to": "ann@example.org", "text": "x", "id": "later"}
+    await client.post("/v1/messages", json={**body, "send_at": "2999-01-01T00:00:00Z"})
+    await accept(client, "now")
+
+    view = await get(client, "/v1/messages/later")
+    page = await get(client, "/statuses?id=later")
+    ledger = await get(client, "/v1/ledger")
+
+    (delivery,) = view["deliveries"]
+    assert ("scheduled", "scheduled") == (view["status"], delivery["status"])
+    assert "2999-01-01T00:00:00.000Z" == delivery["next_at"] == view["not_before"]
+    assert "scheduled" == page["statuses"][0]["status"]
+    assert await names(client, "state=scheduled") == ["later"]
+    assert await names(client, "state=queued") == ["now"]
+    assert {"queued": 1, "scheduled": 1} == ledger["states"]
+    assert (1, ["queued"]) == (ledger["in_flight"], list(ledger["oldest_s"]))
+    ages = {each["state"]: (each["oldest_s"], each["unmoved_s"]) for each in ledger["pending"]}
+    assert (None, None) == ages["scheduled"]
+    assert None not in ages["queued"]
+    fits(ledger, "/v1/ledger", "get", 200, "application/json")
+
+
+async def test_messages_are_found_by_tag_and_shown_with_tags_and_metadata(client: Client) -> None:
+    body = {"from": "s@example.com", "to": "ann@example.org", "text": "x"}
+    labels = {"tags": ["vip", "receipt"], "metadata": {"order": "17"}}
+    await client.post("/v1/messages", json={**body, **labels, "id": "one"})
+    await client.post("/v1/messages", json={**body, "tags": ["receipt"], "id": "two"})
+    await accept(client, "three")
+    await client.post("/v1/messages/one/cancel")
+    retried = await (await client.post("/v1/messages/one/retry")).get_json()
+
+    page = await get(client, "/v1/messages?tag=vip")
+
+    assert [(retried["id"], "one"), (retried["retry_of"], "one")] == [
+        (each["id"], each["client_id"]) for each in page["messages"]
+    ]
+    for shown in (*page["messages"], await get(client, "/v1/messages/one")):
+        assert labels == {"tags": shown["tags"], "metadata": shown["metadata"]}
+    assert await names(client, "tag=receipt&state=queued") == ["one", "two"]
+    assert await names(client, "tag=none") == []
+
+
+@pytest.mark.parametrize("state", ["ready", "leased", "sending", "partial"])
+async def test_a_word_that_is_no_state_is_answered_with_those_that_are(
+    client: Client, state: str
+) -> None:
+    response = await client.get(f"/v1/messages?state={state}")
+
+    detail = (
+        "state: is none of scheduled, queued, processing, deferred, uncertain, held, sent, bounced,"
+        " failed, expired, suppressed, cancelled"
+    )
+    assert (400, detail) == (response.status_code, (await response.get_json())["detail"])
+
+
 async def test_messages_come_by_pages(client: Client) -> None:
     for number in range(5):
         await accept(client, str(number))
@@ -102,6 +158,8 @@ async def test_messages_come_by_pages(client: Client) -> None:
         ("/v1/messages?limit=1001", "limit"),
         ("/v1/messages?cursor=x", "cursor"),
         ("/v1/messages?strem=bulk", "strem"),
+        ("/v1/messages?metadata.order=17", "metadata.order"),
+        (f"/v1/messages?tag={'x' * 257}", "tag"),
         ("/v1/messages/x?timeline=1", "timeline"),
         ("/v1/suppressions?limit=0", "limit"),
         ("/v1/suppressions?after=a", "after"),

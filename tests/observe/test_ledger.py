@@ -93,6 +93,17 @@ def test_what_waits_is_shown_with_its_ages() -> None:
     assert "held otp 1 2.0 d 10 min" in lines
 
 
+def test_what_is_scheduled_stands_apart_and_has_no_age() -> None:
+    states = {"scheduled": 2, "sent": 1243}
+    pending = [
+        {"stream": "otp", "state": "scheduled", "count": 2, "oldest_s": None, "unmoved_s": None}
+    ]
+    lines = [line.replace("│ ", "").strip("│ ") for line in shown(states=states, pending=pending)]
+
+    assert "+ 2 scheduled (for later)" in lines
+    assert "scheduled otp 2" in lines
+
+
 def test_risks_are_shown_by_stream_and_provider_with_the_rest() -> None:
     risks = [{"stream": "otp", "provider": "primary", "count": 4}]
     lines = [line.replace("│ ", "").strip("│ ") for line in shown(declared_risks=5, risks=risks)]
