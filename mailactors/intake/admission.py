@@ -24,6 +24,7 @@ from mailactors.model.message import (
     Message,
     domain_of,
     fingerprint,
+    without_defaults,
 )
 from mailactors.model.mime import check_content
 
@@ -54,6 +55,11 @@ ADDRESSES_REMEMBERED: Final = 16_384
 """Some 4 MB when full."""
 _MESSAGE_ID: Final = re.compile("<([!-;=?-~]{1,900})>")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+_FIELDS_BEFORE: Final = (
+    *("sender", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
+    *("attachments", "raw", "stream", "expires_in_s", "send_at", "tags", "metadata"),
+)
 
 
 class StreamRules(msgspec.Struct, frozen=True):
@@ -115,10 +121,20 @@ def decide_admission(
 def submission_fingerprint(submission: Submission) -> str:
     """Return what makes two submissions the same: everything but the key and the client's id.
 
-    As submitted, without configured defaults, so that a reload turns no replay into a conflict.
+    As submitted, without configured defaults, so that a reload turns no replay into a conflict;
+    by the names of the fields that were given, so that a new optional field does not either.
     """
-    plain = msgspec.structs.replace(submission, scope="", key=None, client_id="")
-    return fingerprint(msgspec.structs.astuple(plain))
+    content = msgspec.structs.replace(submission, scope="", key=None, client_id="")
+    return fingerprint(without_defaults(content))
+
+
+def fingerprint_before(submission: Submission) -> str:
+    """Return the fingerprint as versions before 0.2 made it, of positions and defaults.
+
+    Keys that such a version stored are found by it. To be deleted in 0.3, together with
+    `IdempotencyKey.fingerprint_before`: one `idempotency.window_s` after the upgrade no key has it.
+    """
+    return fingerprint((*(getattr(submission, name) for name in _FIELDS_BEFORE), "", None, ""))
 
 
 def _check_addresses(

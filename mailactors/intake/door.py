@@ -12,7 +12,12 @@ from typing import Final
 import msgspec
 import trio
 
-from mailactors.intake.admission import AdmissionRules, decide_admission, submission_fingerprint
+from mailactors.intake.admission import (
+    AdmissionRules,
+    decide_admission,
+    fingerprint_before,
+    submission_fingerprint,
+)
 from mailactors.intake.registry import RETRY_AFTER_S, Submit
 from mailactors.intake.submission import (
     Fault,
@@ -196,12 +201,12 @@ class Door:
 
     def _key(self, submission: Submission, now: float) -> IdempotencyKey:
         """Return the client's key, or one made of the content, which lives shorter."""
-        print_ = submission_fingerprint(submission)
-        if submission.key is not None:
-            expires_at = now + self.rules.key_window_s
-            return IdempotencyKey(submission.scope, submission.key, print_, expires_at)
-        expires_at = now + self.rules.fingerprint_window_s
-        return IdempotencyKey(FINGERPRINT_SCOPE + submission.scope, print_, print_, expires_at)
+        scope, key, window_s = submission.scope, submission.key, self.rules.key_window_s
+        print_, before = submission_fingerprint(submission), fingerprint_before(submission)
+        if key is None:
+            scope, key = FINGERPRINT_SCOPE + scope, print_
+            window_s = self.rules.fingerprint_window_s
+        return IdempotencyKey(scope, key, print_, now + window_s, before)
 
     def _receipt_or_conflict(
         self, accept: Accept, result: Receipt | Conflict

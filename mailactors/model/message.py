@@ -5,6 +5,7 @@ Limits are here because they bound every later room; the checks are intake's.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -104,6 +105,33 @@ def unpack_content(packed: bytes) -> Content:
 def fingerprint(*parts: object) -> str:
     """Return the SHA-256, in hexadecimal, of plain values in their canonical form."""
     return hashlib.sha256(_ENCODER.encode(parts)).hexdigest()
+
+
+def without_defaults(value: object) -> object:
+    """Return a struct as a map of the fields that differ from their defaults, at every depth.
+
+    A field that a later version adds, with a default, leaves the map of older values as it was.
+
+    >>> without_defaults((Address("ann@example.com"), Address("bob@example.com", "Bob")))
+    [{'address': 'ann@example.com'}, {'address': 'bob@example.com', 'name': 'Bob'}]
+    """
+    if isinstance(value, msgspec.Struct):
+        fields = [(name, getattr(value, name), default) for name, default in _fields(type(value))]
+        return {
+            name: without_defaults(given) for name, given, default in fields if given != default
+        }
+    if isinstance(value, tuple):
+        return [without_defaults(each) for each in value]
+    return value
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[tuple[str, object], ...]:
+    """Return each field's name and default; NODEFAULT, which equals nothing, for none."""
+    return tuple(
+        (each.name, each.default_factory() if callable(each.default_factory) else each.default)
+        for each in msgspec.structs.fields(kind)
+    )
 
 
 def domain_of(address: str) -> str:
