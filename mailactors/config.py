@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, get_args, get_origin
 
 import pydantic
 import pydantic_settings
@@ -282,21 +282,6 @@ def problem_lines(error: pydantic.ValidationError) -> Iterator[str]:
             yield fault["msg"].removeprefix("Value error, ")
 
 
-_KINDS: Final = ["simulated", "smtp"]
-_TABLES: Final[dict[str, tuple[type[pydantic.BaseModel], ...]]] = {
-    "": (Config,),
-    "service": (ServiceSettings,),
-    "log": (LogSettings,),
-    "idempotency": (IdempotencySettings,),
-    "retention": (RetentionSettings,),
-    "streams.*": (StreamSettings,),
-    "providers.*": (SimulatedProviderSettings, SmtpProviderSettings),
-    "providers.*.quota": (Quota,),
-    "providers.*.breaker": (BreakerSettings,),
-}
-"""What may be in each table; a star stands for a name of the user's."""
-
-
 def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
     """Return a hint that names the nearest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
@@ -305,10 +290,30 @@ def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
 
 def _known_keys(location: list[str]) -> list[str]:
     """Return the keys that are known beside the last part of a location."""
-    table = location[:-1]
-    if table[:1] in (["streams"], ["providers"]):
-        table[1] = "*"
-    return [key for model in _TABLES[".".join(table)] for key in model.model_fields]
+    found: list[Any] = [Config]
+    for part in location[:-1]:
+        found = [inner for annotation in found for inner in _inside(annotation, part)]
+    return [key for each in found for model in _models(each) for key in model.model_fields]
+
+
+def _inside(annotation: Any, part: str) -> Iterator[Any]:
+    """Yield what may stand one part of a location further in; a dictionary's key is any name."""
+    if get_origin(annotation) is dict:
+        yield get_args(annotation)[1]
+    else:
+        fields = [model.model_fields for model in _models(annotation)]
+        yield from (known[part].annotation for known in fields if part in known)
+
+
+def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
+    """Yield the settings that an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+_KINDS: Final = [str(each.model_fields["kind"].default) for each in _models(ProviderSettings)]
 
 
 def effective(config: Config) -> dict[str, Any]:

@@ -142,6 +142,10 @@ SMTP = '[providers.p]\nkind = "smtp"\nhost = "mx.example"\n'
             "streams.service.shre: there is no such key; did you mean 'share'?",
         ),
         (
+            "[streams.share]\nshre = 1",  # named like a key of its own
+            "streams.share.shre: there is no such key; did you mean 'share'?",
+        ),
+        (
             SIMULATED + "latency = 1",
             "providers.p.latency: there is no such key; did you mean 'latency_s'?",
         ),
