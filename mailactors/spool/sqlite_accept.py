@@ -84,12 +84,14 @@ def _stored_receipt(row: Sequence[Any], *, is_replay: bool) -> Receipt:
 def _known(
     db: apsw.Connection, key: IdempotencyKey, id_: str, now: float
 ) -> Receipt | Conflict | None:
+    # A key made of the content is its fingerprint, which versions before 0.2 made otherwise.
+    before = key.fingerprint_before if key.key == key.fingerprint else key.key
     rows = fetch(
         db,
         "SELECT fingerprint, keys.expires_at, open_count,"
         " seq, id, message_id, client_id, accepted_at, stream"
         " FROM keys JOIN messages USING (seq) WHERE scope = ? AND key IN (?, ?)",
-        (key.scope, key.key, key.key_before),
+        (key.scope, key.key, before),
     )
     for fingerprint, expires_at, open_count, *stored in rows:
         receipt = _stored_receipt(stored, is_replay=True)

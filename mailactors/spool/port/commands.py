@@ -86,13 +86,7 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
     key: str
     fingerprint: str
     expires_at: float
-    fingerprint_before: str = ""
-    """The fingerprint in the form that versions before 0.2 stored; to be deleted in 0.3."""
-
-    @property
-    def key_before(self) -> str:
-        """The key as such a version stored it: a key made of the content is its fingerprint."""
-        return self.fingerprint_before if self.key == self.fingerprint else self.key
+    fingerprint_before: str = ""  # as versions before 0.2 made it; to be deleted in 0.3
 
 
 class Accept(msgspec.Struct, frozen=True):
