@@ -53,7 +53,7 @@ def many(count: int) -> tuple[Address, ...]:
     return tuple(Address(f"r{n}@example.com") for n in range(count))
 
 
-def test_what_is_not_said_is_the_configurations() -> None:
+def test_omitted_fields_come_from_the_configuration() -> None:
     message = admit(subject="Hello", text="Hi")
 
     assert message.envelope.sender == "default@sender.example"
@@ -64,7 +64,7 @@ def test_what_is_not_said_is_the_configurations() -> None:
     assert message.expires_at == NOW + 3600
 
 
-def test_what_is_said_is_kept() -> None:
+def test_given_fields_are_kept() -> None:
     file = Attachment("a.txt", b"a", "text/plain")
     message = admit(
         sender=Address("ann@sender.example", "Ann"),
@@ -87,7 +87,7 @@ def test_what_is_said_is_kept() -> None:
     assert (message.content.tags, message.content.metadata) == (("a",), {"order": "17"})
 
 
-def test_all_faults_are_told_at_once_with_their_pointers() -> None:
+def test_all_faults_are_reported_at_once_with_their_pointers() -> None:
     found = pointers(
         sender=Address("nobody"),
         to=(BOB, Address("b@"), Address("@c")),
@@ -360,7 +360,7 @@ def test_the_smaller_lifetime_wins(
     assert message.expires_at - NOW == expected
 
 
-def test_the_fingerprint_is_of_the_content_and_not_of_who_asks() -> None:
+def test_the_fingerprint_is_of_the_content_and_not_of_the_client() -> None:
     plain = Submission(to=(BOB,), subject="Hello", metadata={"a": "1", "b": "2"})
     same = Submission(
         to=(BOB,), subject="Hello", metadata={"b": "2", "a": "1"}, scope="s", key="k", client_id="c"

@@ -1,4 +1,4 @@
-"""The door: an answer means durable, and everything else is said in words that help."""
+"""The door: a receipt means durable, and every refusal has a reason that helps."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ RULES = AdmissionRules(
 
 @dataclass
 class Rig:
-    """A door in front of a registry that is played by the test."""
+    """A door in front of a registry whose part the test plays."""
 
     capacity: int = 10
     signals: SpoolSignals = field(default_factory=SpoolSignals)
@@ -195,7 +195,9 @@ async def test_a_disk_that_is_known_to_be_full_costs_no_wait(autojump_clock: Moc
         (SpoolSpace(backlog=RULES.backlog_max), "too many messages are on their way"),
     ],
 )
-async def test_too_little_room_is_overload_before_it_is_none(room: SpoolSpace, words: str) -> None:
+async def test_too_little_room_is_overload_before_the_disk_is_full(
+    room: SpoolSpace, words: str
+) -> None:
     async with answering(None) as rig:
         rig.signals.room.publish(room)
         with pytest.raises(OverloadedError, match=words) as caught:
@@ -243,7 +245,7 @@ async def test_many_are_answered_one_by_one_in_their_order() -> None:
     }
 
 
-async def test_a_closed_door_says_so_before_it_looks() -> None:
+async def test_a_closed_door_refuses_before_it_checks_the_submission() -> None:
     rig = Rig()
     rig.door.close()
 
@@ -263,7 +265,7 @@ async def test_a_faulty_submission_goes_no_further() -> None:
     assert rig.registry.statistics().waiting == 0
 
 
-async def test_what_has_begun_is_answered_though_the_door_is_closed() -> None:
+async def test_a_submission_that_has_begun_is_answered_after_the_door_closes() -> None:
     async with trio.open_nursery() as nursery:
         rig = Rig()
         got: list[Receipt] = []
@@ -279,7 +281,7 @@ async def test_what_has_begun_is_answered_though_the_door_is_closed() -> None:
     assert len(got) == 1
 
 
-async def test_a_client_that_goes_away_takes_nothing_back() -> None:
+async def test_a_client_that_disconnects_does_not_undo_its_submission() -> None:
     rig = Rig()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:

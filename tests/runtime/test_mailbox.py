@@ -195,7 +195,7 @@ async def test_a_wait_that_is_cancelled_loses_nothing(
     assert list(mailbox.take()) == [1]
 
 
-async def test_a_wait_that_is_cancelled_as_an_item_comes_loses_nothing() -> None:
+async def test_a_wait_that_is_cancelled_as_an_item_arrives_loses_nothing() -> None:
     mailbox, _ = open_mailbox()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -279,7 +279,7 @@ async def test_the_bound_may_change_while_items_wait() -> None:
     assert list(mailbox.take()) == [1, 2]
 
 
-async def test_whoever_has_always_something_to_do_can_be_cancelled() -> None:
+async def test_a_receiver_that_never_sleeps_can_be_cancelled() -> None:
     mailbox, _ = open_mailbox()
     mailbox.put_nowait(1)
 
