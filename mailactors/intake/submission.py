@@ -1,4 +1,4 @@
-"""What comes to the door, and what the door may answer. Values and errors only."""
+"""Submissions, and the errors that refuse them. Values only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from mailactors.model.message import Address, Attachment
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A client's request, decoded but not yet checked.
 
-    `scope` is whose it is (an API key's name, or empty); idempotency keys live within it. `key` is
-    the client's idempotency key, if it gave one; `client_id` what it calls the message.
+    `scope` names the client (an API key's name, or empty); idempotency keys are unique within it.
+    `key` is the client's idempotency key, if it gave one; `client_id` its own name of the message.
     `send_at` is UTC seconds since the epoch.
     """
 
@@ -40,20 +40,20 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a submission. `pointer` is a JSON pointer (RFC 6901)."""
+    """One error of a submission. `pointer` is a JSON pointer (RFC 6901)."""
 
     pointer: str
     detail: str
 
 
 class IntakeError(MailactorsError):
-    """The door did not take the submission. `result` is its word in the metrics."""
+    """The submission was not accepted. `result` is the word for it in the metrics."""
 
     result: ClassVar[str]
 
 
 class SubmissionRejectedError(IntakeError):
-    """The submission is not acceptable, and will not become so by being sent again."""
+    """The submission is faulty: the same one would be refused again."""
 
     result = "rejected"
 
@@ -73,7 +73,7 @@ class KeyConflictError(IntakeError):
 
 
 class OverloadedError(IntakeError):
-    """There is no room for more just now. Nothing was accepted; try again after a while."""
+    """There is no room now; try again after `retry_after_s`."""
 
     result = "overloaded"
 
@@ -83,7 +83,7 @@ class OverloadedError(IntakeError):
 
 
 class RateLimitedError(OverloadedError):
-    """The service's own limit is used up; `limit` a minute, `retry_after_s` until there is room."""
+    """The service's own limit, `limit` a minute, is used up for `retry_after_s`."""
 
     result = "rate_limited"
 

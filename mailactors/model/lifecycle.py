@@ -125,7 +125,7 @@ _MOST_TELLING_FIRST: Final = (
 
 
 class IllegalTransitionError(MailactorsError):
-    """A bug of ours: a delivery was to take a step that the table does not have."""
+    """A bug: code asked for a step that the table does not have."""
 
 
 def check_transition(before: State, after: State) -> None:

@@ -1,4 +1,4 @@
-"""The life of a delivery: every pair of states, what is final, and a message's one word."""
+"""Every pair of states, what is final, and the public names of deliveries and messages."""
 
 import itertools
 import typing
@@ -31,7 +31,7 @@ FOLLOWING = {
     "uncertain": "sent bounced failed ready deferred held sending",
     "held": "sent bounced failed ready",
 }
-"""Written out once more: whoever changes the table has to mean it."""
+"""The table written out once more, so that a change of it is deliberate."""
 PAIRS = list(itertools.product(State, State))
 
 
@@ -42,7 +42,7 @@ def is_legal(before: State, after: State) -> bool:
 @pytest.mark.parametrize(
     ("before", "after"), [pair for pair in PAIRS if is_legal(*pair)], ids=" to ".join
 )
-def test_a_step_of_the_table_is_let_pass(before: State, after: State) -> None:
+def test_a_step_of_the_table_is_allowed(before: State, after: State) -> None:
     check_transition(before, after)
 
 
@@ -62,7 +62,7 @@ def test_the_table_has_every_state_and_cannot_be_changed() -> None:
     assert issubclass(IllegalTransitionError, MailactorsError)
 
 
-def test_final_and_pending_part_the_states() -> None:
+def test_every_state_is_either_final_or_pending() -> None:
     assert {state.value for state in FINAL} == {"sent", "bounced", "failed", *WITHDRAWN.split()}
     assert FINAL | PENDING == set(State)
     assert FINAL & PENDING == set()
@@ -88,7 +88,7 @@ def test_nothing_is_sent_without_an_intent() -> None:
     before_sent = {state for state in State if State.SENT in NEXT[state]}
     before_sending = {state for state in State if State.SENDING in NEXT[state]}
 
-    # Those that wait had one before: it turned out that an earlier attempt was accepted.
+    # A pending delivery had an intent before: evidence says that attempt was accepted.
     assert before_sent == PENDING
     assert before_sending == {State.LEASED, State.UNCERTAIN}
 
