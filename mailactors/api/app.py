@@ -1,7 +1,7 @@
 """The application: the routes, and what holds for every request.
 
-A handler only waits. The commit happens in the spool's actor, so a client that hangs up cancels
-nothing but the wait, and the same key returns the answer (quart-trio cancels the handler then).
+A handler only waits for the spool's actor, which commits. A client that hangs up cancels only that
+wait (quart-trio cancels its handler), and the same idempotency key returns the answer.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _show_limits(app: QuartTrio, door: Door) -> None:
 
 
 def _handle_errors(app: QuartTrio, journal: Journal) -> None:
-    """Let every error end as problem+json; what is a fault of ours is noted, without its words."""
+    """Answer every error as problem+json; log a fault of ours, without the text of its error."""
 
     async def on_problem(error: ProblemError) -> Response:
         return problem_response(error)
@@ -124,7 +124,7 @@ def _handle_errors(app: QuartTrio, journal: Journal) -> None:
 
 
 def http_problem(error: HTTPException) -> Response:
-    """Return what the framework refused as a problem."""
+    """Return the framework's refusal as a problem."""
     headers = {}
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         headers["Allow"] = ", ".join(sorted(error.valid_methods))

@@ -1,7 +1,7 @@
 """From the wire's messages to the door's submissions, and from the door's faults back.
 
-The door speaks of a submission's fields; a client knows only the body it sent. `locate` finds the
-place in that body that a fault is about.
+A fault of the door names a submission's field; a client knows only the body that it sent. `locate`
+finds the place in that body.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _OWN_KEY_NAMES: Final = {"sender": "from"}
 
 
 class _Faults:
-    """Collects what is wrong with a body before the door sees it."""
+    """Collects the faults of a body that are found before the door checks it."""
 
     def __init__(self) -> None:
         self.found: list[FaultView] = []
@@ -91,7 +91,7 @@ def parse_key(values: Sequence[str]) -> str | None:
 
 
 def choose_key(header_key: str | None, body_id: str | None) -> str | None:
-    """Return the one key that is named beside the message, as its id, or both.
+    """Return the idempotency key: the header's, or else the body's id.
 
     Raises: ProblemError when they differ.
     """
@@ -103,7 +103,7 @@ def choose_key(header_key: str | None, body_id: str | None) -> str | None:
 
 
 def short_submission(body: ShortMessage, header_key: str | None) -> Submission:
-    """Return what a short message asks for.
+    """Return a short message as a submission.
 
     Raises: ProblemError.
     """
@@ -120,7 +120,7 @@ def short_submission(body: ShortMessage, header_key: str | None) -> Submission:
 
 
 def full_submission(body: MessageIn, header_key: str | None) -> Submission:
-    """Return what a message asks for.
+    """Return a message as a submission.
 
     Raises: ProblemError.
     """
@@ -152,7 +152,7 @@ def full_submission(body: MessageIn, header_key: str | None) -> Submission:
 
 
 def parse_mailbox(text: str) -> Address | None:
-    """Read a mailbox, bare or with a display name; None if it is neither. Guesses nothing.
+    """Read a mailbox, bare or with a display name; None if it is neither.
 
     >>> parse_mailbox('"Doe, Ann" <ann@example.org>')
     Address(address='ann@example.org', name='Doe, Ann')
@@ -174,7 +174,7 @@ def parse_mailbox(text: str) -> Address | None:
 
 
 def refusal_of(error: IntakeError, body: msgspec.Struct) -> ProblemError:
-    """Return what the door refused as a problem with the body that was sent."""
+    """Return the door's refusal as a problem with the body that was sent."""
     match error:
         case SubmissionRejectedError():
             return validation_problem([*dict.fromkeys(locate(f, body) for f in error.faults)])
@@ -218,7 +218,7 @@ def locate(fault: Fault, body: msgspec.Struct) -> FaultView:
 
 
 def _entry_of(value: Mapping[str, str], field: str, rest: Sequence[str]) -> list[str]:
-    """Return the key that is meant: the door numbers headers, and names metadata entries."""
+    """Return the key of a fault: the door numbers headers, and names metadata entries."""
     if not rest:
         return []
     if field == "headers":

@@ -1,4 +1,4 @@
-"""Requests in, answers out: what every handler does the same way."""
+"""How every handler reads a request and writes an answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH_PATH: Final = "/v1/messages/batch"
 
 
 class LimitedRequest(TrioRequest):
-    """A request that knows how large a body its route reads; the limit holds from byte one on."""
+    """A request with its route's limit on the body, which holds from the first byte."""
 
     def __init__(self, method: str, scheme: str, path: str, *others: Any, **named: Any) -> None:
         is_batch = path.rstrip("/") == BATCH_PATH

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document, made of the table of routes and of the schemas' types."""
+"""The OpenAPI 3.1 document, generated from the table of routes and the schemas."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     in_order = sorted(types, key=lambda type_: type_.__name__)
     _, components = msgspec.json.schema_components(in_order, ref_template=_REF)
     for query in queries:
-        del components[query.__name__]  # they are told parameter by parameter
+        del components[query.__name__]  # they are listed parameter by parameter
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
