@@ -147,7 +147,7 @@ def _choices(shape: type[msgspec.Struct], steps: Sequence[str]) -> list[str]:
 
 
 def _plain_words(text: str) -> str:
-    """Return the text with JSON's type names, in lower case: "expected a string, got an integer"."""
+    """Return the text with JSON's type names in lower case: "expected a string, got a number"."""
     for word, plain in _WORDS.items():
         text = text.replace(word, plain)
     return text[:1].lower() + text[1:]

@@ -1,7 +1,7 @@
 """Every refusal and fault: RFC 9457 problem details with a stable `type`.
 
-A problem says what the client can do about it, and nothing of the implementation. The table below is
-the whole list; a `type` in it is never renamed.
+A problem says what the client can do about it, and nothing of the implementation. The table below
+is the whole list; a `type` in it is never renamed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The HTTP server: an actor that binds, serves, and answers what it has read before it stops.
 
 It owns the listening sockets and the connections, and decides nothing about mail: while it is down,
-accepted mail is still sent. It uses hypercorn's connections without hypercorn's worker, whose nursery
-ends with any of them (`api.containment`); so the application gets no lifespan events.
+accepted mail is still sent. It uses hypercorn's connections without its worker, whose nursery ends
+with any of them (`api.containment`); so the application gets no lifespan events.
 
 It stops alike by the event and by cancellation: it closes the listeners and the idle connections,
 gives requests in flight `graceful_s` to be answered, and closes the rest by force.
