@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mailactors.spool.backup import backup_spool
 from mailactors.spool.port import Cancel, Purge, SpoolError, SpoolSchemaError
 from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.sqlite.backup import backup_spool
 from tests.spool.makers import KEY_S, NOW, make_accept, one, receive
 
 
@@ -154,7 +154,7 @@ def test_a_backup_on_another_thread_holds_all_that_was_acknowledged(path: str, c
 
 
 def test_a_spool_in_memory_is_copied_to_a_file(copy: str) -> None:
-    store = SqliteStore.open(":memory:", journal_mode="memory")
+    store = SqliteStore.open(":memory:")
     fill(store, 10)
 
     store.backup(copy)
@@ -170,7 +170,7 @@ def test_another_process_may_take_the_backup(path: str, copy: str) -> None:
     store = SqliteStore.open(path)
     fill(store)
     program = (
-        "import sys; from mailactors.spool.backup import backup_spool; backup_spool(*sys.argv[1:])"
+        "import sys; from mailactors.spool import engines; engines.backup_spool(*sys.argv[1:])"
     )
 
     subprocess.run([sys.executable, "-c", program, path, copy], check=True)

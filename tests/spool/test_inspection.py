@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool import sqlite_inspection
 from mailactors.spool.port import Cancel, Inspection, InspectionQuery, LeaseOwner, MessageFacts
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.sqlite_inspection import AUDITED, FOUND_MAX, HEADS, SCANNED
+from mailactors.spool.store import inspection
+from mailactors.spool.store.inspection import AUDITED, FOUND_MAX, HEADS, SCANNED
 from tests.spool.makers import (
     LIFE_S,
     NOW,
@@ -34,7 +34,7 @@ OVER = NOW + LIFE_S + 1.0
 
 @pytest.fixture
 def store() -> Iterator[SqliteStore]:
-    store = SqliteStore.open(":memory:", journal_mode="memory")
+    store = SqliteStore.open(":memory:")
     yield store
     store.close()
 
@@ -86,7 +86,7 @@ STATEMENTS = (
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_every_statement_reads_along_an_index(name: str, store: SqliteStore) -> None:
-    sql = getattr(sqlite_inspection, name)
+    sql = getattr(inspection, name).format(among=store._rows.dialect.among)
     plan = store._db.execute(f"EXPLAIN QUERY PLAN {sql}", (0,) * sql.count("?")).fetchall()
 
     steps = [str(row[3]) for row in plan]
@@ -101,7 +101,7 @@ def test_every_statement_reads_along_an_index(name: str, store: SqliteStore) -> 
 def test_all_statements_are_held_to_that() -> None:
     texts = {
         name
-        for name, value in vars(sqlite_inspection).items()
+        for name, value in vars(inspection).items()
         if isinstance(value, str) and "SELECT" in value and not name.startswith("__")
     }
 
@@ -125,7 +125,7 @@ def steps_of_a_look(store: SqliteStore, now: float) -> int:
 
 @pytest.mark.slow
 def test_a_look_costs_no_more_with_a_hundred_times_the_backlog(store: SqliteStore) -> None:
-    other = SqliteStore.open(":memory:", journal_mode="memory")
+    other = SqliteStore.open(":memory:")
     fill(store, 2_000)
     fill(other, 200_000)
     for now in (NOW - 1.0, LATER, OVER):

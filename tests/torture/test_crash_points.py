@@ -14,7 +14,6 @@ import msgspec
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool import sqlite, sqlite_flow
 from mailactors.spool.port import (
     Accept,
     Claim,
@@ -25,7 +24,8 @@ from mailactors.spool.port import (
     Step,
 )
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.sqlite_doubts import settle_late
+from mailactors.spool.store import commands, deliver
+from mailactors.spool.store.doubts import settle_late
 from tests.servers import wait_until
 from tests.spool.makers import (
     KEY_S,
@@ -467,14 +467,14 @@ def test_a_stale_acceptance_settles_what_was_given_up(tmp_path: Path, state: Sta
 def test_without_what_comes_late_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(sqlite_flow), "settle_late", settle_late)  # to be put back
+    monkeypatch.setitem(vars(deliver), "settle_late", settle_late)  # to be put back
     MUTATIONS["ignore_what_comes_late"]()
     with pytest.raises(AssertionError, match="did not settle it"):
         check_late_acceptance(tmp_path / "spool.db", State.UNCERTAIN)
 
 
 def test_without_epochs_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_APPLY", dict(sqlite._APPLY))
+    monkeypatch.setattr(commands, "RULES", dict(commands.RULES))
     MUTATIONS["drop_epochs"]()
     with pytest.raises(AssertionError, match="a stale write was taken"):
         check_stale_owner(tmp_path / "spool.db")

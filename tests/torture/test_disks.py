@@ -46,7 +46,7 @@ ENDS_WITHIN_S = 4.0
 
 
 def check_failing_disk(scene: Scene, word: str, within_s: float = ENDS_WITHIN_S) -> None:
-    scene.settings = scene.settings | {"mailactors.spool.sqlite:CHECKPOINT_PAGES": 30}
+    scene.settings = scene.settings | {"mailactors.spool.sqlite.store:CHECKPOINT_PAGES": 30}
     child = scene.start(has_faulty_disk=True)
     acknowledged, answer = [], None
     for number in range(500):

@@ -27,13 +27,18 @@ CLOCK_STEP_S: Final = 60.0
 
 _SEQ_MAX: Final = 2**63 - 1
 _PARTIAL: Final = (
-    ((State.LEASED, State.SENDING), ""),
-    ((State.READY, State.DEFERRED), "deliveries_due"),
-    ((State.UNCERTAIN,), "deliveries_uncertain"),
-    ((State.HELD, *sorted(UNSENT)), ""),
+    ((State.LEASED, State.SENDING), "state IN ('leased', 'sending')", ""),
+    ((State.READY, State.DEFERRED), "state IN ('ready', 'deferred')", "deliveries_due"),
+    ((State.UNCERTAIN,), "state = 'uncertain'", "deliveries_uncertain"),
+    (
+        (State.HELD, *UNSENT),
+        "state IN ('held', 'bounced', 'failed', 'expired', 'suppressed', 'cancelled')",
+        "",
+    ),
 )
-"""The states of each partial index. Those with a name are not in the order of a list, and would
-not be chosen: what waits is sorted anew, but that is only the backlog."""
+"""The states of each partial index, and its own condition, which it must see: a value to be bound
+is not enough. Those with a name are not in the order of a list, and would not be chosen: what
+waits is sorted anew, but that is only the backlog."""
 
 
 class ListQuery(msgspec.Struct):
@@ -120,11 +125,9 @@ def _plan(
         if filters.stream:
             return "messages AS listed", " AND stream = ?", (filters.stream,), fits
         return "messages AS listed", "", (), fits
-    for states, index in _PARTIAL:
+    for states, condition, index in _PARTIAL:
         if filters.state in states:
-            # A partial index must see its own condition; a value to be bound is not enough.
-            any_of = ", ".join(f"'{state.value}'" for state in states)
-            where, found = f" AND state IN ({any_of}) AND state = ?", [filters.state.value]
+            where, found = f" AND {condition} AND state = ?", [filters.state.value]
             if index == "deliveries_due" and filters.stream:
                 where, found = f"{where} AND stream = ?", [*found, filters.stream]
             hint = dialect.along(index) if index else ""

@@ -41,7 +41,6 @@ _NAMED: Final = (
     " ORDER BY seq DESC LIMIT ?"
 )
 _NEWEST: Final = f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq < ? ORDER BY seq DESC LIMIT ?"
-_LISTED: Final = f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq {{among}}}} ORDER BY seq DESC"
 _FEED: Final = """
     SELECT events.seq, at, kind, facts, id, stream
     FROM events JOIN messages ON messages.seq = events.message_seq
@@ -63,13 +62,6 @@ _ACCEPTED: Final = """
 """
 _STATES: Final = "SELECT state, count(*) FROM deliveries GROUP BY state ORDER BY state"
 _PENDING: Final = """
-    SELECT deliveries.stream, state, count(*)
-    FROM messages{along} JOIN deliveries ON deliveries.seq = messages.seq
-    WHERE open_count > 0
-      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
-    GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
-"""
-_PENDING_AGES: Final = """
     SELECT deliveries.stream, state, count(*), min(accepted_at), min(updated_at)
     FROM messages{along} JOIN deliveries ON deliveries.seq = messages.seq
     WHERE open_count > 0
@@ -147,7 +139,7 @@ class Answers(abc.ABC):
     def pending(self) -> tuple[Pending, ...]:
         """Return pending deliveries by stream and state, with the ages of the oldest."""
         with self._snapshot() as db:
-            sql = _PENDING_AGES.format(along=db.dialect.along("messages_open"))
+            sql = _PENDING.format(along=db.dialect.along("messages_open"))
             return tuple(Pending(*row) for row in db.query(sql))
 
     def inspect(self, look: InspectionQuery) -> Inspection:
@@ -158,10 +150,8 @@ class Answers(abc.ABC):
     def pending_counts(self) -> dict[str, dict[str, int]]:
         """Return the number of pending deliveries by stream, then by state."""
         counts: dict[str, dict[str, int]] = {}
-        with self._snapshot() as db:
-            sql = _PENDING.format(along=db.dialect.along("messages_open"))
-            for stream, state, count in db.query(sql):
-                counts.setdefault(stream, {})[state] = count
+        for each in self.pending():
+            counts.setdefault(each.stream, {})[each.state] = each.count
         return counts
 
     def oldest_pending(self) -> dict[str, float]:
@@ -179,7 +169,10 @@ class Answers(abc.ABC):
         """Return up to `limit` messages that the filters let through, older than `before_seq`."""
         with self._snapshot() as db:
             seqs, next_before_seq = find_seqs(db, filters, limit, before_seq)
-            sql = _LISTED.format(among=db.dialect.among)
+            sql = (
+                f"SELECT {_MESSAGE_COLUMNS} FROM messages"
+                f" WHERE seq {db.dialect.among} ORDER BY seq DESC"
+            )
             messages = _read(db, sql, (db.dialect.listed(seqs),))
         return Page(messages, next_before_seq)
 
