@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from mailactors.model.lifecycle import State
+from mailactors.spool.engines import open_store
 from mailactors.spool.port import (
     Accept,
     Claim,
@@ -23,7 +24,6 @@ from mailactors.spool.port import (
     SettleDoubt,
     Step,
 )
-from mailactors.spool.sqlite import SqliteStore
 from mailactors.spool.store import commands, deliver
 from mailactors.spool.store.doubts import settle_late
 from tests.servers import wait_until
@@ -322,7 +322,7 @@ def make_old_spool(path: Path) -> None:
     """A spool of what may go, and of everything that is nearly so."""
     now = time.time()
     old = now - 10 * 86_400.0
-    store = SqliteStore.open(str(path))
+    store = open_store(str(path))
 
     def accept(name: str, at: float, key_until: float) -> Accept:
         plain = make_accept(name, at=at, client_id=name, stream="mail")
@@ -410,7 +410,7 @@ def test_without_the_purge_s_guards_that_fails(scene: Scene, mutation: str, why:
 
 
 def check_stale_owner(path: Path) -> None:
-    store = SqliteStore.open(str(path))
+    store = open_store(str(path))
     first = send_one(store)
     one(store, make_recover(), NOW + 1)
     risk = SettleDoubt(first.seq, (Step(0, State.READY),), Progress(), "resend", {}, is_risk=True)
@@ -439,7 +439,7 @@ def test_a_stale_owner_writes_nothing_but_evidence(tmp_path: Path) -> None:
 
 
 def check_late_acceptance(path: Path, state: State) -> None:
-    store = SqliteStore.open(str(path))
+    store = open_store(str(path))
     lease = send_one(store)
     one(store, make_recover(), NOW + 1)
     if state is not State.UNCERTAIN:

@@ -61,7 +61,7 @@ def check_failing_disk(scene: Scene, word: str, within_s: float = ENDS_WITHIN_S)
     assert len(acknowledged) >= 10
     assert child.disk_log, "the disk did not fail"
     assert "sync after a failure" not in child.disk_log, "it synced again"
-    check_words(child.log, "spool.db failed", "see to the disk and start again")
+    check_words(child.log, "spool.db failed", "check the disk and start again")
 
     (scene.folder / DISK_TRIGGER).unlink()
     with dead_spool(scene.path) as spool:

@@ -32,7 +32,7 @@ _ADVICE: Final[dict[type[apsw.Error], str]] = {
     apsw.CantOpenError: UNWRITABLE,
     apsw.ReadOnlyError: UNWRITABLE,
     apsw.PermissionsError: UNWRITABLE,
-    apsw.IOError: "see to the disk and start again: what was acknowledged is in the file",
+    apsw.IOError: "check the disk and start again: what was acknowledged is in the file",
 }
 
 
