@@ -135,7 +135,7 @@ class TwoWritersContract:
         assert isinstance(claimed, Claimed)
         assert ["m1", "m2"] == [lease.id for lease in (*claimed.leases, *leases)]
 
-    def test_epochs_rise_whoever_claims(self, stores: Stores) -> None:
+    def test_epochs_rise_over_both_writers(self, stores: Stores) -> None:
         epochs = []
         for n, store in enumerate(stores * 2):
             receive(store, make_accept(f"m{n}"))

@@ -60,13 +60,13 @@ def test_a_backup_is_for_its_owners_eyes_and_alone(path: str, copy: str, tmp_pat
 def test_progress_is_told(path: str, copy: str) -> None:
     store = SqliteStore.open(path)
     fill(store, 5_000)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
-    store.backup(copy, lambda done, total: told.append((done, total)))
+    store.backup(copy, lambda done, total: reported.append((done, total)))
 
-    assert len(told) > 1
-    assert told == sorted(told)
-    assert told[-1][0] == told[-1][1] == os.stat(copy).st_size // 4_096
+    assert len(reported) > 1
+    assert reported == sorted(reported)
+    assert reported[-1][0] == reported[-1][1] == os.stat(copy).st_size // 4_096
     store.close()
 
 

@@ -36,9 +36,9 @@ _PARTIAL: Final = (
         "",
     ),
 )
-"""The states of each partial index, and its own condition, which it must see: a value to be bound
-is not enough. Those with a name are not in the order of a list, and would not be chosen: what
-waits is sorted anew, but that is only the backlog."""
+"""The states of each partial index, and its condition: a query must repeat it, for a bound value is
+not enough. An index with a name must be asked for, since it is not in the order of a list; the
+rows are sorted, but they are only the backlog."""
 
 
 class ListQuery(msgspec.Struct):
@@ -91,17 +91,22 @@ def _edge(db: Rows, which: str) -> int:
 
 def build_query(dialect: Dialect, filters: Filters) -> ListQuery:
     """Return the query for the messages that the filters let through."""
-    table, where, found, fits = _plan(dialect, filters)
-    checked = [value for _, value in fits]
-    conditions = [f"{column} = ?" for column, _ in fits]
+    table, where, found = _source(dialect, filters)
+    conditions: list[str] = []
+    checked: list[Any] = []
+    if filters.state is not None:
+        conditions.append("state = ?")
+        checked.append(filters.state.value)
+    if filters.stream and (filters.recipient or filters.state is not None):
+        conditions.append("stream = ?")
+        checked.append(filters.stream)
     if filters.since is not None or filters.until is not None:
         conditions.append(
             "(SELECT accepted_at >= ? AND accepted_at < ?"
             " FROM messages AS one WHERE one.seq = listed.seq)"
         )
-        since = -math.inf if filters.since is None else filters.since
-        until = math.inf if filters.until is None else filters.until
-        checked += [since, until]
+        checked.append(-math.inf if filters.since is None else filters.since)
+        checked.append(math.inf if filters.until is None else filters.until)
     sql = (
         f"SELECT seq, {' AND '.join(conditions) or 'TRUE'} FROM {table}"
         f" WHERE seq >= ? AND seq < ?{where} ORDER BY seq DESC"
@@ -109,30 +114,27 @@ def build_query(dialect: Dialect, filters: Filters) -> ListQuery:
     return ListQuery(sql, tuple(checked), found)
 
 
-def _plan(
-    dialect: Dialect, filters: Filters
-) -> tuple[str, str, tuple[Any, ...], list[tuple[str, Any]]]:
-    # The table, what its index decides with the values, and what is checked for each row.
-    fits: list[tuple[str, Any]] = []
-    if filters.state is not None:
-        fits.append(("state", filters.state.value))
-    if filters.stream and (filters.recipient or filters.state is not None):
-        fits.append(("stream", filters.stream))
+def _source(dialect: Dialect, filters: Filters) -> tuple[str, str, tuple[str, ...]]:
+    # The table, and what its index decides, with the values.
     if filters.recipient:
         where = f" AND seq >> {BLOCK_BITS} = ? AND recipient = ?"
-        return "deliveries AS listed", where, (filters.recipient,), fits
+        return "deliveries AS listed", where, (filters.recipient,)
     if filters.state is None:
         if filters.stream:
-            return "messages AS listed", " AND stream = ?", (filters.stream,), fits
-        return "messages AS listed", "", (), fits
+            return "messages AS listed", " AND stream = ?", (filters.stream,)
+        return "messages AS listed", "", ()
     for states, condition, index in _PARTIAL:
         if filters.state in states:
-            where, found = f" AND {condition} AND state = ?", [filters.state.value]
-            if index == "deliveries_due" and filters.stream:
-                where, found = f"{where} AND stream = ?", [*found, filters.stream]
             hint = dialect.along(index) if index else ""
-            return f"deliveries AS listed{hint}", where, tuple(found), fits
-    return "deliveries AS listed", "", (), fits
+            where, found = f" AND {condition} AND state = ?", (filters.state.value,)
+            if index == "deliveries_due" and filters.stream:
+                return (
+                    f"deliveries AS listed{hint}",
+                    f"{where} AND stream = ?",
+                    (*found, filters.stream),
+                )
+            return f"deliveries AS listed{hint}", where, found
+    return "deliveries AS listed", "", ()
 
 
 def _seq_range(db: Rows, filters: Filters) -> tuple[int, int]:
