@@ -26,6 +26,7 @@ import apsw
 
 from mailactors.model.lifecycle import State
 from mailactors.model.message import Address, Content, Envelope, Message, pack_content
+from mailactors.spool.engines import open_store
 from mailactors.spool.port import (
     Accept,
     Claim,
@@ -40,7 +41,6 @@ from mailactors.spool.port import (
     Step,
     Store,
 )
-from mailactors.spool.sqlite import SqliteStore
 
 NOW = 1_800_000_000.0
 MEMORY_GROUP = 1_000
@@ -83,7 +83,7 @@ def measure(
     total = min(messages_total, group * 2_000)  # one commit a message is slow enough already
     spent = dict.fromkeys(("accept", "claim", "intend", "settle"), 0.0)
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        store = SqliteStore.open(f"{made}/spool.db")
+        store = open_store(f"{made}/spool.db")
         for commands in _grouped(_accepts(total, content_bytes), group):
             _live(store, commands, spent)
         ledger = store.ledger()
@@ -100,7 +100,7 @@ def watch(
 ) -> Iterator[tuple[float, ...]]:
     """Yield, ten times: accepted, µs a message, and MB that the process and the file have grown."""
     with tempfile.TemporaryDirectory(dir=folder) as made:
-        store = SqliteStore.open(f"{made}/spool.db")
+        store = open_store(f"{made}/spool.db")
         with contextlib.closing(apsw.Connection(f"{made}/spool.db")) as db:
             for name in without:
                 db.execute(f"DROP INDEX {name}")

@@ -20,7 +20,7 @@ from mailactors import __version__
 from mailactors.config import Config, ConfigError, effective, load_config
 from mailactors.errors import MailactorsError
 from mailactors.service import serve_gateway
-from mailactors.spool.backup import backup_spool
+from mailactors.spool.engines import backup_spool, read_spool
 
 if TYPE_CHECKING:
     from mailactors.client import Client, Mail
@@ -310,7 +310,6 @@ def _read_ledger(path: Path) -> dict[str, Any]:
 
     from mailactors.api import views
     from mailactors.runtime.ports import SystemClock
-    from mailactors.spool.reading import read_spool
 
     now = SystemClock().wall_time()
     found, pending = read_spool(str(path), partial(views.ask_ledger, now=now))

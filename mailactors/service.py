@@ -21,7 +21,8 @@ from mailactors.observe.logs import LogJournal, forward_library_logs
 from mailactors.observe.metrics import expose
 from mailactors.runtime.ports import system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
-from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.engines import open_store
+from mailactors.spool.port import Store
 from mailactors.spool.writer import SpoolWriter
 from mailactors.wiring import Gateway, build
 
@@ -45,7 +46,7 @@ def serve_gateway(load: Callable[[], Config], *, is_demo: bool) -> None:
         ConfigError, SpoolError and OSError, when it cannot start.
     """
     config = load()
-    store = SqliteStore.open(config.service.spool)
+    store = open_store(config.service.spool)
     try:
         trio.run(_serve, Service(config, load, store), is_demo)
     except ExceptionGroup as group:
@@ -64,7 +65,7 @@ def why_it_ended(group: ExceptionGroup[Exception], config: Config) -> str:
 class Service:
     """A gateway with its HTTP server, as signals and routes see it."""
 
-    def __init__(self, config: Config, load: Callable[[], Config], store: SqliteStore) -> None:
+    def __init__(self, config: Config, load: Callable[[], Config], store: Store) -> None:
         journal = LogJournal(config.log)
         forward_library_logs(journal)
         self.listening = Listening(

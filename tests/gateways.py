@@ -103,10 +103,7 @@ def make_ports(faults: CrashPlan | None = None, *, inline: bool = True) -> Ports
 @contextlib.contextmanager
 def open_store(path: Path | None = None) -> Iterator[SqliteStore]:
     """Open a spool in memory, or in a file."""
-    if path is None:
-        store = SqliteStore.open(":memory:", journal_mode="memory")
-    else:
-        store = SqliteStore.open(str(path))
+    store = SqliteStore.open(":memory:" if path is None else str(path))
     try:
         yield store
     finally:

@@ -13,7 +13,7 @@ import apsw
 import pytest
 
 from mailactors import cli
-from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.engines import open_store
 from tests.servers import Served, serving_with
 from tests.spool.makers import make_accept, receive
 
@@ -54,7 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.fixture
 def spool(tmp_path: Path) -> Path:
     path = tmp_path / "spool.db"
-    store = SqliteStore.open(str(path))
+    store = open_store(str(path))
     for number in range(3):
         receive(store, make_accept(f"m{number}"))
     store.close()

@@ -15,6 +15,8 @@ ROOMS = (
 """Each room may import those before it."""
 FORBIDDEN = {("runtime", "model"), ("model", "runtime"), ("smtpd", "api"), ("api", "smtpd")}
 """What the order alone would allow."""
+SPOOL = ("port", "store", "sqlite")
+"""Each part of the spool may import those before it."""
 PORTS = {"runtime/ports.py"}
 AMBIENT = {
     "time.time",
@@ -54,6 +56,17 @@ def imported_rooms(tree: ast.AST) -> Iterator[str]:
             )
 
 
+def imported_modules(tree: ast.AST) -> set[str]:
+    """Return the modules that are imported, with each name that is imported from one."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
 def calls(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
@@ -74,6 +87,30 @@ def test_a_room_imports_only_rooms_before_it(path: Path) -> None:
     ]
 
     assert [] == wrong
+
+
+@pytest.mark.parametrize("part", SPOOL)
+def test_a_part_of_the_spool_imports_only_parts_before_it(part: str) -> None:
+    allowed = {f"mailactors.spool.{before}" for before in SPOOL[: SPOOL.index(part) + 1]}
+
+    wrong = [
+        f"{path.name}: {name}"
+        for path in (PACKAGE / "spool" / part).rglob("*.py")
+        for name in imported_modules(ast.parse(path.read_text()))
+        if name.startswith("mailactors.spool") and ".".join(name.split(".")[:3]) not in allowed
+    ]
+
+    assert [] == wrong
+
+
+def test_only_the_engine_knows_its_driver() -> None:
+    users = {
+        path.relative_to(PACKAGE).parent.as_posix()
+        for path in FILES
+        if any(n.split(".")[0] == "apsw" for n in imported_modules(ast.parse(path.read_text())))
+    }
+
+    assert {"spool/sqlite"} == users
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

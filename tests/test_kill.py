@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mailactors.model.lifecycle import State
+from mailactors.spool.engines import open_store
 from mailactors.spool.port import MessageStatus
-from mailactors.spool.sqlite import SqliteStore
 from tests.providers.peers import Peer, aiosmtpd_peer
 from tests.servers import Served, serving, wait_until
 
@@ -78,7 +78,7 @@ def is_settled(served: Served) -> bool:
 
 def read_spool(path: Path) -> dict[str, MessageStatus]:
     """Return every message of a spool that nobody serves; its ledger balances."""
-    store = SqliteStore.open(str(path))
+    store = open_store(str(path))
     try:
         assert store.ledger().is_balanced
         return {each.client_id: each for each in store.statuses(100_000, None)}

@@ -19,7 +19,7 @@ import pytest
 from mailactors.config import Config
 from mailactors.errors import MailactorsError
 from mailactors.service import announce, split_listen, why_it_ended
-from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.engines import open_store
 from tests.servers import Served, serving, serving_with, wait_until
 
 DEMO = ("--listen", "127.0.0.1:0", "--spool", "spool.db")
@@ -49,7 +49,7 @@ def status(served: Served, name: str) -> Any:
 
 def states(folder: Path) -> dict[str, int]:
     """Return what a service that has ended left in its spool."""
-    with contextlib.closing(SqliteStore.open(str(folder / "spool.db"))) as store:
+    with contextlib.closing(open_store(str(folder / "spool.db"))) as store:
         ledger = store.ledger()
     assert ledger.is_balanced
     return {state: count for state, count in ledger.states.items() if count}

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Final, Self
 
-import apsw
 import msgspec
 import trio
 
@@ -32,6 +31,7 @@ from mailactors.spool.port import (
     RecordDeliveryEvent,
     Result,
     SpoolBrokenError,
+    SpoolBusyError,
     SpoolError,
     SpoolFullError,
 )
@@ -43,7 +43,7 @@ LOOK_EVERY_SHARE: Final = 0.05
 """How often the spool's ledger is compared, of the time so far: each look reads all of it."""
 TICK_S: Final = 1.0
 TIMELINE_MAX: Final = 50
-DISK_WORDS: Final = (SpoolBrokenError.__name__, apsw.BusyError.__name__)
+DISK_WORDS: Final = (SpoolBrokenError.__name__, SpoolBusyError.__name__)
 """What a process says of its end when the disk is to blame."""
 TESTIFY_AGAIN_S: Final = 5.0
 """When a vendor whose event nobody took tells it again."""
@@ -259,7 +259,7 @@ def run_scenario(
     stopwatch = SystemClock()
     begun_at = stopwatch.wall_time()
     clock = JumpingClock()
-    store = WatchedStore.open(TEMPORARY, journal_mode="memory")
+    store = WatchedStore.open(TEMPORARY)
 
     async def main() -> _Run:
         run = _Run(scenario, config, seed, store, clock, prepare)

@@ -13,8 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
-import apsw
-
 from mailactors.runtime.ports import (
     Clock,
     NoFaults,
@@ -26,7 +24,7 @@ from mailactors.sim.agenda import Act, Agenda
 from mailactors.sim.incidents import ClockFault, SpoolFault, offset_s
 from mailactors.sim.scenario import Scenario
 from mailactors.sim.scheduling import JumpingClock, sleep
-from mailactors.spool.sqlite import BUSY_MS
+from mailactors.spool.port import BUSY_WAIT_S, SpoolBusyError
 
 if TYPE_CHECKING:
     from mailactors.config import ProviderSettings
@@ -164,14 +162,14 @@ class SpoolExecutor(ChargedExecutor):
     async def run(self, work: Callable[[], T]) -> T:
         """Do the work, late on a slow disk.
 
-        Raises: apsw.BusyError when another process holds the file longer than the spool waits.
+        Raises: SpoolBusyError when another process holds the file longer than the spool waits.
         """
         fault = self._disk.fault()
         if fault is not None and fault.what in {"slow", "busy"}:
             is_busy = fault.what == "busy"
-            await sleep(BUSY_MS / 1000 if is_busy else fault.commit_s, shield=True)
+            await sleep(BUSY_WAIT_S if is_busy else fault.commit_s, shield=True)
             if is_busy and self._disk.fault() is fault:
-                raise apsw.BusyError("database is locked (simulated)")
+                raise SpoolBusyError("database is locked (simulated)")
         return await super().run(work)
 
 

@@ -150,7 +150,7 @@ async def open_rig() -> AsyncIterator[Rig]:
         connector=TcpConnector(),
         journal=journal,
     )
-    store = SqliteStore.open(":memory:", journal_mode="memory")
+    store = SqliteStore.open(":memory:")
     executor = InlineExecutor()
     spool = open_writes()
     registry = open_registry()

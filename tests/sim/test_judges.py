@@ -23,8 +23,6 @@ from mailactors.sim.runner import WatchedStore
 from mailactors.sim.scenario import Scenario
 from mailactors.sim.vendor import VendorBase
 from mailactors.sim.world import HashingJournal
-from mailactors.spool import sqlite, sqlite_flow
-from mailactors.spool import sqlite_upkeep as upkeep
 from mailactors.spool.port import (
     Accept,
     Command,
@@ -37,6 +35,7 @@ from mailactors.spool.port import (
     Recover,
     Result,
 )
+from mailactors.spool.store import commands, deliver, upkeep
 from mailactors.wiring import Gateway
 from tests.sim.makers import fault, run, small
 
@@ -256,13 +255,13 @@ def test_send_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = judges(scenario)
 
     def intend(db: Any, command: Intend, now: float) -> Result:
-        return sqlite_flow.intend(db, command, now - 3600)
+        return deliver.intend(db, command, now - 3600)
 
     def expire(_db: Any, _command: Expire, _now: float) -> Result:
         return Expired((), (), None)
 
-    blind = {**sqlite._APPLY} | {Intend: intend, Expire: expire}
-    monkeypatch.setattr(sqlite, "_APPLY", blind)
+    blind = {**commands.RULES} | {Intend: intend, Expire: expire}
+    monkeypatch.setattr(commands, "RULES", blind)
 
     assert set() == honest
     assert "no send after the deadline" in judges(scenario)
@@ -337,7 +336,7 @@ def test_uncertain_one_that_is_ready_again_after_a_crash(monkeypatch: pytest.Mon
         db.execute("UPDATE deliveries SET state = 'leased' WHERE state = 'sending'")
         return recover(db, command, now)
 
-    monkeypatch.setattr(sqlite, "_APPLY", with_recover(careless))
+    monkeypatch.setattr(commands, "RULES", with_recover(careless))
     crashes = [{"at_s": 3.0, "what": "process", "every_s": 4.0}]
     scenario = small(rate_per_s=20, crashes=crashes)
 
@@ -345,7 +344,7 @@ def test_uncertain_one_that_is_ready_again_after_a_crash(monkeypatch: pytest.Mon
 
 
 def with_recover(recover: Any) -> dict[type[Any], Any]:
-    table: dict[type[Any], Any] = {**sqlite._APPLY}
+    table: dict[type[Any], Any] = {**commands.RULES}
     return table | {Recover: recover}
 
 
@@ -360,7 +359,7 @@ def test_message_that_a_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None
         db.execute("DELETE FROM deliveries WHERE state = 'leased'")
         return recover(db, command, now)
 
-    monkeypatch.setattr(sqlite, "_APPLY", with_recover(forgetful))
+    monkeypatch.setattr(commands, "RULES", with_recover(forgetful))
     crashes = [{"at_s": 3.0, "what": "process:provider.attempt", "every_s": 3.0}]
 
     found = judges(small(crashes=crashes))

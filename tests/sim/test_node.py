@@ -197,7 +197,7 @@ def test_faulty_disk_loses_nothing(what: str) -> None:
 
 
 def test_a_full_disk_of_this_machine_is_not_the_worlds() -> None:
-    store = WatchedStore.open(TEMPORARY, journal_mode="memory")
+    store = WatchedStore.open(TEMPORARY)
     store._db.pragma("max_page_count", store._db.pragma("page_count"))
 
     with pytest.raises(RuntimeError, match="this machine fails the simulator: no room"):

@@ -10,7 +10,6 @@ import types
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import apsw
 import pytest
 import trio
 
@@ -23,6 +22,7 @@ from mailactors.sim.scheduling import (
     seeded_scheduling,
 )
 from mailactors.sim.world import COMMIT_S, EPOCH_S, KeyedEntropy, World, make_world
+from mailactors.spool.port import SpoolBusyError
 from tests.sim.makers import run, small
 
 T = TypeVar("T")
@@ -265,7 +265,7 @@ def test_slow_disk_takes_its_time() -> None:
 
 def test_file_that_another_process_holds() -> None:
     async def body(made: World) -> float:
-        with pytest.raises(apsw.BusyError):
+        with pytest.raises(SpoolBusyError):
             await commit_s(made, 10.0)
         assert 10.1 == pytest.approx(made.clock.now_s())
         return await commit_s(made, 14.95)  # it is free before we give up

@@ -1,4 +1,4 @@
-"""What a store must do with what comes in and goes out to a dispatcher: accept, claim."""
+"""How a store accepts messages and leases them to a dispatcher."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ class OutcomesContract(Contract):
         assert result == Recorded(is_stale=True)
         assert states(store) == ["leased"]
 
-    def test_what_is_on_its_way_is_not_released(self, store: Store) -> None:
+    def test_a_sending_delivery_is_not_released(self, store: Store) -> None:
         lease = send_one(store)
 
         one(store, Release(lease.seq, (0,), lease.epoch, NOW))

@@ -1,4 +1,4 @@
-"""What a store must do when somebody asks for what was not sent to be sent again."""
+"""How a store retries, by hand, what was not sent."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ class RetryContract(Contract):
     def test_what_is_unknown_is_not_retried(self, store: Store) -> None:
         half_sent(store)
 
-        result = one(store, Retry("nobody", "m2"))
+        result = one(store, Retry("unknown", "m2"))
 
         assert NotRetried("there is no such message", is_known=False) == result
         assert "it has no delivery 7" == why(store, Retry("m1", "m2", (7,)))

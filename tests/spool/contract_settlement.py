@@ -364,7 +364,7 @@ class SettlementContract(Contract):
             store.ledger().declared_risks,
         )
 
-    def test_nobody_is_settled_by_hand(self, store: Store) -> None:
+    def test_an_unknown_message_is_not_settled_by_hand(self, store: Store) -> None:
         assert SettledByHand(is_known=False) == one(store, SettleByHand("none", "sent"))
 
     def test_a_failure_by_hand_is_reported(self, store: Store) -> None:
@@ -382,8 +382,8 @@ class SettlementContract(Contract):
             [SettleDoubt(1, (Step(n, State.FAILED),), None, "no", {}) for n in (1, 0)], NOW + 5
         )
 
-        told = [e.facts["deliveries"] for e in store.timeline(1) if e.kind == "final_failure"]
-        assert [[1], [0]] == [[each["n"] for each in deliveries] for deliveries in told]
+        reported = [e.facts["deliveries"] for e in store.timeline(1) if e.kind == "final_failure"]
+        assert [[1], [0]] == [[each["n"] for each in deliveries] for deliveries in reported]
 
     # Who is blamed
 

@@ -132,7 +132,7 @@ class SuppressionsContract(Contract):
         assert Recorded() == result
         assert states(store) == ["suppressed", "leased"]
 
-    def test_what_is_on_its_way_stays_so(self, store: Store) -> None:
+    def test_a_sending_delivery_does_not_change(self, store: Store) -> None:
         lease = send_one(store)
         one(store, ANN)
 

@@ -61,7 +61,7 @@ class UpkeepContract(Contract):
         assert Expired((1, 2), ("m1", "m2"), NOW + LIFE_S) == first
         assert Expired((3,), ("m3",), None) == second
 
-    def test_what_is_on_its_way_does_not_expire(self, store: Store) -> None:
+    def test_a_sending_delivery_does_not_expire(self, store: Store) -> None:
         send_one(store)
 
         expired = one(store, Expire(10), NOW + LIFE_S)
@@ -149,7 +149,7 @@ class UpkeepContract(Contract):
 
     # Cancel
 
-    def test_cancelling_ends_what_is_not_on_its_way(self, store: Store) -> None:
+    def test_cancelling_ends_what_is_not_sending(self, store: Store) -> None:
         lease = lease_one(store, make_accept(recipients=["ann@example.com", "bob@example.com"]))
         one(store, make_intend(lease, ns=(0,)))
 
@@ -165,7 +165,7 @@ class UpkeepContract(Contract):
         assert Cancelled(True, 0, 1) == one(store, Cancel("m1"))
 
     def test_an_unknown_message_cannot_be_cancelled(self, store: Store) -> None:
-        assert Cancelled(False, 0, 0) == one(store, Cancel("nobody"))
+        assert Cancelled(False, 0, 0) == one(store, Cancel("unknown"))
 
     # Recover
 

@@ -171,7 +171,7 @@ class Walk:
             return Postpone(doubt.seq, (doubt.attempt_id,), self._now + choice, choice)
         targets = sorted(NEXT[State.UNCERTAIN] - {State.SENDING})
         steps = tuple(Step(n, targets[(choice + n) % len(targets)], self._now) for n in doubt.ns)
-        return SettleDoubt(doubt.seq, steps, None, "by lot", {}, is_risk=choice % 2 == 0)
+        return SettleDoubt(doubt.seq, steps, None, "random", {}, is_risk=choice % 2 == 0)
 
     def _checked(self, command: Command) -> Result:
         before = self._states()

@@ -79,7 +79,7 @@ class Gate:
 
 
 class FaultyStore:
-    """A store that raises what it is told to before it works again."""
+    """A store that raises given errors before it works again."""
 
     def __init__(self, inner: SqliteStore) -> None:
         self._inner = inner
@@ -264,7 +264,7 @@ async def test_what_is_promised_waits_for_room(autojump_clock: MockClock) -> Non
         assert rig.accepted() == 0
 
 
-async def test_what_nobody_waits_for_any_more_is_not_done_when_there_is_room(
+async def test_a_withdrawn_command_is_not_done_when_there_is_room(
     autojump_clock: MockClock,
 ) -> None:
     async with running() as rig:
@@ -442,7 +442,7 @@ async def test_a_standing_claim_is_one_commit_with_what_comes_in() -> None:
     assert isinstance(claimed, Claimed)
     assert [lease.seq for lease in claimed.leases] == [receipt.seq]
     assert [len(group) for group in rig.store.groups] == [2]
-    assert rig.signals.due("main").value == 0  # nobody need be told again
+    assert rig.signals.due("main").value == 0  # no second signal is needed
     assert rig.signals.standing == {}
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mailactors.spool.backup import backup_spool
 from mailactors.spool.port import Cancel, Purge, SpoolError, SpoolSchemaError
 from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.sqlite.backup import backup_spool
 from tests.spool.makers import KEY_S, NOW, make_accept, one, receive
 
 
@@ -60,13 +60,13 @@ def test_a_backup_is_for_its_owners_eyes_and_alone(path: str, copy: str, tmp_pat
 def test_progress_is_told(path: str, copy: str) -> None:
     store = SqliteStore.open(path)
     fill(store, 5_000)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
-    store.backup(copy, lambda done, total: told.append((done, total)))
+    store.backup(copy, lambda done, total: reported.append((done, total)))
 
-    assert len(told) > 1
-    assert told == sorted(told)
-    assert told[-1][0] == told[-1][1] == os.stat(copy).st_size // 4_096
+    assert len(reported) > 1
+    assert reported == sorted(reported)
+    assert reported[-1][0] == reported[-1][1] == os.stat(copy).st_size // 4_096
     store.close()
 
 
@@ -154,7 +154,7 @@ def test_a_backup_on_another_thread_holds_all_that_was_acknowledged(path: str, c
 
 
 def test_a_spool_in_memory_is_copied_to_a_file(copy: str) -> None:
-    store = SqliteStore.open(":memory:", journal_mode="memory")
+    store = SqliteStore.open(":memory:")
     fill(store, 10)
 
     store.backup(copy)
@@ -170,7 +170,7 @@ def test_another_process_may_take_the_backup(path: str, copy: str) -> None:
     store = SqliteStore.open(path)
     fill(store)
     program = (
-        "import sys; from mailactors.spool.backup import backup_spool; backup_spool(*sys.argv[1:])"
+        "import sys; from mailactors.spool import engines; engines.backup_spool(*sys.argv[1:])"
     )
 
     subprocess.run([sys.executable, "-c", program, path, copy], check=True)

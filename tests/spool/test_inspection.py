@@ -10,10 +10,10 @@ import msgspec
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool import sqlite_inspection
 from mailactors.spool.port import Cancel, Inspection, InspectionQuery, LeaseOwner, MessageFacts
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.sqlite_inspection import AUDITED, FOUND_MAX, HEADS, SCANNED
+from mailactors.spool.store import inspection
+from mailactors.spool.store.inspection import AUDITED, FOUND_MAX, HEADS, SCANNED
 from tests.spool.makers import (
     LIFE_S,
     NOW,
@@ -34,7 +34,7 @@ OVER = NOW + LIFE_S + 1.0
 
 @pytest.fixture
 def store() -> Iterator[SqliteStore]:
-    store = SqliteStore.open(":memory:", journal_mode="memory")
+    store = SqliteStore.open(":memory:")
     yield store
     store.close()
 
@@ -55,7 +55,7 @@ def change(store: SqliteStore, sql: str, *bindings: Any) -> None:
 
 
 def fill(store: SqliteStore, count: int) -> None:
-    """Make a backlog of as many messages, of two streams, a hundred of them leased to nobody."""
+    """Make a backlog of as many messages, of two streams, a hundred of them leased to no owner."""
     change(
         store,
         "WITH RECURSIVE k(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM k WHERE i < ?)"
@@ -86,7 +86,7 @@ STATEMENTS = (
 
 @pytest.mark.parametrize("name", STATEMENTS)
 def test_every_statement_reads_along_an_index(name: str, store: SqliteStore) -> None:
-    sql = getattr(sqlite_inspection, name)
+    sql = getattr(inspection, name).format(among=store._rows.dialect.among)
     plan = store._db.execute(f"EXPLAIN QUERY PLAN {sql}", (0,) * sql.count("?")).fetchall()
 
     steps = [str(row[3]) for row in plan]
@@ -101,7 +101,7 @@ def test_every_statement_reads_along_an_index(name: str, store: SqliteStore) -> 
 def test_all_statements_are_held_to_that() -> None:
     texts = {
         name
-        for name, value in vars(sqlite_inspection).items()
+        for name, value in vars(inspection).items()
         if isinstance(value, str) and "SELECT" in value and not name.startswith("__")
     }
 
@@ -125,7 +125,7 @@ def steps_of_a_look(store: SqliteStore, now: float) -> int:
 
 @pytest.mark.slow
 def test_a_look_costs_no_more_with_a_hundred_times_the_backlog(store: SqliteStore) -> None:
-    other = SqliteStore.open(":memory:", journal_mode="memory")
+    other = SqliteStore.open(":memory:")
     fill(store, 2_000)
     fill(other, 200_000)
     for now in (NOW - 1.0, LATER, OVER):
@@ -159,7 +159,7 @@ def test_a_message_is_returned_as_it_stands(store: SqliteStore) -> None:
     assert lease.progress == message.progress
 
 
-def test_what_is_in_hand_and_known_is_left_out(store: SqliteStore) -> None:
+def test_known_leases_and_attempts_are_left_out(store: SqliteStore) -> None:
     sending = send_one(store, make_accept("m1"))
     leased = lease_one(store, make_accept("m2"))
     owner = LeaseOwner(
@@ -183,9 +183,7 @@ def test_what_is_in_hand_and_known_is_left_out(store: SqliteStore) -> None:
         (2, 7, "other", False),
     ],
 )
-def test_an_owner_knows_the_leases_that_it_has_in_hand(
-    seq: int, epoch: int, node: str, expected: bool
-) -> None:
+def test_an_owner_knows_its_leases(seq: int, epoch: int, node: str, expected: bool) -> None:
     owner = LeaseOwner("node", flying=frozenset({(3, 7)}), waiting=frozenset({(2, 7)}))
 
     assert expected == owner.knows_lease(seq, epoch, node)
@@ -196,7 +194,7 @@ def test_an_owner_that_cannot_say_is_asked_for_its_name_only() -> None:
     assert not LeaseOwner("node").knows_lease(1, 7, "other")
 
 
-def test_what_waits_in_hand_is_returned_first_in_line_first(store: SqliteStore) -> None:
+def test_the_heads_of_waiting_leases_are_returned(store: SqliteStore) -> None:
     for number in range(HEADS + 5):
         receive(store, make_accept(f"m{number:02}", at=NOW - number))
     lease_all(store)

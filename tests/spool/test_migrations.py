@@ -10,10 +10,9 @@ import apsw
 import pytest
 
 from mailactors.model.lifecycle import FINAL, State
-from mailactors.spool import migrations
-from mailactors.spool.backup import backup_spool
 from mailactors.spool.port import NotRetried, Purge, Purged, Receipt, Retry, SpoolSchemaError
-from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.sqlite import SqliteStore, migrations
+from mailactors.spool.sqlite.backup import backup_spool
 from tests.spool.makers import KEY_S, NOW, lease_all, make_accept, make_intend, one, receive
 
 ROWS_0001 = Path(__file__).with_name("spool_0001.sql")

@@ -14,10 +14,10 @@ from pathlib import Path
 import apsw
 import pytest
 
-from mailactors.spool.migrations import apply_migration, load_migrations
 from mailactors.spool.port import Cancel, Ledger, SpoolBrokenError, SpoolError, SpoolSchemaError
-from mailactors.spool.reading import read_spool
 from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.sqlite.migrations import apply_migration, load_migrations
+from mailactors.spool.sqlite.reading import read_spool
 from tests.spool.makers import make_accept, one, receive
 
 KILLED = """

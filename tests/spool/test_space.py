@@ -12,8 +12,8 @@ import pytest
 from mailactors.model.lifecycle import Status
 from mailactors.spool.port import Cancel, Filters, Purge, Purged
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.sqlite_lists import EXAMINED_MAX, build_query
-from mailactors.spool.sqlite_retention import PAGES_KEPT
+from mailactors.spool.sqlite.rows import PAGES_KEPT
+from mailactors.spool.store.lists import EXAMINED_MAX, build_query
 from tests.spool.makers import KEY_S, NOW, make_accept, one, receive
 
 ROWS = 100_000
@@ -78,7 +78,7 @@ def test_a_file_of_before_is_purged_without_shrinking(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def history() -> Iterator[SqliteStore]:
     """A spool with a long history: nearly all of it sent, of one stream."""
-    store = SqliteStore.open(":memory:", journal_mode="memory")
+    store = SqliteStore.open(":memory:")
     store._db.execute(
         """
         WITH RECURSIVE numbers (value) AS
@@ -161,11 +161,12 @@ def test_a_list_does_not_read_the_whole_history(
 
     assert count == len(page.messages)
     assert steps.hundreds < 100, "more than 10,000 steps over 100,000 messages"
-    sql, bindings = build_query(filters)
+    query = build_query(history._rows.dialect, filters)
+    block = (0,) if filters.recipient else ()
     plan = [
         row[3]
         for row in history._db.execute(
-            f"EXPLAIN QUERY PLAN {sql}", {**bindings, "low": 0, "high": ROWS, "block": 0}
+            f"EXPLAIN QUERY PLAN {query.sql}", query.values(0, ROWS, *block)
         )
     ]
     scans = [step for step in plan if step.startswith("SCAN")]

@@ -25,13 +25,9 @@ from mailactors.spool.port import (
     SpoolSchemaError,
     Store,
 )
-from mailactors.spool.sqlite import (
-    CHECKPOINT_PAGES,
-    MEMORY,
-    TEMPORARY,
-    TEMPORARY_CACHE_KIB,
-    SqliteStore,
-)
+from mailactors.spool.sqlite import MEMORY, TEMPORARY, SqliteStore
+from mailactors.spool.sqlite.connection import TEMPORARY_CACHE_KIB
+from mailactors.spool.sqlite.store import CHECKPOINT_PAGES
 from tests.spool.makers import NOW, make_accept, one, receive
 from tests.spool.spool_contract import SpoolContract
 
@@ -78,7 +74,7 @@ class TestInMemory(SpoolContract):
 
     @contextlib.contextmanager
     def make_store(self) -> Iterator[Store]:
-        store = SqliteStore.open(self.PATH, journal_mode="memory")
+        store = SqliteStore.open(self.PATH)
         yield store
         store.close()
 
@@ -92,7 +88,7 @@ class TestTemporary(TestInMemory):
 
 
 def test_a_temporary_one_has_no_more_in_memory_than_its_cache() -> None:
-    store = SqliteStore.open(TEMPORARY, journal_mode="memory")
+    store = SqliteStore.open(TEMPORARY)
     cache_bytes, packed = 1024 * TEMPORARY_CACHE_KIB, b"x" * 100_000
     count = 3 * cache_bytes // len(packed)
 
@@ -121,7 +117,7 @@ def test_the_file_is_opened_for_durability(path: str) -> None:
 
 def test_another_journal_than_expected_is_refused() -> None:
     with pytest.raises(SpoolError, match="the journal is memory, not wal"):
-        SqliteStore.open(":memory:")
+        SqliteStore.open(":memory:", journal_mode="wal")
 
 
 def test_a_second_owner_is_told_who_has_the_file(path: str) -> None:
@@ -317,7 +313,7 @@ def test_the_log_is_checkpointed(path: str) -> None:
     ],
 )
 def test_a_backlog_is_read_along_an_index(sql: str, index: str) -> None:
-    store = SqliteStore.open(":memory:", journal_mode="memory")
+    store = SqliteStore.open(":memory:")
 
     plan = [row[3] for row in store._db.execute(f"EXPLAIN QUERY PLAN {sql}", (0,) * sql.count("?"))]
 

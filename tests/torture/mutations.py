@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import apsw
 import msgspec
 
-from mailactors.spool import sqlite, sqlite_flow, sqlite_retention
 from mailactors.spool.actor import SpoolActor
 from mailactors.spool.port import (
     Accept,
@@ -22,15 +20,18 @@ from mailactors.spool.port import (
     SpoolFullError,
 )
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.sqlite_accept import accept_all
-from mailactors.spool.sqlite_rows import record
+from mailactors.spool.store import commands as rules
+from mailactors.spool.store import deliver, retention
+from mailactors.spool.store.accept import accept_all
+from mailactors.spool.store.events import record
+from mailactors.spool.store.rows import Row, Rows
 
-Apply = Callable[[apsw.Connection, Any, float], Any]
+Apply = Callable[[Rows, Any, float], Any]
 
 
 def _replace_command(kind: type[Any], make: Callable[[Apply], Apply]) -> None:
-    usual = sqlite._APPLY[kind]
-    sqlite._APPLY[kind] = make(usual)
+    usual = rules.RULES[kind]
+    rules.RULES[kind] = make(usual)
 
 
 def answer_before_commit() -> None:
@@ -53,11 +54,9 @@ def key_after_commit() -> None:
     usual_accept, usual_apply = accept_all, SqliteStore.apply
     late: list[tuple[Any, ...]] = []
 
-    def accept(db: apsw.Connection, commands: Sequence[Accept], now: float) -> Any:
+    def accept(db: Rows, commands: Sequence[Accept], now: float) -> Any:
         results = usual_accept(db, commands, now)
-        late.extend(
-            db.execute("DELETE FROM keys RETURNING scope, key, fingerprint, seq, expires_at")
-        )
+        late.extend(db.query("DELETE FROM keys RETURNING scope, key, fingerprint, seq, expires_at"))
         return results
 
     def apply(self: SqliteStore, commands: Sequence[Any], now: float) -> list[Any]:
@@ -66,7 +65,7 @@ def key_after_commit() -> None:
         late.clear()
         return results
 
-    vars(sqlite)["accept_all"] = accept
+    vars(rules)["accept_all"] = accept
     SqliteStore.apply = apply  # type: ignore[method-assign]
 
 
@@ -74,12 +73,12 @@ def send_without_intent() -> None:
     """The intent is answered, but not written down."""
 
     def make(usual: Apply) -> Apply:
-        def intend(db: apsw.Connection, command: Intend, now: float) -> Any:
-            db.execute("SAVEPOINT unwritten")
+        def intend(db: Rows, command: Intend, now: float) -> Any:
+            db.run("SAVEPOINT unwritten")
             result = usual(db, command, now)
             if isinstance(result, Intended):
-                db.execute("ROLLBACK TO unwritten")
-            db.execute("RELEASE unwritten")
+                db.run("ROLLBACK TO unwritten")
+            db.run("RELEASE unwritten")
             return result
 
         return intend
@@ -104,8 +103,8 @@ def forget_leases() -> None:
 
 def _before_recover(sql: str) -> None:
     def make(usual: Apply) -> Apply:
-        def recover(db: apsw.Connection, command: Recover, now: float) -> Any:
-            db.execute(sql)
+        def recover(db: Rows, command: Recover, now: float) -> Any:
+            db.run(sql)
             return usual(db, command, now)
 
         return recover
@@ -118,17 +117,17 @@ def event_after_commit() -> None:
     usual_apply, usual_record = SqliteStore.apply, record
     late: list[tuple[Any, ...]] = []
 
-    def record_late(_db: apsw.Connection, *facts: Any) -> None:
+    def record_late(_db: Rows, *facts: Any) -> None:
         late.append(facts)
 
     def apply(self: SqliteStore, commands: Sequence[Any], now: float) -> list[Any]:
         results: list[Any] = usual_apply(self, commands, now)
         for facts in late:
-            usual_record(self._db, *facts)
+            usual_record(self._rows, *facts)
         late.clear()
         return results
 
-    vars(sqlite_flow)["record"] = record_late
+    vars(deliver)["record"] = record_late
     SqliteStore.apply = apply  # type: ignore[method-assign]
 
 
@@ -136,32 +135,32 @@ def purge_what_is_open() -> None:
     """Whatever is old enough is purged, final or not."""
 
     def final(
-        db: apsw.Connection, kept: tuple[int, ...], before: float, limit: int
+        db: Rows, kept: tuple[int, ...], before: float, limit: int
     ) -> list[tuple[float, int]]:
         places = ", ".join("?" * len(kept))
-        rows: list[tuple[Any, ...]] = db.execute(
+        rows: list[Row] = db.query(
             f"SELECT accepted_at, seq FROM messages WHERE kept IN ({places}) AND accepted_at < ?"
             " ORDER BY accepted_at, seq LIMIT ?",
             (*kept, before, limit),
-        ).fetchall()
+        )
         return [(at, seq) for at, seq in rows]
 
-    sqlite_retention._final = final
+    retention._final = final
 
 
 def purge_keys_that_hold() -> None:
     """A key goes with its message, whatever its window."""
-    sqlite_retention._unkeyed = lambda db, rows, now: rows
+    retention._unkeyed = lambda db, rows, now: rows
 
 
 def purge_in_pieces() -> None:
     """A purge is no transaction: each of its statements is one."""
 
     def make(usual: Apply) -> Apply:
-        def purge(db: apsw.Connection, command: Purge, now: float) -> Any:
-            db.execute("COMMIT")
+        def purge(db: Rows, command: Purge, now: float) -> Any:
+            db.run("COMMIT")
             result = usual(db, command, now)
-            db.execute("BEGIN IMMEDIATE")
+            db.run("BEGIN IMMEDIATE")
             return result
 
         return purge
@@ -187,8 +186,8 @@ def drop_epochs() -> None:
     """Whoever settles a delivery owns it: no epoch is compared."""
 
     def make(usual: Apply) -> Apply:
-        def settle(db: apsw.Connection, command: RecordOutcome, now: float) -> Any:
-            db.executemany(
+        def settle(db: Rows, command: RecordOutcome, now: float) -> Any:
+            db.run_each(
                 "UPDATE deliveries SET epoch = ?, attempt_id = ? WHERE seq = ? AND n = ?",
                 [(command.epoch, command.attempt_id, command.seq, s.n) for s in command.steps],
             )
@@ -203,8 +202,8 @@ def intend_under_any_epoch() -> None:
     """Whoever once leased a message may send it."""
 
     def make(usual: Apply) -> Apply:
-        def intend(db: apsw.Connection, command: Intend, now: float) -> Any:
-            epoch = db.execute("SELECT epoch FROM deliveries WHERE seq = ?", (command.seq,)).get
+        def intend(db: Rows, command: Intend, now: float) -> Any:
+            epoch = db.value("SELECT epoch FROM deliveries WHERE seq = ?", (command.seq,))
             return usual(db, msgspec.structs.replace(command, epoch=epoch), now)
 
         return intend
@@ -214,7 +213,7 @@ def intend_under_any_epoch() -> None:
 
 def ignore_what_comes_late() -> None:
     """An answer that comes after its attempt was given up is evidence, and settles nothing."""
-    vars(sqlite_flow)["settle_late"] = lambda db, command, now: None
+    vars(deliver)["settle_late"] = lambda db, command, now: None
 
 
 def answer_what_fits() -> None:

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from mailactors.model.lifecycle import State
-from mailactors.spool import sqlite, sqlite_flow
+from mailactors.spool.engines import open_store
 from mailactors.spool.port import (
     Accept,
     Claim,
@@ -24,8 +24,8 @@ from mailactors.spool.port import (
     SettleDoubt,
     Step,
 )
-from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.sqlite_doubts import settle_late
+from mailactors.spool.store import commands, deliver
+from mailactors.spool.store.doubts import settle_late
 from tests.servers import wait_until
 from tests.spool.makers import (
     KEY_S,
@@ -322,7 +322,7 @@ def make_old_spool(path: Path) -> None:
     """A spool of what may go, and of everything that is nearly so."""
     now = time.time()
     old = now - 10 * 86_400.0
-    store = SqliteStore.open(str(path))
+    store = open_store(str(path))
 
     def accept(name: str, at: float, key_until: float) -> Accept:
         plain = make_accept(name, at=at, client_id=name, stream="mail")
@@ -410,7 +410,7 @@ def test_without_the_purge_s_guards_that_fails(scene: Scene, mutation: str, why:
 
 
 def check_stale_owner(path: Path) -> None:
-    store = SqliteStore.open(str(path))
+    store = open_store(str(path))
     first = send_one(store)
     one(store, make_recover(), NOW + 1)
     risk = SettleDoubt(first.seq, (Step(0, State.READY),), Progress(), "resend", {}, is_risk=True)
@@ -439,7 +439,7 @@ def test_a_stale_owner_writes_nothing_but_evidence(tmp_path: Path) -> None:
 
 
 def check_late_acceptance(path: Path, state: State) -> None:
-    store = SqliteStore.open(str(path))
+    store = open_store(str(path))
     lease = send_one(store)
     one(store, make_recover(), NOW + 1)
     if state is not State.UNCERTAIN:
@@ -467,14 +467,14 @@ def test_a_stale_acceptance_settles_what_was_given_up(tmp_path: Path, state: Sta
 def test_without_what_comes_late_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(vars(sqlite_flow), "settle_late", settle_late)  # to be put back
+    monkeypatch.setitem(vars(deliver), "settle_late", settle_late)  # to be put back
     MUTATIONS["ignore_what_comes_late"]()
     with pytest.raises(AssertionError, match="did not settle it"):
         check_late_acceptance(tmp_path / "spool.db", State.UNCERTAIN)
 
 
 def test_without_epochs_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "_APPLY", dict(sqlite._APPLY))
+    monkeypatch.setattr(commands, "RULES", dict(commands.RULES))
     MUTATIONS["drop_epochs"]()
     with pytest.raises(AssertionError, match="a stale write was taken"):
         check_stale_owner(tmp_path / "spool.db")

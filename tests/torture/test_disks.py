@@ -46,7 +46,7 @@ ENDS_WITHIN_S = 4.0
 
 
 def check_failing_disk(scene: Scene, word: str, within_s: float = ENDS_WITHIN_S) -> None:
-    scene.settings = scene.settings | {"mailactors.spool.sqlite:CHECKPOINT_PAGES": 30}
+    scene.settings = scene.settings | {"mailactors.spool.sqlite.store:CHECKPOINT_PAGES": 30}
     child = scene.start(has_faulty_disk=True)
     acknowledged, answer = [], None
     for number in range(500):
@@ -61,7 +61,7 @@ def check_failing_disk(scene: Scene, word: str, within_s: float = ENDS_WITHIN_S)
     assert len(acknowledged) >= 10
     assert child.disk_log, "the disk did not fail"
     assert "sync after a failure" not in child.disk_log, "it synced again"
-    check_words(child.log, "spool.db failed", "see to the disk and start again")
+    check_words(child.log, "spool.db failed", "check the disk and start again")
 
     (scene.folder / DISK_TRIGGER).unlink()
     with dead_spool(scene.path) as spool:

@@ -10,7 +10,8 @@ import pytest
 
 from mailactors.model.lifecycle import State
 from mailactors.spool.port import Step
-from mailactors.spool.sqlite import PAGE_BYTES, SqliteStore
+from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.sqlite.connection import PAGE_BYTES
 from tests.spool.makers import NOW, lease_all, make_accept, make_intend, make_settle
 from tests.torture.peer import StoringPeer
 from tests.torture.rig import Acknowledgements, Load

@@ -1,39 +1,26 @@
-"""The spool's port: every command, result and question, under one name."""
+"""The spool's port: every command, result, question and error, under one name."""
 
 from __future__ import annotations
 
-from mailactors.spool.port.commands import (
+from mailactors.spool.port.accept import (
     Accept,
     AcceptedMany,
     AcceptMany,
-    Cancel,
-    Cancelled,
+    Conflict,
+    IdempotencyKey,
+    Receipt,
+)
+from mailactors.spool.port.deliver import (
     Claim,
     Claimed,
-    Command,
-    Conflict,
-    Expire,
-    Expired,
-    IdempotencyKey,
     Intend,
     Intended,
     Lease,
     Progress,
-    Receipt,
     Recorded,
     RecordOutcome,
-    Recover,
-    Recovered,
     Release,
-    Result,
-    SettleDoubt,
-    SpoolBrokenError,
-    SpoolError,
-    SpoolFullError,
-    SpoolInUseError,
-    SpoolSchemaError,
     Step,
-    Store,
     Withdrawn,
 )
 from mailactors.spool.port.doubts import (
@@ -41,11 +28,16 @@ from mailactors.spool.port.doubts import (
     Doubt,
     Doubts,
     FindDueDoubts,
-    IntendAgain,
     LookUps,
-    Postpone,
-    SettleByHand,
-    SettledByHand,
+)
+from mailactors.spool.port.errors import (
+    BUSY_WAIT_S,
+    SpoolBrokenError,
+    SpoolBusyError,
+    SpoolError,
+    SpoolFullError,
+    SpoolInUseError,
+    SpoolSchemaError,
 )
 from mailactors.spool.port.inspection import (
     DeliveryFacts,
@@ -54,35 +46,62 @@ from mailactors.spool.port.inspection import (
     LeaseOwner,
     MessageFacts,
 )
-from mailactors.spool.port.operations import (
-    ALONE_FROM,
-    CRASHES_MAX,
-    CountCrash,
-    NotRetried,
-    Purge,
-    Purged,
-    RecordDeliveryEvent,
-    Retry,
-    Suppress,
-    Unsuppress,
-    Unsuppressed,
+from mailactors.spool.port.lists import (
+    Filters,
+    Page,
 )
 from mailactors.spool.port.questions import (
     DeliveryStatus,
     Event,
     FeedEvent,
-    Filters,
     Ledger,
     MessageStatus,
-    Page,
     Pending,
     Questions,
     Risk,
+)
+from mailactors.spool.port.retention import (
+    Purge,
+    Purged,
+)
+from mailactors.spool.port.retry import (
+    NotRetried,
+    Retry,
+)
+from mailactors.spool.port.settle import (
+    IntendAgain,
+    Postpone,
+    RecordDeliveryEvent,
+    SettleByHand,
+    SettledByHand,
+    SettleDoubt,
+)
+from mailactors.spool.port.store import (
+    Command,
+    Result,
+    Store,
+)
+from mailactors.spool.port.suppressions import (
+    Suppress,
     Suppression,
+    Unsuppress,
+    Unsuppressed,
+)
+from mailactors.spool.port.upkeep import (
+    ALONE_FROM,
+    CRASHES_MAX,
+    Cancel,
+    Cancelled,
+    CountCrash,
+    Expire,
+    Expired,
+    Recover,
+    Recovered,
 )
 
 __all__ = [
     "ALONE_FROM",
+    "BUSY_WAIT_S",
     "CRASHES_MAX",
     "NEVER_AT",
     "Accept",
@@ -139,6 +158,7 @@ __all__ = [
     "SettleDoubt",
     "SettledByHand",
     "SpoolBrokenError",
+    "SpoolBusyError",
     "SpoolError",
     "SpoolFullError",
     "SpoolInUseError",

@@ -1,26 +1,24 @@
-"""What a watchdog asks of the spool: the heads of its queues, and whatever does not add up.
+"""What a watchdog asks of the spool: the head of each queue, and rows that do not add up.
 
-One look reads along indices, a bounded part of each, whatever the backlog: what is first in a
-queue and stays there is what is stuck. It judges nothing: it returns the messages that are worth
-a judgement, as they stand in one snapshot. All times are UTC seconds.
+One inspection reads along indices, a bounded part of each, whatever the backlog: a message that
+stays at the head of a queue is stuck. The spool judges nothing: it returns the messages that the
+watchdog should judge, in one snapshot. Times are UTC seconds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import msgspec
 
-if TYPE_CHECKING:
-    from mailactors.spool.port.commands import Progress
+from mailactors.spool.port.deliver import Progress
 
 
 class LeaseOwner(msgspec.Struct, frozen=True):
-    """What the one who works on this spool knows of, at a time before the look.
+    """What the dispatcher of this spool has in flight, at a time before the inspection.
 
-    `attempts` are those in flight, `flying` the leases (seq, epoch) that they are made under.
-    `waiting` are the other leases that it has, or None if it cannot say.
+    `attempts` are in flight, under the leases `flying`, (seq, epoch). `waiting` are its other
+    leases, or None if it does not know them.
     """
 
     node: str
@@ -29,25 +27,25 @@ class LeaseOwner(msgspec.Struct, frozen=True):
     waiting: frozenset[tuple[int, int]] | None = None
 
     def knows_lease(self, seq: int, epoch: int, node: str) -> bool:
-        """Whether it has this lease in hand."""
+        """Whether the owner holds this lease."""
         lease = (seq, epoch)
         is_kept = self.waiting is None or lease in self.waiting or lease in self.flying
         return node == self.node and is_kept
 
 
 class InspectionQuery(msgspec.Struct, frozen=True):
-    """Where to look. The two marks are what the look before returned."""
+    """What to inspect. The two marks come from the previous inspection."""
 
     now: float
     owner: LeaseOwner
     seqs: tuple[int, ...] = ()
-    """Messages that are under suspicion already, to be looked at again."""
+    """Messages that are suspected already, to be read again."""
     expiry_mark: float = 0.0
     audit_mark: int = 0
 
 
 class DeliveryFacts(msgspec.Struct, frozen=True):
-    """A delivery's row. `state` is as it is written, which may be no state at all."""
+    """A delivery's row. `state` is the stored text, which may not be a valid state."""
 
     n: int
     state: str
@@ -58,11 +56,11 @@ class DeliveryFacts(msgspec.Struct, frozen=True):
     attempt_id: str
     provider: str = ""
     doubt_at: float | None = None
-    """When somebody will see to what is in doubt; infinite: nobody, None: there is no doubt."""
+    """When its doubt is due; infinite: never by itself, None: there is no doubt."""
 
 
 class MessageFacts(msgspec.Struct, frozen=True):
-    """A message's row and its deliveries'; `written_for` recipients is its content."""
+    """A message's row and those of its deliveries. Its content is `written_for` so many."""
 
     seq: int
     id: str
@@ -79,13 +77,13 @@ class MessageFacts(msgspec.Struct, frozen=True):
 
 
 class Inspection(msgspec.Struct, frozen=True):
-    """What a look saw. `taken` counts messages by stream that are leased or sending."""
+    """The result. `taken` counts messages by stream that are leased or sending."""
 
     messages: tuple[MessageFacts, ...]
     taken: Mapping[str, int] = {}
     strays: tuple[int, ...] = ()
     """Seqs of deliveries without a message."""
     purged_imbalance: int = 0
-    """Accepted deliveries that retention took, less those that it counted in a state."""
+    """Accepted deliveries that retention deleted, less those that it counted in a state."""
     expiry_mark: float = 0.0
     audit_mark: int = 0

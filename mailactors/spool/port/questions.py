@@ -1,20 +1,21 @@
-"""What may be asked of the spool, beside the writer: none of it changes anything.
-
-All times are UTC seconds. Each question is one snapshot and has an ORDER BY.
-"""
+"""Read-only questions to the spool. Each answer is one snapshot. Times are UTC seconds."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from mailactors.model.lifecycle import State, Status, status_of
 from mailactors.spool.port.inspection import Inspection, InspectionQuery
+from mailactors.spool.port.suppressions import Suppression
+
+if TYPE_CHECKING:
+    from mailactors.spool.port.lists import Filters, Page
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
-    """One recipient's fate as it stands."""
+    """One recipient's delivery as it stands."""
 
     n: int
     recipient: str
@@ -43,7 +44,7 @@ class MessageStatus(msgspec.Struct, frozen=True):
     declared_risks: int
     deliveries: tuple[DeliveryStatus, ...]
     retry_of: str = ""
-    """The message of which this one is a retry by hand."""
+    """The id of the message that this one retries by hand, or empty."""
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
 
@@ -62,7 +63,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class FeedEvent(Event, frozen=True):
-    """One line of all timelines together, with the message that it is about."""
+    """One event of the whole spool's feed, with its message."""
 
     id: str
     stream: str
@@ -70,44 +71,8 @@ class FeedEvent(Event, frozen=True):
     message_id: str = ""
 
 
-class Suppression(msgspec.Struct, frozen=True):
-    """An address that gets no mail. `source` is who says so: "bounce", "api", …"""
-
-    address: str
-    reason: str
-    source: str
-    created_at: float
-
-
-class Filters(msgspec.Struct, frozen=True):
-    """Which messages to list; what is empty does not matter.
-
-    Stream, status and recipient are those of one and the same delivery: "the mail to this address
-    that bounced". `recipient` and `tag` are exact. Accepted from `since` on, and before `until`.
-    `now` separates scheduled deliveries from queued ones.
-    """
-
-    stream: str = ""
-    status: Status | None = None
-    recipient: str = ""
-    tag: str = ""
-    since: float | None = None
-    until: float | None = None
-    now: float = 0.0
-
-
-class Page(msgspec.Struct, frozen=True):
-    """Messages, newest first. `next_before_seq`: ask again with it; None at the end of the list.
-
-    A page may be short, even empty, before the end: an answer looks at a bounded number of rows.
-    """
-
-    messages: tuple[MessageStatus, ...]
-    next_before_seq: int | None
-
-
 class Risk(msgspec.Struct, frozen=True):
-    """How many deliveries of a stream were sent again although `provider` may have had them."""
+    """How many deliveries of a stream were resent although `provider` may have accepted them."""
 
     stream: str
     provider: str
@@ -130,11 +95,11 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Ledger(msgspec.Struct, frozen=True):
-    """Accepted deliveries and where they are: `accepted == sum(states.values())`, always.
+    """Accepted deliveries by state: `accepted == sum(states.values())`, always.
 
     `accepted` is counted when a message is accepted, on its own row, so the identity can fail.
-    All of it includes the deliveries whose messages retention has deleted: `purged` of them.
-    `risks` are the declared ones by stream and provider, as far as they were counted so.
+    The figures include the `purged` deliveries, whose messages retention has deleted.
+    `risks` are the declared risks by stream and provider, since they are counted so.
     """
 
     accepted: int
@@ -145,7 +110,7 @@ class Ledger(msgspec.Struct, frozen=True):
 
     @property
     def imbalance(self) -> int:
-        """Accepted deliveries less those in a state: above 0 some are lost, below 0 made up."""
+        """Accepted deliveries less those in a state: above 0 some are lost, below 0 invented."""
         return self.accepted - sum(self.states.values())
 
     @property
@@ -155,10 +120,10 @@ class Ledger(msgspec.Struct, frozen=True):
 
 
 class Questions(Protocol):
-    """What may be asked of the spool; none of it changes anything. Each has an ORDER BY."""
+    """Read-only questions to the spool; the order of each answer is defined."""
 
     def status(self, name: str) -> tuple[MessageStatus, ...]:
-        """Return the messages that this name means: our id, or the client's (newest first)."""
+        """Return the messages with this id, ours or the client's, newest first."""
         ...
 
     def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
@@ -176,21 +141,24 @@ class Questions(Protocol):
     def events_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
         """Return the next events of all messages after event `seq`, oldest first.
 
-        An event that is committed later has a higher seq: who goes on from the last one misses
-        none, but those of messages that were purged meanwhile.
+        A reader that continues from the last seq misses no event, but for those of messages
+        that were purged meanwhile. For that a store, however many write to it, keeps this rule:
+        **an event's seq is higher than those of all events that were visible before it.** A
+        store therefore assigns seqs under a lock that it holds until the commit is visible.
+        Numbers may be left out: a transaction that is rolled back takes its own with it.
         """
         ...
 
     def failures_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
-        """Return the next reports of what finally failed after event `seq`, oldest first."""
+        """Return the next reports of final failures after event `seq`, oldest first."""
         ...
 
     def latest_event_seq(self) -> int:
-        """Return the seq of the latest event ever, or 0: what comes after it is new."""
+        """Return the seq of the latest visible event ever, or 0: later events are new."""
         ...
 
     def suppressions(self, limit: int, after: str = "") -> tuple[Suppression, ...]:
-        """Return suppressed addresses in their order, those after `after`."""
+        """Return the next suppressed addresses after `after`, in their order."""
         ...
 
     def ledger(self) -> Ledger:
@@ -210,5 +178,5 @@ class Questions(Protocol):
         ...
 
     def inspect(self, look: InspectionQuery) -> Inspection:
-        """Return what a watchdog should judge; reads a bounded part, along indices."""
+        """Return the messages that a watchdog should judge; reads a bounded part, along indices."""
         ...

@@ -1,13 +1,11 @@
-"""What happens to a message off the common way: deadlines, cancelling, crashes.
+"""Rules for what leaves the usual way: deadlines, cancelling, crashes.
 
-The rule of `sqlite_flow` holds: each UPDATE names the states that it may come from.
+Each UPDATE names the states that it may come from, as in `store.deliver`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-
-import apsw
 
 from mailactors.model.lifecycle import State
 from mailactors.spool.port import (
@@ -22,15 +20,15 @@ from mailactors.spool.port import (
     Recover,
     Recovered,
 )
-from mailactors.spool.sqlite_doubts import open_doubt
-from mailactors.spool.sqlite_flow import RECOVERED
-from mailactors.spool.sqlite_rows import fetch, finish, record, report_failure
+from mailactors.spool.store.deliver import RECOVERED
+from mailactors.spool.store.doubts import open_doubt
+from mailactors.spool.store.events import finish, record, report_failure
+from mailactors.spool.store.rows import Rows
 
 
-def expire(db: apsw.Connection, command: Expire, now: float) -> Expired:
-    """End what is past its deadline and not on its way."""
-    rows = fetch(
-        db,
+def expire(db: Rows, command: Expire, now: float) -> Expired:
+    """End what is past its deadline and neither sending nor uncertain."""
+    rows = db.query(
         "SELECT seq, id, expires_at FROM messages WHERE open_count > 0 AND expires_at <= ?"
         " AND EXISTS (SELECT 1 FROM deliveries WHERE deliveries.seq = messages.seq"
         " AND state IN ('ready', 'deferred', 'leased')) ORDER BY expires_at, seq LIMIT ?",
@@ -38,41 +36,39 @@ def expire(db: apsw.Connection, command: Expire, now: float) -> Expired:
     )
     expired = rows[: command.limit]
     for seq, _, _ in expired:
-        db.execute(
+        count = db.run(
             "UPDATE deliveries SET state = 'expired', updated_at = ?"
             " WHERE seq = ? AND state IN ('ready', 'deferred', 'leased')",
             (now, seq),
         )
-        finish(db, seq, db.changes(), now)
+        finish(db, seq, count, now)
         record(db, seq, now, "expired", {"rule": "deadline"})
         report_failure(db, seq, now)
     if len(rows) > command.limit:
         next_expiry_at = rows[-1][2]
     else:
-        # What is past its deadline but uncertain or held has other clocks than this one.
-        next_expiry_at = db.execute(
+        # Uncertain and held deliveries past the deadline are settled, not expired.
+        next_expiry_at = db.value(
             "SELECT min(expires_at) FROM messages WHERE open_count > 0 AND expires_at > ?", (now,)
-        ).get
+        )
     return Expired(
         tuple(row[0] for row in expired), tuple(row[1] for row in expired), next_expiry_at
     )
 
 
-def cancel(db: apsw.Connection, command: Cancel, now: float) -> Cancelled:
-    """Cancel what is not yet on its way; asked again, answer the same."""
-    seq = db.execute("SELECT seq FROM messages WHERE id = ?", (command.id,)).get
+def cancel(db: Rows, command: Cancel, now: float) -> Cancelled:
+    """Cancel ready, deferred and leased deliveries; a second time the answer is the same."""
+    seq = db.value("SELECT seq FROM messages WHERE id = ?", (command.id,))
     if seq is None:
         return Cancelled(is_known=False, cancelled_count=0, too_late_count=0)
-    db.execute(
+    if count := db.run(
         "UPDATE deliveries SET state = 'cancelled', updated_at = ?"
         " WHERE seq = ? AND state IN ('ready', 'deferred', 'leased')",
         (now, seq),
-    )
-    if count := db.changes():
+    ):
         finish(db, seq, count, now)
         record(db, seq, now, "cancelled", {})
-    ((cancelled_count, total),) = fetch(
-        db,
+    ((cancelled_count, total),) = db.query(
         "SELECT count(*) FILTER (WHERE state = 'cancelled'), count(*) FROM deliveries"
         " WHERE seq = ?",
         (seq,),
@@ -80,10 +76,9 @@ def cancel(db: apsw.Connection, command: Cancel, now: float) -> Cancelled:
     return Cancelled(True, cancelled_count, total - cancelled_count)
 
 
-def recover(db: apsw.Connection, command: Recover, now: float) -> Recovered:
-    """Make what a dead owner held ready again, or uncertain if bytes may have gone out."""
-    taken = fetch(
-        db,
+def recover(db: Rows, command: Recover, now: float) -> Recovered:
+    """Make a dead owner's deliveries ready again, or uncertain if they may have been sent."""
+    taken = db.query(
         "SELECT seq, n, state, attempt_id, provider, stream, epoch FROM deliveries"
         " WHERE state IN ('leased', 'sending') AND node = ? ORDER BY seq, n",
         (command.node,),
@@ -98,12 +93,12 @@ def recover(db: apsw.Connection, command: Recover, now: float) -> Recovered:
         for seq, n, state, attempt_id, provider, stream, _ in taken
         if state == State.SENDING and attempt_id not in command.in_flight
     ]
-    db.executemany(
+    db.run_each(
         "UPDATE deliveries SET state = 'ready', updated_at = ?"
         " WHERE seq = ? AND n = ? AND state = 'leased'",
         leased,
     )
-    db.executemany(
+    db.run_each(
         "UPDATE deliveries SET state = 'uncertain', due_at = ?, attempts = attempts + 1,"
         " updated_at = ? WHERE seq = ? AND n = ? AND state = 'sending'",
         [row[:4] for row in sending],
@@ -118,41 +113,37 @@ def recover(db: apsw.Connection, command: Recover, now: float) -> Recovered:
     return Recovered(len(leased), len(sending), held)
 
 
-def _fail_poison(
-    db: apsw.Connection, command: Recover, released: Iterable[int], now: float
-) -> None:
-    # Nothing of these was sent: what kills its actor each time has failed.
+def _fail_poison(db: Rows, command: Recover, released: Iterable[int], now: float) -> None:
+    # Nothing of these was sent: a message that crashes its actor each time has failed.
     for seq in released:
         if seq not in command.blamed:
             continue
-        count = db.execute(
+        count = db.value(
             "UPDATE messages SET crash_count = crash_count + 1 WHERE seq = ? RETURNING crash_count",
             (seq,),
-        ).get
+        )
         if count < CRASHES_MAX:
             continue
         error = f"actors died on it {count} times"
-        db.execute(
+        failed_count = db.run(
             "UPDATE deliveries SET state = 'failed', error = ?, updated_at = ?"
             " WHERE seq = ? AND state = 'ready'",
             (error, now, seq),
         )
-        finish(db, seq, db.changes(), now)
+        finish(db, seq, failed_count, now)
         record(db, seq, now, "failed", {"error": error})
         report_failure(db, seq, now)
 
 
-def _hold_poison(
-    db: apsw.Connection, command: Recover, lost: Iterable[int], now: float
-) -> tuple[str, ...]:
-    """Blame messages for a death; hold those that were blamed too often.
+def _hold_poison(db: Rows, command: Recover, lost: Iterable[int], now: float) -> tuple[str, ...]:
+    """Count a crash for the suspected messages; hold those that reach `CRASHES_MAX`.
 
-    An actor dies of the very item that it was at. A process may die of anything: then all that
-    was on its way is suspected, and the last step, to `CRASHES_MAX`, is only taken by one that was
-    sent alone, as the only one of those who lack no more than that step.
+    An actor crashes on the item that it handles. A process may die for any reason: then all
+    messages in flight are suspected, and only one that was sent alone, without another that has
+    `ALONE_FROM` crashes, may reach `CRASHES_MAX`.
     """
     counts = {
-        seq: db.execute("SELECT crash_count FROM messages WHERE seq = ?", (seq,)).get
+        seq: db.value("SELECT crash_count FROM messages WHERE seq = ?", (seq,))
         for seq in lost
         if command.died or seq in command.blamed
     }
@@ -161,25 +152,25 @@ def _hold_poison(
     for seq, count in counts.items():
         is_sure = is_alone or seq in command.blamed
         after = count + 1 if is_sure else min(count + 1, ALONE_FROM)
-        db.execute("UPDATE messages SET crash_count = ? WHERE seq = ?", (after, seq))
+        db.run("UPDATE messages SET crash_count = ? WHERE seq = ?", (after, seq))
         if after < CRASHES_MAX:
             continue
-        db.execute(
+        db.run(
             "UPDATE deliveries SET state = 'held', error = ?, updated_at = ?"
             " WHERE seq = ? AND state = 'uncertain'",
-            (f"uncertain, and whoever sent it died, {after} times", now, seq),
+            (f"uncertain, and its sender crashed {after} times", now, seq),
         )
         facts = {"kind": "crashes", "crashes": after, "rule": "poison: held, it may have gone out"}
         record(db, seq, now, "resolved", facts)
-        held.append(db.execute("SELECT id FROM messages WHERE seq = ?", (seq,)).get)
+        held.append(db.value("SELECT id FROM messages WHERE seq = ?", (seq,)))
     return tuple(held)
 
 
-def blame(db: apsw.Connection, command: CountCrash, _now: float) -> Recorded:
-    """Remember that an actor died on a message."""
-    db.execute(
-        "UPDATE messages SET crash_count = max(crash_count, ?) WHERE seq = ?",
-        (command.crashes, command.seq),
+def count_crash(db: Rows, command: CountCrash, _now: float) -> Recorded:
+    """Record that an actor crashed on a message."""
+    db.run(
+        "UPDATE messages SET crash_count = ? WHERE seq = ? AND crash_count < ?",
+        (command.crashes, command.seq, command.crashes),
     )
     return Recorded()
 
@@ -190,15 +181,15 @@ def _wait_s(command: Recover, stream: str) -> float:
 
 
 def _close_open_intents(
-    db: apsw.Connection, intents: Mapping[tuple[int, str, str], Mapping[int, float]], now: float
+    db: Rows, intents: Mapping[tuple[int, str, str], Mapping[int, float]], now: float
 ) -> None:
-    # By message, attempt and provider: its deliveries, and when to see to each of them.
+    # `intents`: the due time of each delivery, by message, attempt and provider.
     for (seq, attempt_id, provider), due_at in intents.items():
-        db.execute(
+        db.run(
             "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
             (now, RECOVERED, attempt_id),
         )
-        db.execute("UPDATE messages SET attempts = attempts + 1 WHERE seq = ?", (seq,))
+        db.run("UPDATE messages SET attempts = attempts + 1 WHERE seq = ?", (seq,))
         open_doubt(db, seq, attempt_id, now, min(due_at.values()), 1)
         steps: dict[str, str | float] = {}
         for n, at in due_at.items():

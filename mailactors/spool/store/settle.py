@@ -1,13 +1,12 @@
-"""How an SQLite spool settles what is uncertain: by evidence, by preference, by hand.
+"""How uncertain deliveries are settled: by evidence, by preference, by hand.
 
-The rule of `sqlite_flow` holds: each UPDATE names the states that it may come from.
+Each UPDATE names the states that it may come from, as in `store.deliver`.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-import apsw
 import msgspec
 
 from mailactors.model.lifecycle import FINAL, NEXT, State
@@ -24,16 +23,16 @@ from mailactors.spool.port import (
     Step,
     Withdrawn,
 )
-from mailactors.spool.sqlite_doubts import (
+from mailactors.spool.store.attempts import open_attempt, read_content
+from mailactors.spool.store.doubts import (
     close_doubts,
     count_risk,
     find_doubt,
-    postpone,
+    move_doubt,
     read_evidence,
-    take_up,
+    set_next_at,
 )
-from mailactors.spool.sqlite_rows import (
-    fetch,
+from mailactors.spool.store.events import (
     finish,
     pack_progress,
     record,
@@ -41,23 +40,23 @@ from mailactors.spool.sqlite_rows import (
     to_json,
     unpack_progress,
 )
-from mailactors.spool.sqlite_suppressions import is_suppressed, normalize, suppress_bounced
+from mailactors.spool.store.rows import Row, Rows
+from mailactors.spool.store.suppressions import is_suppressed, normalize, suppress_bounced
 
 EVIDENCE_MAX: Final = 20
-"""Events kept of one delivery; a vendor may report the same bounce again and again."""
+"""Delivery events kept of one delivery: a vendor may report many."""
 _IN_DOUBT: Final = (State.UNCERTAIN, State.HELD)
 
 
 # By evidence and preference
 
 
-def resolve(db: apsw.Connection, command: SettleDoubt, now: float) -> Recorded:
-    """Record what was found out of uncertain or held deliveries, and move them on."""
-    rows = fetch(
-        db,
+def settle_doubt(db: Rows, command: SettleDoubt, now: float) -> Recorded:
+    """Record what was learnt of uncertain or held deliveries, and their next states."""
+    rows = db.query(
         "SELECT n, state, attempt_id, provider FROM deliveries"
-        " WHERE seq = ?1 AND state IN ('uncertain', 'held') AND (?2 = '' OR attempt_id = ?2)",
-        (command.seq, command.attempt_id),
+        " WHERE seq = ? AND state IN ('uncertain', 'held') AND (? = '' OR attempt_id = ?)",
+        (command.seq, command.attempt_id, command.attempt_id),
     )
     found = {row[0]: row for row in rows}
     moved = [
@@ -68,18 +67,18 @@ def resolve(db: apsw.Connection, command: SettleDoubt, now: float) -> Recorded:
     if not moved:
         return Recorded(is_stale=True)
     for step, _, _ in moved:
-        db.execute(
-            "UPDATE deliveries SET state = ?, due_at = ?, error = iif(?3 = '', error, ?3),"
+        db.run(
+            "UPDATE deliveries SET state = ?, due_at = ?, error = coalesce(?, error),"
             " updated_at = ? WHERE seq = ? AND n = ? AND state IN ('uncertain', 'held')",
-            (step.state.value, step.due_at, step.error, now, command.seq, step.n),
+            (step.state.value, step.due_at, step.error or None, now, command.seq, step.n),
         )
         suppress_bounced(db, command.seq, step, now)
     for attempt_id in dict.fromkeys(attempt_id for _, attempt_id, _ in moved):
-        _keep_open(db, command, attempt_id)
+        _update_doubt(db, command, attempt_id)
     final = sum(step.state in FINAL for step, _, _ in moved)
     if final:
         finish(db, command.seq, final, now)
-    stream = _send_again(db, command.seq, moved, command.progress, is_risk=command.is_risk)
+    stream = _resend(db, command.seq, moved, command.progress, is_risk=command.is_risk)
     close_doubts(db, command.seq)
     if command.rule:
         is_open = all(step.state.value == found[step.n][1] for step, _, _ in moved)
@@ -94,37 +93,37 @@ def _may_follow(before: State, after: State) -> bool:
     return after is before or after in NEXT[before]
 
 
-def _keep_open(db: apsw.Connection, command: SettleDoubt, attempt_id: str) -> None:
+def _update_doubt(db: Rows, command: SettleDoubt, attempt_id: str) -> None:
     times = [step.due_at for step in command.steps if step.state in _IN_DOUBT]
     if command.next_at is not None or times:
         next_at = min(times) if command.next_at is None else command.next_at
-        postpone(db, command.seq, attempt_id, next_at)
+        set_next_at(db, command.seq, attempt_id, next_at)
     if command.looks is not None:
-        db.execute(
+        db.run(
             "UPDATE doubts SET looks = ?, failures = ?, negatives = ?, negative_at = ?,"
             " answered_at = ? WHERE seq = ? AND attempt_id = ?",
             (*msgspec.structs.astuple(command.looks), command.seq, attempt_id),
         )
 
 
-def _send_again(
-    db: apsw.Connection,
+def _resend(
+    db: Rows,
     seq: int,
     moved: list[tuple[Any, ...]],
     progress: Progress | None,
     *,
     is_risk: bool,
 ) -> str:
-    """See to a message of which some deliveries are ready again; return its stream, or "" ."""
+    """Update a message with deliveries that are ready again; return its stream, or ""."""
     again = [row for row in moved if row[0].state in {State.READY, State.DEFERRED}]
     if not again:
         return ""
-    ((stream, packed),) = fetch(db, "SELECT stream, progress FROM messages WHERE seq = ?", (seq,))
+    ((stream, packed),) = db.query("SELECT stream, progress FROM messages WHERE seq = ?", (seq,))
     if progress is None:
-        # Whoever lost it is asked again when nobody else is left.
-        lost_by = tuple(dict.fromkeys(provider for *_, provider in again))
-        progress = msgspec.structs.replace(unpack_progress(packed), tried=lost_by)
-    db.execute(
+        # The providers of the uncertain attempts are tried again after all others.
+        tried = tuple(dict.fromkeys(provider for *_, provider in again))
+        progress = msgspec.structs.replace(unpack_progress(packed), tried=tried)
+    db.run(
         "UPDATE messages SET declared_risks = declared_risks + ?, progress = ? WHERE seq = ?",
         (len(again) if is_risk else 0, pack_progress(progress), seq),
     )
@@ -135,10 +134,10 @@ def _send_again(
     return stream
 
 
-def put_off(db: apsw.Connection, command: Postpone, _now: float) -> Recorded:
-    """See to a doubt at another time; nothing was found out."""
+def postpone(db: Rows, command: Postpone, _now: float) -> Recorded:
+    """Make a doubt due at another time."""
     done = [
-        postpone(db, command.seq, attempt_id, command.next_at, command.repeats)
+        set_next_at(db, command.seq, attempt_id, command.next_at, command.repeats)
         for attempt_id in command.attempt_ids
     ]
     return Recorded(is_stale=not any(done))
@@ -147,22 +146,16 @@ def put_off(db: apsw.Connection, command: Postpone, _now: float) -> Recorded:
 # By key
 
 
-def intend_again(db: apsw.Connection, command: IntendAgain, now: float) -> Intended | Withdrawn:
+def intend_again(db: Rows, command: IntendAgain, now: float) -> Intended | Withdrawn:
     """Record the intent to repeat an attempt by its key, if nothing has changed since."""
     doubt = find_doubt(db, command.seq, command.attempt_id, command.repeat_of)
-    rows = fetch(
-        db,
-        "SELECT message_id, date_s, sender, digest, expires_at, packed"
-        " FROM messages JOIN contents USING (seq) WHERE seq = ?",
-        (command.seq,),
-    )
-    if doubt is None or not rows:
+    content = read_content(db, command.seq)
+    if doubt is None or content is None:
         return Withdrawn()
-    ((message_id, date_s, sender, digest, expires_at, packed),) = rows
+    message_id, date_s, sender, digest, expires_at, packed = content
     attempt_id, first_digest, count = doubt
     is_replay = attempt_id == command.attempt_id
-    chosen = fetch(
-        db,
+    chosen = db.query(
         "SELECT n, recipient, node FROM deliveries"
         " WHERE seq = ? AND attempt_id = ? AND epoch = ? AND state = ? ORDER BY n",
         (command.seq, attempt_id, command.epoch, "sending" if is_replay else "uncertain"),
@@ -175,58 +168,37 @@ def intend_again(db: apsw.Connection, command: IntendAgain, now: float) -> Inten
             return Withdrawn()
         if any(is_suppressed(db, recipient) for _, recipient, _ in chosen):
             return Withdrawn()
-        if not _open_again(db, command, chosen, digest, now):
+        if not _open_repeat(db, command, chosen, digest, now):
             return Withdrawn()
     recipients = tuple((n, recipient) for n, recipient, _ in chosen)
     return Intended(message_id, date_s, sender, recipients, packed)
 
 
-def _open_again(
-    db: apsw.Connection,
-    command: IntendAgain,
-    chosen: list[tuple[Any, ...]],
-    digest: str,
-    now: float,
+def _open_repeat(
+    db: Rows, command: IntendAgain, chosen: list[Row], digest: str, now: float
 ) -> bool:
-    # False if it was settled already: an intent that comes after its own outcome is void.
-    ns = to_json([n for n, *_ in chosen])
-    db.execute(
-        "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, started_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        (
-            command.attempt_id,
-            command.seq,
-            ns,
-            command.provider,
-            digest,
-            command.epoch,
-            chosen[0][2],
-            now,
-        ),
-    )
-    if not db.changes():
+    if not open_attempt(db, command, chosen, digest, now):
         return False
-    db.execute(
+    db.run(
         "UPDATE deliveries SET state = 'sending', attempt_id = ?, updated_at = ?"
         " WHERE seq = ? AND attempt_id = ? AND epoch = ? AND state = 'uncertain'",
         (command.attempt_id, now, command.seq, command.repeat_of, command.epoch),
     )
-    take_up(db, command.seq, command.repeat_of, command.attempt_id)
+    move_doubt(db, command.seq, command.repeat_of, command.attempt_id)
     return True
 
 
 # By events
 
 
-def testify(db: apsw.Connection, command: RecordDeliveryEvent, now: float) -> Recorded:
-    """Take in what a vendor reported; told again, it changes nothing."""
-    seq = db.execute("SELECT seq FROM messages WHERE id = ?", (command.marker,)).get
+def record_delivery_event(db: Rows, command: RecordDeliveryEvent, now: float) -> Recorded:
+    """Record a delivery event; the same event again changes nothing."""
+    seq = db.value("SELECT seq FROM messages WHERE id = ?", (command.marker,))
     if seq is None or not _had_attempt(db, seq, command.provider):
         return Recorded(is_stale=True)
     address = normalize(command.recipient)
     is_news, settled = False, []
-    for n, recipient, state, provider, evidence in fetch(
-        db,
+    for n, recipient, state, provider, evidence in db.query(
         "SELECT n, recipient, state, provider, evidence FROM deliveries WHERE seq = ? ORDER BY n",
         (seq,),
     ):
@@ -237,13 +209,16 @@ def testify(db: apsw.Connection, command: RecordDeliveryEvent, now: float) -> Re
         if kept is None and after is None:
             continue
         is_news = True
-        db.execute(
-            "UPDATE deliveries SET evidence = ifnull(?, evidence), state = ifnull(?, state),"
-            " provider = iif(?2 IS NULL, provider, ?3), updated_at = iif(?2 IS NULL, updated_at, ?)"
+        changes: tuple[Any, ...] = (None, None, None)
+        if after is not None:
+            settled.append((n, after))
+            changes = (after.value, command.provider, now)
+        db.run(
+            "UPDATE deliveries SET evidence = coalesce(?, evidence), state = coalesce(?, state),"
+            " provider = coalesce(?, provider), updated_at = coalesce(?, updated_at)"
             " WHERE seq = ? AND n = ?",
-            (kept, after and after.value, command.provider, now, seq, n),
+            (kept, *changes, seq, n),
         )
-        settled += [] if after is None else [(n, after)]
     if not is_news:
         return Recorded(is_stale=True)
     facts = {"kind": "delivery event", "provider": command.provider, "event": command.kind}
@@ -260,19 +235,19 @@ def testify(db: apsw.Connection, command: RecordDeliveryEvent, now: float) -> Re
     return Recorded()
 
 
-def _had_attempt(db: apsw.Connection, seq: int, provider: str) -> bool:
-    return bool(
-        db.execute(
-            "SELECT EXISTS (SELECT 1 FROM deliveries WHERE seq = ?1 AND provider = ?2)"
-            " OR EXISTS (SELECT 1 FROM events WHERE message_seq = ?1"
-            " AND json_extract(facts, '$.provider') = ?2 AND kind <> 'evidence')",
-            (seq, provider),
-        ).get
+def _had_attempt(db: Rows, seq: int, provider: str) -> bool:
+    if db.query("SELECT 1 FROM deliveries WHERE seq = ? AND provider = ?", (seq, provider)):
+        return True
+    return any(
+        msgspec.json.decode(facts).get("provider") == provider
+        for (facts,) in db.query(
+            "SELECT facts FROM events WHERE message_seq = ? AND kind <> 'evidence'", (seq,)
+        )
     )
 
 
 def _with_evidence(evidence: str, command: RecordDeliveryEvent) -> str | None:
-    """Return the column with the event in it, or None if it is there already or too much is."""
+    """Return the evidence with the event, or None if it has it already or is full."""
     known = read_evidence(evidence)
     if len(known) >= EVIDENCE_MAX:
         return None
@@ -283,7 +258,7 @@ def _with_evidence(evidence: str, command: RecordDeliveryEvent) -> str | None:
 
 
 def _after_event(state: State, kind: str, is_last_provider: bool) -> State | None:
-    """Say what a delivery becomes by an event, None for what it was."""
+    """Return a delivery's state after an event, None if the event does not change it."""
     if kind == "delivered":
         is_open = state not in FINAL and state is not State.SENDING
         return State.SENT if is_open else None
@@ -293,14 +268,14 @@ def _after_event(state: State, kind: str, is_last_provider: bool) -> State | Non
 # By hand
 
 
-def settle_by_hand(db: apsw.Connection, command: SettleByHand, now: float) -> SettledByHand:
-    """Settle by a person's word what of a message is uncertain or held."""
-    rows = fetch(db, "SELECT seq, expires_at FROM messages WHERE id = ?", (command.id,))
+def settle_by_hand(db: Rows, command: SettleByHand, now: float) -> SettledByHand:
+    """Settle a message's uncertain and held deliveries by hand."""
+    rows = db.query("SELECT seq, expires_at FROM messages WHERE id = ?", (command.id,))
     if not rows:
         return SettledByHand(is_known=False)
     ((seq, expires_at),) = rows
-    deliveries = fetch(
-        db, "SELECT n, state, provider FROM deliveries WHERE seq = ? ORDER BY n", (seq,)
+    deliveries = db.query(
+        "SELECT n, state, provider FROM deliveries WHERE seq = ? ORDER BY n", (seq,)
     )
     chosen = [(n, provider) for n, state, provider in deliveries if state in _IN_DOUBT]
     left = tuple(n for n, state, _ in deliveries if state not in _IN_DOUBT)
@@ -322,5 +297,5 @@ def settle_by_hand(db: apsw.Connection, command: SettleByHand, now: float) -> Se
     }
     rule = f"by hand: as {command.into}"
     is_risk = after is State.READY
-    settled = resolve(db, SettleDoubt(seq, steps, None, rule, facts, is_risk), now)
+    settled = settle_doubt(db, SettleDoubt(seq, steps, None, rule, facts, is_risk), now)
     return SettledByHand(True, tuple(n for n, _ in chosen), left, stream=settled.stream)

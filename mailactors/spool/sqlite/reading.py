@@ -1,7 +1,7 @@
-"""Reading a spool's file beside whoever owns it, or when nobody does; nothing is written, ever.
+"""Read-only questions to a spool's file, whether or not a service has it open.
 
-No lock of the service's is taken, no file is made beside the spool's. What is in the log beside
-the file (`-wal`) counts, though nobody has it open: a process that was killed left it behind.
+It does not take the service's lock and makes no file beside the spool. The log beside the file
+(`-wal`) counts, even if no process has it open: one that was killed leaves it behind.
 
 Source: SQLite, "Write-Ahead Logging", section 5 (read-only databases), and the URI parameters
 `immutable` and `readonly_shm`.
@@ -19,26 +19,35 @@ from urllib.parse import quote
 
 import apsw
 
-from mailactors.spool.migrations import find_missing, load_migrations
-from mailactors.spool.port import Questions, SpoolBrokenError, SpoolError, SpoolSchemaError
-from mailactors.spool.sqlite_questions import SqliteQuestions
+from mailactors.spool.port import Questions, Risk, SpoolBrokenError, SpoolError, SpoolSchemaError
+from mailactors.spool.sqlite.migrations import find_missing, load_migrations
+from mailactors.spool.sqlite.questions import SqliteQuestions
+from mailactors.spool.store.rows import Rows
 
 T = TypeVar("T")
 
 BUSY_MS: Final = 5_000
-"""How long to wait for whoever opens the file at this moment."""
+"""How long to wait for a process that is opening the file."""
 TRIES: Final = 3
 
 
+class _FileQuestions(SqliteQuestions):
+    """Of a file that may be older than this program: there was no table of risks at first."""
+
+    def _risks(self, db: Rows) -> tuple[Risk, ...]:
+        sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'risks'"
+        return super()._risks(db) if db.query(sql) else ()
+
+
 def read_spool(path: str, question: Callable[[Questions], T]) -> T:
-    """Ask a spool's file one question, whoever has it open, or nobody.
+    """Ask a spool's file one question.
 
     Raises: SpoolSchemaError if it is no spool, or of a newer or older program; SpoolBrokenError
-        if it is damaged; SpoolError if it is not there, or cannot be read.
+        if it is damaged; SpoolError if there is no file, or it cannot be read.
     """
     if not os.path.isfile(path):
         raise SpoolError(f"there is no file {path}; name a spool's, or ask its service")
-    path = os.path.realpath(path)  # its log lies beside the file itself
+    path = os.path.realpath(path)  # the log is beside the file itself
     for _ in range(TRIES):
         is_open = os.path.exists(f"{path}-shm")
         try:
@@ -47,7 +56,7 @@ def read_spool(path: str, question: Callable[[Questions], T]) -> T:
         except (SpoolError, FileNotFoundError):
             if is_open == os.path.exists(f"{path}-shm"):
                 raise
-            continue  # somebody has opened or closed it meanwhile
+            continue  # a process has opened or closed it meanwhile
         if is_open or not os.path.exists(f"{path}-shm"):
             return answer
     raise SpoolError(f"{path} is being opened by others all the time; ask the service instead")
@@ -55,8 +64,8 @@ def read_spool(path: str, question: Callable[[Questions], T]) -> T:
 
 @contextlib.contextmanager
 def _uri(path: str) -> Iterator[str]:
-    # With the index of its log (`-shm`) there, or made in memory from the log, SQLite reads beside
-    # a writer. Without it there is no writer: then the file alone is all, or is copied.
+    # With the log's index (`-shm`) SQLite reads beside a writer. Without it there is no writer:
+    # then the file is all there is, or it is copied together with its log.
     name = quote(path)
     if os.path.exists(f"{path}-shm"):
         yield f"file:{name}?mode=ro&readonly_shm=1"
@@ -81,7 +90,7 @@ def _ask(path: str, uri: str, question: Callable[[Questions], T]) -> T:
             if missing and missing[0].number == 1:
                 raise SpoolSchemaError(f"{path} is empty: no gateway has used it yet")
             try:
-                return question(SqliteQuestions(db))
+                return question(_FileQuestions(db))
             except apsw.SQLError as error:
                 if not missing:
                     raise

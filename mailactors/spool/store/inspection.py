@@ -1,7 +1,7 @@
-"""A watchdog's look into an SQLite spool: every statement reads along an index, and so far only.
+"""The rows that a watchdog judges: every statement reads along an index, a bounded part of it.
 
-What is `leased` or `sending` is bounded by the dispatcher's window and read whole; of every other
-queue the head is read; of all messages a block a look, in turn.
+`leased` and `sending` are bounded by the dispatcher's capacity and read whole; of every other
+queue the head is read; of all messages one block an inspection, in turn.
 """
 
 from __future__ import annotations
@@ -9,26 +9,26 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
-
-import apsw
+from typing import Final
 
 from mailactors.model.lifecycle import PENDING, State
 from mailactors.spool.port import (
+    NEVER_AT,
     DeliveryFacts,
     Inspection,
     InspectionQuery,
     LeaseOwner,
     MessageFacts,
 )
-from mailactors.spool.sqlite_rows import fetch, to_json, unpack_progress
+from mailactors.spool.store.events import WRITTEN_FOR, unpack_progress
+from mailactors.spool.store.rows import Row, Rows
 
 HEADS: Final = 20
 """Messages at the head of each queue that are returned."""
 SCANNED: Final = 1_000
-"""Messages past their deadline that are passed over in a look: most are held, and may be."""
+"""Messages past their deadline that one inspection passes over: most of them are held."""
 AUDITED: Final = 250
-"""Messages of which a look checks that each adds up."""
+"""Messages whose counts one inspection checks."""
 FOUND_MAX: Final = 100
 """Messages that are returned for one reason."""
 LAST_SEQ: Final = 2**63 - 1
@@ -38,8 +38,8 @@ _OPEN: Final = ", ".join(f"'{state.value}'" for state in State if state in PENDI
 
 TAKEN: Final = """
     SELECT seq, stream, state, epoch, node, attempt_id, min(due_at)
-    FROM deliveries INDEXED BY deliveries_taken WHERE state IN ('leased', 'sending')
-    GROUP BY seq, state, epoch, node, attempt_id ORDER BY seq
+    FROM deliveries WHERE state IN ('leased', 'sending')
+    GROUP BY seq, stream, state, epoch, node, attempt_id ORDER BY seq
 """
 STREAMS: Final = """
     WITH RECURSIVE streams (stream) AS (
@@ -79,41 +79,41 @@ BLOCK: Final = """
 """
 ODD: Final = f"""
     SELECT seq FROM messages WHERE seq > ? AND seq <= ?
-    AND ((open_count = 0) = (final_at IS NULL) OR (recipients_total, open_count, 0) IS NOT
+    AND ((open_count = 0) = (final_at IS NULL) OR (recipients_total, open_count, 0) <>
       (SELECT count(*), count(*) FILTER (WHERE state IN ({_OPEN})),
          count(*) FILTER (WHERE state = 'uncertain' AND NOT EXISTS (SELECT 1 FROM doubts
            WHERE doubts.seq = deliveries.seq AND doubts.attempt_id = deliveries.attempt_id
-           AND next_at < 9e999))
+           AND next_at < ?))
        FROM deliveries WHERE deliveries.seq = messages.seq AND state IN ({_STATES})))
     ORDER BY seq LIMIT ?
-"""  # noqa: S608
+"""
 STRAY: Final = """
     SELECT DISTINCT seq FROM deliveries WHERE seq > ? AND seq <= ?
     AND NOT EXISTS (SELECT 1 FROM messages WHERE messages.seq = deliveries.seq)
     ORDER BY seq LIMIT ?
 """
 PURGED: Final = """
-    SELECT purged_accepted - ifnull((SELECT sum(deliveries) FROM purged), 0) FROM spool
+    SELECT purged_accepted - coalesce((SELECT sum(deliveries) FROM purged), 0) FROM spool
 """
-MESSAGES: Final = """
+MESSAGES: Final = f"""
     SELECT seq, id, stream, accepted_at, expires_at, final_at, recipients_total, open_count,
-      max(recipients_total, envelope_total), crash_count, progress
-    FROM messages WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq
+      {WRITTEN_FOR}, crash_count, progress
+    FROM messages WHERE seq {{among}} ORDER BY seq
 """
 DELIVERIES: Final = """
     SELECT seq, n, state, due_at, updated_at, epoch, node, attempt_id, deliveries.provider, next_at
     FROM deliveries LEFT JOIN doubts USING (seq, attempt_id)
-    WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq, n
+    WHERE seq {among} ORDER BY seq, n
 """
 
 
-def inspect(db: apsw.Connection, look: InspectionQuery) -> Inspection:
-    """Return what a watchdog should judge. The caller holds a snapshot."""
-    taken = fetch(db, TAKEN)
+def inspect(db: Rows, look: InspectionQuery) -> Inspection:
+    """Return the messages that a watchdog should judge. The caller holds a snapshot."""
+    taken = db.query(TAKEN)
     expired, expiry_mark = _expired(db, look)
     odd, strays, audit_mark = _audit(db, look.audit_mark)
-    ((purged_imbalance,),) = fetch(db, PURGED)
-    seqs = {*look.seqs, *_in_hand(taken, look.owner), *_due(db, look.now), *expired, *odd}
+    ((purged_imbalance,),) = db.query(PURGED)
+    seqs = {*look.seqs, *_leased(taken, look.owner), *_due(db, look.now), *expired, *odd}
     return Inspection(
         _read(db, sorted(seqs)),
         _count_taken(taken),
@@ -124,8 +124,8 @@ def inspect(db: apsw.Connection, look: InspectionQuery) -> Inspection:
     )
 
 
-def _in_hand(taken: Sequence[tuple[Any, ...]], owner: LeaseOwner) -> Iterator[int]:
-    # What the owner knows nothing of, and of each stream what waits for it first in line.
+def _leased(taken: Sequence[Row], owner: LeaseOwner) -> Iterator[int]:
+    # Messages that the owner does not know, and the head of each stream's leases that wait.
     unknown: list[int] = []
     waiting: dict[str, list[tuple[float, int]]] = {}
     for seq, stream, state, epoch, node, attempt_id, due_at in taken:
@@ -138,25 +138,25 @@ def _in_hand(taken: Sequence[tuple[Any, ...]], owner: LeaseOwner) -> Iterator[in
         if not is_known:
             unknown.append(seq)
     yield from unknown[:FOUND_MAX]
-    for line in waiting.values():
-        yield from (seq for _, seq in heapq.nsmallest(HEADS, line))
+    for queue in waiting.values():
+        yield from (seq for _, seq in heapq.nsmallest(HEADS, queue))
 
 
-def _count_taken(taken: Sequence[tuple[Any, ...]]) -> dict[str, int]:
-    streams = dict(row[:2] for row in taken)  # each message once
+def _count_taken(taken: Sequence[Row]) -> dict[str, int]:
+    streams: dict[int, str] = dict(row[:2] for row in taken)  # each message once
     return dict(sorted(Counter(streams.values()).items()))
 
 
-def _due(db: apsw.Connection, now: float) -> Iterator[int]:
-    for (stream,) in fetch(db, STREAMS):
-        yield from (seq for (seq,) in fetch(db, DUE, (stream, now, HEADS)))
-    for (provider,) in fetch(db, PROVIDERS):
-        yield from (seq for (seq,) in fetch(db, DOUBTED, (provider, now, HEADS)))
+def _due(db: Rows, now: float) -> Iterator[int]:
+    for (stream,) in db.query(STREAMS):
+        yield from (seq for (seq,) in db.query(DUE, (stream, now, HEADS)))
+    for (provider,) in db.query(PROVIDERS):
+        yield from (seq for (seq,) in db.query(DOUBTED, (provider, now, HEADS)))
 
 
-def _expired(db: apsw.Connection, look: InspectionQuery) -> tuple[list[int], float]:
-    # Only the first are returned: those behind them wait for their turn, and may.
-    rows = fetch(db, PAST_DEADLINE, (look.expiry_mark, look.now, SCANNED))
+def _expired(db: Rows, look: InspectionQuery) -> tuple[list[int], float]:
+    # Only the first are returned: those behind them may rightly wait.
+    rows = db.query(PAST_DEADLINE, (look.expiry_mark, look.now, SCANNED))
     found = [seq for _, is_waiting, seq in rows if is_waiting]
     if found:
         return found[:HEADS], look.expiry_mark
@@ -164,22 +164,24 @@ def _expired(db: apsw.Connection, look: InspectionQuery) -> tuple[list[int], flo
     return [], rows[-1][0] if is_cut else 0.0
 
 
-def _audit(db: apsw.Connection, mark: int) -> tuple[list[int], tuple[int, ...], int]:
-    ((count, last),) = fetch(db, BLOCK, (mark, AUDITED))
+def _audit(db: Rows, mark: int) -> tuple[list[int], tuple[int, ...], int]:
+    ((count, last),) = db.query(BLOCK, (mark, AUDITED))
     until = last if count == AUDITED else LAST_SEQ
-    odd = [seq for (seq,) in fetch(db, ODD, (mark, until, FOUND_MAX))]
-    strays = tuple(seq for (seq,) in fetch(db, STRAY, (mark, until, FOUND_MAX)))
+    odd = [seq for (seq,) in db.query(ODD, (mark, until, NEVER_AT, FOUND_MAX))]
+    strays = tuple(seq for (seq,) in db.query(STRAY, (mark, until, FOUND_MAX)))
     return odd, strays, last if count == AUDITED else 0
 
 
-def _read(db: apsw.Connection, seqs: list[int]) -> tuple[MessageFacts, ...]:
+def _read(db: Rows, seqs: list[int]) -> tuple[MessageFacts, ...]:
+    among, values = db.dialect.among, (db.dialect.listed(seqs),)
     deliveries: dict[int, list[DeliveryFacts]] = {}
-    for seq, *row in db.execute(DELIVERIES, (to_json(seqs),)):
+    for seq, *row in db.query(DELIVERIES.format(among=among), values):
         deliveries.setdefault(seq, []).append(DeliveryFacts(*row))
     return tuple(
-        _message(row, deliveries.get(row[0], [])) for row in fetch(db, MESSAGES, (to_json(seqs),))
+        _message(row, deliveries.get(row[0], []))
+        for row in db.query(MESSAGES.format(among=among), values)
     )
 
 
-def _message(row: tuple[Any, ...], deliveries: list[DeliveryFacts]) -> MessageFacts:
+def _message(row: Row, deliveries: list[DeliveryFacts]) -> MessageFacts:
     return MessageFacts(*(*row[:-1], unpack_progress(row[-1]), tuple(deliveries)))

@@ -1,7 +1,7 @@
 """Numbered SQL files, each applied once, in order, in a transaction of its own.
 
-A file that was applied is never edited: its checksum is kept in the spool and compared at every
-start, so that two spools of the same version are the same.
+An applied file is never edited: its checksum is kept in the spool and compared at every start, so
+that two spools of the same version are the same.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import apsw
 import msgspec
 
 from mailactors.spool.port import SpoolSchemaError
-from mailactors.spool.sqlite_rows import fetch
 
 APPLICATION_ID: Final = 0x6D616374
-"""In the header of each spool ("mact"), so that another program's file is not taken for one."""
+"""In the header of each spool ("mact"), so that another program's file is recognized."""
 
 _NAME = re.compile(r"(\d{4})_\w+\.sql")
 
@@ -33,13 +32,13 @@ class Migration(msgspec.Struct, frozen=True):
 
     @property
     def sha256(self) -> str:
-        """The checksum that a spool remembers."""
+        """The checksum that a spool records."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
 
 def load_migrations() -> tuple[Migration, ...]:
     """Return the migrations of this program, in order."""
-    folder = resources.files("mailactors.spool") / "sql"
+    folder = resources.files("mailactors.spool.sqlite") / "sql"
     found = sorted((entry.name, entry) for entry in folder.iterdir() if _NAME.match(entry.name))
     migrations = tuple(
         Migration(int(name[:4]), name, entry.read_text("utf-8")) for name, entry in found
@@ -49,7 +48,7 @@ def load_migrations() -> tuple[Migration, ...]:
 
 
 def find_missing(db: apsw.Connection, migrations: Sequence[Migration]) -> tuple[Migration, ...]:
-    """Return what a spool, or an empty file, still needs. Changes nothing, if only to refuse.
+    """Return the migrations that a spool, or an empty file, lacks. Changes nothing.
 
     Raises: SpoolSchemaError for another program's file, a newer spool, or a changed migration.
     """
@@ -69,7 +68,7 @@ def find_missing(db: apsw.Connection, migrations: Sequence[Migration]) -> tuple[
 
 
 def apply_migration(db: apsw.Connection, migration: Migration) -> None:
-    """Apply one migration and remember it, both or neither."""
+    """Apply one migration and record it, both or neither."""
     with db:
         db.execute(
             "CREATE TABLE IF NOT EXISTS migrations"
@@ -87,4 +86,4 @@ def _applied(db: apsw.Connection) -> list[tuple[Any, ...]]:
         if db.execute("SELECT count(*) FROM sqlite_schema").get:
             raise SpoolSchemaError("the file is a database, but no spool of mailactors")
         return []
-    return fetch(db, "SELECT number, name, sha256 FROM migrations ORDER BY number")
+    return db.execute("SELECT number, name, sha256 FROM migrations ORDER BY number").fetchall()

@@ -1,7 +1,7 @@
 """A consistent copy of an SQLite spool, while it is in use by this process or another.
 
-The copy is one snapshot: it holds what was committed when it began. Readers never wait for the
-writer nor it for them; only its log cannot be cut off until the copy is done.
+The copy is one snapshot: what was committed when it began. Readers and the writer never wait for
+each other; only the log cannot be truncated until the copy is done.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Final
 
 import apsw
 
-from mailactors.spool.migrations import find_missing, load_migrations
 from mailactors.spool.port import SpoolError, SpoolSchemaError
+from mailactors.spool.sqlite.migrations import find_missing, load_migrations
 
 PAGES_A_STEP: Final = 250
 """Pages between two reports of progress (1 MB)."""
 
 BUSY_MS: Final = 5_000
-"""How long to wait for whoever opens the file at this moment."""
+"""How long to wait for a process that is opening the file."""
 
 Progress = Callable[[int, int], None]
-"""Told pages done and pages in all."""
+"""Gets the pages done and the pages in all."""
 
 
 def backup_spool(source: str, path: str, progress: Progress | None = None) -> None:
@@ -44,7 +44,7 @@ def backup_spool(source: str, path: str, progress: Progress | None = None) -> No
 
 
 def copy_database(db: apsw.Connection, path: str, progress: Progress | None = None) -> None:
-    """Copy what a connection sees now. It appears under its name when it is complete and durable.
+    """Copy what a connection sees now. The copy gets its name when it is complete and durable.
 
     Raises: SpoolError if the file exists; apsw.Error if it cannot be read or written.
     """
@@ -67,7 +67,7 @@ def copy_database(db: apsw.Connection, path: str, progress: Progress | None = No
 
 
 def _copy_pages(db: apsw.Connection, copy: apsw.Connection, progress: Progress | None) -> None:
-    # The open read keeps the snapshot, so that a commit in between does not start it over.
+    # The open transaction keeps the snapshot: a commit would restart the copy.
     is_outermost = not db.in_transaction
     if is_outermost:
         db.execute("BEGIN")
@@ -84,7 +84,7 @@ def _copy_pages(db: apsw.Connection, copy: apsw.Connection, progress: Progress |
 
 
 def _publish(part: str, path: str) -> None:
-    # A link, unlike a renaming, fails if somebody has made the file meanwhile.
+    # A link, unlike a rename, fails if the file exists by now.
     try:
         os.link(part, path)
     except FileExistsError as error:

@@ -1,22 +1,21 @@
-"""Who gets no mail: the suppression list of an SQLite spool.
+"""The suppression list: addresses that get no mail.
 
-It is asked inside the transaction that records an intent, so that an address which is on the list
-before the intent is durable gets nothing.
+The transaction that records an intent checks it, so that an address which is on the list before
+the intent is durable gets nothing.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
-
-import apsw
+from typing import Final
 
 from mailactors.model.lifecycle import State
 from mailactors.model.message import domain_of
 from mailactors.spool.port import Step, Suppress, Suppression, Unsuppress, Unsuppressed
-from mailactors.spool.sqlite_rows import fetch, finish, record
+from mailactors.spool.store.events import finish, record
+from mailactors.spool.store.rows import Row, Rows
 
 BOUNCE: Final = "bounce"
-"""The source of what a provider's refusal put on the list."""
+"""The source of an address that a provider refused."""
 
 
 def normalize(address: str) -> str:
@@ -29,50 +28,49 @@ def normalize(address: str) -> str:
     return f"{local}{at}{domain_of(address)}"
 
 
-def suppress(db: apsw.Connection, command: Suppress, now: float) -> Suppression:
-    """Put an address on the list; who put it there first is not forgotten."""
+def suppress(db: Rows, command: Suppress, now: float) -> Suppression:
+    """Put an address on the list; an entry that is there already stays."""
     address = normalize(command.address)
-    db.execute(
-        "INSERT INTO suppressions VALUES (?, ?, ?, ?) ON CONFLICT (address) DO NOTHING",
+    db.run(
+        "INSERT INTO suppressions (address, reason, source, created_at) VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (address) DO NOTHING",
         (address, command.reason, command.source, now),
     )
-    ((reason, source, created_at),) = fetch(
-        db, "SELECT reason, source, created_at FROM suppressions WHERE address = ?", (address,)
+    ((reason, source, created_at),) = db.query(
+        "SELECT reason, source, created_at FROM suppressions WHERE address = ?", (address,)
     )
     return Suppression(address, reason, source, created_at)
 
 
-def unsuppress(db: apsw.Connection, command: Unsuppress, now: float) -> Unsuppressed:
+def unsuppress(db: Rows, command: Unsuppress, now: float) -> Unsuppressed:
     """Take an address off the list."""
     address = normalize(command.address)
-    db.execute("DELETE FROM suppressions WHERE address = ?", (address,))
-    return Unsuppressed(address, was_suppressed=bool(db.changes()))
+    count = db.run("DELETE FROM suppressions WHERE address = ?", (address,))
+    return Unsuppressed(address, was_suppressed=count > 0)
 
 
-def suppress_bounced(db: apsw.Connection, seq: int, step: Step, now: float) -> None:
-    """Put an address on the list if it was said to be the reason of a bounce."""
+def suppress_bounced(db: Rows, seq: int, step: Step, now: float) -> None:
+    """Put an address on the list if it is the reason of a bounce."""
     if step.suppress and step.state is State.BOUNCED:
-        recipient = db.execute(
+        recipient = db.value(
             "SELECT recipient FROM deliveries WHERE seq = ? AND n = ?", (seq, step.n)
-        ).get
+        )
         suppress(db, Suppress(recipient, step.error, BOUNCE), now)
 
 
-def _reason(db: apsw.Connection, recipient: str) -> str:
-    rows = fetch(
-        db, "SELECT source, reason FROM suppressions WHERE address = ?", (normalize(recipient),)
+def _reason(db: Rows, recipient: str) -> str:
+    rows = db.query(
+        "SELECT source, reason FROM suppressions WHERE address = ?", (normalize(recipient),)
     )
     return f"{rows[0][0]}: {rows[0][1]}" if rows else ""
 
 
-def is_suppressed(db: apsw.Connection, recipient: str) -> bool:
+def is_suppressed(db: Rows, recipient: str) -> bool:
     """Whether an address is on the list."""
     return bool(_reason(db, recipient))
 
 
-def withdraw_suppressed(
-    db: apsw.Connection, seq: int, leased: list[tuple[Any, ...]], now: float
-) -> list[tuple[Any, ...]]:
+def withdraw_suppressed(db: Rows, seq: int, leased: list[Row], now: float) -> list[Row]:
     """End the leased deliveries whose address is on the list, and return the others.
 
     Args:
@@ -81,7 +79,7 @@ def withdraw_suppressed(
     why = {row[0]: found for row in leased if (found := _reason(db, row[1]))}
     if not why:
         return leased
-    db.executemany(
+    db.run_each(
         "UPDATE deliveries SET state = 'suppressed', error = ?, updated_at = ?"
         " WHERE seq = ? AND n = ? AND state = 'leased'",
         [(f"suppressed ({reason})", now, seq, n) for n, reason in why.items()],

@@ -1,8 +1,8 @@
-"""The common way of a message through an SQLite spool: claim, intend, settle; release.
+"""The usual way of a delivery: claim, intend, record the outcome; or release.
 
 Every change of a delivery's state is a conditional UPDATE that names the states it may come from,
-so that what `lifecycle.NEXT` does not have cannot happen, whatever order the commands come in.
-A delivery's owner is named by its lease's epoch.
+so that a transition that `lifecycle.NEXT` does not have cannot happen, in whatever order commands
+come. The epoch of its lease names a delivery's owner.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any, Final
 
-import apsw
 import msgspec
 
 from mailactors.model.lifecycle import (
@@ -33,11 +32,11 @@ from mailactors.spool.port import (
     Step,
     Withdrawn,
 )
-from mailactors.spool.sqlite_doubts import note_outcome, settle_late, settle_told
-from mailactors.spool.sqlite_rows import (
+from mailactors.spool.store.attempts import open_attempt, read_content
+from mailactors.spool.store.doubts import settle_by_event, settle_late, update_doubt
+from mailactors.spool.store.events import (
     ENDED_BADLY,
-    execute_each,
-    fetch,
+    WRITTEN_FOR,
     finish,
     pack_progress,
     record,
@@ -45,28 +44,29 @@ from mailactors.spool.sqlite_rows import (
     to_json,
     unpack_progress,
 )
-from mailactors.spool.sqlite_suppressions import suppress_bounced, withdraw_suppressed
+from mailactors.spool.store.rows import Rows
+from mailactors.spool.store.suppressions import suppress_bounced, withdraw_suppressed
 
 RECOVERED: Final = "unknown"
-"""The outcome of an attempt that `Recover` closed; a real outcome may still come, late."""
+"""The outcome of an attempt that `Recover` closed; the real one may still come, late."""
 
 
-def _settled_from(target: State) -> tuple[str, str]:
-    # To stay leased, for the next lane, is no transition. Without an intent nothing was accepted.
+def _comes_from(target: State) -> tuple[str, str]:
+    # A kept lease, for the next lane, is no transition. Without an intent nothing was accepted.
     owned = (State.SENDING,) if target is State.SENT else (State.LEASED, State.SENDING)
     found = [state.value for state in owned if state is target or target in NEXT[state]]
     return (found[0], found[-1]) if target is not State.SENDING and found else ("", "")
 
 
-_SETTLED_FROM: Final = {target: _settled_from(target) for target in State}
-"""Where a delivery may be when an outcome moves it on: two bindings of one statement."""
+_COMES_FROM: Final = {target: _comes_from(target) for target in State}
+"""The states that an outcome may move a delivery from, as two values of one statement."""
 
 _WITH_DUE_AT: Final = frozenset({State.READY, State.DEFERRED, State.UNCERTAIN})
-"""A step to any other state leaves the time as it was: a kept lease keeps its place."""
+"""A step to any other state does not change `due_at`: a kept lease keeps its place."""
 
 
 class _Due(msgspec.Struct):
-    """A message of which something is due since `due_at`; `message` is a row of `_DUE`'s rest."""
+    """A message with a delivery due since `due_at`; `message` is the rest of a row of `_DUE`."""
 
     due_at: float
     message: Sequence[Any]
@@ -75,23 +75,22 @@ class _Due(msgspec.Struct):
 
 _DUE: Final = (
     "SELECT due_at, seq, n, recipient,"
-    " id, max(recipients_total, envelope_total), messages.attempts, progress, accepted_at,"
+    f" id, {WRITTEN_FOR}, messages.attempts, progress, accepted_at,"
     " expires_at, size_bytes, crash_count"
-    " FROM deliveries CROSS JOIN messages USING (seq)"
+    " FROM deliveries JOIN messages USING (seq)"
     " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
     " ORDER BY due_at, seq, n"
 )
 
 
-def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
+def claim(db: Rows, command: Claim, now: float) -> Claimed:
     """Lease up to `limit` messages of a stream with deliveries that are due."""
     due, next_due_at = _due(db, command, now)
     if not due:
         return Claimed((), next_due_at)
-    ((epoch,),) = fetch(db, "UPDATE spool SET epoch = epoch + 1 RETURNING epoch")
-    # By their whole keys: to update by a query SQLite opens a temporary table, at ten times the
-    # price of one row.
-    db.executemany(
+    epoch = db.dialect.next_epoch()
+    # One UPDATE a row: to update by a query SQLite opens a temporary table, at ten times the cost.
+    db.run_each(
         "UPDATE deliveries SET state = 'leased', epoch = ?, node = ?, updated_at = ?"
         " WHERE seq = ? AND n = ?",
         [
@@ -104,11 +103,11 @@ def claim(db: apsw.Connection, command: Claim, now: float) -> Claimed:
     return Claimed(tuple(leases), next_due_at)
 
 
-def _due(db: apsw.Connection, command: Claim, now: float) -> tuple[dict[int, _Due], float | None]:
+def _due(db: Rows, command: Claim, now: float) -> tuple[dict[int, _Due], float | None]:
     # Reads along the index no further than it must: a long backlog costs nothing.
     due: dict[int, _Due] = {}
-    with contextlib.closing(db.execute(_DUE, (command.stream,))) as cursor:
-        for due_at, seq, n, recipient, *message in cursor:
+    with contextlib.closing(db.each(_DUE + db.dialect.skip_locked, (command.stream,))) as rows:
+        for due_at, seq, n, recipient, *message in rows:
             if due_at > now:
                 return due, due_at
             if seq not in due:
@@ -122,14 +121,14 @@ def _due(db: apsw.Connection, command: Claim, now: float) -> tuple[dict[int, _Du
     return due, due_at
 
 
-def _read_recipients(db: apsw.Connection, due: dict[int, _Due], now: float) -> None:
-    # A limit cuts between messages: what is due of the chosen ones beyond it goes along.
+def _read_recipients(db: Rows, due: dict[int, _Due], now: float) -> None:
+    # The limit ends between messages; the last ones may have due deliveries further on.
     for found in due.values():
         found.recipients.clear()
-    for seq, n, recipient in db.execute(
-        "SELECT seq, n, recipient FROM deliveries WHERE seq IN (SELECT value FROM json_each(?))"
+    for seq, n, recipient in db.query(
+        f"SELECT seq, n, recipient FROM deliveries WHERE seq {db.dialect.among}"
         " AND state IN ('ready', 'deferred') AND due_at <= ?",
-        (to_json(list(due)), now),
+        (db.dialect.listed(list(due)), now),
     ):
         due[seq].recipients.append((n, recipient))
 
@@ -153,15 +152,14 @@ def _lease(seq: int, found: _Due, stream: str, epoch: int) -> Lease:
     )
 
 
-def release(db: apsw.Connection, command: Release, now: float) -> Recorded:
-    """Give leased deliveries back, or end them with an error."""
+def release(db: Rows, command: Release, now: float) -> Recorded:
+    """Make leased deliveries ready again, or end them with an error."""
     state = State.FAILED if command.error else State.READY
-    count = execute_each(
-        db,
-        "UPDATE deliveries SET state = ?1, due_at = ?2, error = iif(?3 = '', error, ?3),"
-        " updated_at = ?4 WHERE seq = ?5 AND n = ?6 AND epoch = ?7 AND state = 'leased'",
+    count = db.run_each(
+        "UPDATE deliveries SET state = ?, due_at = ?, error = coalesce(?, error), updated_at = ?"
+        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
         [
-            (state.value, command.due_at, command.error, now, command.seq, n, command.epoch)
+            (state.value, command.due_at, command.error or None, now, command.seq, n, command.epoch)
             for n in command.ns
         ],
     )
@@ -172,24 +170,18 @@ def release(db: apsw.Connection, command: Release, now: float) -> Recorded:
     return Recorded(is_stale=count == 0)
 
 
-def intend(db: apsw.Connection, command: Intend, now: float) -> Intended | Withdrawn:
+def intend(db: Rows, command: Intend, now: float) -> Intended | Withdrawn:
     """Record the intent to send what is still leased under this epoch, in time."""
-    rows = fetch(
-        db,
-        "SELECT message_id, date_s, sender, digest, expires_at, packed"
-        " FROM messages JOIN contents USING (seq) WHERE seq = ?",
-        (command.seq,),
-    )
-    if not rows:
+    content = read_content(db, command.seq)
+    if content is None:
         return Withdrawn()
-    ((message_id, date_s, sender, digest, expires_at, packed),) = rows
-    owned = fetch(
-        db,
+    message_id, date_s, sender, digest, expires_at, packed = content
+    owned = db.query(
         "SELECT n, recipient, node, state, attempt_id FROM deliveries"
         " WHERE seq = ? AND epoch = ? AND state IN ('leased', 'sending') ORDER BY n",
         (command.seq, command.epoch),
     )
-    # Some are sending with this very attempt only if the command was applied before.
+    # Some are sending with this attempt only if the command was applied before.
     chosen = [row for row in owned if row[4] == command.attempt_id and row[3] == State.SENDING]
     if not chosen:
         chosen = [row for row in owned if row[0] in command.ns and row[3] == State.LEASED]
@@ -199,10 +191,10 @@ def intend(db: apsw.Connection, command: Intend, now: float) -> Intended | Withd
             _expire_leased(db, command, now)
             return Withdrawn()
         chosen = withdraw_suppressed(db, command.seq, chosen, now)
-        if not chosen or not _open_attempt(db, command, chosen, digest, now):
+        if not chosen or not open_attempt(db, command, chosen, digest, now):
             return Withdrawn()
         moved = (command.provider, command.attempt_id, now)
-        db.executemany(
+        db.run_each(
             "UPDATE deliveries SET state = 'sending', provider = ?, attempt_id = ?, updated_at = ?"
             " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
             [(*moved, command.seq, row[0], command.epoch) for row in chosen],
@@ -211,30 +203,8 @@ def intend(db: apsw.Connection, command: Intend, now: float) -> Intended | Withd
     return Intended(message_id, date_s, sender, recipients, packed)
 
 
-def _open_attempt(
-    db: apsw.Connection, command: Intend, chosen: list[tuple[Any, ...]], digest: str, now: float
-) -> bool:
-    # False if it was settled already: an intent that comes after its own outcome is void.
-    db.execute(
-        "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, started_at)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-        (
-            command.attempt_id,
-            command.seq,
-            to_json([row[0] for row in chosen]),
-            command.provider,
-            digest,
-            command.epoch,
-            chosen[0][2],
-            now,
-        ),
-    )
-    return bool(db.changes())
-
-
-def _expire_leased(db: apsw.Connection, command: Intend, now: float) -> None:
-    count = execute_each(
-        db,
+def _expire_leased(db: Rows, command: Intend, now: float) -> None:
+    count = db.run_each(
         "UPDATE deliveries SET state = 'expired', updated_at = ?"
         " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
         [(now, command.seq, n, command.epoch) for n in command.ns],
@@ -245,21 +215,20 @@ def _expire_leased(db: apsw.Connection, command: Intend, now: float) -> None:
         report_failure(db, command.seq, now)
 
 
-def settle(db: apsw.Connection, command: RecordOutcome, now: float) -> Recorded:
-    """Record an outcome and the next step, closing the attempt."""
-    db.execute(
+def record_outcome(db: Rows, command: RecordOutcome, now: float) -> Recorded:
+    """Record an outcome and the next steps, and close the attempt."""
+    if not db.run(
         "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
         (now, command.outcome, command.attempt_id),
-    )
-    if not db.changes():
-        replay = _settled_before(db, command)
+    ):
+        replay = _find_replay(db, command)
         if replay is not None:
             return replay
         _close_without_intent(db, command, now)
-    settle_told(db, command, now)
-    is_stale = not _settle_steps(db, command, now) and bool(command.steps)
+    settle_by_event(db, command, now)
+    is_stale = not _take_steps(db, command, now) and bool(command.steps)
     if is_stale:
-        db.execute("UPDATE attempts SET is_late = 1 WHERE id = ?", (command.attempt_id,))
+        db.run("UPDATE attempts SET is_late = 1 WHERE id = ?", (command.attempt_id,))
     facts = {
         **command.facts,
         "provider": command.provider,
@@ -270,21 +239,21 @@ def settle(db: apsw.Connection, command: RecordOutcome, now: float) -> Recorded:
     if is_stale:
         settle_late(db, command, now)
     elif command.is_repeat or any(step.state is State.UNCERTAIN for step in command.steps):
-        note_outcome(db, command, now)
+        update_doubt(db, command, now)
     if any(step.state in ENDED_BADLY for step in command.steps):
         report_failure(db, command.seq, now)
     return Recorded(is_stale)
 
 
-def _settled_before(db: apsw.Connection, command: RecordOutcome) -> Recorded | None:
-    rows = fetch(db, "SELECT outcome, is_late FROM attempts WHERE id = ?", (command.attempt_id,))
+def _find_replay(db: Rows, command: RecordOutcome) -> Recorded | None:
+    rows = db.query("SELECT outcome, is_late FROM attempts WHERE id = ?", (command.attempt_id,))
     if not rows or rows[0][0] == RECOVERED:
         return None
     return Recorded(is_stale=bool(rows[0][1]))
 
 
-def _close_without_intent(db: apsw.Connection, command: RecordOutcome, now: float) -> None:
-    db.execute(
+def _close_without_intent(db: Rows, command: RecordOutcome, now: float) -> None:
+    db.run(
         "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, finished_at, outcome)"
         " VALUES (?, ?, ?, ?, '', ?, '', ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET outcome = excluded.outcome",
@@ -300,46 +269,40 @@ def _close_without_intent(db: apsw.Connection, command: RecordOutcome, now: floa
     )
 
 
-def _settle_steps(db: apsw.Connection, command: RecordOutcome, now: float) -> int:
+def _take_steps(db: Rows, command: RecordOutcome, now: float) -> int:
     matched = final = 0
     tries = int(command.is_attempt)
     owner = (command.epoch, command.attempt_id)
     for step in command.steps:
         due_at = step.due_at if step.state in _WITH_DUE_AT else None
         moved = (step.state.value, due_at, step.error, command.provider, tries, now)
-        db.execute(
-            "UPDATE deliveries SET state = ?, due_at = ifnull(?, due_at), error = ?, provider = ?,"
-            " attempts = attempts + ?, updated_at = ? WHERE seq = ? AND n = ? AND epoch = ?"
+        if db.run(
+            "UPDATE deliveries SET state = ?, due_at = coalesce(?, due_at), error = ?,"
+            " provider = ?, attempts = attempts + ?, updated_at = ?"
+            " WHERE seq = ? AND n = ? AND epoch = ?"
             " AND (state = 'leased' OR attempt_id = ?) AND state IN (?, ?)",
-            (*moved, command.seq, step.n, *owner, *_SETTLED_FROM[step.state]),
-        )
-        if db.changes():
+            (*moved, command.seq, step.n, *owner, *_COMES_FROM[step.state]),
+        ):
             matched += 1
             final += step.state in FINAL
             suppress_bounced(db, command.seq, step, now)
         else:
             _check_stale(db, command, step)
     if matched:
-        db.execute(
-            "UPDATE messages SET open_count = open_count - ?1,"
-            " final_at = iif(open_count = ?1, ?2, NULL), attempts = attempts + ?3,"
-            " crash_count = iif(?3, 0, crash_count), progress = ifnull(?4, progress)"
-            " WHERE seq = ?5",
-            (
-                final,
-                now,
-                tries,
-                None if command.is_repeat else pack_progress(command.progress),
-                command.seq,
-            ),
+        progress = None if command.is_repeat else pack_progress(command.progress)
+        db.run(
+            "UPDATE messages SET open_count = open_count - ?,"
+            " final_at = CASE WHEN open_count = ? THEN ? END, attempts = attempts + ?,"
+            " crash_count = CASE WHEN ? > 0 THEN 0 ELSE crash_count END,"
+            " progress = coalesce(?, progress) WHERE seq = ?",
+            (final, final, now, tries, tries, progress, command.seq),
         )
     return matched
 
 
-def _check_stale(db: apsw.Connection, command: RecordOutcome, step: Step) -> None:
-    # A step of the present owner that the table does not have is a bug, not an old epoch.
-    for (state,) in fetch(
-        db,
+def _check_stale(db: Rows, command: RecordOutcome, step: Step) -> None:
+    # A step of the present owner that `lifecycle.NEXT` does not have is a bug, not an old epoch.
+    for (state,) in db.query(
         "SELECT state FROM deliveries WHERE seq = ? AND n = ? AND epoch = ?"
         " AND (state = 'leased' OR state = 'sending' AND attempt_id = ?)",
         (command.seq, step.n, command.epoch, command.attempt_id),

@@ -1,0 +1,119 @@
+"""Every command and result, and the store that executes them.
+
+Commands are values, so that a group of them can be replayed one by one after a crash: each is
+idempotent by the ids that it carries. A store executes them synchronously; `spool.actor` decides
+when, and answers nobody before the commit. Times are UTC seconds and come from the caller: a
+store never asks for the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from mailactors.spool.port.accept import Accept, AcceptedMany, AcceptMany, Conflict, Receipt
+from mailactors.spool.port.deliver import (
+    Claim,
+    Claimed,
+    Intend,
+    Intended,
+    Recorded,
+    RecordOutcome,
+    Release,
+    Withdrawn,
+)
+from mailactors.spool.port.doubts import Doubts, FindDueDoubts
+from mailactors.spool.port.questions import Questions
+from mailactors.spool.port.retention import Purge, Purged
+from mailactors.spool.port.retry import NotRetried, Retry
+from mailactors.spool.port.settle import (
+    IntendAgain,
+    Postpone,
+    RecordDeliveryEvent,
+    SettleByHand,
+    SettledByHand,
+    SettleDoubt,
+)
+from mailactors.spool.port.suppressions import Suppress, Suppression, Unsuppress, Unsuppressed
+from mailactors.spool.port.upkeep import (
+    Cancel,
+    Cancelled,
+    CountCrash,
+    Expire,
+    Expired,
+    Recover,
+    Recovered,
+)
+
+Command: TypeAlias = (
+    Accept
+    | AcceptMany
+    | Claim
+    | Intend
+    | RecordOutcome
+    | Release
+    | Expire
+    | FindDueDoubts
+    | Postpone
+    | IntendAgain
+    | SettleDoubt
+    | SettleByHand
+    | RecordDeliveryEvent
+    | CountCrash
+    | Cancel
+    | Recover
+    | Retry
+    | Suppress
+    | Unsuppress
+    | Purge
+)
+
+
+Result: TypeAlias = (
+    Receipt
+    | Conflict
+    | AcceptedMany
+    | Claimed
+    | Intended
+    | Withdrawn
+    | Recorded
+    | Expired
+    | Doubts
+    | Cancelled
+    | Recovered
+    | SettledByHand
+    | NotRetried
+    | Suppression
+    | Unsuppressed
+    | Purged
+)
+
+
+class Store(Questions, Protocol):
+    """A spool's storage: synchronous, used by one caller at a time."""
+
+    def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
+        """Execute commands in order in one durable transaction; results in the same order.
+
+        All or nothing: an exception means that none of them happened.
+
+        Raises: SpoolFullError, SpoolBusyError, SpoolBrokenError; anything else is a bug.
+        """
+        ...
+
+    def reader(self) -> Questions:
+        """Return a second view for questions, usable from another thread; may be `self`."""
+        ...
+
+    def backup(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy all that is committed when it begins to a new file; the writer goes on meanwhile.
+
+        May run on another thread than `apply`. `progress` gets the pages done and in all.
+
+        Raises: SpoolError if the file exists, or cannot be written; then there is none.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file and give up its lock."""
+        ...

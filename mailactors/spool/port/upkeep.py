@@ -1,0 +1,76 @@
+"""Commands for what leaves the usual way: deadlines, cancelling, crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+CRASHES_MAX: Final = 3
+"""A message with so many crashes is given up: it never loops."""
+
+
+ALONE_FROM: Final = CRASHES_MAX - 1
+"""A message with so many crashes is sent while no other such message is in flight, so that the
+next crash shows which message causes it. With fewer it is sent like any other."""
+
+
+class Expire(msgspec.Struct, frozen=True):
+    """End every ready, deferred or leased delivery that is past its deadline. → Expired"""
+
+    limit: int
+
+
+class Expired(msgspec.Struct, frozen=True):
+    """What expired. `next_expiry_at`: the earliest deadline among pending messages, or None."""
+
+    seqs: tuple[int, ...]
+    ids: tuple[str, ...]
+    next_expiry_at: float | None
+
+
+class Cancel(msgspec.Struct, frozen=True):
+    """Cancel a message's ready, deferred and leased deliveries. → Cancelled"""
+
+    id: str
+
+
+class Cancelled(msgspec.Struct, frozen=True):
+    """How many deliveries are cancelled, and for how many it was too late."""
+
+    is_known: bool
+    cancelled_count: int
+    too_late_count: int
+
+
+class Recover(msgspec.Struct, frozen=True):
+    """Take back the deliveries of a dead process or dispatcher. → Recovered
+
+    Deliveries leased to `node` are ready again, but for those of `leases`, (seq, epoch). Those
+    with an open intent become uncertain, never ready, unless their attempt is in `in_flight`;
+    they are due `uncertain_wait_s` (by stream, `""` for the rest) after now. A crash is counted
+    for messages that are `blamed`, or, if the process `died`, for all with an open intent.
+    """
+
+    node: str
+    in_flight: frozenset[str]
+    leases: frozenset[tuple[int, int]]
+    uncertain_wait_s: Mapping[str, float]
+    blamed: frozenset[int] = frozenset()
+    died: bool = False
+
+
+class Recovered(msgspec.Struct, frozen=True):
+    """How many deliveries were leased, how many had an open intent, and which messages are held."""
+
+    released_count: int
+    uncertain_count: int
+    held_ids: tuple[str, ...] = ()
+
+
+class CountCrash(msgspec.Struct, frozen=True):
+    """Record that an actor crashed on a message for the n-th time. → Recorded"""
+
+    seq: int
+    crashes: int

@@ -1,0 +1,1 @@
+"""The rules of a spool, in plain SQL on the `Rows` of any engine."""

@@ -1,0 +1,231 @@
+"""Answers to the questions of the port; each is one snapshot, also while others write."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import math
+from typing import Any, Final
+
+import msgspec
+
+from mailactors.model.lifecycle import State, Status, status_of
+from mailactors.spool.port import (
+    DeliveryStatus,
+    Event,
+    FeedEvent,
+    Filters,
+    Inspection,
+    InspectionQuery,
+    Ledger,
+    MessageStatus,
+    Page,
+    Pending,
+    Risk,
+    Suppression,
+)
+from mailactors.spool.store.events import read_labels
+from mailactors.spool.store.inspection import inspect
+from mailactors.spool.store.lists import find_seqs
+from mailactors.spool.store.rows import Rows
+
+NAMED_MAX: Final = 100
+"""Messages with the same client id that are returned: the newest of them."""
+
+_MESSAGE_COLUMNS: Final = (
+    "seq, id, client_id, message_id, stream, sender, subject,"
+    " accepted_at, not_before, expires_at, attempts, declared_risks, retry_of, labels"
+)
+_NAMED: Final = (
+    f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq IN"
+    " (SELECT seq FROM messages WHERE id = ? UNION"
+    " SELECT seq FROM messages WHERE client_id = ? AND client_id <> '')"
+    " ORDER BY seq DESC LIMIT ?"
+)
+_NEWEST: Final = f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+_FEED: Final = """
+    SELECT events.seq, at, kind, facts, id, stream, client_id, message_id
+    FROM events JOIN messages ON messages.seq = events.message_seq
+    WHERE events.seq > ? ORDER BY events.seq LIMIT ?
+"""
+_FAILURES: Final = _FEED.replace("WHERE", "WHERE kind = 'final_failure' AND")
+_SUPPRESSIONS: Final = """
+    SELECT address, reason, source, created_at FROM suppressions
+    WHERE address > ? ORDER BY address LIMIT ?
+"""
+_DELIVERIES: Final = """
+    SELECT seq, n, recipient, state, provider, attempts, due_at, updated_at, error
+    FROM deliveries WHERE seq {among} ORDER BY seq, n
+"""
+_ACCEPTED: Final = """
+    SELECT purged_accepted + coalesce(accepted, 0), purged_risks + coalesce(risks, 0)
+    FROM spool, (SELECT sum(recipients_total) AS accepted, sum(declared_risks) AS risks
+      FROM messages) AS kept
+"""
+_STATES: Final = "SELECT state, count(*) FROM deliveries GROUP BY state ORDER BY state"
+_PENDING: Final = """
+    SELECT deliveries.stream, state,
+      CASE WHEN state = 'ready' AND not_before > ? THEN 1 ELSE 0 END AS is_scheduled, count(*),
+      min(CASE WHEN not_before > accepted_at THEN not_before ELSE accepted_at END),
+      min(CASE WHEN not_before > updated_at THEN not_before ELSE updated_at END)
+    FROM messages{along} JOIN deliveries ON deliveries.seq = messages.seq
+    WHERE open_count > 0
+      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
+    GROUP BY deliveries.stream, state, is_scheduled
+    ORDER BY deliveries.stream, state, is_scheduled
+"""
+_PENDING_COUNTS: Final = """
+    SELECT deliveries.stream, state, count(*)
+    FROM messages{along} JOIN deliveries ON deliveries.seq = messages.seq
+    WHERE open_count > 0
+      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
+    GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
+"""
+_ATTEMPTS: Final = """
+    SELECT floor(started_at / ?) AS bucket, count(*) FROM attempts
+    WHERE provider = ? AND started_at IS NOT NULL AND started_at >= ?
+    GROUP BY bucket ORDER BY bucket
+"""
+
+
+def _feed(rows: list[tuple[Any, ...]]) -> tuple[FeedEvent, ...]:
+    return tuple(
+        FeedEvent(seq, at, kind, msgspec.json.decode(facts), *message)
+        for seq, at, kind, facts, *message in rows
+    )
+
+
+def _status(row: tuple[Any, ...], deliveries: list[DeliveryStatus]) -> MessageStatus:
+    *fields, retry_of, labels = row  # in the order of the struct's fields
+    return MessageStatus(*(*fields, tuple(deliveries), retry_of, *read_labels(labels)))
+
+
+def _by_status(rows: list[tuple[Any, ...]]) -> tuple[Pending, ...]:
+    # Several stored states may have one public status.
+    found: dict[tuple[str, Status], Pending] = {}
+    for stream, state, is_scheduled, count, waits_since, unmoved_since in rows:
+        status = status_of(State(state), is_scheduled=bool(is_scheduled))
+        other = found.get((stream, status), Pending(stream, status, 0, math.inf, math.inf))
+        found[stream, status] = Pending(
+            stream,
+            status,
+            other.count + count,
+            min(other.waits_since, waits_since),
+            min(other.unmoved_since, unmoved_since),
+        )
+    return tuple(found[key] for key in sorted(found))
+
+
+class Answers(abc.ABC):
+    """Answers questions; an engine adds the snapshot."""
+
+    @abc.abstractmethod
+    def _snapshot(self) -> contextlib.AbstractContextManager[Rows]:
+        """Open a read-only transaction: its first read fixes what all others see."""
+
+    def status(self, name: str) -> tuple[MessageStatus, ...]:
+        """Return the messages with this id, ours or the client's, newest first."""
+        with self._snapshot() as db:
+            return _read(db, _NAMED, (name, name, NAMED_MAX))
+
+    def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
+        """Return up to `limit` messages, newest first, older than `before_seq` if given."""
+        with self._snapshot() as db:
+            return _read(db, _NEWEST, (2**63 - 1 if before_seq is None else before_seq, limit))
+
+    def timeline(self, seq: int) -> tuple[Event, ...]:
+        """Return a message's events, oldest first."""
+        with self._snapshot() as db:
+            rows = db.query(
+                "SELECT seq, at, kind, facts FROM events WHERE message_seq = ? ORDER BY seq",
+                (seq,),
+            )
+        return tuple(
+            Event(event_seq, at, kind, msgspec.json.decode(facts))
+            for event_seq, at, kind, facts in rows
+        )
+
+    def ledger(self) -> Ledger:
+        """Return the accounting identity over all deliveries."""
+        with self._snapshot() as db:
+            ((accepted, declared_risks),) = db.query(_ACCEPTED)
+            states: dict[str, int] = dict(db.query(_STATES))
+            purged: dict[str, int] = dict(
+                db.query("SELECT state, deliveries FROM purged ORDER BY state")
+            )
+            risks = self._risks(db)
+        total = {state: states.get(state, 0) + purged.get(state, 0) for state in states | purged}
+        in_order = dict(sorted(total.items()))
+        return Ledger(accepted, in_order, declared_risks, sum(purged.values()), risks)
+
+    def _risks(self, db: Rows) -> tuple[Risk, ...]:
+        rows = db.query("SELECT stream, provider, count FROM risks ORDER BY stream, provider")
+        return tuple(Risk(*row) for row in rows)
+
+    def pending(self, now: float) -> tuple[Pending, ...]:
+        """Return what is not final by stream and status, in that order."""
+        with self._snapshot() as db:
+            sql = _PENDING.format(along=db.dialect.along("messages_open"))
+            return _by_status(db.query(sql, (now,)))
+
+    def inspect(self, look: InspectionQuery) -> Inspection:
+        """Return the messages that a watchdog should judge; reads a bounded part, along indices."""
+        with self._snapshot() as db:
+            return inspect(db, look)
+
+    def pending_counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of pending deliveries by stream, then by state."""
+        counts: dict[str, dict[str, int]] = {}
+        with self._snapshot() as db:
+            sql = _PENDING_COUNTS.format(along=db.dialect.along("messages_open"))
+            for stream, state, count in db.query(sql):
+                counts.setdefault(stream, {})[state] = count
+        return counts
+
+    def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
+        """Return intents of a provider since a time, by floor(started_at / bucket_s)."""
+        with self._snapshot() as db:
+            rows = db.query(_ATTEMPTS, (bucket_s, provider, since))
+        return {int(bucket): count for bucket, count in rows}
+
+    def messages(self, filters: Filters, limit: int, before_seq: int | None) -> Page:
+        """Return up to `limit` messages that the filters let through, older than `before_seq`."""
+        with self._snapshot() as db:
+            seqs, next_before_seq = find_seqs(db, filters, limit, before_seq)
+            sql = (
+                f"SELECT {_MESSAGE_COLUMNS} FROM messages"
+                f" WHERE seq {db.dialect.among} ORDER BY seq DESC"
+            )
+            messages = _read(db, sql, (db.dialect.listed(seqs),))
+        return Page(messages, next_before_seq)
+
+    def events_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
+        """Return the next events of all messages after event `seq`, oldest first."""
+        with self._snapshot() as db:
+            return _feed(db.query(_FEED, (seq, limit)))
+
+    def failures_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
+        """Return the next reports of final failures after event `seq`, oldest first."""
+        with self._snapshot() as db:
+            return _feed(db.query(_FAILURES, (seq, limit)))
+
+    def latest_event_seq(self) -> int:
+        """Return the seq of the latest visible event ever, or 0: later events are new."""
+        with self._snapshot() as db:
+            return db.dialect.latest_event_seq()
+
+    def suppressions(self, limit: int, after: str = "") -> tuple[Suppression, ...]:
+        """Return the next suppressed addresses after `after`, in their order."""
+        with self._snapshot() as db:
+            rows = db.query(_SUPPRESSIONS, (after, limit))
+        return tuple(Suppression(*row) for row in rows)
+
+
+def _read(db: Rows, sql: str, values: tuple[Any, ...]) -> tuple[MessageStatus, ...]:
+    rows = db.query(sql, values)
+    deliveries: dict[int, list[DeliveryStatus]] = {row[0]: [] for row in rows}
+    for seq, n, recipient, state, *rest in db.query(
+        _DELIVERIES.format(among=db.dialect.among), (db.dialect.listed(list(deliveries)),)
+    ):
+        deliveries[seq].append(DeliveryStatus(n, recipient, State(state), *rest))
+    return tuple(_status(row, deliveries[row[0]]) for row in rows)
