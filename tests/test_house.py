@@ -1,6 +1,7 @@
 """The house rules that a machine can hold: who imports whom, and who may ask the world."""
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,21 @@ def test_a_part_of_the_spool_imports_only_parts_before_it(part: str) -> None:
     ]
 
     assert [] == wrong
+
+
+def test_the_rules_of_the_spool_are_in_plain_sql() -> None:
+    dialect = (
+        r"\b(iif|ifnull|json_\w+|CAST|INDEXED|PRAGMA|STRICT|sqlite_\w+|CROSS)\b|\?\d|OR REPLACE"
+    )
+    texts = [
+        node.value
+        for path in (PACKAGE / "spool" / "store").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+
+    assert any("UPDATE deliveries" in text for text in texts)
+    assert [] == [text for text in texts if re.search(dialect, text)]
 
 
 def test_only_the_engine_knows_its_driver() -> None:

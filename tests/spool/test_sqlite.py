@@ -28,6 +28,7 @@ from mailactors.spool.port import (
 from mailactors.spool.sqlite import MEMORY, TEMPORARY, SqliteStore
 from mailactors.spool.sqlite.connection import TEMPORARY_CACHE_KIB
 from mailactors.spool.sqlite.store import CHECKPOINT_PAGES
+from mailactors.spool.store import deliver
 from tests.spool.makers import NOW, make_accept, one, receive
 from tests.spool.spool_contract import SpoolContract
 
@@ -319,6 +320,16 @@ def test_a_backlog_is_read_along_an_index(sql: str, index: str) -> None:
 
     assert len(plan) == 1, plan  # no temporary B-tree to sort with
     assert index in plan[0]
+    store.close()
+
+
+def test_a_claim_reads_the_due_deliveries_first() -> None:
+    store = SqliteStore.open(":memory:")
+
+    plan = [row[3] for row in store._db.execute(f"EXPLAIN QUERY PLAN {deliver._DUE}", ("main",))]
+
+    assert len(plan) == 2, plan  # in the order of the index
+    assert "deliveries_due (stream=?)" in plan[0]
     store.close()
 
 

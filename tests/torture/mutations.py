@@ -20,6 +20,7 @@ from mailactors.spool.port import (
     SpoolFullError,
 )
 from mailactors.spool.sqlite import SqliteStore
+from mailactors.spool.store import accept as accepting
 from mailactors.spool.store import commands as rules
 from mailactors.spool.store import deliver, retention
 from mailactors.spool.store.accept import accept_all
@@ -65,7 +66,7 @@ def key_after_commit() -> None:
         late.clear()
         return results
 
-    vars(rules)["accept_all"] = accept
+    vars(accepting)["accept_all"] = accept
     SqliteStore.apply = apply  # type: ignore[method-assign]
 
 

@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-import apsw
 import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.port import MessageStatus
+from mailactors.spool.port import MessageStatus, SpoolBusyError
 from tests.torture.harm import DISK_TRIGGER, Harm
 from tests.torture.peer import StoringPeer, storing_peer
 from tests.torture.spools import DeadSpool, dead_spool
@@ -458,7 +457,7 @@ class Rig:
             child.signal(signal.SIGSTOP)
             try:
                 return usurp(self.folder / "spool.db", resent="mail", held="invoice")
-            except apsw.BusyError:  # it stands in the middle of a transaction
+            except SpoolBusyError:  # it stands in the middle of a transaction
                 pass
             finally:
                 child.signal(signal.SIGCONT)

@@ -51,7 +51,7 @@ def usurp(path: Path, resent: str, held: str) -> Taken:
 
     For this moment there are two owners: the lock is the first one's, which stands still.
 
-    Raises: apsw.BusyError, when it stands still in the middle of a transaction.
+    Raises: SpoolBusyError, when it stands still in the middle of a transaction.
     """
     with _opened(path) as store:
         _apply(store, Recover(NODE, frozenset(), frozenset(), {"": 0.5}))

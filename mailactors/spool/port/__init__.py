@@ -1,6 +1,15 @@
-"""The spool's port: every command, result, question and error, under one name."""
+"""The spool's port: every command with its result, the questions, the errors, and the store.
+
+Commands are values, so that a group of them can be replayed one by one after a crash: each is
+idempotent by the ids that it carries. A store executes them synchronously; `spool.actor` decides
+when, and answers nobody before the commit. Times are UTC seconds and come from the caller: a
+store never asks for the time.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 from mailactors.spool.port.accept import (
     Accept,
@@ -23,13 +32,7 @@ from mailactors.spool.port.deliver import (
     Step,
     Withdrawn,
 )
-from mailactors.spool.port.doubts import (
-    NEVER_AT,
-    Doubt,
-    Doubts,
-    FindDueDoubts,
-    LookUps,
-)
+from mailactors.spool.port.doubts import NEVER_AT, Doubt, Doubts, FindDueDoubts, LookUps
 from mailactors.spool.port.errors import (
     BUSY_WAIT_S,
     SpoolBrokenError,
@@ -46,10 +49,7 @@ from mailactors.spool.port.inspection import (
     LeaseOwner,
     MessageFacts,
 )
-from mailactors.spool.port.lists import (
-    Filters,
-    Page,
-)
+from mailactors.spool.port.lists import Filters, Page
 from mailactors.spool.port.questions import (
     DeliveryStatus,
     Event,
@@ -60,14 +60,8 @@ from mailactors.spool.port.questions import (
     Questions,
     Risk,
 )
-from mailactors.spool.port.retention import (
-    Purge,
-    Purged,
-)
-from mailactors.spool.port.retry import (
-    NotRetried,
-    Retry,
-)
+from mailactors.spool.port.retention import Purge, Purged
+from mailactors.spool.port.retry import NotRetried, Retry
 from mailactors.spool.port.settle import (
     IntendAgain,
     Postpone,
@@ -76,17 +70,7 @@ from mailactors.spool.port.settle import (
     SettledByHand,
     SettleDoubt,
 )
-from mailactors.spool.port.store import (
-    Command,
-    Result,
-    Store,
-)
-from mailactors.spool.port.suppressions import (
-    Suppress,
-    Suppression,
-    Unsuppress,
-    Unsuppressed,
-)
+from mailactors.spool.port.suppressions import Suppress, Suppression, Unsuppress, Unsuppressed
 from mailactors.spool.port.upkeep import (
     ALONE_FROM,
     CRASHES_MAX,
@@ -99,75 +83,88 @@ from mailactors.spool.port.upkeep import (
     Recovered,
 )
 
-__all__ = [
-    "ALONE_FROM",
-    "BUSY_WAIT_S",
-    "CRASHES_MAX",
-    "NEVER_AT",
-    "Accept",
-    "AcceptMany",
-    "AcceptedMany",
-    "Cancel",
-    "Cancelled",
-    "Claim",
-    "Claimed",
-    "Command",
-    "Conflict",
-    "CountCrash",
-    "DeliveryFacts",
-    "DeliveryStatus",
-    "Doubt",
-    "Doubts",
-    "Event",
-    "Expire",
-    "Expired",
-    "FeedEvent",
-    "Filters",
-    "FindDueDoubts",
-    "IdempotencyKey",
-    "Inspection",
-    "InspectionQuery",
-    "Intend",
-    "IntendAgain",
-    "Intended",
-    "Lease",
-    "LeaseOwner",
-    "Ledger",
-    "LookUps",
-    "MessageFacts",
-    "MessageStatus",
-    "NotRetried",
-    "Page",
-    "Pending",
-    "Postpone",
-    "Progress",
-    "Purge",
-    "Purged",
-    "Questions",
-    "Receipt",
-    "RecordDeliveryEvent",
-    "RecordOutcome",
-    "Recorded",
-    "Recover",
-    "Recovered",
-    "Release",
-    "Result",
-    "Retry",
-    "Risk",
-    "SettleByHand",
-    "SettleDoubt",
-    "SettledByHand",
-    "SpoolBrokenError",
-    "SpoolBusyError",
-    "SpoolError",
-    "SpoolFullError",
-    "SpoolInUseError",
-    "SpoolSchemaError",
-    "Step",
-    "Store",
-    "Suppress",
-    "Suppression",
-    "Unsuppress",
-    "Unsuppressed",
-    "Withdrawn",
-]
+__all__ = ["ALONE_FROM", "BUSY_WAIT_S", "CRASHES_MAX", "NEVER_AT", "Accept", "AcceptMany"]
+__all__ += ["AcceptedMany", "Cancel", "Cancelled", "Claim", "Claimed", "Command", "Conflict"]
+__all__ += ["CountCrash", "DeliveryFacts", "DeliveryStatus", "Doubt", "Doubts", "Event", "Expire"]
+__all__ += ["Expired", "FeedEvent", "Filters", "FindDueDoubts", "IdempotencyKey", "Inspection"]
+__all__ += ["InspectionQuery", "Intend", "IntendAgain", "Intended", "Lease", "LeaseOwner"]
+__all__ += ["Ledger", "LookUps", "MessageFacts", "MessageStatus", "NotRetried", "Page", "Pending"]
+__all__ += ["Postpone", "Progress", "Purge", "Purged", "Questions", "Receipt"]
+__all__ += ["RecordDeliveryEvent", "RecordOutcome", "Recorded", "Recover", "Recovered", "Release"]
+__all__ += ["Result", "Retry", "Risk", "SettleByHand", "SettleDoubt", "SettledByHand"]
+__all__ += ["SpoolBrokenError", "SpoolBusyError", "SpoolError", "SpoolFullError"]
+__all__ += ["SpoolInUseError", "SpoolSchemaError", "Step", "Store", "Suppress", "Suppression"]
+__all__ += ["Unsuppress", "Unsuppressed", "Withdrawn"]
+
+Command: TypeAlias = (
+    Accept
+    | AcceptMany
+    | Claim
+    | Intend
+    | RecordOutcome
+    | Release
+    | Expire
+    | FindDueDoubts
+    | Postpone
+    | IntendAgain
+    | SettleDoubt
+    | SettleByHand
+    | RecordDeliveryEvent
+    | CountCrash
+    | Cancel
+    | Recover
+    | Retry
+    | Suppress
+    | Unsuppress
+    | Purge
+)
+
+
+Result: TypeAlias = (
+    Receipt
+    | Conflict
+    | AcceptedMany
+    | Claimed
+    | Intended
+    | Withdrawn
+    | Recorded
+    | Expired
+    | Doubts
+    | Cancelled
+    | Recovered
+    | SettledByHand
+    | NotRetried
+    | Suppression
+    | Unsuppressed
+    | Purged
+)
+
+
+class Store(Questions, Protocol):
+    """A spool's storage: synchronous, used by one caller at a time."""
+
+    def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
+        """Execute commands in order in one durable transaction; results in the same order.
+
+        All or nothing: an exception means that none of them happened.
+
+        Raises: SpoolFullError, SpoolBusyError, SpoolBrokenError; anything else is a bug.
+        """
+        ...
+
+    def reader(self) -> Questions:
+        """Return a second view for questions, usable from another thread; may be `self`."""
+        ...
+
+    def backup(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy all that is committed when it begins to a new file; the writer goes on meanwhile.
+
+        May run on another thread than `apply`. `progress` gets the pages done and in all.
+
+        Raises: SpoolError if the file exists, or cannot be written; then there is none.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file and give up its lock."""
+        ...

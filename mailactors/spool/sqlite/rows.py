@@ -65,7 +65,7 @@ class SqliteDialect:
 
 
 class SqliteRows:
-    """A connection's rows."""
+    """A connection as `Rows`, which has the words for each method."""
 
     def __init__(self, db: apsw.Connection) -> None:
         self.dialect = SqliteDialect(db)
@@ -74,25 +74,21 @@ class SqliteRows:
         self._changes = db.changes
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Return all rows of a query, so that no cursor stays open over a commit."""
+        # All at once, so that no cursor stays open over a commit.
         return self._execute(sql, values).fetchall()
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Generator[Row, None, None]:
-        """Yield the rows of a query, and read no further than the caller does."""
         with contextlib.closing(self._execute(sql, values)) as cursor:
             yield from cursor
 
     def value(self, sql: str, values: Sequence[Any] = ()) -> Any:
-        """Return the first column of the first row, or None if there is none."""
         return self._execute(sql, values).get
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> int:
-        """Execute a change; return how many rows it changed."""
         self._execute(sql, values)
         return self._changes()
 
     def run_each(self, sql: str, values: Sequence[Sequence[Any]]) -> int:
-        """Execute a change for each of the values; return how many rows changed in all."""
         before = self._db.total_changes()
         self._db.executemany(sql, values)
         return self._db.total_changes() - before

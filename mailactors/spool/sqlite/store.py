@@ -23,13 +23,7 @@ from mailactors.spool.port import (
     SpoolSchemaError,
 )
 from mailactors.spool.sqlite.backup import backup_spool, copy_database
-from mailactors.spool.sqlite.connection import (
-    NAMELESS,
-    configure,
-    connect,
-    release_lock,
-    take_lock,
-)
+from mailactors.spool.sqlite.connection import NAMELESS, configure, connect, release_lock, take_lock
 from mailactors.spool.sqlite.errors import STORAGE_ERRORS, advice, translate
 from mailactors.spool.sqlite.migrations import apply_migration, find_missing, load_migrations
 from mailactors.spool.sqlite.questions import SqliteQuestions
@@ -40,7 +34,7 @@ CHECKPOINT_PAGES: Final = 1_000
 
 
 class SqliteStore(SqliteQuestions):
-    """A spool's storage, for one caller at a time from any thread. Make it with `open`."""
+    """`port.Store`, for one caller at a time from any thread. Make it with `open`."""
 
     def __init__(self, path: str, db: apsw.Connection, lock: int | None) -> None:
         super().__init__(db)
@@ -90,12 +84,6 @@ class SqliteStore(SqliteQuestions):
         return cls(path, db, lock)
 
     def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
-        """Execute commands in order in one durable transaction; results in the same order.
-
-        All or nothing: an exception means that none of them happened.
-
-        Raises: SpoolFullError, SpoolBusyError, SpoolBrokenError; anything else is a bug.
-        """
         if self._broken:
             raise SpoolBrokenError(self._broken)
         db = self._db
@@ -128,10 +116,6 @@ class SqliteStore(SqliteQuestions):
         return SqliteQuestions(db)
 
     def backup(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
-        """Copy all that is committed when it begins to a new file; the writer goes on meanwhile.
-
-        Raises: SpoolError if the file exists, or cannot be written; then there is none.
-        """
         if self._path not in NAMELESS:
             backup_spool(self._path, path, progress)
             return

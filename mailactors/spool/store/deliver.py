@@ -13,13 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from mailactors.model.lifecycle import (
-    FINAL,
-    NEXT,
-    IllegalTransitionError,
-    State,
-    check_transition,
-)
+from mailactors.model.lifecycle import FINAL, NEXT, IllegalTransitionError, State, check_transition
 from mailactors.spool.port import (
     Claim,
     Claimed,

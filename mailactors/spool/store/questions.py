@@ -117,24 +117,21 @@ def _by_status(rows: list[tuple[Any, ...]]) -> tuple[Pending, ...]:
 
 
 class Answers(abc.ABC):
-    """Answers questions; an engine adds the snapshot."""
+    """`port.Questions`, which has the words for each method; an engine adds the snapshot."""
 
     @abc.abstractmethod
     def _snapshot(self) -> contextlib.AbstractContextManager[Rows]:
         """Open a read-only transaction: its first read fixes what all others see."""
 
     def status(self, name: str) -> tuple[MessageStatus, ...]:
-        """Return the messages with this id, ours or the client's, newest first."""
         with self._snapshot() as db:
             return _read(db, _NAMED, (name, name, NAMED_MAX))
 
     def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
-        """Return up to `limit` messages, newest first, older than `before_seq` if given."""
         with self._snapshot() as db:
             return _read(db, _NEWEST, (2**63 - 1 if before_seq is None else before_seq, limit))
 
     def timeline(self, seq: int) -> tuple[Event, ...]:
-        """Return a message's events, oldest first."""
         with self._snapshot() as db:
             rows = db.query(
                 "SELECT seq, at, kind, facts FROM events WHERE message_seq = ? ORDER BY seq",
@@ -146,7 +143,6 @@ class Answers(abc.ABC):
         )
 
     def ledger(self) -> Ledger:
-        """Return the accounting identity over all deliveries."""
         with self._snapshot() as db:
             ((accepted, declared_risks),) = db.query(_ACCEPTED)
             states: dict[str, int] = dict(db.query(_STATES))
@@ -163,18 +159,15 @@ class Answers(abc.ABC):
         return tuple(Risk(*row) for row in rows)
 
     def pending(self, now: float) -> tuple[Pending, ...]:
-        """Return what is not final by stream and status, in that order."""
         with self._snapshot() as db:
             sql = _PENDING.format(along=db.dialect.along("messages_open"))
             return _by_status(db.query(sql, (now,)))
 
     def inspect(self, look: InspectionQuery) -> Inspection:
-        """Return the messages that a watchdog should judge; reads a bounded part, along indices."""
         with self._snapshot() as db:
             return inspect(db, look)
 
     def pending_counts(self) -> dict[str, dict[str, int]]:
-        """Return the number of pending deliveries by stream, then by state."""
         counts: dict[str, dict[str, int]] = {}
         with self._snapshot() as db:
             sql = _PENDING_COUNTS.format(along=db.dialect.along("messages_open"))
@@ -183,13 +176,11 @@ class Answers(abc.ABC):
         return counts
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
-        """Return intents of a provider since a time, by floor(started_at / bucket_s)."""
         with self._snapshot() as db:
             rows = db.query(_ATTEMPTS, (bucket_s, provider, since))
         return {int(bucket): count for bucket, count in rows}
 
     def messages(self, filters: Filters, limit: int, before_seq: int | None) -> Page:
-        """Return up to `limit` messages that the filters let through, older than `before_seq`."""
         with self._snapshot() as db:
             seqs, next_before_seq = find_seqs(db, filters, limit, before_seq)
             sql = (
@@ -200,22 +191,18 @@ class Answers(abc.ABC):
         return Page(messages, next_before_seq)
 
     def events_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
-        """Return the next events of all messages after event `seq`, oldest first."""
         with self._snapshot() as db:
             return _feed(db.query(_FEED, (seq, limit)))
 
     def failures_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
-        """Return the next reports of final failures after event `seq`, oldest first."""
         with self._snapshot() as db:
             return _feed(db.query(_FAILURES, (seq, limit)))
 
     def latest_event_seq(self) -> int:
-        """Return the seq of the latest visible event ever, or 0: later events are new."""
         with self._snapshot() as db:
             return db.dialect.latest_event_seq()
 
     def suppressions(self, limit: int, after: str = "") -> tuple[Suppression, ...]:
-        """Return the next suppressed addresses after `after`, in their order."""
         with self._snapshot() as db:
             rows = db.query(_SUPPRESSIONS, (after, limit))
         return tuple(Suppression(*row) for row in rows)

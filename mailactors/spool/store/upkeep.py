@@ -158,7 +158,7 @@ def _hold_poison(db: Rows, command: Recover, lost: Iterable[int], now: float) ->
         db.run(
             "UPDATE deliveries SET state = 'held', error = ?, updated_at = ?"
             " WHERE seq = ? AND state = 'uncertain'",
-            (f"uncertain, and its sender crashed {after} times", now, seq),
+            (f"uncertain, and its sender died {after} times", now, seq),
         )
         facts = {"kind": "crashes", "crashes": after, "rule": "poison: held, it may have gone out"}
         record(db, seq, now, "resolved", facts)
