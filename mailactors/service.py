@@ -1,4 +1,4 @@
-"""The service: a gateway on the operating system, from the first line to the last signal."""
+"""The service: a gateway as a process, with its HTTP server and its signals."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from mailactors.observe.metrics import expose
 from mailactors.runtime.ports import system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.writer import SpoolWriter
 from mailactors.wiring import Gateway, build
 
 EXAMPLE: Final = (
@@ -85,7 +84,7 @@ class Service:
         return needs_restart(self._started, config)
 
     async def stop(self) -> None:
-        """Stop in order."""
+        """Stop gracefully."""
         drain_s = self.gateway.config.service.drain_s
         self.gateway.ports.journal.note("service.stopping", drain_s=drain_s)
         self.listening.shutdown.set()
@@ -104,7 +103,7 @@ class Service:
                     nursery.start_soon(self.stop)
 
     async def _reload_and_tell(self) -> None:
-        """Reload where nobody waits for the answer: the log has it."""
+        """Reload on a signal; the log shows the result."""
         try:
             ignored = await self.reload()
         except MailactorsError as error:
@@ -116,13 +115,13 @@ class Service:
     def _http(self, gateway: Gateway) -> Child:
         app = create_app(
             gateway.door,
-            gateway.reader,
+            gateway.spool,
             gateway.lanes,
             gateway.clock,
             signals=gateway.signals,
             journal=gateway.ports.journal,
             stopping=self.listening.shutdown,
-            writer=SpoolWriter(gateway.writes),
+            writer=gateway.spool,
             ids=gateway.ports.ids,
             reload=self.reload,
             metrics=lambda: expose(gateway),
@@ -204,6 +203,6 @@ def announce(config: Config, url: str, is_demo: bool) -> None:
             f"       -d {shlex.quote(EXAMPLE)}",
             f"  curl {url}/statuses",
             "",
-            "Ctrl-C stops in order. A configuration of your own: mailactors serve --config FILE",
+            "Ctrl-C stops gracefully. A configuration of your own: mailactors serve --config FILE",
         ]
     print("\n".join(lines), flush=True)  # noqa: T201  # this is the command's output

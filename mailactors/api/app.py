@@ -35,9 +35,8 @@ from mailactors.intake.door import Door
 from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Clock, Ids, Journal, SystemIds
 from mailactors.spool.actor import SpoolSignals
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import SpoolError, SpoolFullError
-from mailactors.spool.reader import SpoolReader
-from mailactors.spool.writer import SpoolWriter
 
 BODY_WITHIN_S: Final = 30.0
 """How long a body may take to arrive."""
@@ -48,14 +47,14 @@ SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 def create_app(
     door: Door,
-    reader: SpoolReader,
+    reader: SpoolClient,
     lanes: Mapping[str, Lane],
     clock: Clock,
     *,
     signals: SpoolSignals,
     journal: Journal,
     stopping: trio.Event | None = None,
-    writer: SpoolWriter | None = None,
+    writer: SpoolClient | None = None,
     ids: Ids | None = None,
     reload: Reload | None = None,
     metrics: Metrics | None = None,

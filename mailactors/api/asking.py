@@ -16,8 +16,8 @@ from mailactors.api.problems import FaultView, ProblemError
 from mailactors.api.routes import ROUTES
 from mailactors.intake.admission import normal_address
 from mailactors.intake.submission import OverloadedError
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import Filters, MessageStatus, Questions
-from mailactors.spool.reader import SpoolReader
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -33,10 +33,10 @@ class Asking:
         """Return every message's status, newest first, by pages; or those that one name means."""
         query = read_query(schemas.StatusesQuery)
         if isinstance(name := query.id, str):
-            found = await self._reader.ask(lambda spool: spool.status(name))
+            found = await self._reader.read(lambda spool: spool.status(name))
             return answer(schemas.StatusPage(tuple(map(views.status_view, found)), None))
         limit, before = query.limit, query.cursor if isinstance(query.cursor, int) else None
-        found = await self._reader.ask(lambda spool: spool.statuses(limit + 1, before))
+        found = await self._reader.read(lambda spool: spool.statuses(limit + 1, before))
         shown = found[:limit]
         following = str(shown[-1].seq) if len(found) > limit else None
         return answer(schemas.StatusPage(tuple(map(views.status_view, shown)), following))
@@ -46,7 +46,7 @@ class Asking:
         query = read_query(schemas_control.MessagesQuery)
         filters = filters_of(query)
         before = query.cursor if isinstance(query.cursor, int) else None
-        page = await self._reader.ask(lambda spool: spool.messages(filters, query.limit, before))
+        page = await self._reader.read(lambda spool: spool.messages(filters, query.limit, before))
         briefs = tuple(map(views.message_brief, page.messages))
         following = None if page.next_before_seq is None else str(page.next_before_seq)
         return answer(schemas_control.MessagePage(briefs, following))
@@ -59,14 +59,14 @@ class Asking:
             status = choose_message(spool, name)
             return None if status is None else (status, spool.timeline(status.seq))
 
-        found = await self._reader.ask(ask)
+        found = await self._reader.read(ask)
         if found is None:
             raise no_message()
         return answer(views.message_view(*found))
 
     async def ledger(self) -> Response:
         """Return the accounting identity, and whether it holds."""
-        ledger, pending = await self._reader.ask(views.ask_ledger)
+        ledger, pending = await self._reader.read(views.ask_ledger)
         watch, now = self._parts.watch, self._parts.clock.wall_time()
         alarms = None if watch is None else watch.alarms()
         return answer(views.ledger_view(ledger, pending, alarms, now))
@@ -74,7 +74,7 @@ class Asking:
     async def suppressions(self) -> Response:
         """Return suppressed addresses by pages."""
         query = read_query(schemas_control.SuppressionsQuery)
-        found = await self._reader.ask(
+        found = await self._reader.read(
             lambda spool: spool.suppressions(query.limit + 1, query.cursor)
         )
         shown = found[: query.limit]
@@ -106,7 +106,7 @@ class Asking:
             self._parts.door.check_room()
         except OverloadedError as error:
             raise ProblemError("not-ready", str(error), retry_after_s=error.retry_after_s) from None
-        await self._reader.ask(lambda spool: spool.status(""))
+        await self._reader.read(lambda spool: spool.status(""))
         return answer(schemas_control.HealthView("ready"))
 
     async def openapi(self) -> Response:
@@ -147,12 +147,12 @@ def choose_message(spool: Questions, name: str) -> MessageStatus | None:
     return next((s for s in named if s.id == name), next(iter(named), None))
 
 
-async def find_message(reader: SpoolReader, name: str) -> MessageStatus:
+async def find_message(reader: SpoolClient, name: str) -> MessageStatus:
     """Return the message that a name means.
 
     Raises: ProblemError when there is none.
     """
-    found = await reader.ask(lambda spool: choose_message(spool, name))
+    found = await reader.read(lambda spool: choose_message(spool, name))
     if found is None:
         raise no_message()
     return found

@@ -49,7 +49,7 @@ class Feeding:
     async def events(self) -> Response:
         """Return a stream of events after the one that the client knows, or from now on."""
         after = wanted_after()
-        latest = await self._parts.reader.ask(lambda spool: spool.latest_event_seq())
+        latest = await self._parts.reader.read(lambda spool: spool.latest_event_seq())
         if after is not None and after > latest:
             raise _bad_place(f"there is no such event yet; the latest is {latest}")
         if len(self._open) >= STREAMS_MAX:
@@ -125,7 +125,9 @@ class EventBody(ResponseBody):
     async def _next_page(self) -> tuple[FeedEvent, ...] | None:
         """Return the next events, or None when the spool cannot tell just now."""
         try:
-            page = await self._parts.reader.ask(lambda spool: spool.events_after(self._after, PAGE))
+            page = await self._parts.reader.read(
+                lambda spool: spool.events_after(self._after, PAGE)
+            )
         except SpoolError:
             return None
         self._after = page[-1].seq if page else self._after

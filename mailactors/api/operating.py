@@ -22,6 +22,7 @@ from mailactors.api.submissions import validation_problem
 from mailactors.dispatch.lane import CONTROL_ROOM, Lane
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import normal_address
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import (
     Cancel,
     Cancelled,
@@ -33,7 +34,6 @@ from mailactors.spool.port import (
     Unsuppress,
     Unsuppressed,
 )
-from mailactors.spool.writer import SpoolWriter
 
 SOURCE: Final = "api"
 """Who says so, on the suppression list."""
@@ -111,7 +111,7 @@ class Operating:
             hint = f"did you mean {near[0]!r}?" if near else f"there are {_names(self._parts)}"
             raise ProblemError("not-found", f"there is no such provider; {hint}")
         # Each word of ours takes room in mailboxes that count on room for every attempt.
-        if max(lane.limiter.waiting, lane.breaker.waiting) >= CONTROL_ROOM:
+        if max(lane.limiter_mailbox.waiting, lane.breaker_mailbox.waiting) >= CONTROL_ROOM:
             raise ProblemError("overloaded", "the provider's actors are behind", retry_after_s=1.0)
         return lane
 
@@ -166,7 +166,7 @@ class Operating:
                 raise ProblemError("configuration", str(error)) from None
         return answer(schemas_control.Reloaded("reloaded", tuple(notes)))
 
-    def _writer(self) -> SpoolWriter:
+    def _writer(self) -> SpoolClient:
         if self._parts.writer is None:
             raise ProblemError("not-found", "this gateway takes no commands here")
         return self._parts.writer

@@ -13,8 +13,7 @@ from mailactors.intake.door import Door
 from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Clock, Ids, Journal
 from mailactors.spool.actor import SpoolSignals
-from mailactors.spool.reader import SpoolReader
-from mailactors.spool.writer import SpoolWriter
+from mailactors.spool.client import SpoolClient
 
 Reload: TypeAlias = Callable[[], Awaitable[list[str]]]
 """Takes over the configuration; returns what has to wait for a restart, one note each.
@@ -30,14 +29,14 @@ class ApiParts:
     """Where each question and command goes. What is None is not served."""
 
     door: Door
-    reader: SpoolReader
+    reader: SpoolClient
     lanes: Mapping[str, Lane]
     clock: Clock
     signals: SpoolSignals
     journal: Journal
     stopping: trio.Event
     ids: Ids
-    writer: SpoolWriter | None = None
+    writer: SpoolClient | None = None
     reload: Reload | None = None
     metrics: Metrics | None = None
     watch: WatchdogStatus | None = None

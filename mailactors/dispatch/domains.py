@@ -16,15 +16,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailactors.dispatch.lane import NEVER_S, Done
-from mailactors.dispatch.retry import is_recipients_own
-from mailactors.model.outcome import (
-    Accepted,
-    NotAttempted,
-    Outcome,
-    Rejected,
-    Scope,
-    split_by_recipient,
-)
+from mailactors.dispatch.retry import is_bounce, is_recipients_own
+from mailactors.model.message import domain_of
+from mailactors.model.outcome import Accepted, NotAttempted, split_by_recipient
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
 
@@ -75,7 +69,7 @@ class Domains:
         for address, each in split_by_recipient(outcome, addresses).items():
             if is_recipients_own(each):
                 self._deferred(domain_of(address), took_s, done.ended_s)
-            elif isinstance(each, Accepted) or _is_bounce(each):
+            elif isinstance(each, Accepted) or is_bounce(each):
                 self._taken(domain_of(address))
 
     def deferring_s(self, lease: Lease, now_s: float) -> float | None:
@@ -112,10 +106,6 @@ class Domains:
             self._journal.note("domain.lifted", domain=name)
 
 
-def _is_bounce(outcome: Outcome) -> bool:
-    return isinstance(outcome, Rejected) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
-
-
 def hold_time_s(deferring_s: float, draw: float) -> float:
     """Return how long to hold a message to a domain that has been deferring for so long.
 
@@ -124,12 +114,3 @@ def hold_time_s(deferring_s: float, draw: float) -> float:
     """
     plain_s = min(HOLD_MAX_S, max(HOLD_MIN_S, HOLD_SHARE * deferring_s))
     return plain_s * (1.0 - HOLD_JITTER + 2.0 * HOLD_JITTER * draw)
-
-
-def domain_of(address: str) -> str:
-    """Return an address's domain, in lower case.
-
-    >>> domain_of("Bob@Example.COM")
-    'example.com'
-    """
-    return address.rpartition("@")[2].lower()

@@ -31,6 +31,7 @@ from mailactors.dispatch.lane import (
     Reset,
     Resume,
     Stage,
+    reply,
 )
 from mailactors.dispatch.pacing import (
     PacingState,
@@ -43,7 +44,6 @@ from mailactors.dispatch.pacing import (
     settle,
 )
 from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Scope, Why
-from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.window import Window
 
@@ -184,18 +184,16 @@ class LimiterActor:
         lane: Lane,
         quota: Quota,
         count_attempts: Callable[[str, float, float], Awaitable[dict[int, int]]],
-        outcomes: Mailbox[Done],
         ports: Ports,
     ) -> None:
         self._lane = lane
         self._state = new_state(quota)
         self._count_attempts = count_attempts
-        self._outcomes = outcomes
         self._clock = ports.clock
         self._entropy = ports.entropy
         self._faults = ports.faults
         self._journal = ports.journal
-        self._told = lane.pace.value.learnt
+        self._told = lane.limiter_status.value.learnt
         """The learnt pace that the journal heard of last."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
@@ -204,9 +202,9 @@ class LimiterActor:
         self._publish()
         task_status.started()
         while True:
-            await self._lane.limiter.wait()
+            await self._lane.limiter_mailbox.wait()
             is_told = False
-            for item in self._lane.limiter.take():
+            for item in self._lane.limiter_mailbox.take():
                 self._faults.point(f"limiter.{type(item).__name__.lower()}")
                 match item:
                     case Attempt():
@@ -245,21 +243,21 @@ class LimiterActor:
         self._state.theoretical_arrival_s = now_s + self._state.interval_s
         self._state.is_paused = self._lane.is_paused
         self._state.closed_until_s = self._lane.asked_until_s
-        self._state.pacing.learnt = self._lane.pace.value.learnt
+        self._state.pacing.learnt = self._lane.limiter_status.value.learnt
 
     def _go_down(self, attempt: Attempt) -> None:
         now_s = self._clock.now_s()
-        health = self._lane.health.value
+        breaker = self._lane.breaker_status.value
         is_shut = (
-            health.gate in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < health.until_s
+            breaker.state in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < breaker.until_s
         )
         if is_shut and not attempt.is_panic:
-            self._refuse(attempt, NotAttempted(Why.BREAKER, health.until_s), now_s)
+            self._refuse(attempt, NotAttempted(Why.BREAKER, breaker.until_s), now_s)
             return
         until_s = decide_take(self._state, now_s)
         if until_s is None:
             attempt.permit_s = now_s
-            self._lane.breaker.put_nowait(attempt)
+            self._lane.breaker_mailbox.put_nowait(attempt)
         else:
             why = Why.PAUSED if self._state.is_paused else Why.LIMITER
             self._refuse(attempt, NotAttempted(why, until_s), now_s)
@@ -269,16 +267,16 @@ class LimiterActor:
         draw = self._entropy.draw("limiter", self._lane.name, done.attempt.id)
         decide_return(self._state, permit_s, done.outcome, self._clock.now_s(), draw)
         self._publish()  # before the outcome: whoever reads it must see the pace that follows
-        self._outcomes.put_nowait(done)
+        reply(done)
 
     def _refuse(self, attempt: Attempt, outcome: NotAttempted, now_s: float) -> None:
-        self._outcomes.put_nowait(Done(attempt, outcome, now_s))
+        reply(Done(attempt, outcome, now_s))
 
     def _publish(self) -> None:
         now_s = self._clock.now_s()
         self._lane.asked_until_s = self._state.closed_until_s
         at_s = next_permit_s(self._state, now_s)
-        self._lane.pace.publish(
+        self._lane.limiter_status.publish(
             LimiterStatus(
                 # A time that has passed is published as such, or each reading would be news.
                 next_permit_s=at_s if at_s > now_s else NEVER_S,

@@ -29,12 +29,10 @@ from mailactors.model.outcome import (
     Why,
 )
 from mailactors.providers.port import Mail, Session
-from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
-from mailactors.runtime.reply import Reply
 from mailactors.runtime.supervisor import describe
-from mailactors.spool.actor import Write
-from mailactors.spool.port import Intend, IntendAgain, Intended, Result
+from mailactors.spool.client import SpoolClient
+from mailactors.spool.port import Intend, IntendAgain, Intended
 
 INTENT_WITHIN_S: Final = 60.0
 """How long to wait for the intent to be durable; past it nothing is sent (a full or slow disk)."""
@@ -43,7 +41,7 @@ INTENT_WITHIN_S: Final = 60.0
 class ProviderActor:
     """The shell around a provider: one task an attempt, as many as the lane has credits."""
 
-    def __init__(self, lane: Lane, spool: Mailbox[Write], ports: Ports) -> None:
+    def __init__(self, lane: Lane, spool: SpoolClient, ports: Ports) -> None:
         self._lane = lane
         self._spool = spool
         self._clock = ports.clock
@@ -57,8 +55,8 @@ class ProviderActor:
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
-                await self._lane.provider.wait()
-                for item in self._lane.provider.take():
+                await self._lane.provider_mailbox.wait()
+                for item in self._lane.provider_mailbox.take():
                     assert isinstance(item, Attempt)
                     self._faults.point("provider.attempt")
                     self._lane.underway[item.id] = item
@@ -82,7 +80,7 @@ class ProviderActor:
         self._report(attempt, outcome)
 
     async def _try(self, attempt: Attempt) -> Outcome:
-        session = await self._lane.out.connect()
+        session = await self._lane.provider.connect()
         if isinstance(session, Deferred | Rejected):
             return session
         intended = await self._intend(attempt, session)
@@ -94,7 +92,7 @@ class ProviderActor:
         except Exception:
             await session.aclose()
             raise
-        if mail.is_partial and not self._lane.out.capabilities.own_envelope:
+        if mail.is_partial and not self._lane.provider.capabilities.own_envelope:
             await session.aclose()
             return NotAttempted(Why.UNABLE)
         attempt.stage = Stage.SENDING
@@ -107,9 +105,8 @@ class ProviderActor:
     async def _intend(self, attempt: Attempt, session: Session) -> Intended | NotAttempted:
         """Make the intent durable, or give the session back unused."""
         attempt.stage = Stage.INTENDING
-        reply: Reply[Result] = Reply()
         try:
-            await self._spool.put(Write(intent_of(attempt), reply))
+            reply = await self._spool.send(intent_of(attempt))
             intended = await reply.wait(INTENT_WITHIN_S)
         except MailactorsError:
             await session.aclose()
@@ -121,7 +118,7 @@ class ProviderActor:
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> None:
         del self._lane.underway[attempt.id]
-        self._lane.breaker.put_nowait(Done(attempt, outcome, self._clock.now_s()))
+        self._lane.breaker_mailbox.put_nowait(Done(attempt, outcome, self._clock.now_s()))
 
 
 def intent_of(attempt: Attempt) -> Intend | IntendAgain:

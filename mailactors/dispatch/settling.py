@@ -27,14 +27,13 @@ from typing import Any, Final, TypeAlias, assert_never
 
 import msgspec
 
-from mailactors.dispatch.retry import Preference, StreamPolicy, describe, outcome_word
+from mailactors.dispatch.retry import Preference, StreamPolicy, is_bounce, outcome_word, reason_line
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import (
     Accepted,
     NotAttempted,
     Outcome,
     Rejected,
-    Scope,
     Uncertain,
     split_by_recipient,
 )
@@ -59,7 +58,7 @@ APART_MIN_S: Final = 1.0
 STEPS_MAX: Final = 50
 """Of the wall clock, either way, that are remembered one by one."""
 
-NOBODY: Final = Capabilities(own_envelope=True)
+NO_PROVIDER: Final = Capabilities(own_envelope=True)
 """What a provider can do that is configured no more."""
 
 
@@ -130,12 +129,12 @@ class Conclude(msgspec.Struct, frozen=True):
 DoubtAction: TypeAlias = Repeat | LookUp | Wait | Conclude
 
 
-def delay_s(
+def doubt_delay_s(
     tries: int, draw: float, base_s: float = DELAY_BASE_S, cap_s: float = DELAY_CAP_S
 ) -> float:
     """Return how long to wait after so many tries, `draw` being in [0, 1).
 
-    >>> [delay_s(n, 0.5) for n in (0, 1, 5, 50)]
+    >>> [doubt_delay_s(n, 0.5) for n in (0, 1, 5, 50)]
     [1.0, 2.0, 32.0, 300.0]
     """
     plain_s = min(cap_s, base_s * 2.0 ** min(tries, 32))
@@ -254,7 +253,7 @@ def after_repeat_at(
 ) -> float:
     """Return when (UTC) to see again to what was just repeated, or could not be."""
     tried = msgspec.structs.replace(doubt, repeats=doubt.repeats + 1, ended_at=now)
-    return next_at(tried, able, plan, ClockSteps(), now, delay_s(tried.repeats, draw))
+    return next_at(tried, able, plan, ClockSteps(), now, doubt_delay_s(tried.repeats, draw))
 
 
 def first_at(able: Capabilities, plan: StreamPolicy, now: float) -> float:
@@ -308,11 +307,11 @@ def decide_repeated(doubt: Doubt, outcome: Outcome, due_at: float) -> tuple[tupl
         each = apart[address]
         if isinstance(each, Accepted):
             steps.append(Step(n, State.SENT))
-        elif isinstance(outcome, Accepted) and _is_bounce(each):
+        elif isinstance(outcome, Accepted) and is_bounce(each):
             assert isinstance(each, Rejected)
-            steps.append(Step(n, State.BOUNCED, error=describe(each.reason)))
+            steps.append(Step(n, State.BOUNCED, error=reason_line(each.reason)))
         else:
-            error = "" if isinstance(each, Accepted | NotAttempted) else describe(each.reason)
+            error = "" if isinstance(each, Accepted | NotAttempted) else reason_line(each.reason)
             steps.append(Step(n, State.UNCERTAIN, due_at, error))
     if isinstance(outcome, Accepted):
         return tuple(steps), "repeated by its key and accepted: the provider has it once"
@@ -322,11 +321,7 @@ def decide_repeated(doubt: Doubt, outcome: Outcome, due_at: float) -> tuple[tupl
     return tuple(steps), f"repeated by its key and {word}: says nothing of the first attempt"
 
 
-def _is_bounce(outcome: Outcome) -> bool:
-    return isinstance(outcome, Rejected) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
-
-
-def resolve_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) -> SettleDoubt:
+def settle_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) -> SettleDoubt:
     """Return the command that moves a doubt on; one that is held is seen to again at `looks_at`."""
     states = {state for _, state in conclusion.states}
     facts: dict[str, Any] = {
@@ -353,10 +348,10 @@ def resolve_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) 
 def poison_of(doubt: Doubt, now: float) -> SettleDoubt:
     """Return the command that holds a doubt on which actors died too often."""
     conclusion = _all(doubt, State.HELD, "crashes", "poison: held, it may have gone out")
-    return resolve_of(doubt, conclusion, now, NEVER_AT)
+    return settle_of(doubt, conclusion, now, NEVER_AT)
 
 
-def resolve_of_look(
+def settle_of_look(
     doubt: Doubt, sighting: LookUpResult, looks: LookUps, now: float, at: float
 ) -> SettleDoubt:
     """Return the command that records a look-up, and settles what it found.
@@ -374,7 +369,7 @@ def resolve_of_look(
             rule = "a look-up found nothing" + ("" if is_counted else ", but was asked too early")
             facts["negatives"] = looks.negatives
         case LookUpFailed(reason=reason):
-            rule = f"a look-up had no answer: {describe(reason)}"
+            rule = f"a look-up had no answer: {reason_line(reason)}"
             facts["failures"] = looks.failures
         case _:
             assert_never(sighting)

@@ -1,8 +1,8 @@
 """The idempotency registry: many submissions of one message become one.
 
 Owns the submissions that are being accepted at this moment. A second one with the same key and
-content joins the first instead of writing again. What was accepted before is the spool's to know:
-its unique constraint on keys is the authority, and this actor only a cache in front of it that
+content joins the first instead of writing again. The spool knows what was accepted before: its
+unique constraint on keys is the authority, and this actor is only a cache in front of it that
 forwards and never waits.
 """
 
@@ -18,7 +18,7 @@ from mailactors.runtime.mailbox import Mailbox, MailboxFullError
 from mailactors.runtime.ports import Faults
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
-from mailactors.spool.actor import Write
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import Accept, AcceptMany, Result
 
 MAILBOX_CAPACITY: Final = 2048
@@ -30,7 +30,7 @@ PENDING_MAX: Final = 8192
 class Submit(msgspec.Struct, frozen=True):
     """Accept a message, or join the one with the same key that is being accepted.
 
-    Several at once are not joined here but by the spool, in the order in which they came.
+    A batch is not joined here but by the spool, in the order of its messages.
     """
 
     accept: Accept | AcceptMany
@@ -43,7 +43,7 @@ class _Pending(msgspec.Struct, frozen=True):
 
 
 def open_registry() -> Mailbox[Submit]:
-    """Build the registry's mailbox; who waits for an item that it died on is told."""
+    """Build the registry's mailbox; a submission that it died on fails with `ActorCrashedError`."""
 
     def lost(submit: Submit, error: Exception) -> None:
         submit.reply.fail(ActorCrashedError(describe(error)))
@@ -52,9 +52,9 @@ def open_registry() -> Mailbox[Submit]:
 
 
 class RegistryActor:
-    """The shell."""
+    """One loop over submissions: forward what is new, join the rest."""
 
-    def __init__(self, mailbox: Mailbox[Submit], spool: Mailbox[Write], faults: Faults) -> None:
+    def __init__(self, mailbox: Mailbox[Submit], spool: SpoolClient, faults: Faults) -> None:
         self._mailbox = mailbox
         self._spool = spool
         self._faults = faults
@@ -84,16 +84,16 @@ class RegistryActor:
             self._pending[name] = _Pending(key.fingerprint, submit.reply)
 
     def _forward(self, submit: Submit) -> bool:
-        """Hand the command to the spool's writer, unless it is too far behind."""
+        """Send the command to the spool's writer, unless that is too far behind."""
         try:
-            self._spool.put_nowait(Write(submit.accept, submit.reply))
+            self._spool.send_nowait(submit.accept, submit.reply)
         except MailboxFullError:
             submit.reply.fail(OverloadedError("the spool is behind", RETRY_AFTER_S))
             return False
         return True
 
     def _prune(self) -> None:
-        """Forget what was answered: from then on the spool knows it."""
+        """Forget what was answered: the spool knows it now."""
         done = [name for name, pending in self._pending.items() if pending.reply.is_done]
         for name in done:
             del self._pending[name]
