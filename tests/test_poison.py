@@ -140,7 +140,7 @@ async def test_who_was_in_two_deaths_goes_alone(tmp_path: Path, autojump_clock: 
 
 
 async def ledger_of(gateway: Gateway) -> dict[str, int]:
-    ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+    ledger = await gateway.spool.read(lambda spool: spool.ledger())
     return {state: count for state, count in ledger.states.items() if count}
 
 

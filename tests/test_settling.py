@@ -31,7 +31,6 @@ from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
 from mailactors.runtime.ports import Ports
 from mailactors.spool.port import Doubt, Event, RecordDeliveryEvent, Suppress
-from mailactors.spool.writer import SpoolWriter
 from mailactors.wiring import Gateway, build
 from tests.gateways import (
     EPOCH_S,
@@ -76,7 +75,7 @@ def stream(**settings: Any) -> dict[str, Any]:
 
 
 async def timeline(gateway: Gateway, seq: int = 1) -> tuple[Event, ...]:
-    return await gateway.reader.ask(lambda spool: spool.timeline(seq))
+    return await gateway.spool.read(lambda spool: spool.timeline(seq))
 
 
 async def last_rule(gateway: Gateway, seq: int = 1) -> str:
@@ -86,7 +85,7 @@ async def last_rule(gateway: Gateway, seq: int = 1) -> str:
 
 
 async def risks(gateway: Gateway) -> int:
-    return (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
+    return (await gateway.spool.read(lambda spool: spool.ledger())).declared_risks
 
 
 def copies(gateway: Gateway) -> int:
@@ -242,7 +241,7 @@ async def test_who_is_suppressed_meanwhile_gets_nothing_by_key(autojump_clock: M
             provider(gateway, "primary").behaviour.script.append(VANISHED)
             await gateway.door.submit(letter())
             await wait_for_states(gateway, uncertain=1)
-            await SpoolWriter(gateway.writes).ask(Suppress("bob@example.com", "asked", "test"))
+            await gateway.spool.ask(Suppress("bob@example.com", "asked", "test"))
             await wait_for_states(gateway, within_s=70, held=1)
 
             assert provider(gateway, "primary").calls == 1
@@ -257,7 +256,7 @@ async def test_one_recipient_of_two_that_is_suppressed_stops_the_repetition(
             provider(gateway, "primary").behaviour.script.append(VANISHED)
             await gateway.door.submit(letter(to=TWO))
             await wait_for_states(gateway, uncertain=2)
-            await SpoolWriter(gateway.writes).ask(Suppress("b@example.com", "asked", "test"))
+            await gateway.spool.ask(Suppress("b@example.com", "asked", "test"))
             await wait_for_states(gateway, within_s=70, held=2)
 
             assert provider(gateway, "primary").calls == 1
@@ -815,7 +814,7 @@ async def test_an_actor_that_dies_in_the_middle_loses_and_repeats_nothing(
             await wait_for_states(gateway, within_s=400, sent=1)
 
             assert copies(gateway) - 1 <= await risks(gateway)
-            assert gateway.desk.in_flight == 0
+            assert gateway.lanes.in_flight == []
 
 
 @pytest.mark.parametrize("actor", ["settler", "dispatcher", "provider:primary", "spool"])
@@ -836,7 +835,7 @@ async def test_actors_that_die_again_and_again_lose_and_repeat_nothing(
             await wait_for_states(gateway, within_s=400, sent=1)
 
             assert copies(gateway) - 1 <= await risks(gateway)
-            assert gateway.desk.in_flight == 0
+            assert gateway.lanes.in_flight == []
 
 
 async def test_a_doubt_that_we_fail_at_does_not_stop_the_others(

@@ -57,8 +57,8 @@ from mailactors.runtime.timer import Timer
 FAILURES_IN_A_ROW_MAX: Final = 10
 """Opens the breaker before the window's rate would: at a 30 % error rate, once in 170,000 calls."""
 DEAD_IN_A_ROW: Final = 30
-"""After so many attempts of which none was accepted, the provider is of no use even when every
-other fails too. At an error rate of 60 % once in millions of calls, at 90 % once in a few hundred."""
+"""So many attempts without one accepted make a provider dead: of no use even if all others fail.
+At an error rate of 60 % this happens once in millions of calls, at 90 % once in a few hundred."""
 SLOW_PROBE_FACTOR: Final = 4.0
 SLOW_OPEN_CAPS: Final = 4.0
 """A probe that is not answered in time delays a message. The breaker then stays open for
@@ -251,7 +251,7 @@ def _count(breaker: Breaker, settings: BreakerSettings, verdict: Verdict, now_s:
 
 
 def close(breaker: Breaker, now_s: float) -> None:
-    """Close the breaker and forget its calls; how often it opened is kept until it proves stable."""
+    """Close the breaker and forget its calls; `opened_count` stays until it proves stable."""
     breaker.state, breaker.closed_at_s = BreakerState.CLOSED, now_s
     breaker.calls.clear()
     breaker.failures_in_a_row = breaker.unaccepted_in_a_row = 0

@@ -5,7 +5,7 @@ with its time. It decides from what the lanes last published and the lanes decid
 that must refuse answers `NotAttempted`, which costs nothing.
 
 Never waits for a lane (it counts slots), never sets a timer for a message (one wake-up for the
-earliest of a handful of times), never keeps a body. Repeats of uncertain messages are the settler's.
+earliest of a handful of times), never keeps a body. The settler sends repeats itself.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class DispatcherActor:
         return self._changes_seen != self._lanes.changes.value
 
     async def _reconfigure(self) -> None:
-        """Take in lanes and plans that were added, removed or changed; all messages choose again."""
+        """Take in changed lanes and plans; every message in memory chooses again."""
         self._changes_seen = self._lanes.changes.value
         self._claims.add((*self._lanes.plans, *self._signals.streams))
         self._waiting.set_shares({name: self._lanes.plan(name).share for name in self._claims})

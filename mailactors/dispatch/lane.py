@@ -134,7 +134,7 @@ class LearntPace(msgspec.Struct, frozen=True):
     limit_per_s: float
     """The rate at which it refused; the pace is kept below it."""
     told_s: float
-    """When the first refusal of the latest lesson came; attempts permitted before it teach no more."""
+    """When the latest lesson's first refusal came; attempts permitted before it teach no more."""
     since_s: float
     patience_s: float
     """For how long after `since_s` the pace is kept before it climbs."""
@@ -282,7 +282,7 @@ class Lane:
         self.limiter_mailbox.put_nowait(Resume())
 
     def reset(self) -> None:
-        """Forget what was learnt of the provider: close the breaker, lift its Retry-After and pace."""
+        """Close the breaker, and forget the provider's Retry-After and learnt pace."""
         self.limiter_mailbox.put_nowait(Reset())
         self.breaker_mailbox.put_nowait(Reset())
 

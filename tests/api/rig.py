@@ -33,9 +33,8 @@ from mailactors.runtime.ports import (
     ThreadExecutor,
 )
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
-from mailactors.spool.reader import SpoolReader
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.writer import SpoolWriter
 
 T = TypeVar("T")
 
@@ -118,7 +117,7 @@ class Rig:
     app: QuartTrio
     door: Door
     store: SqliteStore
-    reader: SpoolReader
+    reader: SpoolClient
     lanes: dict[str, Lane]
     signals: SpoolSignals
     journal: ListJournal
@@ -153,28 +152,28 @@ async def open_rig() -> AsyncIterator[Rig]:
     spool = open_writes()
     registry = open_registry()
     door = Door(RULES, registry, signals, ports)
-    reader = SpoolReader(store.reader(), executor)
-    lanes = {"primary": open_lane("primary", 4, _NoProvider(), _outcomes(), clock)}
+    client = SpoolClient(spool, signals, store.reader(), executor)
+    lanes = {"primary": open_lane("primary", 4, _NoProvider(), clock)}
     stopping = trio.Event()
     configuration, watch = Configuration(), WatchdogStatus()
     app = create_app(
         door,
-        reader,
+        client,
         lanes,
         clock,
         signals=signals,
         journal=journal,
         stopping=stopping,
-        writer=SpoolWriter(spool),
+        writer=client,
         reload=configuration.reload,
         metrics=expose,
         watch=watch,
     )
     rig = Rig(
-        app, door, store, reader, lanes, signals, journal, stopping, configuration, clock, watch
+        app, door, store, client, lanes, signals, journal, stopping, configuration, clock, watch
     )
     spool_actor = SpoolActor(store, spool, executor, signals, clock, NoFaults(), journal)
-    registry_actor = RegistryActor(registry, spool, NoFaults())
+    registry_actor = RegistryActor(registry, client, NoFaults())
 
     async def run_spool() -> None:
         with rig.spool_scope:

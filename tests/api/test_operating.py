@@ -184,7 +184,7 @@ async def test_a_provider_is_paused_and_resumed(rig: Rig, client: Client) -> Non
         True,
     )
     assert ((await resumed.get_json())["paused"], lane.is_paused) == (False, False)
-    assert lane.limiter.waiting == 2
+    assert lane.limiter_mailbox.waiting == 2
 
 
 async def test_a_reset_reaches_limiter_and_breaker(rig: Rig, client: Client) -> None:
@@ -193,7 +193,7 @@ async def test_a_reset_reaches_limiter_and_breaker(rig: Rig, client: Client) -> 
     response = await client.post("/v1/providers/primary/reset")
 
     assert (response.status_code, (await response.get_json())["name"]) == (200, "primary")
-    assert (lane.limiter.waiting, lane.breaker.waiting) == (1, 1)
+    assert (lane.limiter_mailbox.waiting, lane.breaker_mailbox.waiting) == (1, 1)
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "reset"])
@@ -215,7 +215,7 @@ async def test_words_to_a_lane_never_take_the_room_of_its_attempts(
     ]
 
     assert codes == [200] * CONTROL_ROOM + [503]
-    assert rig.lanes["primary"].limiter.waiting == CONTROL_ROOM
+    assert rig.lanes["primary"].limiter_mailbox.waiting == CONTROL_ROOM
 
 
 # Reload and metrics

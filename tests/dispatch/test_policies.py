@@ -239,7 +239,7 @@ async def test_a_domain_that_defers_costs_what_comes_in_for_it_and_others_nothin
         retried = sum(len(vendor.asked_s) for vendor in vendors.values()) - 100
         await send(gateway, 20, 20.0, "small.example")
         await trio.sleep(1.0)
-        ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+        ledger = await gateway.spool.read(lambda spool: spool.ledger())
         sent_meanwhile = ledger.states["sent"]
         for vendor in vendors.values():
             vendor.defers = ""

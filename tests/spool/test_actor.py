@@ -45,10 +45,14 @@ from mailactors.spool.port import (
     SpoolFullError,
     Store,
 )
-from mailactors.spool.reader import SpoolReader
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.writer import SpoolWriter
-from tests.gateways import CrashPlan, InlineExecutor, NotingJournal, VirtualClock, open_store
+from tests.gateways import (
+    CrashPlan,
+    NotingJournal,
+    VirtualClock,
+    open_store,
+    spool_client,
+)
 from tests.spool.makers import make_accept
 
 T = TypeVar("T")
@@ -274,7 +278,7 @@ async def test_what_nobody_waits_for_any_more_is_not_done_when_there_is_room(
         await trio.sleep(FULL_RETRY_S / 2)
 
         with pytest.raises(SpoolError, match="did not answer"):
-            await SpoolWriter(rig.writes).ask(Cancel("m1"))
+            await spool_client(rig.writes).ask(Cancel("m1"))
         rig.store.errors.clear()
         await promised.wait(5)
 
@@ -414,10 +418,10 @@ async def test_a_stop_finishes_the_commit_that_has_begun() -> None:
 async def test_a_question_sees_what_was_committed() -> None:
     async with running() as rig:
         await rig.write(make_accept("m1", stream="main")).wait(5)
-        reader = SpoolReader(rig.inner.reader(), InlineExecutor("reader"))
+        client = spool_client(rig.writes, rig.inner)
 
-        ledger = await reader.ask(lambda spool: spool.ledger())
-        attempts = await reader.count_attempts("primary", 0.0, 1.0)
+        ledger = await client.read(lambda spool: spool.ledger())
+        attempts = await client.count_attempts("primary", 0.0, 1.0)
 
         assert (ledger.accepted, ledger.states["ready"]) == (1, 1)
         assert attempts == {}
