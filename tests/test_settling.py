@@ -787,6 +787,7 @@ async def test_what_a_look_up_found_out_is_not_asked_again_after_a_restart(
 POINTS = {
     "settler__doubt": 2,
     "settler__looked": 2,
+    "settler__outcome": 2,
     "dispatcher__outcome": 1,
     "limiter__attempt": 2,
     "breaker__done": 2,

@@ -11,13 +11,14 @@ The rules are in `dispatch.settling`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias, assert_never
+from typing import Final, assert_never
 
 import msgspec
 import trio
 
 from mailactors.dispatch.lane import NEVER_S, Attempt, Done, Lane
 from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.lookups import LOOK_UPS_MAX, DoubtKey, LookUpEnded, LookUpTasks
 from mailactors.dispatch.record import end_of_repeat, lease_of
 from mailactors.dispatch.retry import outcome_word
 from mailactors.dispatch.settling import (
@@ -41,7 +42,7 @@ from mailactors.dispatch.settling import (
 )
 from mailactors.dispatch.suspects import count_crash
 from mailactors.model.outcome import NotAttempted, Reason, Why
-from mailactors.providers.port import Capabilities, Found, LookUpFailed, LookUpResult, Provider
+from mailactors.providers.port import Capabilities, Found, LookUpFailed
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
@@ -72,25 +73,8 @@ DUE_MAX: Final = 200
 """Doubts of each provider that are taken at a time."""
 REPEATS_MAX: Final = 8
 """Repeats in flight at each provider: fresh messages need its lane."""
-LOOK_UPS_MAX: Final = 32
-"""Look-ups under way at each provider."""
-LOOK_UP_WITHIN_S: Final = 30.0
-"""The longest that a look-up may take."""
-FAILURES_MAX: Final = 5
-"""Look-ups in a row without an answer, after which a provider is not asked for `PAUSE_S`."""
-PAUSE_S: Final = 30.0
 STEP_MIN_S: Final = 1.0
 """The two clocks must disagree by this much for the wall clock to have been set."""
-
-_Key: TypeAlias = tuple[int, str]
-
-
-class LookUpEnded(msgspec.Struct, frozen=True):
-    """A look-up that came back. `asked_at` is UTC."""
-
-    doubt: Doubt
-    sighting: LookUpResult
-    asked_at: float
 
 
 @dataclass(eq=False)
@@ -119,14 +103,6 @@ class SettlerState:
             self.lost.append(item.attempt)
 
 
-@dataclass(eq=False)
-class _Vendor:
-    """Whether a provider answers look-ups."""
-
-    failures: int = 0
-    closed_until_s: float = NEVER_S
-
-
 class SettlerActor:
     """One loop over due doubts, ends of repeats and look-ups; a task for each look-up."""
 
@@ -137,9 +113,8 @@ class SettlerActor:
         self._ports = ports
         self._clock = ports.clock
         self._journal = ports.journal
-        self._vendors: dict[str, _Vendor] = {}
-        self._looking: dict[_Key, str] = {}
-        self._writing: dict[_Key, Reply[Result]] = {}
+        self._look_ups = LookUpTasks(state.mailbox.put_nowait, ports)
+        self._writing: dict[DoubtKey, Reply[Result]] = {}
         self._overdue: Reply[Result] | None = None
         self._looked_s = NEVER_S
         self._spool_starts = spool.signals.starts.value
@@ -217,11 +192,11 @@ class SettlerActor:
             if not is_done:
                 self._state.expect(self._clock.wall_time())  # it is still due
 
-    def _busy(self) -> set[_Key]:
+    def _busy(self) -> set[DoubtKey]:
         """Return the doubts for which something is under way."""
         repeats = [attempt.doubt for attempt in self._lanes.in_flight if attempt.doubt is not None]
         repeated = {(doubt.seq, doubt.attempt_id) for doubt in repeats}
-        return repeated | self._looking.keys() | self._writing.keys()
+        return repeated | self._look_ups.keys | self._writing.keys()
 
     async def _act_on(self, doubt: Doubt, nursery: trio.Nursery) -> bool:
         """Do what the rules say about a due doubt; False when there is no room for that now."""
@@ -325,47 +300,23 @@ class SettlerActor:
     # Look-ups
 
     async def _look_up(self, doubt: Doubt, lane: Lane, nursery: trio.Nursery) -> bool:
-        """Ask the vendor; not while it answers nobody, and not about too many at once."""
-        vendor = self._vendors.setdefault(lane.name, _Vendor())
-        under_way = sum(name == lane.name for name in self._looking.values())
-        is_failing = vendor.failures >= FAILURES_MAX
-        if is_failing and (under_way or self._clock.now_s() < vendor.closed_until_s):
+        """Ask the provider, unless its look-ups fail; False when too many are under way."""
+        if self._look_ups.is_paused(lane.name):
             reason = Reason("not asked: its look-ups are failing")
             await self._count(LookUpEnded(doubt, LookUpFailed(reason), self._clock.wall_time()))
             return True
-        if under_way >= LOOK_UPS_MAX:
+        if self._look_ups.count(lane.name) >= LOOK_UPS_MAX:
             return False
-        self._looking[doubt.seq, doubt.attempt_id] = lane.name
-        nursery.start_soon(self._ask_vendor, doubt, lane.provider)
+        self._look_ups.start(doubt, lane.provider, nursery)
         return True
 
-    async def _ask_vendor(self, doubt: Doubt, provider: Provider) -> None:
-        """Make one look-up; whatever happens, its end comes back once."""
-        asked_at = self._clock.wall_time()
-        sighting: LookUpResult = LookUpFailed(Reason(f"no answer within {LOOK_UP_WITHIN_S:g} s"))
-        with trio.move_on_after(LOOK_UP_WITHIN_S):
-            try:
-                sighting = await provider.look_up(doubt.id)
-            except Exception as error:  # a look-up's fault is its outcome
-                sighting = LookUpFailed(Reason(f"our fault: {type(error).__name__}"))
-                self._journal.note(
-                    "lookup.fault", level="error", id=doubt.id, error=describe(error)
-                )
-        self._state.mailbox.put_nowait(LookUpEnded(doubt, sighting, asked_at))
-
     async def _end_look_up(self, looked: LookUpEnded) -> None:
-        doubt, sighting = looked.doubt, looked.sighting
-        vendor = self._vendors.setdefault(doubt.provider, _Vendor())
-        if isinstance(sighting, LookUpFailed):
-            vendor.failures += 1
-            vendor.closed_until_s = self._clock.now_s() + PAUSE_S
-        else:
-            vendor.failures = 0
-        if isinstance(sighting, Found) and not doubt.is_sole:
+        self._look_ups.note_answer(looked)
+        if isinstance(looked.sighting, Found) and not looked.doubt.is_sole:
             reason = Reason("it has the message, but perhaps for its other recipients")
             looked = msgspec.structs.replace(looked, sighting=LookUpFailed(reason))
         await self._count(looked)
-        self._looking.pop((doubt.seq, doubt.attempt_id), None)
+        self._look_ups.end(looked.doubt)
 
     async def _count(self, looked: LookUpEnded) -> None:
         """Record what a look-up found, and conclude if that is enough."""
