@@ -29,7 +29,7 @@ EXAMPLE: Final = (
 
 
 class ServiceFailedError(MailactorsError):
-    """The gateway could not go on; what it had accepted is in the spool."""
+    """The gateway cannot go on; what it accepted is in the spool."""
 
 
 def serve_gateway(load: Callable[[], Config], *, is_demo: bool) -> None:
@@ -139,7 +139,7 @@ async def _serve(service: Service, is_demo: bool) -> None:
     with trio.open_signal_receiver(*numbers) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(_run, service.gateway, nursery.cancel_scope)
-            nursery.start_soon(service.obey, signals)  # also what came meanwhile
+            nursery.start_soon(service.obey, signals)  # those received meanwhile as well
             announce(service.gateway.config, service.listening.bound.value[0], is_demo)
 
 

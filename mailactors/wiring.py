@@ -142,9 +142,9 @@ class Gateway:
     async def reload(self, config: Config) -> None:
         """Take over providers, streams and limits of a new configuration; keep what is in flight.
 
-        A provider that is still there keeps its lane, and is given another chance if its breaker
-        had disabled it. One that is gone takes nothing new and ends with its last attempt. What
-        belongs to the process (address, spool, logs) stays as it was.
+        A provider that is still there keeps its lane, and its breaker is closed if it was disabled.
+        The lane of one that is gone takes nothing new and ends with its last attempt. Settings of
+        the process (address, spool, logs) stay as they were.
         """
         async with self.lanes.changing:
             if self.lanes.is_draining:

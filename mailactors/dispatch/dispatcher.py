@@ -187,7 +187,7 @@ class DispatcherActor:
         attempt, outcome = done.attempt, done.outcome
         lane = self._lanes[attempt.lane]
         if not lane.end(attempt):
-            return  # it has ended already, by what its dead actor had left
+            return  # reported already, by the successor of an actor that died
         if isinstance(outcome, NotAttempted):
             await self._put_back(attempt, outcome)
             return

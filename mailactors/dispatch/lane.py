@@ -133,7 +133,7 @@ class LearntPace(msgspec.Struct, frozen=True):
     per_s: float
     limit_per_s: float
     """The rate at which it refused; the pace is kept below it."""
-    told_s: float
+    first_refusal_s: float
     """When the latest lesson's first refusal came; attempts permitted before it teach no more."""
     since_s: float
     patience_s: float

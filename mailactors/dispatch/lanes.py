@@ -169,8 +169,7 @@ class Lanes(dict[str, Lane]):
     ) -> None:
         """Let a lane go on with new settings, and with another `provider` if there is one.
 
-        Limiter and breaker restore themselves as after a crash. One that was disabled is given
-        another chance.
+        Limiter and breaker restore themselves as after a crash; a disabled breaker is closed.
         """
         lane, after = self[name], self._settings[name]
         lane.unretire()

@@ -1,10 +1,9 @@
 """The limiter of a lane: how fast a provider may be asked.
 
-Owns the permits. On the second it is GCRA with a burst of one, which spaces permits evenly; on
+Owns the permits. Per second it is GCRA with a burst of one, which spaces permits evenly; per
 minute, hour and day it counts in sliding windows. In any window of length L it never gives more
-than L·rate permits. A provider that says "too fast", or when to come back, closes it for that
-long, and "too fast" teaches a pace (`pacing`): a limit is a property of the provider, not of the
-message that met it.
+than L·rate permits. A 429 or a Retry-After closes it for the time asked, and a 429 teaches it a
+pace (`pacing`): a limit is a property of the provider, not of the message that met it.
 
 Never refills by crashing: a successor counts the intents in the spool.
 
@@ -39,19 +38,19 @@ from mailactors.dispatch.pacing import (
     interval_at,
     is_forgotten,
     is_notable,
+    learn,
     note_refused,
     note_served,
-    settle,
 )
 from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Scope, Why
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.window import Window
 
 THROTTLE_WAIT_S: Final = 1.0
-"""How long to keep away from a provider that said "too fast" without saying for how long."""
+"""How long to keep away from a provider that said "too fast" without a Retry-After."""
 RETRY_AFTER_JITTER: Final = 0.1
 RETRY_AFTER_MAX_S: Final = 3600.0
-"""A longer Retry-After is believed for this long, then asked about again."""
+"""A longer Retry-After is kept for this long; then the provider is tried again."""
 
 
 class Quota(pydantic.BaseModel):
@@ -75,7 +74,7 @@ class Limiter:
     theoretical_arrival_s: float = NEVER_S
     """GCRA's TAT: before it no permit is given."""
     latest_s: float = NEVER_S
-    """When the latest permit was given; where permits are spaced, this names it."""
+    """When the latest permit was given; where permits are spaced, no two have the same time."""
     closed_until_s: float = NEVER_S
     is_paused: bool = False
     pacing: PacingState = field(default_factory=PacingState)
@@ -89,7 +88,7 @@ def new_state(quota: Quota) -> Limiter:
 
 
 def next_permit_s(state: Limiter, now_s: float) -> float:
-    """Return when the next permit is to be had; not before now, `inf` when paused."""
+    """Return when the next permit is available; not before now, `inf` when paused."""
     if state.is_paused:
         return float("inf")
     earliest = max(now_s, state.theoretical_arrival_s, state.closed_until_s)
@@ -101,7 +100,7 @@ def decide_take(state: Limiter, now_s: float) -> float | None:
     at_s = next_permit_s(state, now_s)
     if at_s > now_s:
         return at_s
-    settle(state.pacing, now_s)
+    learn(state.pacing, now_s)
     if is_forgotten(state.pacing, now_s):
         forget(state.pacing)
     interval_s = max(state.interval_s, interval_at(state.pacing, now_s))
@@ -136,7 +135,7 @@ def decide_return(
 
 
 def forget_provider(state: Limiter, now_s: float) -> None:
-    """Forget what the provider asked for and what it taught; the quota stands."""
+    """Forget the provider's Retry-After and the learnt pace; the quota stands."""
     state.closed_until_s = now_s
     forget(state.pacing)
     state.theoretical_arrival_s = min(state.theoretical_arrival_s, now_s + state.interval_s)
@@ -177,7 +176,7 @@ def permits_now(state: Limiter) -> int:
 
 
 class LimiterActor:
-    """The shell: takes permits for attempts on their way down, learns on their way up."""
+    """Takes permits for attempts that go to the provider, and learns from their ends."""
 
     def __init__(
         self,
@@ -193,8 +192,8 @@ class LimiterActor:
         self._entropy = ports.entropy
         self._faults = ports.faults
         self._journal = ports.journal
-        self._told = lane.limiter_status.value.learnt
-        """The learnt pace that the journal heard of last."""
+        self._noted = lane.limiter_status.value.learnt
+        """The learnt pace that the journal has."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Restore what was given before, then serve."""
@@ -203,7 +202,7 @@ class LimiterActor:
         task_status.started()
         while True:
             await self._lane.limiter_mailbox.wait()
-            is_told = False
+            is_published = False
             for item in self._lane.limiter_mailbox.take():
                 self._faults.point(f"limiter.{type(item).__name__.lower()}")
                 match item:
@@ -218,8 +217,8 @@ class LimiterActor:
                         forget_provider(self._state, self._clock.now_s())
                     case _:
                         assert_never(item)
-                is_told = isinstance(item, Done)  # an end is published before it is passed on
-            if not is_told:
+                is_published = isinstance(item, Done)  # `_come_up` has published
+            if not is_published:
                 self._publish()
 
     async def _restore(self) -> None:
@@ -266,7 +265,7 @@ class LimiterActor:
         permit_s, done.attempt.permit_s = done.attempt.permit_s, None
         draw = self._entropy.draw("limiter", self._lane.name, done.attempt.id)
         decide_return(self._state, permit_s, done.outcome, self._clock.now_s(), draw)
-        self._publish()  # before the outcome: whoever reads it must see the pace that follows
+        self._publish()  # before the outcome: its reader must see the pace that follows
         reply(done)
 
     def _refuse(self, attempt: Attempt, outcome: NotAttempted, now_s: float) -> None:
@@ -278,7 +277,7 @@ class LimiterActor:
         at_s = next_permit_s(self._state, now_s)
         self._lane.limiter_status.publish(
             LimiterStatus(
-                # A time that has passed is published as such, or each reading would be news.
+                # A time that has passed is always the same one: else each publication was news.
                 next_permit_s=at_s if at_s > now_s else NEVER_S,
                 permits=permits_now(self._state),
                 is_paused=self._state.is_paused,
@@ -288,11 +287,11 @@ class LimiterActor:
         self._tell()
 
     def _tell(self) -> None:
-        """Let the journal know of a learnt pace that changed notably."""
+        """Note in the journal a learnt pace that changed by much."""
         learnt = self._state.pacing.learnt
-        if not is_notable(self._told, learnt):
+        if not is_notable(self._noted, learnt):
             return
-        self._told = learnt
+        self._noted = learnt
         if learnt is None:
             self._journal.note("pace.forgotten", provider=self._lane.name)
         else:

@@ -1,11 +1,11 @@
-"""The provider actor of a lane: connects, records the intent, sends, and reports what became of it.
+"""The provider actor of a lane: connects, records the intent, sends, and reports the outcome.
 
-Owns the sessions in use. Nothing that an attempt does can crash it: an exception is that attempt's
-outcome. Between the two steps of the provider port it makes the intent durable, and without a
-durable intent no byte of the message goes out.
+Owns the sessions in use. An attempt cannot crash it: an exception is that attempt's outcome.
+Between the two steps of the provider port it makes the intent durable, and without a durable
+intent no byte of the message goes out.
 
-A successor finds what its predecessor had under way (`Lane.underway`): what was sending may have
-been accepted and is uncertain; the rest was certainly not sent.
+A successor finds its predecessor's attempts in `Lane.underway`: those that were sending may have
+been accepted and are uncertain; the rest were certainly not sent.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ INTENT_WITHIN_S: Final = 60.0
 
 
 class ProviderActor:
-    """The shell around a provider: one task an attempt, as many as the lane has credits."""
+    """One loop over attempts, and a task for each of them: as many as the lane has slots."""
 
     def __init__(self, lane: Lane, spool: SpoolClient, ports: Ports) -> None:
         self._lane = lane
@@ -49,7 +49,7 @@ class ProviderActor:
         self._journal = ports.journal
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Report what a predecessor left, then serve."""
+        """Report the attempts that a predecessor left, then make those that come in."""
         for attempt in list(self._lane.underway.values()):
             self._report(attempt, outcome_of_lost(attempt))
         task_status.started()

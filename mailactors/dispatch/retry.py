@@ -47,7 +47,7 @@ TAIL_CAP_S: Final = 600.0
 RETRY_AFTER_JITTER: Final = 0.1
 """What a recipient's side asks for is a lower bound, stretched by at most this share."""
 RECIPIENT_WAIT_MIN_S: Final = 60.0
-"""A mailbox that cannot take mail now will not in a second (RFC 5321 §4.5.4.1 asks for more)."""
+"""A mailbox that cannot take mail now cannot in a second (RFC 5321 §4.5.4.1 asks for more)."""
 
 
 class Failover(enum.StrEnum):
@@ -56,11 +56,11 @@ class Failover(enum.StrEnum):
     IMMEDIATE = "immediate"
     """To the next lane at once; the table spaces rounds over all lanes."""
     AFTER_RETRIES = "after_retries"
-    """To the same lane again, spaced by the table; to the next when the table is used up."""
+    """To the same lane again, spaced by the table; to the next after the table's last row."""
 
 
 class Preference(enum.StrEnum):
-    """What to do with an uncertain attempt when nothing could settle it."""
+    """What to do with an uncertain message when no evidence settled it."""
 
     RESEND = "resend"
     HOLD = "hold"
@@ -110,7 +110,7 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def next_doubt_at(self) -> float | None:
-        """When the wait of the earliest uncertain delivery is over, or None."""
+        """When the earliest uncertain delivery is due to be settled, or None."""
         return min((s.due_at for s in self.steps if s.state is State.UNCERTAIN), default=None)
 
 
@@ -231,7 +231,7 @@ def decide_onward(
 ) -> NextTry:
     """Say where deliveries go that `lane` did not take for a reason of its own or the message's.
 
-    A throttled message keeps its place: the limiter has learnt of it before us, and closed the
+    A throttled message keeps its place: the limiter has learnt of it before this, and closed the
     lane. A mixed answer bars nothing, or what was only deferred would fail with the last lane.
     """
     if all(isinstance(each, Deferred) and each.throttled for each in outcomes):
@@ -281,7 +281,7 @@ def next_round(progress: Progress, prefer: str = "") -> Progress:
 
 
 def is_recipients_own(outcome: Outcome) -> bool:
-    """Whether the recipient's side deferred, so that no other provider would fare better."""
+    """Whether the recipient's side deferred, as it would to any other provider."""
     return isinstance(outcome, Deferred) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
 
 

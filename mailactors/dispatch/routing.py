@@ -1,7 +1,7 @@
 """Which waiting message goes next, and through which lane. Plain structures and functions.
 
 Messages wait in FIFO queues, one for each stream and list of lanes that may take them, so that a
-message which waits for one lane never stands in the way of another that could use a free one.
+message which waits for one lane never blocks another that could use a free one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Choice(msgspec.Struct, frozen=True):
 def within_reach(
     lanes: Sequence[str], all_lanes: Mapping[str, Lane], *, is_patient: bool
 ) -> Sequence[str]:
-    """Return the lanes that a message may take now; a patient one waits for the first well one."""
+    """Return the lanes that a message may take now; a patient one goes no further than a well lane."""
     if is_patient:
         for count, name in enumerate(lanes, 1):
             if all_lanes[name].is_well:
@@ -40,7 +40,7 @@ def choose_lane(
 ) -> Choice | None:
     """Choose the first lane that takes a message now; else, in panic, the least bad one.
 
-    Panic is when no breaker of the whole route is closed: keeping to them would be an outage of
+    Panic is when no breaker of the whole route is closed: obeying them all would be an outage of
     our own making. The least bad lane is the one with the latest success.
     """
     for name in lanes:
@@ -59,7 +59,7 @@ def choose_lane(
 def next_choice_s(
     lanes: Sequence[str], route: Sequence[str], all_lanes: Mapping[str, Lane], now_s: float
 ) -> float:
-    """Return when `choose_lane` may answer otherwise without any news, or inf."""
+    """Return when `choose_lane` may answer differently without any news, or inf."""
     times = [all_lanes[name].opens_at_s() for name in lanes]
     if is_panic(route, all_lanes):
         times += [all_lanes[name].panics_at_s() for name in lanes]
@@ -74,20 +74,20 @@ def is_panic(route: Sequence[str], all_lanes: Mapping[str, Lane]) -> bool:
 
 
 class Panics:
-    """The streams in panic, for the journal: from the first attempt until a breaker is closed."""
+    """The streams in panic, for the journal: from the first such attempt until a breaker closes."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._streams: dict[str, None] = {}
 
     def enter(self, stream: str) -> None:
-        """Take note of an attempt in panic."""
+        """Note that a stream has an attempt in panic."""
         if stream not in self._streams:
             self._streams[stream] = None
             self._journal.note("panic.entered", level="warning", stream=stream)
 
     def look(self, route_of: Callable[[str], Sequence[str]], all_lanes: Mapping[str, Lane]) -> None:
-        """Take note of the streams whose panic is over."""
+        """Note the streams whose panic is over."""
         for stream in list(self._streams):
             if not is_panic(route_of(stream), all_lanes):
                 del self._streams[stream]
@@ -100,10 +100,10 @@ class _StreamQueue:
 
     share: float
     turn: float = 0.0
-    """Stride scheduling: the stream with the smallest turn goes next; each message adds 1/share."""
+    """Virtual time: the stream with the smallest turn goes next; each message adds 1/share."""
     by_lanes: dict[tuple[str, ...], deque[Lease]] = field(default_factory=dict)
     size: int = 0
-    """Messages in all of its queues: asked for many times a message."""
+    """Messages in all of its queues, kept because it is read many times a message."""
 
 
 class Waiting:
@@ -118,7 +118,7 @@ class Waiting:
     def __init__(self) -> None:
         self._streams: dict[str, _StreamQueue] = {}
         self._turn = 0.0
-        """The turn of the latest message: who had nothing to send, or could not, saves up none."""
+        """Virtual time of the latest dequeue; an idle stream restarts here and banks no credit."""
 
     def set_shares(self, shares: Mapping[str, float]) -> None:
         """Set each stream's share."""
@@ -131,7 +131,7 @@ class Waiting:
         return self._streams[stream].size
 
     def push(self, lease: Lease, lanes: tuple[str, ...], *, is_first: bool = False) -> None:
-        """Add a message at the end; `is_first` gives it back the place that is due to its age."""
+        """Add a message at the end; with `is_first`, at the place of its age."""
         stream = self._streams[lease.stream]
         queue = stream.by_lanes.setdefault(lanes, deque())
         stream.size += 1
@@ -146,7 +146,7 @@ class Waiting:
     def pop(
         self, choose: Callable[[Lease, tuple[str, ...]], Choice | None]
     ) -> tuple[Lease, Choice] | None:
-        """Take out the message that goes next, with its lane; None when no lane takes any."""
+        """Take out the message that goes next, with its lane; None when no lane takes any now."""
         waiting = [stream for stream in self._streams.values() if stream.size]
         for stream in sorted(waiting, key=lambda each: each.turn):
             oldest_first = sorted(stream.by_lanes.items(), key=lambda each: _place(each[1][0]))

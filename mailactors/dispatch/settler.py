@@ -275,7 +275,7 @@ class SettlerActor:
         lane, doubt = self._lanes[attempt.lane], attempt.doubt
         assert doubt is not None
         if not lane.end(attempt):
-            return  # it has ended already, by what its dead actor had left
+            return  # reported already, by the successor of an actor that died
         at = self._repeat_again_at(doubt, lane, now)
         for command in end_of_repeat(done, doubt, at):
             await self._write(command)
