@@ -16,13 +16,12 @@ import trio
 from mailactors.config import (
     Config,
     ConfigError,
-    LaneSettings,
     ProviderSettings,
     SmtpProviderSettings,
 )
 from mailactors.dispatch.dispatcher import DispatcherActor, DispatcherState
 from mailactors.dispatch.lane import Lane
-from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.lanes import Lanes, LaneSettings
 from mailactors.dispatch.recovery import leave_of
 from mailactors.dispatch.retry import StreamPolicy
 from mailactors.dispatch.settler import SettlerActor, SettlerState
@@ -189,15 +188,7 @@ class Gateway:
         ports, executor = self.ports, self.ports.executor("spool")
 
         def make() -> SpoolActor:
-            return SpoolActor(
-                store,
-                self.spool.mailbox,
-                executor,
-                self.signals,
-                ports.clock,
-                ports.faults,
-                ports.journal,
-            )
+            return SpoolActor(store, self.spool.mailbox, self.signals, executor, ports)
 
         return Child("spool", make, (self.spool.mailbox,), fatal=(SpoolBrokenError,))
 

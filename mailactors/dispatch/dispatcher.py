@@ -146,7 +146,8 @@ class DispatcherActor:
             await self._read_replies()
             self._dispatch()
             await self._ask()
-            self._lanes.note_drained()
+            if self._lanes.is_draining and not self._lanes.in_flight:
+                self._lanes.drained.set()
 
     # Beginning
 

@@ -7,8 +7,8 @@ and whether the gateway drains. It survives the dispatcher and the settler.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
+import pydantic
 import trio
 
 from mailactors.dispatch.breaker import BreakerActor, BreakerSettings
@@ -25,23 +25,16 @@ from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import ALONE_FROM
 
 
-class LaneSettings(Protocol):
-    """What a lane is configured with."""
+class LaneSettings(pydantic.BaseModel):
+    """What every provider has beside its own settings."""
 
-    @property
-    def concurrency_max(self) -> int:
-        """Attempts that may be in flight."""
-        ...
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
+    )
 
-    @property
-    def quota(self) -> Quota:
-        """What the limiter allows."""
-        ...
-
-    @property
-    def breaker(self) -> BreakerSettings:
-        """When the breaker opens."""
-        ...
+    concurrency_max: int = pydantic.Field(default=32, ge=1, le=1000)
+    quota: Quota = Quota()
+    breaker: BreakerSettings = BreakerSettings()
 
 
 class Lanes(dict[str, Lane]):
@@ -65,7 +58,7 @@ class Lanes(dict[str, Lane]):
         """Messages on whose attempt's end an actor died, until the dispatcher has recovered."""
         self.is_draining = False
         self.drained = trio.Event()
-        """Set when nothing is in flight any more after `drain`."""
+        """Set by the dispatcher when nothing is in flight any more after `drain`."""
         self.changing = trio.Lock()
         """Held while lanes' actors come or go: by a reload, a retirement, the stop."""
         self._settings: dict[str, LaneSettings] = {}
@@ -93,11 +86,6 @@ class Lanes(dict[str, Lane]):
         """Offer nothing new; ends of what is in flight are still recorded."""
         self.is_draining = True
         self.wake()
-
-    def note_drained(self) -> None:
-        """Set `drained` if it is so; each sender calls this when it has recorded what ended."""
-        if self.is_draining and not self.in_flight:
-            self.drained.set()
 
     # What the configuration says
 

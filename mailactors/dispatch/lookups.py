@@ -78,18 +78,15 @@ class LookUpTasks:
         self._under_way[doubt.seq, doubt.attempt_id] = doubt.provider
         nursery.start_soon(self._ask, doubt, provider)
 
-    def note_answer(self, looked: LookUpEnded) -> None:
-        """Learn from the end of a look-up whether its provider answers."""
+    def end(self, looked: LookUpEnded) -> None:
+        """Forget a look-up that came back, and learn whether its provider answers."""
+        self._under_way.pop((looked.doubt.seq, looked.doubt.attempt_id), None)
         vendor = self._vendors.setdefault(looked.doubt.provider, _Vendor())
         if isinstance(looked.sighting, LookUpFailed):
             vendor.failures += 1
             vendor.paused_until_s = self._clock.now_s() + PAUSE_S
         else:
             vendor.failures = 0
-
-    def end(self, doubt: Doubt) -> None:
-        """Forget a look-up whose end has been recorded."""
-        self._under_way.pop((doubt.seq, doubt.attempt_id), None)
 
     async def _ask(self, doubt: Doubt, provider: Provider) -> None:
         asked_at = self._clock.wall_time()

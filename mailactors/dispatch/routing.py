@@ -27,7 +27,7 @@ class Choice(msgspec.Struct, frozen=True):
 def within_reach(
     lanes: Sequence[str], all_lanes: Mapping[str, Lane], *, is_patient: bool
 ) -> Sequence[str]:
-    """Return the lanes that a message may take now; a patient one goes no further than a well lane."""
+    """Return the lanes that a message may take now; a patient one waits for its first well lane."""
     if is_patient:
         for count, name in enumerate(lanes, 1):
             if all_lanes[name].is_well:

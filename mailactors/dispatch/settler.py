@@ -121,7 +121,7 @@ class SettlerActor:
         self._ahead_s = ports.clock.wall_time() - ports.clock.now_s()
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Act on what is due, again and again; what a predecessor lost is the dispatcher's."""
+        """Leave what a predecessor lost to the dispatcher's recovery, then act on what is due."""
         self._state.due_at = 0.0
         while self._state.lost:
             self._lanes.lose(self._state.lost.pop())
@@ -136,7 +136,6 @@ class SettlerActor:
                     await self._take_in(item)
                 await self._read_doubts(nursery)
                 await self._ask()
-                self._lanes.note_drained()
 
     async def _take_in(self, item: Done | LookUpEnded) -> None:
         if isinstance(item, Done):
@@ -290,7 +289,7 @@ class SettlerActor:
             if crash.crashes >= CRASHES_MAX:
                 await self._write(poison_of(doubt, now))
         self._state.expect(at)
-        self._lanes.wake()  # a slot is free
+        self._lanes.wake()  # a slot is free, or the last attempt has ended
 
     def _repeat_again_at(self, doubt: Doubt, lane: Lane, now: float) -> float:
         draw = self._ports.entropy.draw("again", doubt.id, doubt.repeats)
@@ -311,12 +310,11 @@ class SettlerActor:
         return True
 
     async def _end_look_up(self, looked: LookUpEnded) -> None:
-        self._look_ups.note_answer(looked)
+        self._look_ups.end(looked)
         if isinstance(looked.sighting, Found) and not looked.doubt.is_sole:
             reason = Reason("it has the message, but perhaps for its other recipients")
             looked = msgspec.structs.replace(looked, sighting=LookUpFailed(reason))
         await self._count(looked)
-        self._look_ups.end(looked.doubt)
 
     async def _count(self, looked: LookUpEnded) -> None:
         """Record what a look-up found, and conclude if that is enough."""

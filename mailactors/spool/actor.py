@@ -20,7 +20,7 @@ import trio
 
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
-from mailactors.runtime.ports import Clock, Executor, Faults, Journal
+from mailactors.runtime.ports import Executor, Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.runtime.tally import Histogram
@@ -60,13 +60,6 @@ class Write(msgspec.Struct, frozen=True):
 
     command: Command
     reply: Reply[Result]
-
-
-class SpoolStatistics(msgspec.Struct, frozen=True):
-    """A snapshot for metrics."""
-
-    commits: int
-    commands: int
 
 
 class SpoolSpace(msgspec.Struct, frozen=True):
@@ -130,19 +123,17 @@ class SpoolActor:
         self,
         store: Store,
         mailbox: Mailbox[Write],
-        executor: Executor,
         signals: SpoolSignals,
-        clock: Clock,
-        faults: Faults,
-        journal: Journal,
+        executor: Executor,
+        ports: Ports,
     ) -> None:
         self._store = store
         self._mailbox = mailbox
-        self._executor = executor
         self._signals = signals
-        self._clock = clock
-        self._faults = faults
-        self._journal = journal
+        self._executor = executor
+        self._clock = ports.clock
+        self._faults = ports.faults
+        self._journal = ports.journal
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Commit group after group."""
@@ -207,11 +198,6 @@ class SpoolActor:
             raise
         self._signals.commits.observe(len(group))
         return results
-
-    def statistics(self) -> SpoolStatistics:
-        """Return the number of commits and commands so far, predecessors' included."""
-        commits = self._signals.commits
-        return SpoolStatistics(sum(commits.counts), int(commits.total))
 
 
 def unanswered(group: list[Write]) -> list[Write]:

@@ -172,7 +172,7 @@ async def open_rig() -> AsyncIterator[Rig]:
     rig = Rig(
         app, door, store, client, lanes, signals, journal, stopping, configuration, clock, watch
     )
-    spool_actor = SpoolActor(store, spool, executor, signals, clock, NoFaults(), journal)
+    spool_actor = SpoolActor(store, spool, signals, executor, ports)
     registry_actor = RegistryActor(registry, client, NoFaults())
 
     async def run_spool() -> None:
