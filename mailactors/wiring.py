@@ -1,4 +1,4 @@
-"""The one place that names every actor: builds a gateway from a configuration and ports.
+"""The one place that builds a gateway, from a configuration and ports.
 
 The service and the simulator build the same gateway; they differ in the ports, the store and the
 providers that they pass in.

@@ -116,7 +116,6 @@ class Rig:
     writes: Mailbox[Write] = field(default_factory=open_writes)
     signals: SpoolSignals = field(default_factory=SpoolSignals)
     journal: NotingJournal = field(default_factory=NotingJournal)
-    actors: list[SpoolActor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.store = FaultyStore(self.inner)
@@ -124,9 +123,7 @@ class Rig:
     def build(self) -> SpoolActor:
         store: Store = self.store
         ports = dataclasses.replace(make_ports(), faults=self.faults, journal=self.journal)
-        actor = SpoolActor(store, self.writes, self.signals, self.gate, ports)
-        self.actors.append(actor)
-        return actor
+        return SpoolActor(store, self.writes, self.signals, self.gate, ports)
 
     def write(self, command: Command) -> Reply[Result]:
         reply = Reply[Result]()
