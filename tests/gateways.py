@@ -79,7 +79,7 @@ class NotingJournal(SilentJournal):
 
 
 def simulated(**settings: Any) -> dict[str, Any]:
-    """Return the settings of a provider that answers at once and never fails, unless told to."""
+    """Return the settings of a provider that answers at once and never fails by itself."""
     return {"kind": "simulated", "latency_s": 0.01, "latency_sigma": 0.0, **settings}
 
 

@@ -254,7 +254,7 @@ async def test_a_throttled_provider_is_left_alone_until_it_said(
             calls_before = provider(gateway, "only").calls
             await wait_for_states(gateway, sent=3)
 
-            assert calls_before <= 3  # those already on their way when it said so
+            assert calls_before <= 3  # those in flight when it said so
             assert trio.current_time() >= 20
 
 
@@ -377,7 +377,7 @@ async def test_past_the_limit_of_crashes_it_gives_up_and_a_restart_goes_on(
             ledger = await gateway.spool.read(lambda spool: spool.ledger())
 
             assert ledger.is_balanced
-            assert ledger.declared_risks > 0  # what was on its way when it gave up
+            assert ledger.declared_risks > 0  # what was in flight when it gave up
 
 
 async def test_a_start_on_a_full_disk_says_so_and_goes_on_when_there_is_room(

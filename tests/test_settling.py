@@ -53,7 +53,7 @@ from tests.gateways import (
 LOST = Uncertain(Phase.FINAL, Reason("no answer"))
 """It was accepted, but the answer is lost."""
 VANISHED = Uncertain(Phase.UNKNOWN, Reason("no answer"))
-"""It was not accepted, which nobody knows."""
+"""It was not accepted, but the gateway cannot know."""
 BUSY = Deferred(Scope.PROVIDER, Reason("busy", 503))
 TWO = (Address("a@example.com"), Address("b@example.com"))
 
@@ -234,7 +234,7 @@ async def test_after_the_window_nothing_is_repeated(autojump_clock: MockClock) -
             assert (1, 1) == (primary.calls, copies(gateway))
 
 
-async def test_who_is_suppressed_meanwhile_gets_nothing_by_key(autojump_clock: MockClock) -> None:
+async def test_a_recipient_suppressed_meanwhile_gets_no_repeat(autojump_clock: MockClock) -> None:
     with open_store() as store:
         config = one(keyed(600), **stream(on_uncertain="hold"))
         async with running(config, store) as gateway:
@@ -508,7 +508,7 @@ async def test_two_recipients_lost_at_two_providers_are_settled_apart(
 
 
 @pytest.mark.slow
-async def test_a_provider_that_answers_nobody_delays_no_other_providers_lot(
+async def test_a_provider_without_answers_delays_no_other_providers_doubts(
     autojump_clock: MockClock,
 ) -> None:
     config = make_config(
@@ -696,7 +696,7 @@ async def process(
     vendors: dict[str, SimulatedProvider],
     faults: CrashPlan | None = None,
 ) -> AsyncIterator[tuple[Gateway, Callable[[], None]]]:
-    """Run a gateway that dies, as a process does, when told to. The vendors outlive it."""
+    """Run a gateway that dies as a process does, by the function given. Vendors outlive it."""
 
     def make(name: str, settings: Any, ports: Ports) -> Provider:
         if name not in vendors:

@@ -1,4 +1,4 @@
-"""Whether a provider is worth asking: the gate's table, its probes, and that it never wedges."""
+"""Whether to ask a provider: the table of states, its probes, and that it never wedges."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def call(
     decide_end(state, using, name, outcome, now_s, draw)
 
 
-# The table: every gate, every event
+# The table: every state, every event
 
 
 def gate_closed() -> Breaker:
@@ -130,7 +130,7 @@ def void(_value: object) -> None:
     """Drop a value that a test looks at elsewhere."""
 
 
-GATES = {
+BREAKERS = {
     BreakerState.CLOSED: gate_closed,
     BreakerState.OPEN: gate_open,
     BreakerState.HALF_OPEN: gate_half_open,
@@ -176,10 +176,10 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("before", "event", "after"), ROWS)
-def test_each_gate_moves_on_each_event_as_the_table_says(
+def test_each_state_moves_on_each_event_as_the_table_says(
     before: BreakerState, event: str, after: BreakerState
 ) -> None:
-    state = GATES[before]()
+    state = BREAKERS[before]()
 
     EVENTS[event](state)
 
@@ -191,7 +191,7 @@ def test_the_table_has_a_row_for_every_event() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "at_s", "expected"),
+    ("before", "at_s", "expected"),
     [
         (BreakerState.CLOSED, NOW_S, None),
         (BreakerState.OPEN, NOW_S, NOW_S + 5.0),
@@ -202,9 +202,9 @@ def test_the_table_has_a_row_for_every_event() -> None:
     ],
 )
 def test_a_refusal_says_when_to_ask_again(
-    gate: BreakerState, at_s: float, expected: float | None
+    before: BreakerState, at_s: float, expected: float | None
 ) -> None:
-    state = GATES[gate]()
+    state = BREAKERS[before]()
 
     actual = decide_admit(state, DEFAULTS, "new", False, at_s)
 
@@ -216,13 +216,13 @@ def test_a_refusal_says_when_to_ask_again(
 
 def test_it_opens_on_the_failure_rate_once_there_are_enough_calls() -> None:
     state = Breaker()
-    gates = []
+    states = []
 
     for number in range(20):
         call(state, SENT if number % 2 else DOWN, NOW_S + number)
-        gates.append(state.state)
+        states.append(state.state)
 
-    assert [BreakerState.CLOSED] * 19 + [BreakerState.OPEN] == gates
+    assert [BreakerState.CLOSED] * 19 + [BreakerState.OPEN] == states
 
 
 def test_it_stays_closed_below_the_failure_rate() -> None:
@@ -246,16 +246,16 @@ def test_failures_that_left_the_window_are_forgotten() -> None:
 
 def test_it_opens_on_a_run_of_failures_before_there_are_enough_calls() -> None:
     state = Breaker()
-    gates = []
+    states = []
 
     for number in range(FAILURES_IN_A_ROW_MAX):
         call(state, DOWN, NOW_S + number * 100)
-        gates.append(state.state)
+        states.append(state.state)
 
-    assert [BreakerState.CLOSED] * (FAILURES_IN_A_ROW_MAX - 1) + [BreakerState.OPEN] == gates
+    assert [BreakerState.CLOSED] * (FAILURES_IN_A_ROW_MAX - 1) + [BreakerState.OPEN] == states
 
 
-def test_it_opens_on_age_for_a_provider_that_answers_nobody() -> None:
+def test_it_opens_on_age_for_a_provider_that_never_answers() -> None:
     state = Breaker()
     for number in range(FAILURES_IN_A_ROW_MAX):
         decide_admit(state, DEFAULTS, f"call-{number}", False, NOW_S)
@@ -345,7 +345,7 @@ def test_open_time_doubles_to_its_cap_within_its_jitter(draw: float) -> None:
 
 
 def relapse(state: Breaker, now_s: float) -> float:
-    """Let a probe fail; return when the gate opens again."""
+    """Let a probe fail; return when the breaker opens again."""
     decide_admit(state, DEFAULTS, "probe", False, now_s)
     decide_end(state, DEFAULTS, "probe", DOWN, now_s, 0.5)
     return state.until_s
@@ -395,15 +395,15 @@ def test_the_growth_is_forgotten_once_the_provider_proved_stable(
 # Probes
 
 
-def test_as_many_probes_as_settings_say_close_the_gate() -> None:
+def test_as_many_probes_as_settings_say_close_the_breaker() -> None:
     state = gate_open()
 
-    gates = []
+    states = []
     for number in range(3):
         call(state, SENT, state.until_s + number)
-        gates.append(state.state)
+        states.append(state.state)
 
-    assert [BreakerState.HALF_OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED] == gates
+    assert [BreakerState.HALF_OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED] == states
 
 
 def test_a_probe_too_many_is_asked_to_come_again() -> None:
@@ -502,7 +502,7 @@ class Machine:
             return False
         self.out.append(name)
         if before in {BreakerState.OPEN, BreakerState.DISABLED}:
-            self.probes_out.clear()  # those of an earlier half-open gate are late results now
+            self.probes_out.clear()  # those of an earlier half-open breaker are late results now
         if not is_panic and self.state.state is BreakerState.HALF_OPEN:
             self.probes_out.add(name)
         return True
@@ -527,7 +527,7 @@ class Machine:
 
 @given(using=some_settings, script=st.lists(ops, max_size=80))
 @settings(deadline=None, max_examples=200)
-def test_a_half_open_gate_never_has_more_probes_out_than_it_may(
+def test_a_half_open_breaker_never_has_more_probes_out_than_it_may(
     using: BreakerSettings, script: list[Op]
 ) -> None:
     machine = Machine(using)
@@ -538,7 +538,7 @@ def test_a_half_open_gate_never_has_more_probes_out_than_it_may(
 
 @given(using=some_settings, script=st.lists(ops, max_size=60), is_prompt=st.booleans())
 @settings(deadline=None, max_examples=200)
-def test_from_any_state_a_healthy_provider_closes_the_gate_again(
+def test_from_any_state_a_healthy_provider_closes_the_breaker_again(
     using: BreakerSettings, script: list[Op], is_prompt: bool
 ) -> None:
     machine = Machine(using)
@@ -605,7 +605,7 @@ class Bench:
         return [item.outcome for item in self.lane.limiter_mailbox.take() if isinstance(item, Done)]
 
 
-async def test_an_open_gate_is_published_before_the_outcome_that_opened_it(
+async def test_an_open_breaker_is_published_before_the_outcome_that_opened_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench()
@@ -636,7 +636,7 @@ async def test_the_actor_wakes_by_itself_when_calls_become_too_old(
     )
 
 
-async def test_a_crash_leaves_an_open_gate_open_and_its_count_as_it_was(
+async def test_a_crash_leaves_an_open_breaker_open_and_its_count_as_it_was(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench()
@@ -674,7 +674,7 @@ async def test_a_successor_knows_the_ages_of_what_the_provider_has_under_way(
     assert BreakerState.OPEN is bench.lane.breaker_status.value.state
 
 
-async def test_a_reset_closes_the_gate_at_once(
+async def test_a_reset_closes_the_breaker_at_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench()
@@ -758,7 +758,7 @@ def test_an_error_rate_of_sixty_percent_is_bad_but_not_dead() -> None:
     assert most < DEAD_IN_A_ROW
 
 
-def test_a_slow_probe_keeps_the_gate_shut_for_longer_but_not_as_the_last_resort() -> None:
+def test_a_slow_probe_keeps_the_breaker_shut_for_longer_but_not_as_the_last_resort() -> None:
     state = gate_open()
     state.until_s = NOW_S
     assert decide_admit(state, DEFAULTS, "probe", False, NOW_S) is None
@@ -770,7 +770,7 @@ def test_a_slow_probe_keeps_the_gate_shut_for_longer_but_not_as_the_last_resort(
     assert since_s + open_time_s(DEFAULTS, 2, 0.5) == state.last_resort_s < state.until_s
 
 
-def test_a_provider_that_is_slow_for_half_an_hour_moves_the_gate_a_few_times() -> None:
+def test_a_provider_that_is_slow_for_half_an_hour_moves_the_breaker_a_few_times() -> None:
     state, now_s, moves = Breaker(), NOW_S, 0
     for number in range(10):
         decide_admit(state, DEFAULTS, f"call-{number}", False, now_s)

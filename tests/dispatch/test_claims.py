@@ -168,7 +168,7 @@ async def test_a_successor_withdraws_what_stands_by(spool: SpoolClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["dispatcher", "spool"])
-async def test_what_comes_in_as_an_actor_dies_is_sent_once(
+async def test_what_comes_in_as_an_actor_crashes_is_sent_once(
     name: str, autojump_clock: MockClock
 ) -> None:
     with open_store() as store:
@@ -183,7 +183,9 @@ async def test_what_comes_in_as_an_actor_dies_is_sent_once(
             assert len(provider(gateway, "primary").received) == 2
 
 
-async def test_leases_that_nobody_heard_of_are_given_back(autojump_clock: MockClock) -> None:
+async def test_leases_of_a_claim_whose_answer_is_lost_are_released(
+    autojump_clock: MockClock,
+) -> None:
     plan = CrashPlan()
     with open_store() as store:
         async with running(make_config(), store, make_ports(plan)) as gateway:

@@ -1,4 +1,4 @@
-"""A lane of real actors: each attempt has exactly one end, whoever dies with it in hand."""
+"""A lane of real actors: each attempt has exactly one end, whichever actor crashes on it."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ async def test_an_attempt_goes_down_and_its_end_comes_up(
     bench.assert_settled(attempts)
 
 
-# Each actor dies with each kind of thing in hand
+# Each actor crashes on each kind of item
 
 
 @pytest.mark.parametrize("point", ["limiter.attempt", "breaker.attempt", "provider.attempt"])
@@ -384,7 +384,7 @@ async def test_an_actor_that_dies_while_others_send_changes_no_outcome(
 
 
 @pytest.mark.parametrize("point", ["provider.intended", "provider.sent"])
-async def test_a_fault_after_the_intent_is_uncertain_and_crashes_nobody(
+async def test_a_fault_after_the_intent_is_uncertain_and_crashes_no_actor(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, point: str
 ) -> None:
     bench = Bench(CrashPlan(**{point: {1}}))
@@ -399,7 +399,7 @@ async def test_a_fault_after_the_intent_is_uncertain_and_crashes_nobody(
     bench.assert_settled(attempts)
 
 
-async def test_a_fault_while_connecting_is_the_providers_failure_and_crashes_nobody(
+async def test_a_fault_while_connecting_is_the_providers_failure_and_crashes_no_actor(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench()
@@ -493,7 +493,7 @@ async def test_only_the_recipients_of_the_intent_are_sent_to(
 # The lane as a whole
 
 
-async def test_a_failing_provider_opens_the_gate_and_what_follows_costs_no_permit(
+async def test_a_failing_provider_opens_the_breaker_and_what_follows_costs_no_permit(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench(breaker=BreakerSettings(calls_min=2), quota=Quota(per_minute=4))

@@ -378,13 +378,13 @@ async def drained(mailbox: Mailbox[Done] | Mailbox[LaneMessage]) -> list[Any]:
     return list(mailbox.take())
 
 
-@pytest.mark.parametrize("gate", [BreakerState.OPEN, BreakerState.DISABLED])
-async def test_a_closed_gate_costs_no_permit(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, gate: BreakerState
+@pytest.mark.parametrize("state", [BreakerState.OPEN, BreakerState.DISABLED])
+async def test_an_open_breaker_costs_no_permit(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, state: BreakerState
 ) -> None:
     bench = Bench(Quota(per_minute=1))
     await bench.start(nursery)
-    bench.lane.breaker_status.publish(BreakerStatus(gate, until_s=100.0))
+    bench.lane.breaker_status.publish(BreakerStatus(state, until_s=100.0))
 
     await bench.say(bench.attempt(1))
     refused = await bench.refused()
@@ -396,7 +396,7 @@ async def test_a_closed_gate_costs_no_permit(
     assert [second] == await bench.passed()
 
 
-async def test_an_attempt_in_panic_passes_a_closed_gate_but_not_an_empty_quota(
+async def test_an_attempt_in_panic_passes_an_open_breaker_but_not_an_empty_quota(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench(Quota(per_minute=1))
@@ -410,7 +410,7 @@ async def test_an_attempt_in_panic_passes_a_closed_gate_but_not_an_empty_quota(
     assert [NotAttempted(Why.LIMITER, 61.0)] == await bench.refused()
 
 
-async def test_a_gate_whose_time_is_over_lets_a_probe_through(
+async def test_a_breaker_whose_time_is_over_lets_a_probe_through(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench(Quota())

@@ -363,7 +363,7 @@ def vendors() -> dict[str, Vendor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", vendors())
-def test_the_pace_comes_near_a_quota_that_nobody_told_us_and_wastes_little(name: str) -> None:
+def test_the_pace_comes_near_an_unknown_quota_and_wastes_little(name: str) -> None:
     vendor = vendors()[name]
 
     minutes = 10 if vendor.per_s <= 10.0 else 4

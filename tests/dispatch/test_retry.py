@@ -360,7 +360,7 @@ def test_every_outcome_has_a_word() -> None:
     assert expected == words
 
 
-def test_who_waits_is_not_held_to_refusals_of_another_delivery() -> None:
+def test_a_deferred_delivery_is_not_barred_by_refusals_of_another() -> None:
     parts: dict[str, Refusal] = {
         "a@example.com": REFUSED_MESSAGE,
         "b@example.com": Deferred(Scope.DOMAIN, REASON),

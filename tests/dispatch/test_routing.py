@@ -200,10 +200,10 @@ def test_a_dead_lane_is_the_last_resort_once_in_a_long_time() -> None:
     def chosen(now_s: float) -> Choice | None:
         return choose_lane(("primary",), ("primary",), lanes, now_s)
 
-    knocks_at_s = DEAD.last_resort_s
-    before, then = chosen(knocks_at_s - 0.001), chosen(knocks_at_s)
-    lanes["primary"].panicked_s = knocks_at_s
-    again_s = knocks_at_s + PANIC_DEAD_INTERVAL_S
+    probes_at_s = DEAD.last_resort_s
+    before, then = chosen(probes_at_s - 0.001), chosen(probes_at_s)
+    lanes["primary"].panicked_s = probes_at_s
+    again_s = probes_at_s + PANIC_DEAD_INTERVAL_S
     too_soon, later = chosen(again_s - 0.001), chosen(again_s)
     fly(lanes["primary"], 1)
 
@@ -212,7 +212,7 @@ def test_a_dead_lane_is_the_last_resort_once_in_a_long_time() -> None:
     assert (None, Choice("primary", True)) == (too_soon, later)
 
 
-def test_a_dead_lane_is_not_knocked_at_while_another_is_closed() -> None:
+def test_a_dead_lane_is_not_tried_while_another_is_closed() -> None:
     lanes = lanes_of(primary=DEAD, secondary=CLOSED)
     fly(lanes["secondary"], 8)
 

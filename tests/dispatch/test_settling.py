@@ -103,7 +103,7 @@ FAILED = LookUps(count=1, failures=1)
 @pytest.mark.parametrize(
     ("after_s", "able", "plan", "changes", "expected"),
     [
-        # Nobody can be asked.
+        # The vendor has no look-ups.
         (0, NO_PROVIDER, RESEND, {}, Wait(NOW + 60)),
         (60, NO_PROVIDER, RESEND, {}, (State.READY, True)),
         (60, NO_PROVIDER, HOLD, {}, (State.HELD, False)),

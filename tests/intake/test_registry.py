@@ -72,7 +72,7 @@ async def test_one_with_the_same_key_and_content_joins_the_first() -> None:
         assert [await reply.wait(1) for reply in replies] == [receipt("m0")] * 5
 
 
-async def test_those_who_joined_share_the_firsts_failure() -> None:
+async def test_joined_submissions_share_the_firsts_failure() -> None:
     async with running() as rig:
         replies = [rig.submit(make_accept(f"m{n}", key="k")) for n in range(2)]
         (write,) = await rig.forwarded()

@@ -84,7 +84,7 @@ class Gate:
 
 
 class FaultyStore:
-    """A store that raises what it is told to before it works again."""
+    """A store that raises the given errors before it works again."""
 
     def __init__(self, inner: SqliteStore) -> None:
         self._inner = inner
@@ -162,7 +162,7 @@ async def test_what_gathers_during_a_commit_shares_the_next() -> None:
         assert (2, 101) == (sum(rig.signals.commits.counts), rig.signals.commits.total)
 
 
-async def test_nobody_is_answered_before_the_commit() -> None:
+async def test_no_command_is_answered_before_the_commit() -> None:
     async with running() as rig:
         rig.gate.shut()
         replies = [rig.write(make_accept("m1")), rig.write(Expire(10))]
@@ -265,7 +265,7 @@ async def test_what_is_promised_waits_for_room(autojump_clock: MockClock) -> Non
         assert rig.accepted() == 0
 
 
-async def test_what_nobody_waits_for_any_more_is_not_done_when_there_is_room(
+async def test_a_withdrawn_command_is_not_done_when_there_is_room(
     autojump_clock: MockClock,
 ) -> None:
     async with running() as rig:
@@ -443,7 +443,7 @@ async def test_a_standing_claim_is_one_commit_with_what_comes_in() -> None:
     assert isinstance(claimed, Claimed)
     assert [lease.seq for lease in claimed.leases] == [receipt.seq]
     assert [len(group) for group in rig.store.groups] == [2]
-    assert rig.signals.due("main").value == 0  # nobody need be told again
+    assert rig.signals.due("main").value == 0  # the claim has reported it
     assert rig.signals.standing == {}
 
 
