@@ -18,8 +18,7 @@ import pydantic
 import pydantic_settings
 from pydantic import Field
 
-from mailactors.dispatch.breaker import BreakerSettings
-from mailactors.dispatch.limiter import Quota
+from mailactors.dispatch.lanes import LaneSettings
 from mailactors.dispatch.retry import Failover, Preference
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import normal_address
@@ -45,14 +44,6 @@ class _Frozen(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False
     )
-
-
-class LaneSettings(_Frozen):
-    """The settings that every provider has beside its own."""
-
-    concurrency_max: Annotated[int, Field(ge=1, le=1000)] = 32
-    quota: Quota = Quota()
-    breaker: BreakerSettings = BreakerSettings()
 
 
 class SimulatedProviderSettings(SimulatedSettings, LaneSettings):

@@ -1,4 +1,4 @@
-"""The service: a gateway on the operating system, from the first line to the last signal."""
+"""The service: a gateway as a process, with its HTTP server and its signals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,6 @@ from mailactors.runtime.ports import system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
 from mailactors.spool.engines import open_store
 from mailactors.spool.port import Store
-from mailactors.spool.writer import SpoolWriter
 from mailactors.wiring import Gateway, build
 
 EXAMPLE: Final = (
@@ -32,7 +31,7 @@ EXAMPLE: Final = (
 
 
 class ServiceFailedError(MailactorsError):
-    """The gateway could not go on; what it had accepted is in the spool."""
+    """The gateway cannot go on; what it accepted is in the spool."""
 
 
 def serve_gateway(load: Callable[[], Config], *, is_demo: bool) -> None:
@@ -87,7 +86,7 @@ class Service:
         return needs_restart(self._started, config)
 
     async def stop(self) -> None:
-        """Stop in order."""
+        """Stop gracefully."""
         drain_s = self.gateway.config.service.drain_s
         self.gateway.ports.journal.note("service.stopping", drain_s=drain_s)
         self.listening.shutdown.set()
@@ -106,7 +105,7 @@ class Service:
                     nursery.start_soon(self.stop)
 
     async def _reload_and_tell(self) -> None:
-        """Reload where nobody waits for the answer: the log has it."""
+        """Reload on a signal; the log shows the result."""
         try:
             ignored = await self.reload()
         except MailactorsError as error:
@@ -118,14 +117,13 @@ class Service:
     def _http(self, gateway: Gateway) -> Child:
         parts = ApiParts(
             door=gateway.door,
-            reader=gateway.reader,
+            spool=gateway.spool,
             lanes=gateway.lanes,
             clock=gateway.clock,
             signals=gateway.signals,
             journal=gateway.ports.journal,
             ids=gateway.ports.ids,
             stopping=self.listening.shutdown,
-            writer=SpoolWriter(gateway.writes),
             reload=self.reload,
             metrics=lambda: expose(gateway),
             watch=gateway.watch,
@@ -143,7 +141,7 @@ async def _serve(service: Service, is_demo: bool) -> None:
     with trio.open_signal_receiver(*numbers) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(_run, service.gateway, nursery.cancel_scope)
-            nursery.start_soon(service.obey, signals)  # also what came meanwhile
+            nursery.start_soon(service.obey, signals)  # those received meanwhile as well
             announce(service.gateway.config, service.listening.bound.value[0], is_demo)
 
 
@@ -207,6 +205,6 @@ def announce(config: Config, url: str, is_demo: bool) -> None:
             f"       -d {shlex.quote(EXAMPLE)}",
             f"  curl {url}/statuses",
             "",
-            "Ctrl-C stops in order. A configuration of your own: mailactors serve --config FILE",
+            "Ctrl-C stops gracefully. A configuration of your own: mailactors serve --config FILE",
         ]
     print("\n".join(lines), flush=True)  # noqa: T201  # this is the command's output

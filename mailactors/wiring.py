@@ -1,4 +1,4 @@
-"""The one place that knows every actor: builds a gateway from a configuration and ports.
+"""The one place that builds a gateway, from a configuration and ports.
 
 The service and the simulator build the same gateway; they differ in the ports, the store and the
 providers that they pass in.
@@ -16,19 +16,15 @@ import trio
 from mailactors.config import (
     Config,
     ConfigError,
-    LaneSettings,
     ProviderSettings,
     SmtpProviderSettings,
 )
-from mailactors.dispatch.breaker import BreakerActor
-from mailactors.dispatch.desk import DispatchDesk, open_outcomes
-from mailactors.dispatch.dispatcher import DispatcherActor
-from mailactors.dispatch.lane import BreakerState, Lane, Reset, open_lane
-from mailactors.dispatch.limiter import LimiterActor
-from mailactors.dispatch.provider import ProviderActor
+from mailactors.dispatch.dispatcher import DispatcherActor, DispatcherState
+from mailactors.dispatch.lane import Lane
+from mailactors.dispatch.lanes import Lanes, LaneSettings
 from mailactors.dispatch.recovery import leave_of
 from mailactors.dispatch.retry import StreamPolicy
-from mailactors.dispatch.settler import SettlerActor
+from mailactors.dispatch.settler import SettlerActor, SettlerState
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
@@ -41,10 +37,9 @@ from mailactors.providers.smtp import SmtpProvider
 from mailactors.runtime.ports import Clock, Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.keeper import KeeperActor, Retention
 from mailactors.spool.port import RecordDeliveryEvent, SpoolBrokenError, SpoolError, Store
-from mailactors.spool.reader import SpoolReader
-from mailactors.spool.writer import SpoolWriter
 
 MEMORY: Final = ":memory:"
 """The spool's path when there is no file, and so no disk to run full."""
@@ -52,13 +47,11 @@ NODE: Final = "single"
 """The node's name in the spool while one process owns it."""
 FREE_BYTES_MIN: Final = 256 * 1024 * 1024
 """Room on the spool's disk that outcomes and events may need while new messages are refused."""
-OUTCOMES_CAPACITY: Final = 1_000_000
-"""The credits of all lanes bound what the dispatcher's mailbox holds; this is never reached."""
 
 
 ProviderFactory = Callable[[str, ProviderSettings, Ports], Provider]
 Front = Callable[["Gateway"], Child]
-"""Makes a way in, such as the HTTP server; it starts last and stops first."""
+"""Makes what accepts submissions, such as the HTTP server; it starts last and stops first."""
 
 
 def make_provider(name: str, settings: ProviderSettings, ports: Ports) -> Provider:
@@ -80,29 +73,24 @@ class Gateway:
     ) -> None:
         self.config = config
         self.ports = ports
-        self.signals = SpoolSignals()
-        self.reader = SpoolReader(store.reader(), ports.executor("reader"))
+        signals = SpoolSignals()
+        self.spool = SpoolClient(open_writes(), signals, store.reader(), ports.executor("reader"))
         self.watch = WatchdogStatus()
-        self.writes = open_writes()
         self.registry = open_registry()
-        self.door = Door(rules_of(config), self.registry, self.signals, ports)
+        self.door = Door(rules_of(config), self.registry, signals, ports)
+        self.dispatcher = DispatcherState(NODE)
+        self.settler = SettlerState()
+        wake_dispatcher = self.dispatcher.mailbox.nudge
+        self.lanes = Lanes(wake_dispatcher, self.spool, ports)
         self._provider_factory = provider_factory
-        self._retiring: trio.Nursery | None = None
-        self._changing = trio.Lock()
-        """Held while children come or go: by a reload, a retirement, the stop."""
-        self._settings = dict(config.providers)
-        """Of every lane, those that retire included."""
-        lanes: dict[str, Lane] = {}
-        blamed: set[int] = set()
-        outcomes = open_outcomes(lanes, OUTCOMES_CAPACITY, blamed)
-        self.desk = DispatchDesk(
-            outcomes, lanes, {}, self.writes, self.signals, NODE, blamed=blamed
-        )
-        for name, out in self._ways_out(config, {}).items():
-            self._open_lane(name, out)
-        self.desk.changes.listen(outcomes.nudge)
-        self.desk.plans = plans_of(config, lanes, store.pending_counts())
-        self.signals.listen(outcomes.nudge)
+        self._settings: dict[str, ProviderSettings] = {}
+        """Of every provider since the start, as they were last."""
+        self._nursery: trio.Nursery | None = None
+        for name, provider in self._make_providers(config).items():
+            self.lanes.open(name, config.providers[name], provider)
+        self._settings |= config.providers
+        self.lanes.plans = plans_of(config, self.lanes, store.pending_counts())
+        signals.listen(wake_dispatcher)
         self.supervisor = Supervisor(self._children(store), ports.clock, ports.journal)
 
     @property
@@ -111,20 +99,20 @@ class Gateway:
         return self.ports.clock
 
     @property
-    def lanes(self) -> dict[str, Lane]:
-        """The lanes by name, in the configuration's order; those that retire are still here."""
-        return self.desk.lanes
+    def signals(self) -> SpoolSignals:
+        """What the spool's writer publishes."""
+        return self.spool.signals
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`.
 
         Raises: RestartsExhaustedError, SpoolBrokenError (in a group) when it cannot go on.
         """
-        async with trio.open_nursery() as self._retiring:
+        async with trio.open_nursery() as self._nursery:
             await self.supervisor.run(task_status=task_status)
-            self._retiring.cancel_scope.cancel()
+            self._nursery.cancel_scope.cancel()
         for lane in self.lanes.values():
-            await lane.out.aclose()
+            await lane.provider.aclose()
 
     async def stop(self) -> None:
         """Accept nothing new, wait up to `drain_s` for what is in flight, record it, end.
@@ -133,118 +121,63 @@ class Gateway:
         the gateway starts again.
         """
         self.door.close()
-        self.desk.drain()
+        self.lanes.drain()
         with trio.move_on_after(self.config.service.drain_s):
-            await self.desk.drained.wait()
-            await self.writes.wait_empty()
-        if self.desk.in_flight:
-            with contextlib.suppress(SpoolError):  # then it is found out at the next start
-                await SpoolWriter(self.writes).ask(leave_of(self.desk))
-        async with self._changing:
+            await self.lanes.drained.wait()
+            await self.spool.mailbox.wait_empty()
+        if self.lanes.in_flight:
+            with contextlib.suppress(SpoolError):  # then the next start puts it right
+                await self.spool.ask(leave_of(NODE, self.lanes))
+        async with self.lanes.changing:
             await self.supervisor.stop()
 
     async def testify(self, event: RecordDeliveryEvent) -> None:
-        """Take in what a vendor reported of a delivery; to do so again changes nothing.
+        """Record what a vendor reported of a delivery; to do so again changes nothing.
 
         Raises: SpoolError when it is not known to be durable: then report it again.
         """
-        await SpoolWriter(self.writes).ask(event)
+        await self.spool.ask(event)
 
     async def reload(self, config: Config) -> None:
         """Take over providers, streams and limits of a new configuration; keep what is in flight.
 
-        A provider that is still there keeps its lane, and is given another chance if its breaker
-        had disabled it. One that is gone takes nothing new and ends with its last attempt. What
-        belongs to the process (address, spool, logs) stays as it was.
+        A provider that is still there keeps its lane, and its breaker is closed if it was disabled.
+        The lane of one that is gone takes nothing new and ends with its last attempt. Settings of
+        the process (address, spool, logs) stay as they were.
         """
-        async with self._changing:
-            if self.desk.is_draining:
+        async with self.lanes.changing:
+            if self.lanes.is_draining:
                 return
             await self._take_over(config)
         self.ports.journal.note("service.reloaded", providers=list(config.providers))
 
     async def _take_over(self, config: Config) -> None:
-        before = dict(self._settings)
-        ways_out = self._ways_out(config, before)  # what cannot be made is found out first
-        self.config, self._settings = config, before | config.providers
-        for name in config.providers:
-            if name not in self.lanes:
-                self._open_lane(name, ways_out[name])
-                for child in self._lane_children(name):
-                    await self.supervisor.add(child, before="dispatcher")
-            else:
-                await self._change_lane(name, before[name], ways_out.get(name))
-        for name, lane in self.lanes.items():
-            if name not in config.providers and not lane.is_retired:
-                assert self._retiring is not None
-                lane.retire()
-                self._retiring.start_soon(self._retire, lane)
-        self.desk.plans = plans_of(config, self.lanes, self.desk.plans)
+        assert self._nursery is not None
+        providers = self._make_providers(config)  # a mistake in one is found before any change
+        self.config = config
+        self._settings |= config.providers
+        await self.lanes.take_over(config.providers, providers, self.supervisor, self._nursery)
+        self.lanes.plans = plans_of(config, self.lanes, self.lanes.plans)
         self.door.rules = rules_of(config)
-        self.desk.changes.publish(self.desk.changes.value + 1)
+        self.lanes.publish_change()
 
-    # Lanes
-
-    def _ways_out(
-        self, config: Config, before: Mapping[str, ProviderSettings]
-    ) -> dict[str, Provider]:
+    def _make_providers(self, config: Config) -> dict[str, Provider]:
         """Make the providers that are new or changed."""
         return {
             name: self._provider_factory(name, settings, self.ports)
             for name, settings in config.providers.items()
-            if name not in before or way_out_of(before[name]) != way_out_of(settings)
+            if name not in self.lanes
+            or own_settings(self._settings[name]) != own_settings(settings)
         }
-
-    def _open_lane(self, name: str, out: Provider) -> None:
-        settings, outcomes = self._settings[name], self.desk.outcomes
-        lane = open_lane(name, settings.concurrency_max, out, outcomes, self.ports.clock)
-        lane.pace.listen(outcomes.nudge)
-        lane.health.listen(outcomes.nudge)
-        self.lanes[name] = lane
-
-    async def _change_lane(self, name: str, before: ProviderSettings, out: Provider | None) -> None:
-        """Let a lane go on with new settings, by a new way `out` if that changed."""
-        lane, after = self.lanes[name], self._settings[name]
-        lane.unretire()
-        lane.resize(after.concurrency_max)
-        if out is not None:
-            former, lane.out = lane.out, out
-            await former.aclose()
-        if before.breaker != after.breaker:
-            self.supervisor.restart(f"breaker:{name}")
-        if before.quota != after.quota:
-            self.supervisor.restart(f"limiter:{name}")
-        if lane.health.value.gate is BreakerState.DISABLED:
-            lane.breaker.put_nowait(Reset())
-
-    async def _retire(self, lane: Lane) -> None:
-        """End a lane that no route names any more, once nothing is in flight."""
-        while self._is_leaving(lane):
-            await lane.emptied.wait()
-            async with self._changing:
-                if self._is_leaving(lane) and not lane.in_flight:
-                    await self._remove_lane(lane)
-
-    def _is_leaving(self, lane: Lane) -> bool:
-        """Whether no later reload has brought it back, and nobody else has ended it."""
-        return lane.is_retired and self.lanes.get(lane.name) is lane
-
-    async def _remove_lane(self, lane: Lane) -> None:
-        for kind in ("limiter", "breaker", "provider"):
-            await self.supervisor.remove(f"{kind}:{lane.name}")
-        del self.lanes[lane.name], self._settings[lane.name]
-        self.desk.changes.publish(self.desk.changes.value + 1)
-        await lane.out.aclose()
 
     # Actors
 
     def _children(self, store: Store) -> list[Child]:
-        lanes = [child for name in self.lanes for child in self._lane_children(name)]
         return [
             self._spool_child(store),
             self._keeper_child(),
-            Child("reporter", lambda: ReporterActor(self.reader, self.ports.journal)),
-            *lanes,
+            Child("reporter", lambda: ReporterActor(self.spool, self.ports.journal)),
+            *(child for name in self.lanes for child in self.lanes.children(name)),
             self._dispatcher_child(),
             self._settler_child(),
             self._registry_child(),
@@ -255,27 +188,16 @@ class Gateway:
         ports, executor = self.ports, self.ports.executor("spool")
 
         def make() -> SpoolActor:
-            return SpoolActor(
-                store,
-                self.writes,
-                executor,
-                self.signals,
-                ports.clock,
-                ports.faults,
-                ports.journal,
-            )
+            return SpoolActor(store, self.spool.mailbox, self.signals, executor, ports)
 
-        return Child("spool", make, (self.writes,), fatal=(SpoolBrokenError,))
+        return Child("spool", make, (self.spool.mailbox,), fatal=(SpoolBrokenError,))
 
     def _keeper_child(self) -> Child:
         path = self.config.service.spool
         folder = None if path == MEMORY else os.path.dirname(os.path.abspath(path))
-        writer = SpoolWriter(self.writes)
 
         def make() -> KeeperActor:
-            return KeeperActor(
-                folder, self._retention, self.reader, writer, self.signals, self.ports
-            )
+            return KeeperActor(folder, self._retention, self.spool, self.ports)
 
         return Child("keeper", make)
 
@@ -284,43 +206,32 @@ class Gateway:
         settings = self.config.retention
         return Retention(settings.final_after_s, settings.bodies_after_s)
 
-    def _lane_children(self, name: str) -> list[Child]:
-        """Return three children, the provider first: who sends on is there before who sends."""
-        lane, ports = self.lanes[name], self.ports
-
-        def make_limiter() -> LimiterActor:
-            quota = self._settings[name].quota
-            return LimiterActor(lane, quota, self.reader.count_attempts, self.desk.outcomes, ports)
-
-        def make_breaker() -> BreakerActor:
-            return BreakerActor(lane, self._settings[name].breaker, ports)
-
-        return [
-            Child(
-                f"provider:{name}",
-                lambda: ProviderActor(lane, self.writes, ports),
-                (lane.provider,),
-            ),
-            Child(f"breaker:{name}", make_breaker, (lane.breaker,)),
-            Child(f"limiter:{name}", make_limiter, (lane.limiter,)),
-        ]
-
     def _dispatcher_child(self) -> Child:
-        desk, ports = self.desk, self.ports
-        return Child("dispatcher", lambda: DispatcherActor(desk, ports), (desk.outcomes,))
+        def make() -> DispatcherActor:
+            return DispatcherActor(
+                self.dispatcher, self.lanes, self.spool, self.settler.expect, self.ports
+            )
+
+        return Child("dispatcher", make, (self.dispatcher.mailbox,))
 
     def _settler_child(self) -> Child:
-        desk, ports = self.desk, self.ports
-        return Child("settler", lambda: SettlerActor(desk, ports), (desk.looked,))
+        def make() -> SettlerActor:
+            return SettlerActor(self.settler, self.lanes, self.spool, self.ports)
+
+        return Child("settler", make, (self.settler.mailbox,))
 
     def _registry_child(self) -> Child:
-        mailbox, faults = self.registry, self.ports.faults
-        return Child("registry", lambda: RegistryActor(mailbox, self.writes, faults), (mailbox,))
+        def make() -> RegistryActor:
+            return RegistryActor(self.registry, self.spool, self.ports.faults)
+
+        return Child("registry", make, (self.registry,))
 
     def _watchdog_child(self) -> Child:
         def make() -> WatchdogActor:
             statistics = self.supervisor.mailbox_statistics
-            return WatchdogActor(self.watch, self.desk, self.reader, statistics, self.ports)
+            return WatchdogActor(
+                self.watch, self.lanes, self.dispatcher, self.spool, statistics, self.ports
+            )
 
         return Child("watchdog", make, restarts=SERVER_RESTARTS)  # mail flows without it
 
@@ -339,7 +250,7 @@ def build(
     return gateway
 
 
-def way_out_of(settings: ProviderSettings) -> dict[str, object]:
+def own_settings(settings: ProviderSettings) -> dict[str, object]:
     """Return the settings of a provider without those of its lane."""
     return settings.model_dump(exclude=set(LaneSettings.model_fields))
 
@@ -364,7 +275,7 @@ def plan_of(config: Config, name: str, lanes: Mapping[str, Lane]) -> StreamPolic
         stream.on_uncertain,
         stream.uncertain_wait_s,
         stream.share,
-        tuple(each for each in route if lanes[each].out.capabilities.own_envelope),
+        tuple(each for each in route if lanes[each].provider.capabilities.own_envelope),
     )
 
 

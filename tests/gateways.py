@@ -14,7 +14,10 @@ from mailactors.config import Config
 from mailactors.intake.submission import Submission
 from mailactors.model.message import Address
 from mailactors.providers.simulated import SimulatedProvider
+from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports, SilentJournal, SystemIds, system_ports
+from mailactors.spool.actor import SpoolSignals, Write
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import MessageStatus, Receipt
 from mailactors.spool.sqlite import SqliteStore
 from mailactors.wiring import Gateway, build
@@ -76,7 +79,7 @@ class NotingJournal(SilentJournal):
 
 
 def simulated(**settings: Any) -> dict[str, Any]:
-    """Return the settings of a provider that answers at once and never fails, unless told to."""
+    """Return the settings of a provider that answers at once and never fails by itself."""
     return {"kind": "simulated", "latency_s": 0.01, "latency_sigma": 0.0, **settings}
 
 
@@ -108,6 +111,12 @@ def open_store(path: Path | None = None) -> Iterator[SqliteStore]:
         yield store
     finally:
         store.close()
+
+
+def spool_client(mailbox: Mailbox[Write], store: SqliteStore | None = None) -> SpoolClient:
+    """Return a client of a mailbox; without a store it has nothing to read."""
+    view: Any = None if store is None else store.reader()
+    return SpoolClient(mailbox, SpoolSignals(), view, InlineExecutor("reader"))
 
 
 @contextlib.asynccontextmanager
@@ -145,7 +154,7 @@ async def submit(gateway: Gateway, count: int, **fields: Any) -> list[Receipt]:
 
 async def status(gateway: Gateway, name: str) -> MessageStatus:
     """Return the newest message of a name."""
-    return (await gateway.reader.ask(lambda spool: spool.status(name)))[0]
+    return (await gateway.spool.read(lambda spool: spool.status(name)))[0]
 
 
 def states(message: MessageStatus) -> list[str]:
@@ -157,7 +166,7 @@ async def wait_for_states(gateway: Gateway, within_s: float = 600.0, **counts: i
     """Wait until the ledger shows exactly these counts; it must balance at every look."""
     with trio.fail_after(within_s):
         while True:
-            ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+            ledger = await gateway.spool.read(lambda spool: spool.ledger())
             assert ledger.is_balanced, ledger
             if {state: n for state, n in ledger.states.items() if n} == counts:
                 return
@@ -166,6 +175,6 @@ async def wait_for_states(gateway: Gateway, within_s: float = 600.0, **counts: i
 
 def provider(gateway: Gateway, name: str) -> SimulatedProvider:
     """Return a simulated provider, to look at and to change."""
-    found = gateway.lanes[name].out
+    found = gateway.lanes[name].provider
     assert isinstance(found, SimulatedProvider)
     return found

@@ -135,14 +135,14 @@ async def test_all_down_defers_by_the_table_and_sends_when_one_returns(
         async with running(make_config(providers), store) as gateway:
             door = Door(gateway)
             for lane in gateway.lanes.values():
-                lane.out._connector = door  # type: ignore[attr-defined]  # the one seam a relay has
+                lane.provider._connector = door  # type: ignore[attr-defined]  # the one seam a relay has
             await gateway.door.submit(letter())
             await wait_for_states(gateway, deferred=1)
             assert 3 == (await status(gateway, "1")).attempts
             door.is_open = True
             await wait_until_sent(gateway, 1)
 
-            events = await gateway.reader.ask(lambda spool: spool.timeline(1))
+            events = await gateway.spool.read(lambda spool: spool.timeline(1))
         arrivals = peer.arrivals
 
     assert 1 == len(arrivals)
@@ -230,10 +230,10 @@ async def test_a_connection_lost_after_the_body_is_uncertain(
         async with running(make_config(providers, streams=streams), store) as gateway:
             await gateway.door.submit(letter())
             await wait_for_states(gateway, uncertain=1)
-            events = await gateway.reader.ask(lambda spool: spool.timeline(1))
+            events = await gateway.spool.read(lambda spool: spool.timeline(1))
             lost_ids = message_ids(bad)
-            gateway.desk.plans["mail"] = msgspec.structs.replace(
-                gateway.desk.plans["mail"], route=("secondary",)
+            gateway.lanes.plans["mail"] = msgspec.structs.replace(
+                gateway.lanes.plans["mail"], route=("secondary",)
             )
             await wait_for_states(gateway, **{expected: 1})
             message = await status(gateway, "1")

@@ -146,7 +146,7 @@ async def test_no_doubt_is_forgotten_while_another_is_asked_about(
             await gateway.door.submit(letter("2"))
             await wait_for_states(gateway, within_s=100, sent=2)
 
-            assert 2 == (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
+            assert 2 == (await gateway.spool.read(lambda spool: spool.ledger())).declared_risks
 
 
 async def test_each_recipient_has_a_fate_of_its_own(autojump_clock: MockClock) -> None:
@@ -254,7 +254,7 @@ async def test_a_throttled_provider_is_left_alone_until_it_said(
             calls_before = provider(gateway, "only").calls
             await wait_for_states(gateway, sent=3)
 
-            assert calls_before <= 3  # those already on their way when it said so
+            assert calls_before <= 3  # those in flight when it said so
             assert trio.current_time() >= 20
 
 
@@ -340,13 +340,13 @@ async def test_an_actor_that_crashes_loses_nothing_and_repeats_nothing_undeclare
             sent = [
                 marker for name in gateway.lanes for marker, _ in provider(gateway, name).received
             ]
-            risks = (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
+            risks = (await gateway.spool.read(lambda spool: spool.ledger())).declared_risks
 
             assert accepted == 20
             assert len(set(sent)) == 20
             assert len(sent) - 20 <= risks <= 4
             assert sum(plan.times.values()) == 0
-            assert gateway.desk.in_flight == 0
+            assert gateway.lanes.in_flight == []
 
 
 async def submit_until_accepted(gateway: Gateway, name: str) -> int:
@@ -374,10 +374,10 @@ async def test_past_the_limit_of_crashes_it_gives_up_and_a_restart_goes_on(
     with open_store(path) as store:
         async with running(make_config(), store) as gateway:
             await wait_for_states(gateway, within_s=200, sent=10)
-            ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+            ledger = await gateway.spool.read(lambda spool: spool.ledger())
 
             assert ledger.is_balanced
-            assert ledger.declared_risks > 0  # what was on its way when it gave up
+            assert ledger.declared_risks > 0  # what was in flight when it gave up
 
 
 async def test_a_start_on_a_full_disk_says_so_and_goes_on_when_there_is_room(

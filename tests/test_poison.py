@@ -42,7 +42,7 @@ class DeadlyProvider(SimulatedProvider):
 
     async def answer(self, mail: Mail) -> Outcome:
         if mail.content.subject == POISON:
-            await trio.sleep(0.05)  # its neighbours are on their way by then
+            await trio.sleep(0.05)  # its neighbours are in flight by then
             self.deadly.cancel()
             await trio.sleep_forever()
         return await super().answer(mail)
@@ -98,7 +98,7 @@ async def test_a_message_that_ends_the_process_is_held_and_its_neighbours_are_se
 
 
 @pytest.mark.slow
-async def test_three_kills_fail_nobody(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_three_kills_fail_no_message(tmp_path: Path, autojump_clock: MockClock) -> None:
     path = tmp_path / "spool.db"
     async with process(path) as (gateway, scope):
         await submit(gateway, 300)
@@ -106,16 +106,18 @@ async def test_three_kills_fail_nobody(tmp_path: Path, autojump_clock: MockClock
         scope.cancel()
     for _ in range(2):
         async with process(path) as (gateway, scope):
-            await trio.sleep(1.1)  # what was on its way is on its way again
+            await trio.sleep(1.1)  # what was in flight is in flight again
             scope.cancel()
     with open_store(path) as store:
         assert 1 < max(crash_counts(store)) < 3
     async with process(path) as (gateway, _):
-        # Whoever was alone on its way at the third kill might be its reason.
+        # A message alone in flight at the third kill may be its cause.
         await wait_for_states(gateway, within_s=200, sent=299, held=1)
 
 
-async def test_who_was_in_two_deaths_goes_alone(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_message_in_two_deaths_goes_alone(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     with open_store(tmp_path / "spool.db") as store:
         gateway = build(make_config(), make_ports(), store)
         async with trio.open_nursery() as nursery:
@@ -140,11 +142,11 @@ async def test_who_was_in_two_deaths_goes_alone(tmp_path: Path, autojump_clock: 
 
 
 async def ledger_of(gateway: Gateway) -> dict[str, int]:
-    ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+    ledger = await gateway.spool.read(lambda spool: spool.ledger())
     return {state: count for state, count in ledger.states.items() if count}
 
 
-async def test_an_orderly_stop_blames_nobody(tmp_path: Path, autojump_clock: MockClock) -> None:
+async def test_a_graceful_stop_blames_no_message(tmp_path: Path, autojump_clock: MockClock) -> None:
     config = make_config(
         {"only": simulated(latency_s=60.0)}, service={"drain_s": 1}, streams={"mail": {}}
     )

@@ -91,14 +91,14 @@ async def test_a_disabled_provider_gets_another_chance(autojump_clock: MockClock
             provider(gateway, "primary").behaviour.script.append(REVOKED)
             await submit(gateway, 2)
             await wait_for_states(gateway, sent=2)
-            gate_before = gateway.lanes["primary"].health.value.gate
+            gate_before = gateway.lanes["primary"].breaker_status.value.state
 
             await gateway.reload(config)
             await trio.sleep(0.1)
             await gateway.door.submit(letter("again"))
             await wait_for_states(gateway, sent=3)
 
-            gate_after = gateway.lanes["primary"].health.value.gate
+            gate_after = gateway.lanes["primary"].breaker_status.value.state
 
             assert (BreakerState.DISABLED, BreakerState.CLOSED) == (gate_before, gate_after)
             assert "primary" == (await status(gateway, "again")).deliveries[0].provider
@@ -257,10 +257,10 @@ async def test_a_reload_while_the_dispatcher_waits_for_the_spool(
             await wait_for_states(gateway, sending=1)
             disk.goes_on = trio.Event()
             await trio.sleep(2)  # the dispatcher's own questions are with the writer by now
-            while gateway.writes.waiting < gateway.writes.capacity:
-                gateway.writes.put_nowait(Write(CountCrash(9, 0), Reply()))
+            while gateway.spool.mailbox.waiting < gateway.spool.mailbox.capacity:
+                gateway.spool.mailbox.put_nowait(Write(CountCrash(9, 0), Reply()))
             await trio.sleep(10)
-            assert gateway.desk.outcomes.under_cursor
+            assert gateway.dispatcher.mailbox.under_cursor
             await gateway.reload(make_config({"new": simulated(), **former}))
             disk.goes_on.set()
             await wait_for_states(gateway, sent=1)

@@ -31,7 +31,6 @@ from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
 from mailactors.runtime.ports import Ports
 from mailactors.spool.port import Doubt, Event, RecordDeliveryEvent, Suppress
-from mailactors.spool.writer import SpoolWriter
 from mailactors.wiring import Gateway, build
 from tests.gateways import (
     EPOCH_S,
@@ -54,7 +53,7 @@ from tests.gateways import (
 LOST = Uncertain(Phase.FINAL, Reason("no answer"))
 """It was accepted, but the answer is lost."""
 VANISHED = Uncertain(Phase.UNKNOWN, Reason("no answer"))
-"""It was not accepted, which nobody knows."""
+"""It was not accepted, but the gateway cannot know."""
 BUSY = Deferred(Scope.PROVIDER, Reason("busy", 503))
 TWO = (Address("a@example.com"), Address("b@example.com"))
 
@@ -76,7 +75,7 @@ def stream(**settings: Any) -> dict[str, Any]:
 
 
 async def timeline(gateway: Gateway, seq: int = 1) -> tuple[Event, ...]:
-    return await gateway.reader.ask(lambda spool: spool.timeline(seq))
+    return await gateway.spool.read(lambda spool: spool.timeline(seq))
 
 
 async def last_rule(gateway: Gateway, seq: int = 1) -> str:
@@ -86,7 +85,7 @@ async def last_rule(gateway: Gateway, seq: int = 1) -> str:
 
 
 async def risks(gateway: Gateway) -> int:
-    return (await gateway.reader.ask(lambda spool: spool.ledger())).declared_risks
+    return (await gateway.spool.read(lambda spool: spool.ledger())).declared_risks
 
 
 def copies(gateway: Gateway) -> int:
@@ -235,14 +234,14 @@ async def test_after_the_window_nothing_is_repeated(autojump_clock: MockClock) -
             assert (1, 1) == (primary.calls, copies(gateway))
 
 
-async def test_who_is_suppressed_meanwhile_gets_nothing_by_key(autojump_clock: MockClock) -> None:
+async def test_a_recipient_suppressed_meanwhile_gets_no_repeat(autojump_clock: MockClock) -> None:
     with open_store() as store:
         config = one(keyed(600), **stream(on_uncertain="hold"))
         async with running(config, store) as gateway:
             provider(gateway, "primary").behaviour.script.append(VANISHED)
             await gateway.door.submit(letter())
             await wait_for_states(gateway, uncertain=1)
-            await SpoolWriter(gateway.writes).ask(Suppress("bob@example.com", "asked", "test"))
+            await gateway.spool.ask(Suppress("bob@example.com", "asked", "test"))
             await wait_for_states(gateway, within_s=70, held=1)
 
             assert provider(gateway, "primary").calls == 1
@@ -257,7 +256,7 @@ async def test_one_recipient_of_two_that_is_suppressed_stops_the_repetition(
             provider(gateway, "primary").behaviour.script.append(VANISHED)
             await gateway.door.submit(letter(to=TWO))
             await wait_for_states(gateway, uncertain=2)
-            await SpoolWriter(gateway.writes).ask(Suppress("b@example.com", "asked", "test"))
+            await gateway.spool.ask(Suppress("b@example.com", "asked", "test"))
             await wait_for_states(gateway, within_s=70, held=2)
 
             assert provider(gateway, "primary").calls == 1
@@ -509,7 +508,7 @@ async def test_two_recipients_lost_at_two_providers_are_settled_apart(
 
 
 @pytest.mark.slow
-async def test_a_provider_that_answers_nobody_delays_no_other_providers_lot(
+async def test_a_provider_without_answers_delays_no_other_providers_doubts(
     autojump_clock: MockClock,
 ) -> None:
     config = make_config(
@@ -697,7 +696,7 @@ async def process(
     vendors: dict[str, SimulatedProvider],
     faults: CrashPlan | None = None,
 ) -> AsyncIterator[tuple[Gateway, Callable[[], None]]]:
-    """Run a gateway that dies, as a process does, when told to. The vendors outlive it."""
+    """Run a gateway that dies as a process does, by the function given. Vendors outlive it."""
 
     def make(name: str, settings: Any, ports: Ports) -> Provider:
         if name not in vendors:
@@ -788,6 +787,7 @@ async def test_what_a_look_up_found_out_is_not_asked_again_after_a_restart(
 POINTS = {
     "settler__doubt": 2,
     "settler__looked": 2,
+    "settler__outcome": 2,
     "dispatcher__outcome": 1,
     "limiter__attempt": 2,
     "breaker__done": 2,
@@ -815,7 +815,7 @@ async def test_an_actor_that_dies_in_the_middle_loses_and_repeats_nothing(
             await wait_for_states(gateway, within_s=400, sent=1)
 
             assert copies(gateway) - 1 <= await risks(gateway)
-            assert gateway.desk.in_flight == 0
+            assert gateway.lanes.in_flight == []
 
 
 @pytest.mark.parametrize("actor", ["settler", "dispatcher", "provider:primary", "spool"])
@@ -836,7 +836,7 @@ async def test_actors_that_die_again_and_again_lose_and_repeat_nothing(
             await wait_for_states(gateway, within_s=400, sent=1)
 
             assert copies(gateway) - 1 <= await risks(gateway)
-            assert gateway.desk.in_flight == 0
+            assert gateway.lanes.in_flight == []
 
 
 async def test_a_doubt_that_we_fail_at_does_not_stop_the_others(

@@ -46,7 +46,7 @@ async def test_a_sign_in_code_overtakes_a_mountain_of_bulk_mail(
             await gateway.door.submit(letter("code", stream="otp"))
             await wait_until_sent(gateway, "code")
             took_s = trio.current_time() - submitted_s
-            ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+            ledger = await gateway.spool.read(lambda spool: spool.ledger())
 
     assert took_s < 1.0
     assert sum(ledger.states.values()) - ledger.states["sent"] > BULK * 0.9
@@ -170,19 +170,19 @@ async def test_a_message_that_expires_on_its_way_to_the_intent_is_not_sent(
     with open_store() as store:
         async with running(make_config({"only": simulated()}), store) as gateway:
             lane = gateway.lanes["only"]
-            connect = lane.out.connect
+            connect = lane.provider.connect
 
             async def slowly() -> object:
                 await trio.sleep(10)
                 return await connect()
 
-            lane.out.connect = slowly  # type: ignore[method-assign,assignment]  # a slow handshake
+            lane.provider.connect = slowly  # type: ignore[method-assign,assignment]  # a slow handshake
             await gateway.door.submit(letter(expires_in_s=5))
             await wait_for_states(gateway, within_s=20, expired=1)
             await trio.sleep(20)
 
             assert 0 == provider(gateway, "only").calls
-            assert 0 == gateway.desk.in_flight
+            assert [] == gateway.lanes.in_flight
 
 
 async def test_a_paused_provider_is_left_out_until_it_is_resumed(

@@ -42,7 +42,7 @@ RECONNECT_MS: Final = 1000
 async def follow_events(parts: ApiParts) -> Response:
     """Return a stream of events after the one that the client knows, or from now on."""
     after = wanted_after()
-    latest = await parts.reader.ask(lambda spool: spool.latest_event_seq())
+    latest = await parts.spool.read(lambda spool: spool.latest_event_seq())
     if after is not None and after > latest:
         raise _bad_place(f"there is no such event yet; the latest is {latest}")
     if len(parts.streams) >= STREAMS_MAX:
@@ -117,7 +117,7 @@ class EventBody(ResponseBody):
     async def _next_page(self) -> tuple[FeedEvent, ...] | None:
         """Return the next events, or None when the spool does not answer."""
         try:
-            page = await self._parts.reader.ask(lambda spool: spool.events_after(self._after, PAGE))
+            page = await self._parts.spool.read(lambda spool: spool.events_after(self._after, PAGE))
         except SpoolError:
             return None
         self._after = page[-1].seq if page else self._after

@@ -5,7 +5,7 @@ A command is applied by the spool's writer and is not undone by a client that ha
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from msgspec import UNSET
@@ -20,6 +20,7 @@ from mailactors.api.suppressions import address_of
 from mailactors.spool.port import (
     Cancel,
     Cancelled,
+    Event,
     Filters,
     MessageStatus,
     NotRetried,
@@ -38,10 +39,10 @@ async def list_statuses(parts: ApiParts) -> Response:
     query, now = read_query(schemas.StatusesQuery), parts.clock.wall_time()
     following = None
     if isinstance(name := query.id, str):
-        shown = await parts.reader.ask(lambda spool: spool.status(name))
+        shown = await parts.spool.read(lambda spool: spool.status(name))
     else:
         limit, before = query.limit, query.cursor if isinstance(query.cursor, int) else None
-        found = await parts.reader.ask(lambda spool: spool.statuses(limit + 1, before))
+        found = await parts.spool.read(lambda spool: spool.statuses(limit + 1, before))
         shown = found[:limit]
         following = str(shown[-1].seq) if len(found) > limit else None
     return answer(
@@ -54,7 +55,7 @@ async def list_messages(parts: ApiParts) -> Response:
     query, now = read_query(schemas_control.MessagesQuery), parts.clock.wall_time()
     filters = filters_of(query, now)
     before = query.cursor if isinstance(query.cursor, int) else None
-    page = await parts.reader.ask(lambda spool: spool.messages(filters, query.limit, before))
+    page = await parts.spool.read(lambda spool: spool.messages(filters, query.limit, before))
     briefs = tuple(views.message_brief(each, now) for each in page.messages)
     following = None if page.next_before_seq is None else str(page.next_before_seq)
     return answer(schemas_control.MessagePage(briefs, following))
@@ -64,11 +65,11 @@ async def show_message(parts: ApiParts, name: str) -> Response:
     """Return a message's deliveries and its timeline; `name` is our id or the client's."""
     read_query(schemas.NoQuery)
 
-    def ask(spool: Questions) -> tuple[MessageStatus, Any] | None:
+    def ask(spool: Questions) -> tuple[MessageStatus, tuple[Event, ...]] | None:
         status = choose_message(spool, name)
         return None if status is None else (status, spool.timeline(status.seq))
 
-    found = await parts.reader.ask(ask)
+    found = await parts.spool.read(ask)
     if found is None:
         raise _no_message()
     return answer(views.message_view(*found, parts.clock.wall_time()))
@@ -77,9 +78,8 @@ async def show_message(parts: ApiParts, name: str) -> Response:
 async def cancel_message(parts: ApiParts, name: str) -> Response:
     """Cancel the deliveries that are not being sent yet; asked again, the same answer."""
     read_query(schemas.NoQuery)
-    writer = parts.commands()
     status = await _find_message(parts, name)
-    result = await writer.ask(Cancel(status.id))
+    result = await parts.spool.ask(Cancel(status.id))
     assert isinstance(result, Cancelled)
     done, late = result.cancelled_count, result.too_late_count
     if not done:
@@ -92,9 +92,8 @@ async def cancel_message(parts: ApiParts, name: str) -> Response:
 async def retry_message(parts: ApiParts, name: str) -> Response:
     """Send what a final message did not get sent once more, as a new message."""
     read_query(schemas.NoQuery)
-    writer = parts.commands()
     old = await _find_message(parts, name)
-    result = await writer.ask(Retry(old.id, parts.ids.new_id()))
+    result = await parts.spool.ask(Retry(old.id, parts.ids.new_id()))
     if isinstance(result, NotRetried):
         raise ProblemError("not-retried", result.why)
     assert isinstance(result, Receipt)
@@ -115,13 +114,12 @@ async def retry_message(parts: ApiParts, name: str) -> Response:
 async def settle_message(parts: ApiParts, name: str) -> Response:
     """Settle as sent, failed, or to be sent again, which declares the risk of a duplicate."""
     read_query(schemas.NoQuery)
-    writer = parts.commands()
     body = await read_body(_SETTLE_DECODER)
     note = " ".join(body.note.split())
     if not note.isprintable():
         raise validation_problem([FaultView("is not printable", "/note")])
     status = await _find_message(parts, name)
-    result = await writer.ask(SettleByHand(status.id, body.into, note))
+    result = await parts.spool.ask(SettleByHand(status.id, body.into, note))
     assert isinstance(result, SettledByHand)
     if not result.is_known:
         raise ProblemError("not-found", "there is no such message any more")
@@ -154,7 +152,7 @@ def choose_message(spool: Questions, name: str) -> MessageStatus | None:
 
 
 async def _find_message(parts: ApiParts, name: str) -> MessageStatus:
-    found = await parts.reader.ask(lambda spool: choose_message(spool, name))
+    found = await parts.spool.read(lambda spool: choose_message(spool, name))
     if found is None:
         raise _no_message()
     return found

@@ -21,7 +21,7 @@ METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 async def show_ledger(parts: ApiParts) -> Response:
     """Return the accounting identity, and whether it holds."""
     now = parts.clock.wall_time()
-    ledger, pending = await parts.reader.ask(partial(views.ask_ledger, now=now))
+    ledger, pending = await parts.spool.read(partial(views.ask_ledger, now=now))
     alarms = None if parts.watch is None else parts.watch.alarms()
     return answer(views.ledger_view(ledger, pending, alarms, now))
 
@@ -46,7 +46,7 @@ async def readyz(parts: ApiParts) -> Response:
         parts.door.check_room()
     except OverloadedError as error:
         raise ProblemError("not-ready", str(error), retry_after_s=error.retry_after_s) from None
-    await parts.reader.ask(lambda spool: spool.status(""))
+    await parts.spool.read(lambda spool: spool.status(""))
     return answer(schemas_control.HealthView("ready"))
 
 

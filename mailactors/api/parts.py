@@ -9,14 +9,12 @@ from typing import Any, Final, TypeAlias
 
 import trio
 
-from mailactors.api.problems import ProblemError
 from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
 from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Clock, Ids, Journal
 from mailactors.spool.actor import SpoolSignals
-from mailactors.spool.reader import SpoolReader
-from mailactors.spool.writer import SpoolWriter
+from mailactors.spool.client import SpoolClient
 
 BATCHES_MAX: Final = 8
 """Batches that are read or accepted at once; each may hold 32 MiB, and as much decoded."""
@@ -36,7 +34,7 @@ class ApiParts:
 
     door: Door
     """Accepts messages."""
-    reader: SpoolReader
+    spool: SpoolClient
     lanes: Mapping[str, Lane]
     """The providers' lanes by name, in the configuration's order."""
     clock: Clock
@@ -48,7 +46,6 @@ class ApiParts:
     """Names messages that are retried by hand."""
     stopping: trio.Event = field(default_factory=trio.Event)
     """Set when the service begins to stop: it is not ready then, and event streams end."""
-    writer: SpoolWriter | None = None
     reload: Reload | None = None
     metrics: Metrics | None = None
     watch: WatchdogStatus | None = None
@@ -58,12 +55,3 @@ class ApiParts:
     reloading: trio.Lock = field(default_factory=trio.Lock)
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     """The event streams that are open."""
-
-    def commands(self) -> SpoolWriter:
-        """Return the spool's writer.
-
-        Raises: ProblemError where there is none.
-        """
-        if self.writer is None:
-            raise ProblemError("not-found", "this gateway takes no commands here")
-        return self.writer

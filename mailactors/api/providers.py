@@ -54,7 +54,7 @@ def _lane(parts: ApiParts, name: str) -> Lane:
         hint = f"did you mean {near[0]!r}?" if near else known
         raise ProblemError("not-found", f"there is no such provider; {hint}")
     # A command takes room in mailboxes that keep room for every attempt in flight.
-    if max(lane.limiter.waiting, lane.breaker.waiting) >= CONTROL_ROOM:
+    if max(lane.limiter_mailbox.waiting, lane.breaker_mailbox.waiting) >= CONTROL_ROOM:
         raise ProblemError("overloaded", "the provider's actors are behind", retry_after_s=1.0)
     return lane
 

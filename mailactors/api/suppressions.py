@@ -25,7 +25,7 @@ _DECODER: Final = msgspec.json.Decoder(schemas_control.SuppressionIn)
 async def list_suppressions(parts: ApiParts) -> Response:
     """Return suppressed addresses by pages."""
     query = read_query(schemas_control.SuppressionsQuery)
-    found = await parts.reader.ask(lambda spool: spool.suppressions(query.limit + 1, query.cursor))
+    found = await parts.spool.read(lambda spool: spool.suppressions(query.limit + 1, query.cursor))
     shown = found[: query.limit]
     following = shown[-1].address if len(found) > query.limit else None
     listed = tuple(map(views.suppression_view, shown))
@@ -34,7 +34,6 @@ async def list_suppressions(parts: ApiParts) -> Response:
 
 async def suppress(parts: ApiParts) -> Response:
     """Put an address on the list; the first reason and source stand."""
-    writer = parts.commands()
     body = await read_body(_DECODER)
     reason = " ".join(body.reason.split())
     faults = [] if reason.isprintable() else [FaultView("is not printable", "/reason")]
@@ -44,16 +43,15 @@ async def suppress(parts: ApiParts) -> Response:
         raise validation_problem([FaultView(str(error), "/address"), *faults]) from None
     if faults:
         raise validation_problem(faults)
-    result = await writer.ask(Suppress(address, reason, SOURCE))
+    result = await parts.spool.ask(Suppress(address, reason, SOURCE))
     assert isinstance(result, Suppression)
     return answer(views.suppression_view(result))
 
 
 async def unsuppress(parts: ApiParts) -> Response:
     """Take an address off the list, if it is there."""
-    writer = parts.commands()
     address = address_of("address", read_query(schemas_control.AddressQuery).address)
-    result = await writer.ask(Unsuppress(address))
+    result = await parts.spool.ask(Unsuppress(address))
     assert isinstance(result, Unsuppressed)
     return answer(schemas_control.Unsuppression(result.address, result.was_suppressed))
 

@@ -195,25 +195,25 @@ def suppression_view(suppression: Suppression) -> SuppressionView:
 
 def provider_view(lane: Lane, now_s: float) -> ProviderView:
     """Return a lane as it is now."""
-    health, pace = lane.health.value, lane.pace.value
-    is_shut = health.gate in {BreakerState.OPEN, BreakerState.DISABLED}
-    ago_s = now_s - health.last_success_s
+    breaker, limiter = lane.breaker_status.value, lane.limiter_status.value
+    is_shut = breaker.state in {BreakerState.OPEN, BreakerState.DISABLED}
+    ago_s = now_s - breaker.last_success_s
     return ProviderView(
         name=lane.name,
-        breaker=health.gate.value,
-        breaker_opens_in_s=round(max(0.0, health.until_s - now_s), 3) if is_shut else None,
-        probes_free=health.probes_free,
-        opened_count=health.opened_count,
-        last_success_s_ago=round(max(0.0, ago_s), 3) if health.last_success_s >= 0 else None,
+        breaker=breaker.state.value,
+        breaker_opens_in_s=round(max(0.0, breaker.until_s - now_s), 3) if is_shut else None,
+        probes_free=breaker.probes_free,
+        opened_count=breaker.opened_count,
+        last_success_s_ago=round(max(0.0, ago_s), 3) if breaker.last_success_s >= 0 else None,
         paused=lane.is_paused,
-        next_permit_in_s=round(max(0.0, pace.next_permit_s - now_s), 3),
-        permits=pace.permits if pace.permits < UNLIMITED else None,
+        next_permit_in_s=round(max(0.0, limiter.next_permit_s - now_s), 3),
+        permits=limiter.permits if limiter.permits < UNLIMITED else None,
         in_flight=len(lane.in_flight),
         slots_free=lane.slots_free,
         concurrency_max=lane.concurrency_max,
-        concurrency=min(lane.concurrency_max, health.concurrency),
-        learnt_pace_per_s=round(pace.learnt.per_s, 3) if pace.learnt else None,
-        dead=health.is_dead,
+        concurrency=min(lane.concurrency_max, breaker.concurrency),
+        learnt_pace_per_s=round(limiter.learnt.per_s, 3) if limiter.learnt else None,
+        dead=breaker.is_dead,
     )
 
 

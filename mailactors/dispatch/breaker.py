@@ -1,12 +1,12 @@
 """The breaker of a lane: whether a provider is worth asking at all.
 
-Owns the gate. It opens on a failure rate over a sliding window, on a run of failures, and on calls
-in flight that have become too old, for a provider that answers nobody would otherwise never be
-noticed. It stays open for a time that doubles with each relapse, then lets a few probes through.
-A probe's permit is taken when it is admitted and given back when the probe ends without a word
-on the provider, or a lost probe would keep the gate half open for ever.
+Owns the breaker's state. It opens on a failure rate over a sliding window, on a run of failures,
+and on calls in flight that have become too old, or a provider that never answers would not be
+noticed. It stays open for a time that doubles with each relapse, then admits a few probes. A probe
+counts from its admission, and is given back when it ends without saying anything of the provider,
+or a lost probe would keep the breaker half open for ever.
 
-Never judges a message: it is told a verdict (`model.outcome.decide_verdict`), and a bounce is a
+Never judges a message: it goes by a verdict (`model.outcome.decide_verdict`), and a bounce is a
 healthy provider's answer.
 
 Source: Nygard, "Release It!"; resilience4j and Polly v8 for the shape of the settings.
@@ -55,14 +55,15 @@ from mailactors.runtime.ports import Ports
 from mailactors.runtime.timer import Timer
 
 FAILURES_IN_A_ROW_MAX: Final = 10
-"""Opens the gate before the window's rate would: at a 30 % error rate, once in 170,000 calls."""
+"""Opens the breaker before the window's rate would: at a 30 % error rate, once in 170,000 calls."""
 DEAD_IN_A_ROW: Final = 30
-"""So many attempts of which none was taken in: no use even when every provider is bad. At an
-error rate of 60 % once in millions of calls, at 90 % once in a few hundred."""
+"""So many attempts without one accepted make a provider dead: of no use even if all others fail.
+At an error rate of 60 % this happens once in millions of calls, at 90 % once in a few hundred."""
 SLOW_PROBE_FACTOR: Final = 4.0
 SLOW_OPEN_CAPS: Final = 4.0
-"""A probe that is not answered in time costs a message its time. The gate then stays open for
-so many times its duration, doubled with each relapse, up to so many times the usual cap."""
+"""A probe that is not answered in time delays a message. The breaker then stays open for
+`SLOW_PROBE_FACTOR` times its duration, doubled with each relapse, up to `SLOW_OPEN_CAPS` times the
+usual cap."""
 DISABLED_S: Final = 900.0
 """How long a provider that refuses us as such (401, 535, suspended) is left alone."""
 JITTER: Final = 0.2
@@ -87,15 +88,15 @@ class BreakerSettings(pydantic.BaseModel):
 class Breaker:
     """What a breaker remembers. Times are monotonic."""
 
-    gate: BreakerState = BreakerState.CLOSED
+    state: BreakerState = BreakerState.CLOSED
     until_s: float = 0.0
     last_resort_s: float = 0.0
     closed_at_s: float = NEVER_S
     opened_count: int = 0
     last_success_s: float = NEVER_S
     failures_in_a_row: int = 0
-    untaken_in_a_row: int = 0
-    """Calls since a message was last taken in, however slowly."""
+    unaccepted_in_a_row: int = 0
+    """Calls since a message was last accepted, however slowly."""
     calls: Calls = field(default_factory=Calls)
     in_flight: dict[str, float] = field(default_factory=dict)
     """When each admitted attempt began, oldest first."""
@@ -107,121 +108,121 @@ class Breaker:
 
 
 def decide_admit(
-    state: Breaker, settings: BreakerSettings, attempt_id: str, is_panic: bool, now_s: float
+    breaker: Breaker, settings: BreakerSettings, attempt_id: str, is_panic: bool, now_s: float
 ) -> float | None:
     """Admit an attempt: None, or the time at which asking again makes sense."""
     if is_panic:
-        state.in_flight[attempt_id] = now_s
+        breaker.in_flight[attempt_id] = now_s
         return None
-    if state.gate in {BreakerState.OPEN, BreakerState.DISABLED}:
-        if now_s < state.until_s:
-            return state.until_s
-        state.gate, state.probes_passed = BreakerState.HALF_OPEN, 0
-        state.probes_out.clear()
-    if state.gate is BreakerState.HALF_OPEN:
-        if probes_free(state, settings) <= 0:
+    if breaker.state in {BreakerState.OPEN, BreakerState.DISABLED}:
+        if now_s < breaker.until_s:
+            return breaker.until_s
+        breaker.state, breaker.probes_passed = BreakerState.HALF_OPEN, 0
+        breaker.probes_out.clear()
+    if breaker.state is BreakerState.HALF_OPEN:
+        if probes_free(breaker, settings) <= 0:
             return now_s + settings.slow_call_s
-        state.probes_out.add(attempt_id)
-    state.in_flight[attempt_id] = now_s
+        breaker.probes_out.add(attempt_id)
+    breaker.in_flight[attempt_id] = now_s
     return None
 
 
 def decide_end(
-    state: Breaker,
+    breaker: Breaker,
     settings: BreakerSettings,
     attempt_id: str,
     outcome: Outcome,
     now_s: float,
     draw: float,
 ) -> None:
-    """Learn from an attempt's end: count it, and perhaps open or close the gate."""
-    began_s = state.in_flight.pop(attempt_id, now_s)
-    was_counted = attempt_id in state.too_old
-    state.too_old.discard(attempt_id)
-    was_probe = attempt_id in state.probes_out
-    state.probes_out.discard(attempt_id)
+    """Learn from an attempt's end: count it, and perhaps open or close the breaker."""
+    began_s = breaker.in_flight.pop(attempt_id, now_s)
+    was_counted = attempt_id in breaker.too_old
+    breaker.too_old.discard(attempt_id)
+    was_probe = attempt_id in breaker.probes_out
+    breaker.probes_out.discard(attempt_id)
     verdict = decide_verdict(outcome)
     if verdict is Verdict.IGNORED:
         return
-    # Before all counting: one such answer is enough, at whatever gate and however late.
+    # Before all counting: one such answer is enough, in whatever state and however late.
     if isinstance(outcome, Rejected) and outcome.scope is Scope.PROVIDER:
-        _open(state, settings, now_s, draw, BreakerState.DISABLED)
+        _open(breaker, settings, now_s, draw, BreakerState.DISABLED)
         return
     is_slow = now_s - began_s > settings.slow_call_s
-    judge_end(state.concurrency, verdict, is_slow, len(state.in_flight) + 1, began_s, now_s)
+    judge_end(breaker.concurrency, verdict, is_slow, len(breaker.in_flight) + 1, began_s, now_s)
     if verdict is Verdict.SUCCESS and is_slow:
         verdict = Verdict.FAILURE
     if not was_counted:
-        _count(state, settings, verdict, now_s)
+        _count(breaker, settings, verdict, now_s)
     if isinstance(outcome, Accepted):
-        state.untaken_in_a_row = 0
-    if was_probe and state.gate is BreakerState.HALF_OPEN:
+        breaker.unaccepted_in_a_row = 0
+    if was_probe and breaker.state is BreakerState.HALF_OPEN:
         if verdict is Verdict.FAILURE:
-            _open(state, settings, now_s, draw, BreakerState.OPEN, now_s - began_s)
+            _open(breaker, settings, now_s, draw, BreakerState.OPEN, now_s - began_s)
             return
-        state.probes_passed += 1
-        if state.probes_passed >= settings.probes:
-            close(state, now_s)
-    elif state.gate is BreakerState.CLOSED and is_failing(state, settings):
-        _open(state, settings, now_s, draw, BreakerState.OPEN)
+        breaker.probes_passed += 1
+        if breaker.probes_passed >= settings.probes:
+            close(breaker, now_s)
+    elif breaker.state is BreakerState.CLOSED and is_failing(breaker, settings):
+        _open(breaker, settings, now_s, draw, BreakerState.OPEN)
 
 
-def decide_age(state: Breaker, settings: BreakerSettings, now_s: float, draw: float) -> None:
+def decide_age(breaker: Breaker, settings: BreakerSettings, now_s: float, draw: float) -> None:
     """Count calls in flight that have become slow, without waiting for their end."""
-    for attempt_id, began_s in state.in_flight.items():
+    for attempt_id, began_s in breaker.in_flight.items():
         if now_s < began_s + settings.slow_call_s:  # as `next_age_s`, to the last bit
             break
-        if attempt_id in state.too_old:
+        if attempt_id in breaker.too_old:
             continue
-        state.too_old.add(attempt_id)
-        cut(state.concurrency, began_s, now_s)
-        _count(state, settings, Verdict.FAILURE, now_s)
-        if state.gate is BreakerState.HALF_OPEN and attempt_id in state.probes_out:
-            _open(state, settings, now_s, draw, BreakerState.OPEN, now_s - began_s)
-    if state.gate is BreakerState.CLOSED and is_failing(state, settings):
-        _open(state, settings, now_s, draw, BreakerState.OPEN)
+        breaker.too_old.add(attempt_id)
+        cut(breaker.concurrency, began_s, now_s)
+        _count(breaker, settings, Verdict.FAILURE, now_s)
+        if breaker.state is BreakerState.HALF_OPEN and attempt_id in breaker.probes_out:
+            _open(breaker, settings, now_s, draw, BreakerState.OPEN, now_s - began_s)
+    if breaker.state is BreakerState.CLOSED and is_failing(breaker, settings):
+        _open(breaker, settings, now_s, draw, BreakerState.OPEN)
 
 
-def correct_ages(state: Breaker, underway: Mapping[str, Attempt], now_s: float) -> None:
+def correct_ages(breaker: Breaker, underway: Mapping[str, Attempt], now_s: float) -> None:
     """Let each call's age begin when its own provider's time did."""
     for attempt in underway.values():
-        correct_age(state, attempt, now_s)
-    state.in_flight = dict(sorted(state.in_flight.items(), key=lambda each: each[1]))
+        correct_age(breaker, attempt, now_s)
+    breaker.in_flight = dict(sorted(breaker.in_flight.items(), key=lambda each: each[1]))
 
 
-def correct_age(state: Breaker, attempt: Attempt, now_s: float) -> None:
+def correct_age(breaker: Breaker, attempt: Attempt, now_s: float) -> None:
     """An attempt that waits for our own disk is no sign of a slow provider."""
-    began_s = state.in_flight.get(attempt.id)
+    began_s = breaker.in_flight.get(attempt.id)
     if began_s is not None:
         is_ours = attempt.stage is Stage.INTENDING
-        state.in_flight[attempt.id] = now_s if is_ours else max(began_s, attempt.sending_s)
+        breaker.in_flight[attempt.id] = now_s if is_ours else max(began_s, attempt.sending_s)
 
 
-def next_age_s(state: Breaker, settings: BreakerSettings) -> float:
+def next_age_s(breaker: Breaker, settings: BreakerSettings) -> float:
     """Return when the oldest call in flight that is not yet counted becomes slow, or inf."""
-    for attempt_id, began_s in state.in_flight.items():
-        if attempt_id not in state.too_old:
+    for attempt_id, began_s in breaker.in_flight.items():
+        if attempt_id not in breaker.too_old:
             return began_s + settings.slow_call_s
     return float("inf")
 
 
-def is_failing(state: Breaker, settings: BreakerSettings) -> bool:
+def is_failing(breaker: Breaker, settings: BreakerSettings) -> bool:
     """Whether the window's failure rate, or a run of failures, is reason to open."""
-    if state.failures_in_a_row >= min(FAILURES_IN_A_ROW_MAX, settings.calls_min):
+    if breaker.failures_in_a_row >= min(FAILURES_IN_A_ROW_MAX, settings.calls_min):
         return True
-    failures, calls = state.calls.failures, state.calls.successes + state.calls.failures
+    failures, calls = breaker.calls.failures, breaker.calls.successes + breaker.calls.failures
     return calls >= settings.calls_min and failures >= settings.failure_rate * calls
 
 
-def probes_free(state: Breaker, settings: BreakerSettings) -> int:
-    """Return how many more probes a half-open gate lets through."""
-    return settings.probes - len(state.probes_out) - state.probes_passed
+def probes_free(breaker: Breaker, settings: BreakerSettings) -> int:
+    """Return how many more probes a half-open breaker admits."""
+    return settings.probes - len(breaker.probes_out) - breaker.probes_passed
 
 
 def open_time_s(
     settings: BreakerSettings, opened_count: int, draw: float, probe_s: float = 0.0
 ) -> float:
-    """Return how long the gate stays open for the n-th time in a row, `draw` in [0, 1).
+    """Return how long the breaker stays open for the n-th time in a row, `draw` in [0, 1).
 
     `probe_s` is how long the probe took that found the provider still failing.
 
@@ -238,50 +239,53 @@ def open_time_s(
     return plain_s * (1.0 - JITTER + 2.0 * JITTER * draw)
 
 
-def _count(state: Breaker, settings: BreakerSettings, verdict: Verdict, now_s: float) -> None:
+def _count(breaker: Breaker, settings: BreakerSettings, verdict: Verdict, now_s: float) -> None:
     is_success = verdict is Verdict.SUCCESS
-    state.calls.add(is_success=is_success, now_s=now_s, window_s=settings.window_s)
+    breaker.calls.add(is_success=is_success, now_s=now_s, window_s=settings.window_s)
     if is_success:
-        state.failures_in_a_row = state.untaken_in_a_row = 0
-        state.last_success_s = now_s
+        breaker.failures_in_a_row = breaker.unaccepted_in_a_row = 0
+        breaker.last_success_s = now_s
     else:
-        state.failures_in_a_row += 1
-        state.untaken_in_a_row += 1
+        breaker.failures_in_a_row += 1
+        breaker.unaccepted_in_a_row += 1
 
 
-def close(state: Breaker, now_s: float) -> None:
-    """Close the gate and judge afresh; how often it opened is kept until it proves stable."""
-    state.gate, state.closed_at_s = BreakerState.CLOSED, now_s
-    state.calls.clear()
-    state.failures_in_a_row = state.untaken_in_a_row = 0
-    state.probes_out.clear()
+def close(breaker: Breaker, now_s: float) -> None:
+    """Close the breaker and forget its calls; `opened_count` stays until it proves stable."""
+    breaker.state, breaker.closed_at_s = BreakerState.CLOSED, now_s
+    breaker.calls.clear()
+    breaker.failures_in_a_row = breaker.unaccepted_in_a_row = 0
+    breaker.probes_out.clear()
 
 
 def _open(
-    state: Breaker,
+    breaker: Breaker,
     settings: BreakerSettings,
     now_s: float,
     draw: float,
-    gate: BreakerState,
+    state: BreakerState,
     probe_s: float = 0.0,
 ) -> None:
-    was_stable = now_s - state.closed_at_s > 2 * settings.open_cap_s
-    if state.gate is BreakerState.CLOSED and was_stable:
-        state.opened_count = 1
-    elif state.gate in {BreakerState.CLOSED, BreakerState.HALF_OPEN}:  # a late result is no relapse
-        state.opened_count += 1
-    if gate is BreakerState.DISABLED:
+    was_stable = now_s - breaker.closed_at_s > 2 * settings.open_cap_s
+    if breaker.state is BreakerState.CLOSED and was_stable:
+        breaker.opened_count = 1
+    elif breaker.state in {
+        BreakerState.CLOSED,
+        BreakerState.HALF_OPEN,
+    }:  # a late result is no relapse
+        breaker.opened_count += 1
+    if state is BreakerState.DISABLED:
         open_s = DISABLED_S * (1.0 - JITTER + 2.0 * JITTER * draw)
     else:
-        open_s = open_time_s(settings, state.opened_count, draw, probe_s)
-        state.last_resort_s = now_s + open_time_s(settings, state.opened_count, draw)
-    state.gate, state.until_s = gate, now_s + open_s
-    collapse(state.concurrency, now_s)
-    state.probes_out.clear()
+        open_s = open_time_s(settings, breaker.opened_count, draw, probe_s)
+        breaker.last_resort_s = now_s + open_time_s(settings, breaker.opened_count, draw)
+    breaker.state, breaker.until_s = state, now_s + open_s
+    collapse(breaker.concurrency, now_s)
+    breaker.probes_out.clear()
 
 
 class BreakerActor:
-    """The shell: admits attempts on their way down, judges them on their way up."""
+    """Admits attempts on their way to the provider, and learns from their ends."""
 
     def __init__(self, lane: Lane, settings: BreakerSettings, ports: Ports) -> None:
         self._lane = lane
@@ -290,22 +294,22 @@ class BreakerActor:
         self._entropy = ports.entropy
         self._faults = ports.faults
         self._journal = ports.journal
-        self._state = self._restored()
-        self._alarm = Timer(lane.breaker.nudge, ports.clock)
+        self._breaker = self._restored()
+        self._timer = Timer(lane.breaker_mailbox.nudge, ports.clock)
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Serve; wake by itself when a call in flight becomes too old."""
         self._publish()
         task_status.started()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._alarm.run)
+            nursery.start_soon(self._timer.run)
             await self._serve()
 
     async def _serve(self) -> None:
         while True:
-            self._alarm.set(next_age_s(self._state, self._settings))
-            await self._lane.breaker.wait()
-            for item in self._lane.breaker.take():
+            self._timer.set(next_age_s(self._breaker, self._settings))
+            await self._lane.breaker_mailbox.wait()
+            for item in self._lane.breaker_mailbox.take():
                 self._faults.point(f"breaker.{type(item).__name__.lower()}")
                 match item:
                     case Attempt():
@@ -313,80 +317,82 @@ class BreakerActor:
                     case Done():
                         self._come_up(item)
                     case Reset():
-                        close(self._state, self._clock.now_s())
+                        close(self._breaker, self._clock.now_s())
                         self._publish()
                     case Pause() | Resume():
-                        raise AssertionError("pausing is the limiter's affair")
+                        raise AssertionError("only the limiter pauses")
                     case _:
                         assert_never(item)
             self._look_at_ages()
 
     def _restored(self) -> Breaker:
         """Go on from what was published, and from what the provider actor has under way."""
-        health = self._lane.health.value
-        state = Breaker(health.gate, health.until_s, opened_count=health.opened_count)
-        state.closed_at_s = self._clock.now_s()  # the count of relapses stands for now
-        state.last_success_s = health.last_success_s
-        state.last_resort_s = health.last_resort_s
-        state.untaken_in_a_row = DEAD_IN_A_ROW if health.is_dead else 0
-        state.concurrency = new_concurrency(
-            self._lane.concurrency_max, self._settings.probes, health.concurrency
+        status = self._lane.breaker_status.value
+        breaker = Breaker(status.state, status.until_s, opened_count=status.opened_count)
+        breaker.closed_at_s = self._clock.now_s()  # the count of relapses stands for now
+        breaker.last_success_s = status.last_success_s
+        breaker.last_resort_s = status.last_resort_s
+        breaker.unaccepted_in_a_row = DEAD_IN_A_ROW if status.is_dead else 0
+        breaker.concurrency = new_concurrency(
+            self._lane.concurrency_max, self._settings.probes, status.concurrency
         )
-        state.in_flight = {a.id: a.began_s for a in self._lane.underway.values()}
-        if health.gate is BreakerState.HALF_OPEN:
-            state.probes_out = set(state.in_flight)
-        return state
+        breaker.in_flight = {a.id: a.began_s for a in self._lane.underway.values()}
+        if status.state is BreakerState.HALF_OPEN:
+            breaker.probes_out = set(breaker.in_flight)
+        return breaker
 
     def _go_down(self, attempt: Attempt) -> None:
         now_s = self._clock.now_s()
-        until_s = decide_admit(self._state, self._settings, attempt.id, attempt.is_panic, now_s)
-        self._publish()  # before passing it on: whoever dies after that would have it twice
+        until_s = decide_admit(self._breaker, self._settings, attempt.id, attempt.is_panic, now_s)
+        self._publish()  # before passing it on: a crash after that would count it twice
         if until_s is None:
-            self._lane.provider.put_nowait(attempt)
+            self._lane.provider_mailbox.put_nowait(attempt)
         else:
             refusal = NotAttempted(Why.BREAKER, until_s)
-            self._lane.limiter.put_nowait(Done(attempt, refusal, now_s))
+            self._lane.limiter_mailbox.put_nowait(Done(attempt, refusal, now_s))
 
     def _come_up(self, done: Done) -> None:
         now_s = self._clock.now_s()
-        correct_age(self._state, done.attempt, now_s)
-        draw = self._entropy.draw("breaker", self._lane.name, self._state.opened_count)
-        decide_end(self._state, self._settings, done.attempt.id, done.outcome, now_s, draw)
-        self._publish()  # before the outcome: whoever reads it must see the gate that follows
-        self._lane.limiter.put_nowait(done)
+        correct_age(self._breaker, done.attempt, now_s)
+        draw = self._entropy.draw("breaker", self._lane.name, self._breaker.opened_count)
+        decide_end(self._breaker, self._settings, done.attempt.id, done.outcome, now_s, draw)
+        self._publish()  # before the outcome: its reader must see the state that follows
+        self._lane.limiter_mailbox.put_nowait(done)
 
     def _look_at_ages(self) -> None:
         now_s = self._clock.now_s()
-        if now_s >= next_age_s(self._state, self._settings):
-            correct_ages(self._state, self._lane.underway, now_s)
-            draw = self._entropy.draw("breaker", self._lane.name, self._state.opened_count)
-            decide_age(self._state, self._settings, now_s, draw)
+        if now_s >= next_age_s(self._breaker, self._settings):
+            correct_ages(self._breaker, self._lane.underway, now_s)
+            draw = self._entropy.draw("breaker", self._lane.name, self._breaker.opened_count)
+            decide_age(self._breaker, self._settings, now_s, draw)
             self._publish()
 
     def _publish(self) -> None:
-        state, before = self._state, self._lane.health.value
-        is_half_open = state.gate is BreakerState.HALF_OPEN
-        self._lane.health.publish(
+        breaker, before = self._breaker, self._lane.breaker_status.value
+        is_half_open = breaker.state is BreakerState.HALF_OPEN
+        self._lane.breaker_status.publish(
             BreakerStatus(
-                gate=state.gate,
-                until_s=state.until_s,
-                probes_free=probes_free(state, self._settings) if is_half_open else 0,
-                last_resort_s=state.last_resort_s,
-                is_dead=state.untaken_in_a_row >= DEAD_IN_A_ROW,
-                concurrency=state.concurrency.whole,
-                last_success_s=float(int(state.last_success_s)),
-                opened_count=state.opened_count,
+                state=breaker.state,
+                until_s=breaker.until_s,
+                probes_free=probes_free(breaker, self._settings) if is_half_open else 0,
+                last_resort_s=breaker.last_resort_s,
+                is_dead=breaker.unaccepted_in_a_row >= DEAD_IN_A_ROW,
+                concurrency=breaker.concurrency.whole,
+                last_success_s=float(int(breaker.last_success_s)),
+                opened_count=breaker.opened_count,
             )
         )
-        if before.gate is not state.gate:
+        if before.state is not breaker.state:
             level = (
-                "info" if state.gate in {BreakerState.CLOSED, BreakerState.HALF_OPEN} else "warning"
+                "info"
+                if breaker.state in {BreakerState.CLOSED, BreakerState.HALF_OPEN}
+                else "warning"
             )
             self._journal.note(
                 "breaker.moved",
                 level=level,
                 provider=self._lane.name,
-                before=before.gate.value,
-                after=state.gate.value,
-                for_s=round(max(0.0, state.until_s - self._clock.now_s()), 3),
+                before=before.state.value,
+                after=breaker.state.value,
+                for_s=round(max(0.0, breaker.until_s - self._clock.now_s()), 3),
             )

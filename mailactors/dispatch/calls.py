@@ -1,4 +1,4 @@
-"""The calls of the last seconds, by how they ended: what a breaker's failure rate is made of."""
+"""The calls of the last seconds by result: a breaker's failure rate is computed from them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Calls:
-    """Counts a second, with their sums: asked at every call, changed at every call."""
+    """Counts by second, with their sums, which every call reads and changes."""
 
     successes: int = 0
     failures: int = 0

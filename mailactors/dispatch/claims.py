@@ -1,8 +1,8 @@
 """What the dispatcher asks the spool for: at most one claim a stream.
 
-Where something is due the claim is sent. Where nothing is, it stands by the writer
-(`SpoolSignals.standing`), who executes it in the same commit as the next message of the stream: a
-message that can go out at once costs one commit, not two, and one turn of the dispatcher.
+Where something is due the claim is sent. Where nothing is, it stands by (`SpoolClient.stand_by`)
+and the writer executes it in the commit that brings the stream's next message: a message that can
+go out at once costs one commit instead of two, and one turn of the dispatcher.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Final
 
-from mailactors.dispatch.desk import DispatchDesk
 from mailactors.runtime.reply import Reply
-from mailactors.spool.actor import Write
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import Claim, Result
 
 WINDOW: Final = 1000
 """Messages of a stream in memory at once: leases, not bodies."""
 LOW_WATER: Final = 500
-"""Below this many more are leased."""
+"""Below this many messages of a stream in memory, more are leased."""
 
 
 @dataclass(eq=False)
@@ -28,17 +27,24 @@ class _Stream:
 
     due_at: float = 0.0
     claim: Reply[Result] | None = None
-    """Sent or standing."""
+    """Sent or standing by."""
     seen: int = -1
     """The spool's signal at the time of the latest claim."""
 
 
 class Claims:
-    """The claims of one dispatcher; a predecessor's that still stand are withdrawn."""
+    """The claims of one dispatcher. A predecessor's that still stand by are withdrawn.
 
-    def __init__(self, desk: DispatchDesk) -> None:
-        self._desk = desk
-        self._standing = desk.signals.standing
+    Args:
+        node: who leases.
+        wake: called when a claim is answered; must not block.
+    """
+
+    def __init__(self, node: str, spool: SpoolClient, wake: Callable[[], None]) -> None:
+        self._node = node
+        self._spool = spool
+        self._wake = wake
+        self._standing = spool.signals.standing
         self._standing.clear()
         self._streams: dict[str, _Stream] = {}
 
@@ -51,17 +57,17 @@ class Claims:
         return self._streams.keys() >= names
 
     def add(self, names: Iterable[str]) -> None:
-        """Claim from these streams, too."""
+        """Claim from these streams as well."""
         for name in names:
             self._streams.setdefault(name, _Stream())
 
     def expect(self, name: str, due_at: float) -> None:
-        """Take note that a stream will have something for us, at this time (UTC) at the latest."""
+        """Note that something of a stream is due at this time (UTC) at the latest."""
         stream = self._streams[name]
         stream.due_at = min(stream.due_at, due_at)
 
     def expect_all(self) -> None:
-        """Take note that every stream may have something for us."""
+        """Note that something of every stream may be due."""
         for stream in self._streams.values():
             stream.due_at = 0.0
 
@@ -74,30 +80,35 @@ class Claims:
                 stream.claim = None
         return found
 
-    def take_due(self, now: float, waiting: Callable[[str], int]) -> list[Write]:
-        """Return the claims that are to be sent now, and let those stand that may come in useful.
+    async def ask(self, now: float, waiting: Callable[[str], int]) -> None:
+        """Send the claims that are due, and let others stand by where there is room.
 
         Args:
             now: UTC seconds.
             waiting: how many of a stream's messages are in memory.
         """
-        found = []
         for name, stream in self._streams.items():
-            signal = self._desk.signals.due(name).value
+            signal = self._spool.signals.due(name).value
             if signal != stream.seen:
                 stream.seen, stream.due_at = signal, 0.0
             if stream.claim is not None and name not in self._standing:
                 continue  # it is being answered
             count = waiting(name)
-            if self._desk.is_draining or count >= LOW_WATER:
+            if count >= LOW_WATER:
                 self._withdraw(name, stream)
             elif stream.due_at <= now:
                 self._withdraw(name, stream)
                 stream.due_at = float("inf")
-                found.append(self._claim(name, stream, WINDOW - count))
+                claim = Claim(name, WINDOW - count, self._node)
+                stream.claim = await self._spool.send(claim, self._wake)
             elif stream.claim is None:
-                self._standing[name] = self._claim(name, stream, WINDOW - LOW_WATER)
-        return found
+                claim = Claim(name, WINDOW - LOW_WATER, self._node)
+                stream.claim = self._spool.stand_by(name, claim, self._wake)
+
+    def withdraw_all(self) -> None:
+        """Withdraw the claims that stand by: nothing more is wanted."""
+        for name in list(self._standing):
+            self._withdraw(name, self._streams[name])
 
     def next_due_at(self, waiting: Callable[[str], int]) -> float:
         """Return when (UTC) a claim is to be sent without further news, or inf."""
@@ -111,7 +122,3 @@ class Claims:
     def _withdraw(self, name: str, stream: _Stream) -> None:
         self._standing.pop(name, None)
         stream.claim = None
-
-    def _claim(self, name: str, stream: _Stream, limit: int) -> Write:
-        stream.claim = Reply(self._desk.outcomes.nudge)
-        return Write(Claim(name, limit, self._desk.node), stream.claim)

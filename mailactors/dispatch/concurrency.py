@@ -1,10 +1,10 @@
 """How many attempts may be in flight at a provider at once. Plain functions.
 
-Between a floor and the lane's credits: what a provider serves in time adds to it, but only while
-it is in use, and never faster than from nothing to the ceiling within `RAMP_S`; a failure takes
-away as much as a success adds, so that it grows as long as more than half succeed; an answer that
-is too slow halves it, for more in flight only makes it slower. When the breaker opens it falls to
-the floor, from where a recovered provider is climbed up to, and not jumped upon.
+The limit lies between a floor and the lane's slots. A success in time raises it, but only while it
+is in use, and from nothing to the ceiling in no less than `RAMP_S`. A failure lowers it by as much,
+so that it grows while more than half succeed. A slow answer halves it, for more attempts in flight
+only make a provider slower. When the breaker opens it falls to the floor, so that a recovered
+provider is loaded gradually.
 
 Source: additive increase and multiplicative decrease, Chiu and Jain, 1989; feedback of 1/N both
 ways for failures, and its end at the first cohort, after Postfix's SCHEDULER_README.
@@ -19,7 +19,7 @@ from mailactors.dispatch.lane import NEVER_S
 from mailactors.model.outcome import Verdict
 
 FLOOR: Final = 4
-"""What a sick provider may always have in flight, and a recovered one begins with."""
+"""What a failing provider may always have in flight, and a recovered one begins with."""
 RAMP_S: Final = 15.0
 """From nothing to the ceiling takes at least this long: a third of the time that a backlog of
 half an hour then takes to drain at the ceiling."""
@@ -44,7 +44,7 @@ class Concurrency:
 
 
 def new_concurrency(ceiling: int, floor: int, limit: int) -> Concurrency:
-    """Return a limit between floor and ceiling; a lane with few credits has that as its floor."""
+    """Return a limit between floor and ceiling; a lane with few slots has these as its floor."""
     floor = min(ceiling, max(floor, FLOOR))
     return Concurrency(ceiling, floor, float(min(ceiling, max(floor, limit))))
 
@@ -67,7 +67,7 @@ def judge_end(
 
 
 def grow(state: Concurrency, in_flight: int, now_s: float) -> None:
-    """Take in a success; one that found less than half of the limit in use proves nothing.
+    """Raise the limit after a success, unless less than half of it was in use.
 
     `in_flight` includes the attempt that succeeded.
     """
@@ -79,12 +79,12 @@ def grow(state: Concurrency, in_flight: int, now_s: float) -> None:
 
 
 def shrink(state: Concurrency) -> None:
-    """Take in a failure that came in time."""
+    """Lower the limit after a failure that came in time."""
     state.limit = max(float(state.floor), state.limit - 1.0 / state.limit)
 
 
 def cut(state: Concurrency, began_s: float, now_s: float) -> None:
-    """Take in a slow answer; what was under way at the last cut says nothing about it."""
+    """Cut the limit after a slow answer, unless its attempt began before the last cut."""
     if began_s <= state.cut_s:
         return
     state.limit = max(float(state.floor), state.limit * CUT)
@@ -92,5 +92,5 @@ def cut(state: Concurrency, began_s: float, now_s: float) -> None:
 
 
 def collapse(state: Concurrency, now_s: float) -> None:
-    """Fall to the floor: the provider is not to be asked for now."""
+    """Lower the limit to the floor, for the breaker opened."""
     state.limit, state.raised_s = float(state.floor), now_s

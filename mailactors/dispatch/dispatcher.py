@@ -1,58 +1,52 @@
-"""The dispatcher: leases what is due, gives it to lanes, and decides what follows each outcome.
+"""The dispatcher: leases what is due, offers it to lanes, and decides what follows each outcome.
 
 Owns the messages in memory, which are those that may go out now; everything else waits on disk
 with its time. It decides from what the lanes last published and the lanes decide for real: a lane
 that must refuse answers `NotAttempted`, which costs nothing.
 
-Never waits for a lane (credits), never sets a timer for a message (one wake-up for the earliest of
-a handful of times), never keeps a body.
+Never waits for a lane (it counts slots), never sets a timer for a message (one wake-up for the
+earliest of a handful of times), never keeps a body. The settler sends repeats itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 import trio
 
 from mailactors.dispatch.claims import Claims
-from mailactors.dispatch.desk import DispatchDesk
 from mailactors.dispatch.domains import Domains, hold_time_s
-from mailactors.dispatch.lane import Attempt, Done, Lane, Stage
-from mailactors.dispatch.record import (
-    attempt_facts,
-    end_of_repeat,
-    settle_of,
-    unsettled,
-    with_doubt_at,
-)
-from mailactors.dispatch.recovery import recover_of, recovered_by
+from mailactors.dispatch.lane import Attempt, Done, Stage
+from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.record import attempt_facts, record_of, void_of, with_doubt_at
+from mailactors.dispatch.recovery import is_recovered, recover_of
 from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
 from mailactors.dispatch.routing import (
     Choice,
-    LaneView,
     Panics,
     Waiting,
     choose_lane,
     next_choice_s,
     within_reach,
 )
-from mailactors.dispatch.settling import after_repeat_at, first_at, poison_of
-from mailactors.dispatch.suspects import Suspects
+from mailactors.dispatch.settling import first_at
+from mailactors.dispatch.suspects import Suspects, count_crash
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import Accepted, NotAttempted, Why
+from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
+from mailactors.runtime.tally import Histogram
 from mailactors.runtime.timer import Timer
-from mailactors.spool.actor import Write
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import (
     ALONE_FROM,
     CRASHES_MAX,
     Claimed,
     Command,
-    CountCrash,
-    Doubt,
     Expire,
     Expired,
     Lease,
@@ -60,22 +54,63 @@ from mailactors.spool.port import (
     Result,
 )
 
+MAILBOX_CAPACITY: Final = 1_000_000
+"""The slots of all lanes bound what the mailbox holds; this is never reached."""
 UPKEEP_S: Final = 1.0
-"""How often deadlines are looked after."""
+"""How often messages past their deadline are looked for."""
 UPKEEP_LIMIT: Final = 500
-"""Messages that one look handles."""
+"""Messages that one such look handles."""
+
+
+@dataclass(eq=False)
+class DispatcherState:
+    """What survives a crash of the dispatcher, and what others may see of it."""
+
+    node: str
+    """Who leases, in the spool."""
+    mailbox: Mailbox[Done] = field(init=False)
+    lost: list[Attempt] = field(default_factory=list)
+    """Those on whose end a dispatcher died; its successor leaves them to the spool's intents."""
+    has_recovered: bool = False
+    """Whether what a dead process left behind has been put right."""
+    leases: Callable[[], frozenset[tuple[int, int]]] | None = None
+    """(seq, epoch) of what is in memory and in no lane; None before a dispatcher began."""
+    decided_s: Histogram = field(default_factory=Histogram)
+    """From a failure's last byte or timeout to the decision on what follows."""
+    recorded_s: Histogram = field(default_factory=Histogram)
+    """From the same moment until outcome and decision were durable."""
+
+    def __post_init__(self) -> None:
+        self.mailbox = Mailbox(
+            "dispatcher", MAILBOX_CAPACITY, lambda done, _error: self.lost.append(done.attempt)
+        )
 
 
 class DispatcherActor:
-    """The shell: one loop over outcomes, leases and times."""
+    """One loop over outcomes, leases and times.
 
-    def __init__(self, desk: DispatchDesk, ports: Ports) -> None:
-        self._desk = desk
+    Args:
+        expect_doubt: tells the settler that something uncertain is due at a time (UTC).
+    """
+
+    def __init__(
+        self,
+        state: DispatcherState,
+        lanes: Lanes,
+        spool: SpoolClient,
+        expect_doubt: Callable[[float], None],
+        ports: Ports,
+    ) -> None:
+        self._state = state
+        self._mailbox = state.mailbox
+        self._lanes = lanes
+        self._spool = spool
+        self._signals = spool.signals
+        self._expect_doubt = expect_doubt
         self._ports = ports
         self._clock = ports.clock
         self._journal = ports.journal
-        self._views: dict[str, LaneView] = {}
-        self._claims = Claims(desk)
+        self._claims = Claims(state.node, spool, self._mailbox.nudge)
         self._waiting = Waiting()
         self._suspects = Suspects()
         self._domains = Domains(ports.journal)
@@ -84,100 +119,89 @@ class DispatcherActor:
         self._spool_starts = 0
         self._upkeep_s = ports.clock.now_s()
         self._expire: Reply[Result] | None = None
-        desk.leases = lambda: self._waiting.leases() | self._suspects.leases()
-        self._alarm = Timer(desk.outcomes.nudge, ports.clock)
+        self._timer = Timer(self._mailbox.nudge, ports.clock)
+        state.leases = self._leases
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Settle what a predecessor left, then dispatch."""
+        """Put right what a predecessor left, then dispatch."""
+        while self._state.lost:
+            self._lanes.lose(self._state.lost.pop())
         await self._reconfigure()
         await self._recover(task_status.started)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._alarm.run)
+            nursery.start_soon(self._timer.run)
             await self._work()
 
     async def _work(self) -> None:
-        mailbox = self._desk.outcomes
         while True:
-            self._alarm.set(self._next_wake_s())
-            await mailbox.wait()
-            is_news = not self._claims.cover(self._desk.signals.streams)
-            if is_news or self._changes_seen != self._desk.changes.value:
+            self._timer.set(self._next_wake_s())
+            await self._mailbox.wait()
+            if self._is_outdated or not self._claims.cover(self._signals.streams):
                 await self._reconfigure()
-            if self._spool_starts != self._desk.signals.starts.value:
+            if self._lanes.blamed or self._spool_starts != self._signals.starts.value:
                 await self._recover()
-            for done in mailbox.take():
+            for done in self._mailbox.take():
                 self._ports.faults.point("dispatcher.outcome")
                 await self._handle(done)
             await self._read_replies()
             self._dispatch()
             await self._ask()
-            if self._desk.is_draining and not self._desk.in_flight:
-                self._desk.drained.set()
+            if self._lanes.is_draining and not self._lanes.in_flight:
+                self._lanes.drained.set()
 
     # Beginning
 
+    @property
+    def _is_outdated(self) -> bool:
+        """Whether a reload has changed lanes or plans since they were taken in."""
+        return self._changes_seen != self._lanes.changes.value
+
     async def _reconfigure(self) -> None:
-        """Take in lanes and plans that came, went or changed; who waits chooses again."""
-        self._changes_seen = self._desk.changes.value
-        lanes, plans = self._desk.lanes, self._desk.plans
-        self._views = {name: self._view(lane) for name, lane in lanes.items()}
-        self._claims.add((*plans, *self._desk.signals.streams))
-        self._waiting.set_shares({name: self._desk.plan(name).share for name in self._claims})
+        """Take in changed lanes and plans; every message in memory chooses again."""
+        self._changes_seen = self._lanes.changes.value
+        self._claims.add((*self._lanes.plans, *self._signals.streams))
+        self._waiting.set_shares({name: self._lanes.plan(name).share for name in self._claims})
         for lease in (*self._waiting.take_all(), *self._suspects.take_all()):
             await self._push(lease)
 
     async def _recover(self, asked: Callable[[], None] = lambda: None) -> None:
-        """Settle what a dead predecessor, of ours or of the writer's, left behind.
+        """Put right what a dead dispatcher, settler or writer left behind.
 
-        Leases that nobody here knows of are ready again; intents whose attempt is not in flight
-        are uncertain. `asked` is called when the command is ahead of any that others send.
+        `asked` is called when the command is ahead of any that others send.
         """
         while True:
-            self._spool_starts = self._desk.signals.starts.value
-            leases = self._waiting.leases() | self._suspects.leases()
-            command = recover_of(self._desk, leases, self._claims)
+            self._spool_starts = self._signals.starts.value
+            node, died = self._state.node, not self._state.has_recovered
+            command = recover_of(node, self._lanes, self._leases(), self._claims, died=died)
             reply = await self._write(command)
             asked()
-            if (recovered := await recovered_by(reply, self._journal)) is not None:
+            if await is_recovered(reply, self._journal):
                 break
-        self._desk.has_recovered = True
-        self._desk.blamed -= command.blamed
-        for message_id in recovered.held_ids:
-            self._journal.note("message.poison", level="error", id=message_id, state="held")
-        if recovered.released_count or recovered.uncertain_count:
-            self._journal.note(
-                "spool.recovered",
-                level="warning",
-                released=recovered.released_count,
-                uncertain=recovered.uncertain_count,
-            )
-        self._desk.expect_doubt(0.0)
+        self._state.has_recovered = True
+        self._lanes.blamed -= command.blamed
+        self._expect_doubt(0.0)
         self._claims.expect_all()
 
     # Outcomes
 
     async def _handle(self, done: Done) -> None:
         attempt, outcome = done.attempt, done.outcome
-        lane = self._desk.lanes[attempt.lane]
-        if lane.in_flight.pop(attempt.id, None) is None:
-            return  # the attempt was settled already, from what its dead actor had left
-        lane.note_end()
-        if attempt.doubt is not None:
-            await self._end_repeat(done, attempt.doubt)
-            return
+        lane = self._lanes[attempt.lane]
+        if not lane.end(attempt):
+            return  # reported already, by the successor of an actor that died
         if isinstance(outcome, NotAttempted):
             await self._put_back(attempt, outcome)
             return
-        plan, now = self._desk.plan(attempt.lease.stream), self._clock.wall_time()
+        plan, now = self._lanes.plan(attempt.lease.stream), self._clock.wall_time()
         draw = self._ports.entropy.draw("retry", attempt.lease.id, attempt.lease.attempts)
         decision = decide_next(
             attempt.lease, attempt.recipients, attempt.lane, outcome, plan, now, draw
         )
-        decision = with_doubt_at(decision, first_at(lane.out.capabilities, plan, now))
+        decision = with_doubt_at(decision, first_at(lane.provider.capabilities, plan, now))
         if not isinstance(outcome, Accepted):
-            self._desk.decided_s.observe(self._clock.now_s() - done.ended_s)
+            self._state.decided_s.observe(self._clock.now_s() - done.ended_s)
         await self._record(done, decision)
-        self._desk.attempts.add(attempt.lane, outcome_word(outcome))
+        self._lanes.attempts.add(attempt.lane, outcome_word(outcome))
         level = "info" if isinstance(outcome, Accepted) else "warning"
         self._journal.note("attempt.done", level=level, **attempt_facts(attempt, outcome, decision))
         self._expect(attempt.lease.stream, decision)
@@ -200,67 +224,42 @@ class DispatcherActor:
     async def _record(self, done: Done, decision: Decision) -> None:
         """Have outcome and decision made durable; measure how long that takes."""
         duration_s = done.ended_s - done.attempt.began_s
-        command = settle_of(done.attempt, done.outcome, decision, duration_s)
+        command = record_of(done.attempt, done.outcome, decision, duration_s)
 
         def recorded() -> None:
             if not isinstance(done.outcome, Accepted):
-                self._desk.recorded_s.observe(self._clock.now_s() - done.ended_s)
+                self._state.recorded_s.observe(self._clock.now_s() - done.ended_s)
 
-        await self._desk.spool.put(Write(command, Reply(recorded)))
+        await self._spool.send(command, recorded)
 
     def _expect(self, stream: str, decision: Decision) -> None:
         """Remember when the spool will have something for us again."""
         if decision.next_due_at is not None:
             self._claims.expect(stream, decision.next_due_at)
         if decision.next_doubt_at is not None:
-            self._desk.expect_doubt(decision.next_doubt_at)
-
-    async def _end_repeat(self, done: Done, doubt: Doubt) -> None:
-        """Record how a repetition by key ended: it settled, or all is as uncertain as it was."""
-        attempt, outcome, now = done.attempt, done.outcome, self._clock.wall_time()
-        plan, able = self._desk.plan(doubt.stream), self._desk.lanes[attempt.lane].out.capabilities
-        draw = self._ports.entropy.draw("again", doubt.id, doubt.repeats)
-        at = after_repeat_at(doubt, able, plan, now, draw)
-        for command in end_of_repeat(done, doubt, at):
-            await self._write(command)
-        if not isinstance(outcome, NotAttempted):
-            word = outcome_word(outcome)
-            self._desk.attempts.add(attempt.lane, word)
-            facts = {"id": doubt.id, "provider": attempt.lane, "outcome": word}
-            self._journal.note("uncertain.repeated", **facts, repeats=doubt.repeats + 1)
-        elif outcome.why is Why.CRASHED and await self._blame(attempt.lease):
-            await self._write(poison_of(doubt, now))
-        self._desk.expect_doubt(at)
+            self._expect_doubt(decision.next_doubt_at)
 
     async def _put_back(self, attempt: Attempt, outcome: NotAttempted) -> None:
-        """Nothing was sent: the message keeps its place, unless it has no business any more."""
+        """Nothing was sent: the message keeps its place, unless it was withdrawn meanwhile."""
         lease = attempt.lease
         if outcome.why is Why.WITHDRAWN:
             return
         if attempt.stage is Stage.INTENDING:
-            await self._write(unsettled(attempt))
+            await self._write(void_of(attempt))
         if outcome.why is Why.CRASHED:
-            if await self._blame(lease):
+            crash = count_crash(lease, self._journal)
+            await self._write(crash)
+            if crash.crashes >= CRASHES_MAX:
                 await self._fail(lease, f"actors died on it {CRASHES_MAX} times")
                 return
-            lease = msgspec.structs.replace(lease, crashes=lease.crashes + 1)
+            lease = msgspec.structs.replace(lease, crashes=crash.crashes)
         if outcome.why is Why.UNABLE:
             barred = (*lease.progress.barred, attempt.lane)
             progress = msgspec.structs.replace(lease.progress, barred=barred)
             lease = msgspec.structs.replace(lease, progress=progress)
         elif outcome.until_s:
-            view = self._views[attempt.lane]
-            view.refresh()
-            view.blocked_until_s = max(view.blocked_until_s, outcome.until_s)
+            self._lanes[attempt.lane].block(outcome.until_s)
         await self._push(lease, is_first=True)
-
-    async def _blame(self, lease: Lease) -> bool:
-        """Remember that an actor died on this very message; say whether that was too often."""
-        crashes = lease.crashes + 1
-        await self._write(CountCrash(lease.seq, crashes))
-        if crashes >= CRASHES_MAX:
-            self._journal.note("message.poison", level="error", id=lease.id, crashes=crashes)
-        return crashes >= CRASHES_MAX
 
     async def _fail(self, lease: Lease, error: str) -> None:
         ns = tuple(n for n, _ in lease.recipients)
@@ -282,7 +281,7 @@ class DispatcherActor:
 
     async def _push(self, lease: Lease, *, is_first: bool = False) -> None:
         """Let a message wait for the lanes that may take it; without any it has failed."""
-        plan = self._desk.plan(lease.stream)
+        plan = self._lanes.plan(lease.stream)
         able = plan.carrying(len(lease.recipients), lease.recipients_total)
         lanes = candidates(able, lease.progress)
         if lanes and lease.crashes >= ALONE_FROM:
@@ -292,21 +291,16 @@ class DispatcherActor:
         else:
             await self._fail(lease, "no provider of its route can carry what is left of it")
 
-    def _view(self, lane: Lane) -> LaneView:
-        """Return what is known of a lane; of one that came back under its old name, nothing."""
-        view = self._views.get(lane.name)
-        return view if view is not None and view.lane is lane else LaneView(lane)
-
     def _dispatch(self) -> None:
         """Give lanes what they take now; nothing while the disk has no room for intents."""
         now_s = self._clock.now_s()
-        is_behind = self._changes_seen != self._desk.changes.value  # a reload, while we waited
-        if is_behind or self._desk.is_draining or now_s < self._desk.signals.full_until_s.value:
-            return
-        self._panics.look(lambda stream: self._desk.plan(stream).route, self._views)
+        is_full = now_s < self._signals.full_until_s.value
+        if self._is_outdated or self._lanes.is_draining or is_full:
+            return  # outdated by a reload while this actor waited
+        self._panics.look(lambda stream: self._lanes.plan(stream).route, self._lanes)
 
         def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
-            return choose_lane(*self._reach(lease.stream, lanes), self._views, now_s)
+            return choose_lane(*self._reach(lease.stream, lanes), self._lanes, now_s)
 
         if self._may_send_suspect() and (chosen := self._suspects.pop(choose)):
             self._send(*chosen, now_s)
@@ -314,33 +308,35 @@ class DispatcherActor:
             self._send(*chosen, now_s)
 
     def _send(self, lease: Lease, choice: Choice, now_s: float) -> None:
-        view = self._views[choice.lane]
-        attempt = Attempt(self._ports.ids.new_id(), lease, choice.lane, choice.is_panic)
-        view.used += 1
+        attempt_id = self._ports.ids.new_id()
+        attempt = Attempt(
+            attempt_id, lease, choice.lane, self._mailbox.put_nowait, is_panic=choice.is_panic
+        )
         if choice.is_panic:
-            view.panicked_s = now_s
             self._panics.enter(lease.stream)
             self._journal.note("attempt.panic", level="warning", id=lease.id, provider=choice.lane)
-        view.lane.in_flight[attempt.id] = attempt
-        view.lane.limiter.put_nowait(attempt)
+        self._lanes[choice.lane].offer(attempt, now_s)
 
     # The spool
 
     async def _write(self, command: Command) -> Reply[Result]:
-        reply: Reply[Result] = Reply(self._desk.outcomes.nudge)
-        await self._desk.spool.put(Write(command, reply))
-        return reply
+        return await self._spool.send(command, self._mailbox.nudge)
 
     async def _ask(self) -> None:
         """Ask for leases where there is room, and for upkeep when it is time."""
-        for write in self._claims.take_due(self._clock.wall_time(), self._count):
-            await self._desk.spool.put(write)
+        if self._lanes.is_draining:
+            self._claims.withdraw_all()
+        else:
+            await self._claims.ask(self._clock.wall_time(), self._count)
         if self._clock.now_s() >= self._upkeep_s:
             self._upkeep_s = self._clock.now_s() + UPKEEP_S
             self._expire = self._expire or await self._write(Expire(UPKEEP_LIMIT))
 
+    def _leases(self) -> frozenset[tuple[int, int]]:
+        return self._waiting.leases() | self._suspects.leases()
+
     def _may_send_suspect(self) -> bool:
-        return bool(self._suspects) and not self._desk.has_suspect_in_flight
+        return bool(self._suspects) and not self._lanes.has_suspect_in_flight
 
     def _count(self, stream: str) -> int:
         return self._waiting.count(stream) + self._suspects.count(stream)
@@ -382,21 +378,21 @@ class DispatcherActor:
     # Time
 
     def _next_wake_s(self) -> float:
-        """Return the earliest time at which something is to be done without being told."""
-        if self._desk.is_draining or self._changes_seen != self._desk.changes.value:
+        """Return when something is to be done without any news (monotonic)."""
+        if self._lanes.is_draining or self._is_outdated:
             return self._upkeep_s
         now_s, now = self._clock.now_s(), self._clock.wall_time()
-        if now_s < self._desk.signals.full_until_s.value:
-            return self._desk.signals.full_until_s.value
+        if now_s < self._signals.full_until_s.value:
+            return self._signals.full_until_s.value
         times = [self._upkeep_s, now_s + self._claims.next_due_at(self._count) - now]
         groups = [*self._waiting.groups()]
         if self._may_send_suspect():
             groups += self._suspects.groups()
         for stream_name, lanes in groups:
-            times.append(next_choice_s(*self._reach(stream_name, lanes), self._views, now_s))
+            times.append(next_choice_s(*self._reach(stream_name, lanes), self._lanes, now_s))
         return min(times)
 
     def _reach(self, stream: str, lanes: tuple[str, ...]) -> tuple[Sequence[str], Sequence[str]]:
         """Return the lanes that messages may take now, and their whole route."""
-        plan = self._desk.plan(stream)
-        return within_reach(lanes, self._views, is_patient=plan.is_patient), plan.route
+        plan = self._lanes.plan(stream)
+        return within_reach(lanes, self._lanes, is_patient=plan.is_patient), plan.route

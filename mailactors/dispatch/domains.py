@@ -1,13 +1,13 @@
-"""Recipient domains that take nothing now: they are asked rarely, so that others get the permits.
+"""Recipient domains that defer everything: they are tried rarely, so that others get the permits.
 
-A domain whose mail was deferred many times in a row, through whatever lane, is *deferring*. Then
-of the messages that were tried before one at a time asks again, once a second or as seldom as its
-answers take; the rest goes back to the disk, which is neither an attempt nor a round, and comes
-again after a time that grows with how long the domain has been so. The first message that is taken
-lifts it.
+A domain whose mail was deferred many times in a row, through whatever lane, is *deferring*. Of the
+messages to it that were tried before, one at a time is tried again, once a second or as rarely as
+its answers take. The rest is released to the disk, which is neither an attempt nor a round, and is
+due again after a time that grows with how long the domain has been deferring. The first message
+that it accepts or bounces ends that.
 
-What was never tried goes out at once, in its order: it may be a greylisted one whose time must
-begin. So a deferring domain costs what comes in for it, and not what has piled up.
+A message that was never tried goes out at once, in its order: greylisting counts from its first
+attempt. So a deferring domain costs what comes in for it, not what has piled up.
 """
 
 from __future__ import annotations
@@ -16,40 +16,34 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailactors.dispatch.lane import NEVER_S, Done
-from mailactors.dispatch.retry import is_recipients_own
-from mailactors.model.outcome import (
-    Accepted,
-    NotAttempted,
-    Outcome,
-    Rejected,
-    Scope,
-    split_by_recipient,
-)
+from mailactors.dispatch.retry import is_bounce, is_recipients_own
+from mailactors.model.message import domain_of
+from mailactors.model.outcome import Accepted, NotAttempted, split_by_recipient
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
 
 DEFERRED_IN_A_ROW: Final = 20
-"""So many, and the domain is deferring: fewer are mailboxes that are full, or greylisting."""
+"""Deferrals after which a domain is deferring: fewer are full mailboxes, or greylisting."""
 ASK_EVERY_S: Final = 1.0
 HOLD_MIN_S: Final = 30.0
 HOLD_MAX_S: Final = 300.0
 HOLD_SHARE: Final = 0.5
-"""Messages come back after this share of the time that the domain has been deferring."""
+"""Messages are due again after this share of the time that the domain has been deferring."""
 HOLD_JITTER: Final = 0.25
-"""Holds vary by ± this share, so that what was held together does not come back together."""
+"""Holds vary by ± this share, so that what was released together is not due together."""
 DOMAINS_MAX: Final = 10_000
-"""Of which a row of deferrals is remembered; beyond that the one that deferred longest ago goes."""
+"""Domains tracked; the least recently deferring one is evicted."""
 
 
 @dataclass
 class _Domain:
-    """A domain with deferrals and nothing taken since. Times are monotonic."""
+    """A domain with deferrals and nothing accepted since. Times are monotonic."""
 
     in_a_row: int = 0
     since_s: float = NEVER_S
-    """When it was first called deferring."""
+    """When it began to count as deferring."""
     asks_at_s: float = NEVER_S
-    """When the next message may ask again."""
+    """When the next message may be tried."""
     ask_every_s: float = ASK_EVERY_S
 
     @property
@@ -58,12 +52,12 @@ class _Domain:
 
 
 class Domains:
-    """What the dispatcher knows of recipient domains. Lost with it, and learnt again."""
+    """What the dispatcher knows of recipient domains. A crash loses it; it is learnt again."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._domains: dict[str, _Domain] = {}
-        """Those with deferrals only, the latest to defer last."""
+        """Only those with deferrals; the latest to defer is last."""
 
     def note(self, done: Done) -> None:
         """Learn from an attempt's end."""
@@ -75,13 +69,13 @@ class Domains:
         for address, each in split_by_recipient(outcome, addresses).items():
             if is_recipients_own(each):
                 self._deferred(domain_of(address), took_s, done.ended_s)
-            elif isinstance(each, Accepted) or _is_bounce(each):
+            elif isinstance(each, Accepted) or is_bounce(each):
                 self._taken(domain_of(address))
 
     def deferring_s(self, lease: Lease, now_s: float) -> float | None:
         """Return for how long all domains of a message have been deferring.
 
-        None: it goes out, for it is new, or one of them is not deferring, or it asks again.
+        None if it goes out: it is new, or one of them is not deferring, or it is the one to try.
         """
         if not lease.attempts:
             return None
@@ -112,10 +106,6 @@ class Domains:
             self._journal.note("domain.lifted", domain=name)
 
 
-def _is_bounce(outcome: Outcome) -> bool:
-    return isinstance(outcome, Rejected) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
-
-
 def hold_time_s(deferring_s: float, draw: float) -> float:
     """Return how long to hold a message to a domain that has been deferring for so long.
 
@@ -124,12 +114,3 @@ def hold_time_s(deferring_s: float, draw: float) -> float:
     """
     plain_s = min(HOLD_MAX_S, max(HOLD_MIN_S, HOLD_SHARE * deferring_s))
     return plain_s * (1.0 - HOLD_JITTER + 2.0 * HOLD_JITTER * draw)
-
-
-def domain_of(address: str) -> str:
-    """Return an address's domain, in lower case.
-
-    >>> domain_of("Bob@Example.COM")
-    'example.com'
-    """
-    return address.rpartition("@")[2].lower()

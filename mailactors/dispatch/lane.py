@@ -1,9 +1,9 @@
-"""A lane: what the dispatcher and a provider's three actors share, and what outlives each of them.
+"""A lane: what the senders and one provider's three actors share; it survives each of them.
 
-A grant travels limiter → breaker → provider and its end travels provider → breaker → limiter →
-dispatcher, exactly once. Attempts are bounded by the lane's credits (`concurrency_max`), and every
-mailbox has room for all of them, so nobody in a lane ever waits for another: `put_nowait`
-everywhere, and an overflow is a bug.
+An attempt travels limiter → breaker → provider and its end travels provider → breaker → limiter →
+the mailbox that the attempt names, exactly once. `concurrency_max` bounds the attempts in a lane,
+and every mailbox has room for all of them, so no actor of a lane waits for another: each uses
+`put_nowait`, and an overflow is a bug.
 """
 
 from __future__ import annotations
@@ -26,40 +26,48 @@ from mailactors.spool.port import Doubt, Lease
 NEVER_S: Final = -1e9
 """A monotonic time before any other."""
 CONTROL_ROOM: Final = 16
-"""Room in a lane's mailboxes beside the credits, for control messages."""
+"""Room in a lane's mailboxes for control messages, beside that for attempts."""
+PANIC_INTERVAL_S: Final = 0.02
+"""The pace of a lane in panic: fifty attempts a second at most."""
+PANIC_IN_FLIGHT_MAX: Final = 8
+PANIC_DEAD_INTERVAL_S: Final = 60.0
+"""The pace in panic of a lane that accepted nothing lately. Its breaker may stay open for longer,
+for its probes are slow, but where no other lane is left that would be an outage of our making."""
 
 
 class Stage(enum.IntEnum):
-    """How far an attempt has come; decides what its loss means."""
+    """How far an attempt has come; it decides what its loss means."""
 
     QUEUED = 0
     """In a mailbox of the lane: nothing happened."""
     CONNECTING = 1
     INTENDING = 2
-    """The intent was asked for: the spool must hear how it ended, but nothing was sent."""
+    """The intent was asked for: the spool must learn how it ended, but nothing was sent."""
     SENDING = 3
     """The intent is durable and bytes may be out."""
 
 
 @dataclass(eq=False)
 class Attempt:
-    """One try of one message through one lane. Mutable: the lane's actors mark its way."""
+    """One try of one message through one lane. Mutable: the lane's actors record its progress."""
 
     id: str
     lease: Lease
     lane: str
+    reply_to: Callable[[Done], None]
+    """Puts its end into the mailbox of the actor that offered it; must not block."""
     is_panic: bool = False
     recipients: tuple[tuple[int, str], ...] = ()
     """What the intent covers; the lease's recipients until then."""
     stage: Stage = Stage.QUEUED
     began_s: float = 0.0
-    """Monotonic; when the provider actor took it up."""
+    """Monotonic; when the provider actor began it."""
     sending_s: float = 0.0
     """Monotonic; when its intent was durable, so that the provider's own time began."""
     permit_s: float | None = None
-    """Monotonic; when the limiter gave its permit. None before, and when its end came back."""
+    """Monotonic; when the limiter gave its permit. None before, and after its end came back."""
     doubt: Doubt | None = None
-    """What it repeats by its key; None for a message that is sent for its own sake."""
+    """The uncertain attempt that it repeats under the same key; None for any other attempt."""
 
     def __post_init__(self) -> None:
         self.recipients = self.recipients or self.lease.recipients
@@ -74,7 +82,7 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Pause(msgspec.Struct, frozen=True):
-    """Stop giving permits until told otherwise."""
+    """Stop giving permits until `Resume`."""
 
 
 class Resume(msgspec.Struct, frozen=True):
@@ -82,36 +90,37 @@ class Resume(msgspec.Struct, frozen=True):
 
 
 class Reset(msgspec.Struct, frozen=True):
-    """Forget what was learnt of the provider: close the breaker, lift a learnt pause."""
+    """Forget what was learnt of the provider: close the breaker, lift its Retry-After and pace."""
 
 
 LaneMessage: TypeAlias = Attempt | Done | Pause | Resume | Reset
 
 
 class BreakerState(enum.StrEnum):
-    """The breaker's position."""
+    """The breaker's state, in Polly's words."""
 
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
     DISABLED = "disabled"
-    """Open for long: the provider refuses us as such (key, suspension, quota)."""
+    """Open for long: the provider refuses us as such (key, suspension)."""
 
 
 class BreakerStatus(msgspec.Struct, frozen=True):
     """What the breaker publishes. Times are monotonic."""
 
-    gate: BreakerState = BreakerState.CLOSED
+    state: BreakerState = BreakerState.CLOSED
     until_s: float = 0.0
-    """When an open gate lets probes through."""
+    """When an open breaker admits probes."""
     last_resort_s: float = 0.0
-    """When it is tried where every gate of a route is shut: a slow provider's opens later still."""
+    """When it is tried although open, if every breaker of a route is; not after `until_s`, which a
+    slow provider's probes put off further."""
     probes_free: int = 0
-    """Probes that a half-open gate would let through now."""
+    """Probes that a half-open breaker would admit now."""
     is_dead: bool = False
-    """No message was taken in so many attempts that only probes are worth anything."""
+    """So many attempts in a row were not accepted that only probes are worth making."""
     concurrency: int = 1_000_000
-    """Attempts that may be in flight; the lane's credits bound it in any case."""
+    """Attempts that may be in flight; `concurrency_max` bounds them in any case."""
     last_success_s: float = NEVER_S
     """Rounded to whole seconds, so that a busy provider does not publish at every message."""
     opened_count: int = 0
@@ -119,18 +128,18 @@ class BreakerStatus(msgspec.Struct, frozen=True):
 
 
 class LearntPace(msgspec.Struct, frozen=True):
-    """A pace that a provider taught us by refusing what came too fast. Times are monotonic."""
+    """A pace learnt from a provider's refusals as too fast. Times are monotonic."""
 
     per_s: float
     limit_per_s: float
-    """At which it refused; the pace is kept below it."""
-    told_s: float
-    """When the first refusal of the latest lesson came: later ones of its kind are no news."""
+    """The rate at which it refused; the pace is kept below it."""
+    first_refusal_s: float
+    """When the latest lesson's first refusal came; attempts permitted before it teach no more."""
     since_s: float
     patience_s: float
     """For how long after `since_s` the pace is kept before it climbs."""
     lessons: int = 0
-    """How often in a row it was refused before its patience was over."""
+    """How often in a row it was refused before `patience_s` was over."""
 
 
 class LimiterStatus(msgspec.Struct, frozen=True):
@@ -138,69 +147,149 @@ class LimiterStatus(msgspec.Struct, frozen=True):
 
     next_permit_s: float = 0.0
     permits: int = 1_000_000
-    """Permits to be had from `next_permit_s` on, at the version that says so."""
+    """Permits available from `next_permit_s` on, as of this version."""
     is_paused: bool = False
     learnt: LearntPace | None = None
-    """None as long as the provider never refused us as too fast, and after it is forgotten."""
+    """None until the provider refuses us as too fast, and after the pace is forgotten."""
 
 
 @dataclass(eq=False)
 class Lane:
-    """The desk of one provider. The supervisor keeps it; actors come and go."""
+    """One provider's lane. The supervisor keeps its mailboxes; its actors come and go.
+
+    A sender decides from what limiter and breaker published last (`opens_at_s`); they decide for
+    real, and a refusal (`NotAttempted`) costs nothing.
+    """
 
     name: str
     concurrency_max: int
-    out: Provider
-    """The way out itself; a reload may put another in its place between two attempts."""
-    limiter: Mailbox[LaneMessage]
-    breaker: Mailbox[LaneMessage]
-    provider: Mailbox[LaneMessage]
-    health: Cell[BreakerStatus] = field(default_factory=lambda: Cell(BreakerStatus()))
-    pace: Cell[LimiterStatus] = field(default_factory=lambda: Cell(LimiterStatus()))
+    provider: Provider
+    """A reload may replace it between two attempts."""
+    limiter_mailbox: Mailbox[LaneMessage]
+    breaker_mailbox: Mailbox[LaneMessage]
+    provider_mailbox: Mailbox[LaneMessage]
+    breaker_status: Cell[BreakerStatus] = field(default_factory=lambda: Cell(BreakerStatus()))
+    limiter_status: Cell[LimiterStatus] = field(default_factory=lambda: Cell(LimiterStatus()))
     in_flight: dict[str, Attempt] = field(default_factory=dict)
-    """Every attempt between the dispatcher's choice and its reading of the outcome, by id."""
+    """Every attempt from its offer until its owner reads its end, by id."""
     underway: dict[str, Attempt] = field(default_factory=dict)
-    """Those that the provider actor has taken up, oldest first."""
+    """Those that the provider actor has begun, oldest first."""
+    offered: int = 0
+    """Attempts offered since the published states that are `_seen`."""
+    blocked_until_s: float = NEVER_S
+    """Monotonic; a refusal said so. Any newer published state lifts it."""
+    panicked_s: float = NEVER_S
+    """Monotonic; when the latest attempt in panic was offered."""
     is_paused: bool = False
-    """What an operator asked for; the limiter obeys it, and so does its successor."""
+    """By an operator; the limiter obeys it, and so does its successor."""
     asked_until_s: float = NEVER_S
-    """Monotonic; until when the provider asked to be left alone. Outlives the limiter."""
+    """Monotonic; until when the provider asked us to keep away. It survives the limiter."""
     is_retired: bool = False
     """No route names it any more; it ends when nothing is in flight."""
     emptied: trio.Event = field(default_factory=trio.Event)
     """Set when a retired lane has nothing in flight."""
+    _seen: tuple[int, int] = (-1, -1)
+    """Versions of the limiter's and the breaker's status."""
+
+    # Attempts
+
+    def offer(self, attempt: Attempt, now_s: float) -> None:
+        """Take a slot for an attempt and pass it to the limiter."""
+        self.offered += 1
+        if attempt.is_panic:
+            self.panicked_s = now_s
+        self.in_flight[attempt.id] = attempt
+        self.limiter_mailbox.put_nowait(attempt)
+
+    def end(self, attempt: Attempt) -> bool:
+        """Free an attempt's slot; False if it was freed before, so that its end is no news."""
+        if self.in_flight.pop(attempt.id, None) is None:
+            return False
+        self._note_empty()
+        return True
+
+    def block(self, until_s: float) -> None:
+        """Offer nothing before this time (monotonic), for a refusal said so; any news lifts it."""
+        self._refresh()
+        self.blocked_until_s = max(self.blocked_until_s, until_s)
+
+    def opens_at_s(self) -> float:
+        """Return when the lane takes a message: a time, perhaps past, or `inf` for "on news"."""
+        self._refresh()
+        limiter, breaker = self.limiter_status.value, self.breaker_status.value
+        bearable = min(self.concurrency_max, breaker.concurrency)
+        if self.is_retired or len(self.in_flight) >= bearable:
+            return float("inf")  # until an attempt ends
+        if self.offered >= limiter.permits:
+            return float("inf")  # until the limiter publishes what is left
+        if breaker.state is BreakerState.HALF_OPEN and self.offered >= breaker.probes_free:
+            return float("inf")  # until a probe ends
+        at_s = max(limiter.next_permit_s, self.blocked_until_s)
+        if breaker.state in {BreakerState.OPEN, BreakerState.DISABLED}:
+            # One probe goes first; the half-open breaker says how many more may follow it.
+            at_s = max(at_s, breaker.until_s) if not self.offered else float("inf")
+        return at_s
+
+    def panics_at_s(self) -> float:
+        """Return when the lane takes a message in panic, its breaker being open, or inf.
+
+        A lane that is dead rather than failing takes one rarely.
+        """
+        limiter, breaker = self.limiter_status.value, self.breaker_status.value
+        if breaker.state not in {BreakerState.OPEN, BreakerState.HALF_OPEN}:
+            return float("inf")
+        in_flight_max = 1 if breaker.is_dead else PANIC_IN_FLIGHT_MAX
+        if len(self.in_flight) >= min(in_flight_max, self.concurrency_max):
+            return float("inf")
+        if breaker.is_dead:
+            at_s = max(breaker.last_resort_s, self.panicked_s + PANIC_DEAD_INTERVAL_S)
+            return max(limiter.next_permit_s, at_s)
+        return max(limiter.next_permit_s, self.panicked_s + PANIC_INTERVAL_S)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it is worth waiting for: its breaker is closed and it is not paused."""
+        is_closed = self.breaker_status.value.state is BreakerState.CLOSED
+        return is_closed and not self.limiter_status.value.is_paused
 
     @property
     def slots_free(self) -> int:
-        """Credits that are left."""
+        """Attempts that may be offered beside those in flight, as far as the settings say."""
         return self.concurrency_max - len(self.in_flight)
 
+    @property
+    def repeats_in_flight(self) -> int:
+        """Attempts in flight that repeat an uncertain one."""
+        return sum(attempt.doubt is not None for attempt in self.in_flight.values())
+
+    # Control
+
     def resize(self, concurrency_max: int) -> None:
-        """Change the credits; more than the new number may be in flight for a while."""
+        """Change the number of slots; more may be in flight for a while."""
         room = max(concurrency_max, len(self.in_flight)) + CONTROL_ROOM
         self.concurrency_max = concurrency_max
-        self.limiter.capacity = self.breaker.capacity = 2 * room
-        self.provider.capacity = room
+        self.limiter_mailbox.capacity = self.breaker_mailbox.capacity = 2 * room
+        self.provider_mailbox.capacity = room
 
     def pause(self) -> None:
         """Give no more permits until `resume`; what is in flight goes on."""
         self.is_paused = True
-        self.limiter.put_nowait(Pause())
+        self.limiter_mailbox.put_nowait(Pause())
 
     def resume(self) -> None:
         """Give permits again."""
         self.is_paused = False
-        self.limiter.put_nowait(Resume())
+        self.limiter_mailbox.put_nowait(Resume())
 
     def reset(self) -> None:
-        """Forget what was learnt of the provider: close the breaker, lift a learnt pause."""
-        self.limiter.put_nowait(Reset())
-        self.breaker.put_nowait(Reset())
+        """Close the breaker, and forget the provider's Retry-After and learnt pace."""
+        self.limiter_mailbox.put_nowait(Reset())
+        self.breaker_mailbox.put_nowait(Reset())
 
     def retire(self) -> None:
         """Take nothing new from now on."""
         self.is_retired = True
-        self.note_end()
+        self._note_empty()
 
     def unretire(self) -> None:
         """Take messages again, if it was retired."""
@@ -209,30 +298,35 @@ class Lane:
             self.emptied.set()
             self.emptied = trio.Event()
 
-    def note_end(self) -> None:
-        """Tell whoever waits for a retired lane when its last attempt has ended."""
+    def _note_empty(self) -> None:
         if self.is_retired and not self.in_flight:
             self.emptied.set()
 
+    def _refresh(self) -> None:
+        versions = self.limiter_status.version, self.breaker_status.version
+        if versions != self._seen:
+            self._seen, self.offered, self.blocked_until_s = versions, 0, NEVER_S
+        elif not self.in_flight:
+            self.offered = 0  # all of it came back without news, as from an actor that died of it
 
-def open_lane(
-    name: str,
-    concurrency_max: int,
-    out: Provider,
-    outcomes: Mailbox[Done],
-    clock: Clock,
-) -> Lane:
-    """Build a lane's desk: mailboxes that pass on what their actor died of.
 
-    Where an actor dies with an attempt under its cursor, that attempt was not sent; with a `Done`
-    under its cursor, the outcome travels on without it. Either way the next one up hears of it, so
-    that probes and permits are given back.
+def open_lane(name: str, concurrency_max: int, provider: Provider, clock: Clock) -> Lane:
+    """Build a lane with mailboxes that pass on the end of what their actor died of.
+
+    An attempt under the cursor of an actor that dies was not sent; an end under the cursor travels
+    on without the actor. Either way the next actor up hears of it, so that probes and permits are
+    given back.
     """
     room = concurrency_max + CONTROL_ROOM
-    limiter = Mailbox(f"limiter:{name}", 2 * room, pass_up(outcomes.put_nowait, clock))
+    limiter = Mailbox(f"limiter:{name}", 2 * room, pass_up(reply, clock))
     breaker = Mailbox(f"breaker:{name}", 2 * room, pass_up(limiter.put_nowait, clock))
-    provider = Mailbox(f"provider:{name}", room, pass_up(breaker.put_nowait, clock))
-    return Lane(name, concurrency_max, out, limiter, breaker, provider)
+    to_provider = Mailbox(f"provider:{name}", room, pass_up(breaker.put_nowait, clock))
+    return Lane(name, concurrency_max, provider, limiter, breaker, to_provider)
+
+
+def reply(done: Done) -> None:
+    """Pass an attempt's end to the actor that offered it."""
+    done.attempt.reply_to(done)
 
 
 def pass_up(send: Callable[[Done], None], clock: Clock) -> Callable[[LaneMessage, Exception], None]:

@@ -1,10 +1,9 @@
 """The limiter of a lane: how fast a provider may be asked.
 
-Owns the permits. On the second it is GCRA with a burst of one, which spaces permits evenly; on
+Owns the permits. Per second it is GCRA with a burst of one, which spaces permits evenly; per
 minute, hour and day it counts in sliding windows. In any window of length L it never gives more
-than L·rate permits. A provider that says "too fast", or when to come back, closes it for that
-long, and "too fast" teaches a pace (`pacing`): a limit is a property of the provider, not of the
-message that met it.
+than L·rate permits. A 429 or a Retry-After closes it for the time asked, and a 429 teaches it a
+pace (`pacing`): a limit is a property of the provider, not of the message that met it.
 
 Never refills by crashing: a successor counts the intents in the spool.
 
@@ -31,6 +30,7 @@ from mailactors.dispatch.lane import (
     Reset,
     Resume,
     Stage,
+    reply,
 )
 from mailactors.dispatch.pacing import (
     PacingState,
@@ -38,20 +38,19 @@ from mailactors.dispatch.pacing import (
     interval_at,
     is_forgotten,
     is_notable,
+    learn,
     note_refused,
     note_served,
-    settle,
 )
 from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Scope, Why
-from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.window import Window
 
 THROTTLE_WAIT_S: Final = 1.0
-"""How long to keep away from a provider that said "too fast" without saying for how long."""
+"""How long to keep away from a provider that said "too fast" without a Retry-After."""
 RETRY_AFTER_JITTER: Final = 0.1
 RETRY_AFTER_MAX_S: Final = 3600.0
-"""A longer Retry-After is believed for this long, then asked about again."""
+"""A longer Retry-After is kept for this long; then the provider is tried again."""
 
 
 class Quota(pydantic.BaseModel):
@@ -75,7 +74,7 @@ class Limiter:
     theoretical_arrival_s: float = NEVER_S
     """GCRA's TAT: before it no permit is given."""
     latest_s: float = NEVER_S
-    """When the latest permit was given; where permits are spaced, this names it."""
+    """When the latest permit was given; where permits are spaced, no two have the same time."""
     closed_until_s: float = NEVER_S
     is_paused: bool = False
     pacing: PacingState = field(default_factory=PacingState)
@@ -89,7 +88,7 @@ def new_state(quota: Quota) -> Limiter:
 
 
 def next_permit_s(state: Limiter, now_s: float) -> float:
-    """Return when the next permit is to be had; not before now, `inf` when paused."""
+    """Return when the next permit is available; not before now, `inf` when paused."""
     if state.is_paused:
         return float("inf")
     earliest = max(now_s, state.theoretical_arrival_s, state.closed_until_s)
@@ -101,7 +100,7 @@ def decide_take(state: Limiter, now_s: float) -> float | None:
     at_s = next_permit_s(state, now_s)
     if at_s > now_s:
         return at_s
-    settle(state.pacing, now_s)
+    learn(state.pacing, now_s)
     if is_forgotten(state.pacing, now_s):
         forget(state.pacing)
     interval_s = max(state.interval_s, interval_at(state.pacing, now_s))
@@ -136,7 +135,7 @@ def decide_return(
 
 
 def forget_provider(state: Limiter, now_s: float) -> None:
-    """Forget what the provider asked for and what it taught; the quota stands."""
+    """Forget the provider's Retry-After and the learnt pace; the quota stands."""
     state.closed_until_s = now_s
     forget(state.pacing)
     state.theoretical_arrival_s = min(state.theoretical_arrival_s, now_s + state.interval_s)
@@ -177,26 +176,24 @@ def permits_now(state: Limiter) -> int:
 
 
 class LimiterActor:
-    """The shell: takes permits for attempts on their way down, learns on their way up."""
+    """Takes permits for attempts that go to the provider, and learns from their ends."""
 
     def __init__(
         self,
         lane: Lane,
         quota: Quota,
         count_attempts: Callable[[str, float, float], Awaitable[dict[int, int]]],
-        outcomes: Mailbox[Done],
         ports: Ports,
     ) -> None:
         self._lane = lane
         self._state = new_state(quota)
         self._count_attempts = count_attempts
-        self._outcomes = outcomes
         self._clock = ports.clock
         self._entropy = ports.entropy
         self._faults = ports.faults
         self._journal = ports.journal
-        self._told = lane.pace.value.learnt
-        """The learnt pace that the journal heard of last."""
+        self._noted = lane.limiter_status.value.learnt
+        """The learnt pace that the journal has."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Restore what was given before, then serve."""
@@ -204,9 +201,9 @@ class LimiterActor:
         self._publish()
         task_status.started()
         while True:
-            await self._lane.limiter.wait()
-            is_told = False
-            for item in self._lane.limiter.take():
+            await self._lane.limiter_mailbox.wait()
+            is_published = False
+            for item in self._lane.limiter_mailbox.take():
                 self._faults.point(f"limiter.{type(item).__name__.lower()}")
                 match item:
                     case Attempt():
@@ -220,8 +217,8 @@ class LimiterActor:
                         forget_provider(self._state, self._clock.now_s())
                     case _:
                         assert_never(item)
-                is_told = isinstance(item, Done)  # an end is published before it is passed on
-            if not is_told:
+                is_published = isinstance(item, Done)  # `_come_up` has published
+            if not is_published:
                 self._publish()
 
     async def _restore(self) -> None:
@@ -245,21 +242,21 @@ class LimiterActor:
         self._state.theoretical_arrival_s = now_s + self._state.interval_s
         self._state.is_paused = self._lane.is_paused
         self._state.closed_until_s = self._lane.asked_until_s
-        self._state.pacing.learnt = self._lane.pace.value.learnt
+        self._state.pacing.learnt = self._lane.limiter_status.value.learnt
 
     def _go_down(self, attempt: Attempt) -> None:
         now_s = self._clock.now_s()
-        health = self._lane.health.value
+        breaker = self._lane.breaker_status.value
         is_shut = (
-            health.gate in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < health.until_s
+            breaker.state in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < breaker.until_s
         )
         if is_shut and not attempt.is_panic:
-            self._refuse(attempt, NotAttempted(Why.BREAKER, health.until_s), now_s)
+            self._refuse(attempt, NotAttempted(Why.BREAKER, breaker.until_s), now_s)
             return
         until_s = decide_take(self._state, now_s)
         if until_s is None:
             attempt.permit_s = now_s
-            self._lane.breaker.put_nowait(attempt)
+            self._lane.breaker_mailbox.put_nowait(attempt)
         else:
             why = Why.PAUSED if self._state.is_paused else Why.LIMITER
             self._refuse(attempt, NotAttempted(why, until_s), now_s)
@@ -268,19 +265,19 @@ class LimiterActor:
         permit_s, done.attempt.permit_s = done.attempt.permit_s, None
         draw = self._entropy.draw("limiter", self._lane.name, done.attempt.id)
         decide_return(self._state, permit_s, done.outcome, self._clock.now_s(), draw)
-        self._publish()  # before the outcome: whoever reads it must see the pace that follows
-        self._outcomes.put_nowait(done)
+        self._publish()  # before the outcome: its reader must see the pace that follows
+        reply(done)
 
     def _refuse(self, attempt: Attempt, outcome: NotAttempted, now_s: float) -> None:
-        self._outcomes.put_nowait(Done(attempt, outcome, now_s))
+        reply(Done(attempt, outcome, now_s))
 
     def _publish(self) -> None:
         now_s = self._clock.now_s()
         self._lane.asked_until_s = self._state.closed_until_s
         at_s = next_permit_s(self._state, now_s)
-        self._lane.pace.publish(
+        self._lane.limiter_status.publish(
             LimiterStatus(
-                # A time that has passed is published as such, or each reading would be news.
+                # A time that has passed is always the same one: else each publication was news.
                 next_permit_s=at_s if at_s > now_s else NEVER_S,
                 permits=permits_now(self._state),
                 is_paused=self._state.is_paused,
@@ -290,11 +287,11 @@ class LimiterActor:
         self._tell()
 
     def _tell(self) -> None:
-        """Let the journal know of a learnt pace that changed notably."""
+        """Note in the journal a learnt pace that changed by much."""
         learnt = self._state.pacing.learnt
-        if not is_notable(self._told, learnt):
+        if not is_notable(self._noted, learnt):
             return
-        self._told = learnt
+        self._noted = learnt
         if learnt is None:
             self._journal.note("pace.forgotten", provider=self._lane.name)
         else:

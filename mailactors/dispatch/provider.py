@@ -1,11 +1,11 @@
-"""The provider actor of a lane: connects, records the intent, sends, and reports what became of it.
+"""The provider actor of a lane: connects, records the intent, sends, and reports the outcome.
 
-Owns the sessions in use. Nothing that an attempt does can crash it: an exception is that attempt's
-outcome. Between the two steps of the provider port it makes the intent durable, and without a
-durable intent no byte of the message goes out.
+Owns the sessions in use. An attempt cannot crash it: an exception is that attempt's outcome.
+Between the two steps of the provider port it makes the intent durable, and without a durable
+intent no byte of the message goes out.
 
-A successor finds what its predecessor had under way (`Lane.underway`): what was sending may have
-been accepted and is uncertain; the rest was certainly not sent.
+A successor finds its predecessor's attempts in `Lane.underway`: those that were sending may have
+been accepted and are uncertain; the rest were certainly not sent.
 """
 
 from __future__ import annotations
@@ -29,21 +29,19 @@ from mailactors.model.outcome import (
     Why,
 )
 from mailactors.providers.port import Mail, Session
-from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
-from mailactors.runtime.reply import Reply
 from mailactors.runtime.supervisor import describe
-from mailactors.spool.actor import Write
-from mailactors.spool.port import Intend, IntendAgain, Intended, Result
+from mailactors.spool.client import SpoolClient
+from mailactors.spool.port import Intend, IntendAgain, Intended
 
 INTENT_WITHIN_S: Final = 60.0
 """How long to wait for the intent to be durable; past it nothing is sent (a full or slow disk)."""
 
 
 class ProviderActor:
-    """The shell around a provider: one task an attempt, as many as the lane has credits."""
+    """One loop over attempts, and a task for each of them: as many as the lane has slots."""
 
-    def __init__(self, lane: Lane, spool: Mailbox[Write], ports: Ports) -> None:
+    def __init__(self, lane: Lane, spool: SpoolClient, ports: Ports) -> None:
         self._lane = lane
         self._spool = spool
         self._clock = ports.clock
@@ -51,14 +49,14 @@ class ProviderActor:
         self._journal = ports.journal
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Report what a predecessor left, then serve."""
+        """Report the attempts that a predecessor left, then make those that come in."""
         for attempt in list(self._lane.underway.values()):
             self._report(attempt, outcome_of_lost(attempt))
         task_status.started()
         async with trio.open_nursery() as nursery:
             while True:
-                await self._lane.provider.wait()
-                for item in self._lane.provider.take():
+                await self._lane.provider_mailbox.wait()
+                for item in self._lane.provider_mailbox.take():
                     assert isinstance(item, Attempt)
                     self._faults.point("provider.attempt")
                     self._lane.underway[item.id] = item
@@ -82,7 +80,7 @@ class ProviderActor:
         self._report(attempt, outcome)
 
     async def _try(self, attempt: Attempt) -> Outcome:
-        session = await self._lane.out.connect()
+        session = await self._lane.provider.connect()
         if isinstance(session, Deferred | Rejected):
             return session
         intended = await self._intend(attempt, session)
@@ -94,7 +92,7 @@ class ProviderActor:
         except Exception:
             await session.aclose()
             raise
-        if mail.is_partial and not self._lane.out.capabilities.own_envelope:
+        if mail.is_partial and not self._lane.provider.capabilities.own_envelope:
             await session.aclose()
             return NotAttempted(Why.UNABLE)
         attempt.stage = Stage.SENDING
@@ -107,9 +105,8 @@ class ProviderActor:
     async def _intend(self, attempt: Attempt, session: Session) -> Intended | NotAttempted:
         """Make the intent durable, or give the session back unused."""
         attempt.stage = Stage.INTENDING
-        reply: Reply[Result] = Reply()
         try:
-            await self._spool.put(Write(intent_of(attempt), reply))
+            reply = await self._spool.send(intent_of(attempt))
             intended = await reply.wait(INTENT_WITHIN_S)
         except MailactorsError:
             await session.aclose()
@@ -121,7 +118,7 @@ class ProviderActor:
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> None:
         del self._lane.underway[attempt.id]
-        self._lane.breaker.put_nowait(Done(attempt, outcome, self._clock.now_s()))
+        self._lane.breaker_mailbox.put_nowait(Done(attempt, outcome, self._clock.now_s()))
 
 
 def intent_of(attempt: Attempt) -> Intend | IntendAgain:

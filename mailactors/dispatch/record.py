@@ -1,4 +1,4 @@
-"""What the dispatcher writes down of an attempt: the spool's commands and the timeline's words."""
+"""What is recorded of an attempt: the spool's commands and the timeline's words."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, assert_never
 import msgspec
 
 from mailactors.dispatch.lane import Attempt, Done, Stage
-from mailactors.dispatch.retry import Decision, describe, outcome_word
+from mailactors.dispatch.retry import Decision, outcome_word, reason_line
 from mailactors.dispatch.settling import decide_repeated
 from mailactors.model.lifecycle import State
 from mailactors.model.message import without_recipients
@@ -24,10 +24,10 @@ from mailactors.model.outcome import (
 from mailactors.spool.port import Command, Doubt, Lease, Postpone, Progress, RecordOutcome, Step
 
 
-def settle_of(
+def record_of(
     attempt: Attempt, outcome: Outcome, decision: Decision, duration_s: float
 ) -> RecordOutcome:
-    """Return the command that makes an outcome and the step after it durable."""
+    """Return the command that makes an outcome and the next steps durable."""
     facts = {
         "rule": decision.rule,
         "reason": reason_text(outcome),
@@ -48,7 +48,7 @@ def settle_of(
     )
 
 
-def unsettled(attempt: Attempt) -> RecordOutcome:
+def void_of(attempt: Attempt) -> RecordOutcome:
     """Return the command that closes an intent under which nothing was sent."""
     lease = attempt.lease
     steps = tuple(Step(n, State.LEASED) for n, _ in lease.recipients)
@@ -60,7 +60,7 @@ def unsettled(attempt: Attempt) -> RecordOutcome:
 
 
 def with_doubt_at(decision: Decision, at: float) -> Decision:
-    """Return the decision with the time at which to see first to what is uncertain."""
+    """Return the decision with `at` as the time when what is uncertain is settled first."""
     steps = tuple(
         msgspec.structs.replace(step, due_at=at) if step.state is State.UNCERTAIN else step
         for step in decision.steps
@@ -69,7 +69,7 @@ def with_doubt_at(decision: Decision, at: float) -> Decision:
 
 
 def lease_of(doubt: Doubt, now: float) -> Lease:
-    """Return what an attempt needs that repeats an uncertain one."""
+    """Return the lease of an attempt that repeats an uncertain one."""
     return Lease(
         seq=doubt.seq,
         id=doubt.id,
@@ -88,23 +88,23 @@ def lease_of(doubt: Doubt, now: float) -> Lease:
 
 
 def end_of_repeat(done: Done, doubt: Doubt, due_at: float) -> list[Command]:
-    """Return the commands that record how a repetition by key ended.
+    """Return the commands that record how a repeat ended.
 
-    What it did not settle is as uncertain as it was, to be seen to at `due_at`. Where the intent
-    was asked for, the spool may have it, and must hear that nothing came of it.
+    What it did not settle is as uncertain as before, and due at `due_at`. Where the intent was
+    asked for, the spool may have it, and must learn that nothing was sent under it.
     """
     attempt, outcome = done.attempt, done.outcome
     if not isinstance(outcome, NotAttempted):
-        return [settle_of_repeat(done, doubt, due_at)]
+        return [record_of_repeat(done, doubt, due_at)]
     ids = (doubt.attempt_id, attempt.id)
     postpone = Postpone(doubt.seq, ids, due_at, doubt.repeats + 1)
     if attempt.stage is Stage.INTENDING and outcome.why is not Why.WITHDRAWN:
-        return [settle_of_repeat(done, doubt, due_at), postpone]
+        return [record_of_repeat(done, doubt, due_at), postpone]
     return [postpone]
 
 
-def settle_of_repeat(done: Done, doubt: Doubt, due_at: float) -> RecordOutcome:
-    """Return the command that records a repetition by key, or that its intent is void."""
+def record_of_repeat(done: Done, doubt: Doubt, due_at: float) -> RecordOutcome:
+    """Return the command that records a repeat, or that its intent is void."""
     attempt, outcome = done.attempt, done.outcome
     duration_s = done.ended_s - attempt.began_s
     steps, rule = decide_repeated(doubt, outcome, due_at)
@@ -134,7 +134,7 @@ def settle_of_repeat(done: Done, doubt: Doubt, due_at: float) -> RecordOutcome:
 
 
 def attempt_facts(attempt: Attempt, outcome: Outcome, decision: Decision) -> dict[str, Any]:
-    """Return what an operator is told of an attempt."""
+    """Return what the journal shows of an attempt."""
     return {
         "id": attempt.lease.id,
         "provider": attempt.lane,
@@ -161,10 +161,10 @@ def reason_text(outcome: Outcome) -> str:
         case Accepted():
             return outcome.provider_message_id
         case Uncertain():
-            return f"lost in phase {outcome.phase.value}: {describe(outcome.reason)}"
+            return f"lost in phase {outcome.phase.value}: {reason_line(outcome.reason)}"
         case NotAttempted():
             return outcome.why.value
         case Deferred() | Rejected():
-            return describe(outcome.reason)
+            return reason_line(outcome.reason)
         case _:
             assert_never(outcome)

@@ -32,15 +32,14 @@ class RetryRow(msgspec.Struct, frozen=True):
 
     round: int
     delay_s: float
-    multiplier: float
     wait_max_s: float
 
 
 TABLE: Final = (
-    RetryRow(1, 1.0, 1.0, 1.0),
-    RetryRow(2, 2.0, 2.0, 4.0),
-    RetryRow(3, 4.0, 4.0, 16.0),
-    RetryRow(4, 8.0, 8.0, 32.0),
+    RetryRow(1, 1.0, 1.0),
+    RetryRow(2, 2.0, 4.0),
+    RetryRow(3, 4.0, 16.0),
+    RetryRow(4, 8.0, 32.0),
 )
 TAIL_BASE_S: Final = 64.0
 """The tail after the table starts here and doubles, with full jitter, up to the cap."""
@@ -48,7 +47,7 @@ TAIL_CAP_S: Final = 600.0
 RETRY_AFTER_JITTER: Final = 0.1
 """What a recipient's side asks for is a lower bound, stretched by at most this share."""
 RECIPIENT_WAIT_MIN_S: Final = 60.0
-"""A mailbox that cannot take mail now will not in a second (RFC 5321 §4.5.4.1 asks for more)."""
+"""A mailbox that cannot take mail now cannot in a second (RFC 5321 §4.5.4.1 asks for more)."""
 
 
 class Failover(enum.StrEnum):
@@ -57,11 +56,11 @@ class Failover(enum.StrEnum):
     IMMEDIATE = "immediate"
     """To the next lane at once; the table spaces rounds over all lanes."""
     AFTER_RETRIES = "after_retries"
-    """To the same lane again, spaced by the table; to the next when the table is used up."""
+    """To the same lane again, spaced by the table; to the next after the table's last row."""
 
 
 class Preference(enum.StrEnum):
-    """What to do with an uncertain attempt when nothing could settle it."""
+    """What to do with an uncertain message when no evidence settled it."""
 
     RESEND = "resend"
     HOLD = "hold"
@@ -111,17 +110,17 @@ class Decision(msgspec.Struct, frozen=True):
 
     @property
     def next_doubt_at(self) -> float | None:
-        """When the wait of the earliest uncertain delivery is over, or None."""
+        """When the earliest uncertain delivery is due to be settled, or None."""
         return min((s.due_at for s in self.steps if s.state is State.UNCERTAIN), default=None)
 
 
-def delay_s(round_number: int, draw: float) -> float:
+def retry_delay_s(round_number: int, draw: float) -> float:
     """Return how long to wait after the given round failed, `draw` being in [0, 1).
 
     Rounds 1 to 4: uniform over [delay, max wait] of the table. Round n > 4: full jitter over
     [0, min(TAIL_CAP_S, TAIL_BASE_S · 2^(n-5))).
 
-    >>> [delay_s(n, 0.5) for n in (1, 2, 3, 4, 5, 6, 60)]
+    >>> [retry_delay_s(n, 0.5) for n in (1, 2, 3, 4, 5, 6, 60)]
     [1.0, 3.0, 10.0, 20.0, 32.0, 64.0, 300.0]
 
     Source: the jitter comparison of AWS's "Exponential Backoff and Jitter".
@@ -186,7 +185,7 @@ def decide_next(
     elif waiting:
         progress = next_round(progress, prefer=lane)
         rule = "the recipient's side deferred: wait, then the same provider first"
-    wait_s = max(RECIPIENT_WAIT_MIN_S, delay_s(lease.progress.round, draw))
+    wait_s = max(RECIPIENT_WAIT_MIN_S, retry_delay_s(lease.progress.round, draw))
     jitter = 1.0 + RETRY_AFTER_JITTER * draw
     steps = [
         decide_step(n, apart[address], onward, now, wait_s, jitter, plan)
@@ -212,15 +211,15 @@ def decide_step(
         case Accepted():
             return Step(n, State.SENT)
         case Uncertain(reason=reason):
-            return Step(n, State.UNCERTAIN, now + plan.uncertain_wait_s, describe(reason))
+            return Step(n, State.UNCERTAIN, now + plan.uncertain_wait_s, reason_line(reason))
         case Rejected(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason):
-            return Step(n, State.BOUNCED, error=describe(reason))
+            return Step(n, State.BOUNCED, error=reason_line(reason))
         case Deferred(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason):
             due_at = now + max(wait_s, (outcome.retry_after_s or 0.0) * jitter)
-            return Step(n, State.DEFERRED, due_at, describe(reason))
+            return Step(n, State.DEFERRED, due_at, reason_line(reason))
         case Deferred(reason=reason) | Rejected(reason=reason):
             assert onward is not None
-            return Step(n, onward.state, now + onward.wait_s, describe(reason))
+            return Step(n, onward.state, now + onward.wait_s, reason_line(reason))
         case NotAttempted():
             raise AssertionError("what was not attempted has no outcome to decide on")
         case _:
@@ -232,7 +231,7 @@ def decide_onward(
 ) -> NextTry:
     """Say where deliveries go that `lane` did not take for a reason of its own or the message's.
 
-    A throttled message keeps its place: the limiter has learnt of it before us, and closed the
+    A throttled message keeps its place: the limiter has learnt of it before this, and closed the
     lane. A mixed answer bars nothing, or what was only deferred would fail with the last lane.
     """
     if all(isinstance(each, Deferred) and each.throttled for each in outcomes):
@@ -245,7 +244,7 @@ def decide_onward(
         tries = tries_here + 1
         again = msgspec.structs.replace(progress, lane_tries=tries, prefer=lane)
         rule = f"the provider failed: retry {tries} of {len(TABLE)} with it"
-        return NextTry(State.DEFERRED, delay_s(tries, draw), again, rule)
+        return NextTry(State.DEFERRED, retry_delay_s(tries, draw), again, rule)
     tried = Progress(progress.round, (*progress.tried, lane), progress.barred)
     return _next_lane(tried, plan, draw, "the provider failed")
 
@@ -271,7 +270,7 @@ def _next_lane(progress: Progress, plan: StreamPolicy, draw: float, why: str) ->
     rounds = progress.round
     if plan.failover is Failover.AFTER_RETRIES:
         rounds = max(rounds, len(TABLE) + 1)  # the table was walked on each lane already
-    wait_s = delay_s(rounds, draw)
+    wait_s = retry_delay_s(rounds, draw)
     after = msgspec.structs.replace(next_round(progress), round=rounds + 1)
     return NextTry(State.DEFERRED, wait_s, after, f"{why}: round {progress.round} is over")
 
@@ -282,8 +281,13 @@ def next_round(progress: Progress, prefer: str = "") -> Progress:
 
 
 def is_recipients_own(outcome: Outcome) -> bool:
-    """Whether the recipient's side deferred, so that no other provider would fare better."""
+    """Whether the recipient's side deferred, as it would to any other provider."""
     return isinstance(outcome, Deferred) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
+
+
+def is_bounce(outcome: Outcome) -> bool:
+    """Whether the recipient's side refused for good, which only a working provider can report."""
+    return isinstance(outcome, Rejected) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
 
 
 def is_refusal_of_message(outcome: Outcome) -> bool:
@@ -316,10 +320,10 @@ def outcome_word(outcome: Outcome) -> str:
             assert_never(outcome)
 
 
-def describe(reason: Reason) -> str:
+def reason_line(reason: Reason) -> str:
     """Return a reason in one line: codes, then words.
 
-    >>> describe(Reason("no such user", 550, "5.1.1"))
+    >>> reason_line(Reason("no such user", 550, "5.1.1"))
     '550 5.1.1 no such user'
     """
     codes = [str(part) for part in (reason.code, reason.enhanced) if part]

@@ -1,7 +1,7 @@
 """Which waiting message goes next, and through which lane. Plain structures and functions.
 
 Messages wait in FIFO queues, one for each stream and list of lanes that may take them, so that a
-message which waits for one lane never stands in the way of another that could use a free one.
+message which waits for one lane never blocks another that could use a free one.
 """
 
 from __future__ import annotations
@@ -9,20 +9,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 
-from mailactors.dispatch.lane import NEVER_S, BreakerState, Lane
+from mailactors.dispatch.lane import BreakerState, Lane
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
-
-PANIC_INTERVAL_S: Final = 0.02
-"""The pace of a lane in panic: fifty attempts a second at most."""
-PANIC_IN_FLIGHT_MAX: Final = 8
-PANIC_DEAD_INTERVAL_S: Final = 60.0
-"""The pace of a lane that took nothing lately. Its gate may stay open for longer, for its probes
-are slow, but with nothing else to be had that would be an outage of our own making."""
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -32,135 +24,72 @@ class Choice(msgspec.Struct, frozen=True):
     is_panic: bool = False
 
 
-@dataclass(eq=False)
-class LaneView:
-    """What the dispatcher knows of a lane: its published state, and what was used of it since."""
-
-    lane: Lane
-    pace_seen: int = -1
-    health_seen: int = -1
-    used: int = 0
-    """Attempts sent since the published state that is seen."""
-    blocked_until_s: float = NEVER_S
-    """A refusal said so; lifted by any newer state."""
-    panicked_s: float = NEVER_S
-
-    def refresh(self) -> None:
-        """Take note of a newer published state."""
-        versions = self.lane.pace.version, self.lane.health.version
-        if versions != (self.pace_seen, self.health_seen):
-            self.pace_seen, self.health_seen = versions
-            self.used = 0
-            self.blocked_until_s = NEVER_S
-        elif not self.lane.in_flight:
-            self.used = 0  # all of it came back without news, as from an actor that died of it
-
-    def opens_at_s(self) -> float:
-        """Return when the lane takes a message: a time, perhaps past, or `inf` for "on news"."""
-        self.refresh()
-        pace, health = self.lane.pace.value, self.lane.health.value
-        if self.lane.is_retired or self.slots_free <= 0:
-            return float("inf")  # until an attempt ends
-        if self.used >= pace.permits:
-            return float("inf")  # until the limiter says what is left
-        if health.gate is BreakerState.HALF_OPEN and self.used >= health.probes_free:
-            return float("inf")  # until a probe ends
-        at_s = max(pace.next_permit_s, self.blocked_until_s)
-        if health.gate in {BreakerState.OPEN, BreakerState.DISABLED}:
-            # One message knocks; the half-open gate says how many more may follow it.
-            at_s = max(at_s, health.until_s) if not self.used else float("inf")
-        return at_s
-
-    @property
-    def slots_free(self) -> int:
-        """Credits that are left, of those that the lane has and the provider can bear."""
-        bearable = min(self.lane.concurrency_max, self.lane.health.value.concurrency)
-        return bearable - len(self.lane.in_flight)
-
-    @property
-    def is_well(self) -> bool:
-        """Whether it is worth waiting for: neither shut by its breaker nor paused."""
-        return (
-            self.lane.health.value.gate is BreakerState.CLOSED
-            and not self.lane.pace.value.is_paused
-        )
-
-    def panics_at_s(self) -> float:
-        """Return when an open lane takes a message in panic: rarely one that is dead, not bad."""
-        pace, health = self.lane.pace.value, self.lane.health.value
-        if health.gate not in {BreakerState.OPEN, BreakerState.HALF_OPEN}:
-            return float("inf")
-        in_flight_max = 1 if health.is_dead else PANIC_IN_FLIGHT_MAX
-        if len(self.lane.in_flight) >= min(in_flight_max, self.lane.concurrency_max):
-            return float("inf")
-        if health.is_dead:
-            at_s = max(health.last_resort_s, self.panicked_s + PANIC_DEAD_INTERVAL_S)
-            return max(pace.next_permit_s, at_s)
-        return max(pace.next_permit_s, self.panicked_s + PANIC_INTERVAL_S)
-
-
 def within_reach(
-    lanes: Sequence[str], views: Mapping[str, LaneView], *, is_patient: bool
+    lanes: Sequence[str], all_lanes: Mapping[str, Lane], *, is_patient: bool
 ) -> Sequence[str]:
-    """Return the lanes that a message may take now; a patient one waits for the first well one."""
+    """Return the lanes that a message may take now; a patient one waits for its first well lane."""
     if is_patient:
         for count, name in enumerate(lanes, 1):
-            if views[name].is_well:
+            if all_lanes[name].is_well:
                 return lanes[:count]
     return lanes
 
 
 def choose_lane(
-    lanes: Sequence[str], route: Sequence[str], views: Mapping[str, LaneView], now_s: float
+    lanes: Sequence[str], route: Sequence[str], all_lanes: Mapping[str, Lane], now_s: float
 ) -> Choice | None:
     """Choose the first lane that takes a message now; else, in panic, the least bad one.
 
-    Panic is when no breaker of the whole route is closed: keeping to them would be an outage of
+    Panic is when no breaker of the whole route is closed: obeying them all would be an outage of
     our own making. The least bad lane is the one with the latest success.
     """
     for name in lanes:
-        if views[name].opens_at_s() <= now_s:
+        if all_lanes[name].opens_at_s() <= now_s:
             return Choice(name)
-    if not is_panic(route, views):
+    if not is_panic(route, all_lanes):
         return None
-    bad = [name for name in lanes if views[name].panics_at_s() <= now_s]
+    bad = [name for name in lanes if all_lanes[name].panics_at_s() <= now_s]
     if not bad:
         return None
-    return Choice(max(bad, key=lambda name: views[name].lane.health.value.last_success_s), True)
+    return Choice(
+        max(bad, key=lambda name: all_lanes[name].breaker_status.value.last_success_s), True
+    )
 
 
 def next_choice_s(
-    lanes: Sequence[str], route: Sequence[str], views: Mapping[str, LaneView], now_s: float
+    lanes: Sequence[str], route: Sequence[str], all_lanes: Mapping[str, Lane], now_s: float
 ) -> float:
-    """Return when `choose_lane` may answer otherwise without any news, or inf."""
-    times = [views[name].opens_at_s() for name in lanes]
-    if is_panic(route, views):
-        times += [views[name].panics_at_s() for name in lanes]
+    """Return when `choose_lane` may answer differently without any news, or inf."""
+    times = [all_lanes[name].opens_at_s() for name in lanes]
+    if is_panic(route, all_lanes):
+        times += [all_lanes[name].panics_at_s() for name in lanes]
     return min(times)
 
 
-def is_panic(route: Sequence[str], views: Mapping[str, LaneView]) -> bool:
+def is_panic(route: Sequence[str], all_lanes: Mapping[str, Lane]) -> bool:
     """Whether no breaker of the whole route is closed."""
-    return all(views[name].lane.health.value.gate is not BreakerState.CLOSED for name in route)
+    return all(
+        all_lanes[name].breaker_status.value.state is not BreakerState.CLOSED for name in route
+    )
 
 
 class Panics:
-    """The streams in panic, for the journal: from the first attempt until a breaker is closed."""
+    """The streams in panic, for the journal: from the first such attempt until a breaker closes."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._streams: dict[str, None] = {}
 
     def enter(self, stream: str) -> None:
-        """Take note of an attempt in panic."""
+        """Note that a stream has an attempt in panic."""
         if stream not in self._streams:
             self._streams[stream] = None
             self._journal.note("panic.entered", level="warning", stream=stream)
 
-    def look(self, route_of: Callable[[str], Sequence[str]], views: Mapping[str, LaneView]) -> None:
-        """Take note of the streams whose panic is over."""
+    def look(self, route_of: Callable[[str], Sequence[str]], all_lanes: Mapping[str, Lane]) -> None:
+        """Note the streams whose panic is over."""
         for stream in list(self._streams):
-            if not is_panic(route_of(stream), views):
+            if not is_panic(route_of(stream), all_lanes):
                 del self._streams[stream]
                 self._journal.note("panic.left", stream=stream)
 
@@ -171,10 +100,10 @@ class _StreamQueue:
 
     share: float
     turn: float = 0.0
-    """Stride scheduling: the stream with the smallest turn goes next; each message adds 1/share."""
+    """Virtual time: the stream with the smallest turn goes next; each message adds 1/share."""
     by_lanes: dict[tuple[str, ...], deque[Lease]] = field(default_factory=dict)
     size: int = 0
-    """Messages in all of its queues: asked for many times a message."""
+    """Messages in all of its queues, kept because it is read many times a message."""
 
 
 class Waiting:
@@ -189,7 +118,7 @@ class Waiting:
     def __init__(self) -> None:
         self._streams: dict[str, _StreamQueue] = {}
         self._turn = 0.0
-        """The turn of the latest message: who had nothing to send, or could not, saves up none."""
+        """Virtual time of the latest dequeue; an idle stream restarts here and banks no credit."""
 
     def set_shares(self, shares: Mapping[str, float]) -> None:
         """Set each stream's share."""
@@ -202,7 +131,7 @@ class Waiting:
         return self._streams[stream].size
 
     def push(self, lease: Lease, lanes: tuple[str, ...], *, is_first: bool = False) -> None:
-        """Add a message at the end; `is_first` gives it back the place that is due to its age."""
+        """Add a message at the end; with `is_first`, at the place of its age."""
         stream = self._streams[lease.stream]
         queue = stream.by_lanes.setdefault(lanes, deque())
         stream.size += 1
@@ -217,7 +146,7 @@ class Waiting:
     def pop(
         self, choose: Callable[[Lease, tuple[str, ...]], Choice | None]
     ) -> tuple[Lease, Choice] | None:
-        """Take out the message that goes next, with its lane; None when no lane takes any."""
+        """Take out the message that goes next, with its lane; None when no lane takes any now."""
         waiting = [stream for stream in self._streams.values() if stream.size]
         for stream in sorted(waiting, key=lambda each: each.turn):
             oldest_first = sorted(stream.by_lanes.items(), key=lambda each: _place(each[1][0]))

@@ -1,29 +1,31 @@
 """The settler: finds out what became of messages that may have been accepted.
 
-Owns the lot of uncertain messages of each provider, of which it looks at a bounded number at a
-time; what one provider leaves open never waits for what another does. What is known of each is on
-disk: a successor goes on where its predecessor was, and asks again what it did not write down.
+Owns the repeats and look-ups under way, and looks at a bounded number of each provider's due
+doubts at a time: what one provider leaves open never waits for another. What is known of each
+doubt is on disk: a successor goes on from there, and asks again what was not written down.
 
-Sends nothing itself: a repetition by key takes the provider's lane like any other attempt, and its
-outcome goes to the dispatcher. Decides nothing itself either: see `dispatch.settling`.
+A repeat takes the provider's lane like any other attempt, and its end comes back to this mailbox.
+The rules are in `dispatch.settling`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, TypeAlias, assert_never
+from dataclasses import dataclass, field
+from typing import Final, assert_never
 
 import msgspec
 import trio
 
-from mailactors.dispatch.desk import DispatchDesk, LookUpEnded
-from mailactors.dispatch.lane import NEVER_S, Attempt, Lane
-from mailactors.dispatch.record import lease_of
-from mailactors.dispatch.routing import LaneView
+from mailactors.dispatch.lane import NEVER_S, Attempt, Done, Lane
+from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.lookups import LOOK_UPS_MAX, DoubtKey, LookUpEnded, LookUpTasks
+from mailactors.dispatch.record import end_of_repeat, lease_of
+from mailactors.dispatch.retry import outcome_word
 from mailactors.dispatch.settling import (
     HELD_DELAY_BASE_S,
     HELD_DELAY_CAP_S,
-    NOBODY,
+    NO_PROVIDER,
+    ClockSteps,
     Conclude,
     LookUp,
     Repeat,
@@ -31,20 +33,24 @@ from mailactors.dispatch.settling import (
     after_repeat_at,
     count_look,
     decide_doubt,
-    delay_s,
+    doubt_delay_s,
     look_up_at,
     next_at,
-    resolve_of,
-    resolve_of_look,
+    poison_of,
+    settle_of,
+    settle_of_look,
 )
-from mailactors.model.outcome import Reason
-from mailactors.providers.port import Capabilities, Found, LookUpFailed, LookUpResult, Provider
+from mailactors.dispatch.suspects import count_crash
+from mailactors.model.outcome import NotAttempted, Reason, Why
+from mailactors.providers.port import Capabilities, Found, LookUpFailed
+from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
-from mailactors.spool.actor import Write
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import (
     ALONE_FROM,
+    CRASHES_MAX,
     Command,
     Doubt,
     Doubts,
@@ -53,88 +59,108 @@ from mailactors.spool.port import (
     Result,
 )
 
+MAILBOX_CAPACITY: Final = 100_000
+"""Repeats and look-ups are bounded at each provider; this is never reached."""
 SUSPECT_AGAIN_S: Final = 2.0
-"""When a message that is suspected of killing its owner, and must go alone, asks for its turn."""
+"""When a repeat is tried again that must go alone, while another such message is in flight."""
 FAULT_AGAIN_S: Final = 300.0
-"""When a doubt is seen to again that we failed at; a fault of ours, for the log."""
+"""When a doubt is due again at which we failed; a fault of ours, for the log."""
 CLOCK_EVERY_S: Final = 10.0
-"""How soon a step of the wall clock is noticed, which doubts are due by."""
+"""How soon a step of the wall clock is noticed; doubts are due by that clock."""
 LOOK_EVERY_S: Final = 1.0
-"""The lot is looked at no more often than this."""
-LOT_MAX: Final = 200
-"""Of each provider, what one look takes in."""
+"""Due doubts are asked for no more often than this."""
+DUE_MAX: Final = 200
+"""Doubts of each provider that are taken at a time."""
 REPEATS_MAX: Final = 8
-"""Repetitions by key on their way at a time, at each provider: fresh messages need its lane."""
-LOOK_UPS_MAX: Final = 32
-"""Look-ups under way at a time, at each provider."""
-LOOK_UP_WITHIN_S: Final = 30.0
-"""The longest that a look-up may take."""
-FAILURES_MAX: Final = 5
-"""Look-ups in a row without an answer, after which a provider is not asked for a while."""
-PAUSE_S: Final = 30.0
+"""Repeats in flight at each provider: fresh messages need its lane."""
 STEP_MIN_S: Final = 1.0
-"""By so much the two clocks must disagree for the wall clock to have been set."""
-
-_Key: TypeAlias = tuple[int, str]
+"""The two clocks must disagree by this much for the wall clock to have been set."""
 
 
 @dataclass(eq=False)
-class _Vendor:
-    """Whether a provider answers look-ups."""
+class SettlerState:
+    """What survives a crash of the settler."""
 
-    failures: int = 0
-    closed_until_s: float = NEVER_S
+    mailbox: Mailbox[Done | LookUpEnded] = field(init=False)
+    lost: list[Attempt] = field(default_factory=list)
+    """Repeats on whose end a settler died. A look-up that it died on is made again."""
+    due_at: float = 0.0
+    """UTC; when the next doubt is due, as far as is known."""
+    clock_steps: ClockSteps = field(default_factory=ClockSteps)
+    """What was noticed of the wall clock."""
+
+    def __post_init__(self) -> None:
+        self.mailbox = Mailbox("settler", MAILBOX_CAPACITY, self._on_crash)
+
+    def expect(self, at: float) -> None:
+        """Let the settler ask for due doubts at `at` (UTC) at the latest."""
+        if at < self.due_at:
+            self.due_at = at
+            self.mailbox.nudge()
+
+    def _on_crash(self, item: Done | LookUpEnded, _error: Exception) -> None:
+        if isinstance(item, Done):
+            self.lost.append(item.attempt)
 
 
 class SettlerActor:
-    """The shell: one loop over due doubts, and a task a look-up."""
+    """One loop over due doubts, ends of repeats and look-ups; a task for each look-up."""
 
-    def __init__(self, desk: DispatchDesk, ports: Ports) -> None:
-        self._desk = desk
+    def __init__(self, state: SettlerState, lanes: Lanes, spool: SpoolClient, ports: Ports) -> None:
+        self._state = state
+        self._lanes = lanes
+        self._spool = spool
         self._ports = ports
         self._clock = ports.clock
         self._journal = ports.journal
-        self._views: dict[str, LaneView] = {}
-        self._vendors: dict[str, _Vendor] = {}
-        self._looking: dict[_Key, str] = {}
-        self._writing: dict[_Key, Reply[Result]] = {}
+        self._look_ups = LookUpTasks(state.mailbox.put_nowait, ports)
+        self._writing: dict[DoubtKey, Reply[Result]] = {}
         self._overdue: Reply[Result] | None = None
         self._looked_s = NEVER_S
-        self._spool_starts = desk.signals.starts.value
+        self._spool_starts = spool.signals.starts.value
         self._ahead_s = ports.clock.wall_time() - ports.clock.now_s()
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """See to what is due, again and again."""
-        self._desk.doubt_at = 0.0
-        mailbox = self._desk.looked
+        """Leave what a predecessor lost to the dispatcher's recovery, then act on what is due."""
+        self._state.due_at = 0.0
+        while self._state.lost:
+            self._lanes.lose(self._state.lost.pop())
+            self._lanes.wake()
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
                 with trio.move_on_at(self._next_wake_s()):
-                    await mailbox.wait()
+                    await self._state.mailbox.wait()
                 self._note_clock_steps()
-                for looked in mailbox.take():
-                    self._ports.faults.point("settler.looked")
-                    await self._take_in(looked)
+                for item in self._state.mailbox.take():
+                    await self._take_in(item)
                 await self._read_doubts(nursery)
                 await self._ask()
 
-    # The lot
+    async def _take_in(self, item: Done | LookUpEnded) -> None:
+        if isinstance(item, Done):
+            self._ports.faults.point("settler.outcome")
+            await self._end_repeat(item)
+        else:
+            self._ports.faults.point("settler.looked")
+            await self._end_look_up(item)
+
+    # Due doubts
 
     async def _ask(self) -> None:
         """Ask the spool for doubts that are due."""
-        if self._spool_starts != self._desk.signals.starts.value:
-            self._spool_starts = self._desk.signals.starts.value
-            self._desk.doubt_at = 0.0  # what was asked of its predecessor may be lost
+        if self._spool_starts != self._spool.signals.starts.value:
+            self._spool_starts = self._spool.signals.starts.value
+            self._state.due_at = 0.0  # what was asked of its predecessor may be lost
         now_s, now = self._clock.now_s(), self._clock.wall_time()
-        is_time = self._desk.doubt_at <= now and now_s >= self._looked_s + LOOK_EVERY_S
-        if self._overdue is None and is_time and not self._desk.is_draining:
+        is_time = self._state.due_at <= now and now_s >= self._looked_s + LOOK_EVERY_S
+        if self._overdue is None and is_time and not self._lanes.is_draining:
             self._looked_s = now_s
-            self._desk.doubt_at = float("inf")  # what becomes uncertain meanwhile lowers it again
-            self._overdue = await self._write(FindDueDoubts(LOT_MAX))
+            self._state.due_at = float("inf")  # what becomes uncertain meanwhile lowers it again
+            self._overdue = await self._write(FindDueDoubts(DUE_MAX))
 
     async def _read_doubts(self, nursery: trio.Nursery) -> None:
-        """See to what the spool has answered."""
+        """Act on the due doubts that the spool has answered with."""
         self._writing = {key: reply for key, reply in self._writing.items() if not reply.is_done}
         if self._overdue is None or not self._overdue.is_done:
             return
@@ -143,42 +169,44 @@ class SettlerActor:
             doubts = reply.result()
         except ActorCrashedError as error:
             self._journal.note("spool.answer_lost", level="error", error=str(error))
-            self._desk.expect_doubt(0.0)
+            self._state.expect(0.0)
             return
         assert isinstance(doubts, Doubts)
         if doubts.next_due_at is not None:
-            self._desk.expect_doubt(doubts.next_due_at)
+            self._state.expect(doubts.next_due_at)
         busy = self._busy()
         for doubt in doubts.doubts:
-            if self._desk.is_draining:
+            if self._lanes.is_draining:
                 return
             self._ports.faults.point("settler.doubt")
-            is_seen_to = (doubt.seq, doubt.attempt_id) not in busy
+            is_done = (doubt.seq, doubt.attempt_id) not in busy
             try:
-                is_seen_to = is_seen_to and await self._see_to(doubt, nursery)
+                is_done = is_done and await self._act_on(doubt, nursery)
             except Exception as error:  # one that we cannot handle must not stop the others
                 self._journal.note(
                     "settler.fault", level="error", id=doubt.id, error=describe(error)
                 )
                 at = self._clock.wall_time() + FAULT_AGAIN_S
-                await self._settle(doubt, self._postponed(doubt, at))
-            if not is_seen_to:
-                self._desk.expect_doubt(self._clock.wall_time())  # it is due still
+                await self._change(doubt, self._postponed(doubt, at))
+            if not is_done:
+                self._state.expect(self._clock.wall_time())  # it is still due
 
-    def _busy(self) -> set[_Key]:
+    def _busy(self) -> set[DoubtKey]:
         """Return the doubts for which something is under way."""
-        attempts = [each for lane in self._desk.lanes.values() for each in lane.in_flight.values()]
-        repeated = {(a.doubt.seq, a.doubt.attempt_id) for a in attempts if a.doubt is not None}
-        return repeated | self._looking.keys() | self._writing.keys()
+        repeats = [attempt.doubt for attempt in self._lanes.in_flight if attempt.doubt is not None]
+        repeated = {(doubt.seq, doubt.attempt_id) for doubt in repeats}
+        return repeated | self._look_ups.keys | self._writing.keys()
 
-    async def _see_to(self, doubt: Doubt, nursery: trio.Nursery) -> bool:
-        """Do what is to be done about a doubt; False when there is no room for that just now."""
-        lane, now = self._desk.lanes.get(doubt.provider), self._clock.wall_time()
-        able = NOBODY if lane is None else lane.out.capabilities
-        move = decide_doubt(doubt, able, self._desk.plan(doubt.stream), self._desk.clock_steps, now)
+    async def _act_on(self, doubt: Doubt, nursery: trio.Nursery) -> bool:
+        """Do what the rules say about a due doubt; False when there is no room for that now."""
+        lane, now = self._lanes.get(doubt.provider), self._clock.wall_time()
+        able = NO_PROVIDER if lane is None else lane.provider.capabilities
+        move = decide_doubt(
+            doubt, able, self._lanes.plan(doubt.stream), self._state.clock_steps, now
+        )
         match move:
             case Wait(until):
-                await self._settle(doubt, self._postponed(doubt, until))
+                await self._change(doubt, self._postponed(doubt, until))
             case Conclude():
                 await self._conclude(doubt, able, move)
             case LookUp():
@@ -197,9 +225,9 @@ class SettlerActor:
         now = self._clock.wall_time()
         looks_at = float("inf")
         if able.look_up_lag_s is not None:
-            looks_at = max(now, look_up_at(doubt, able.look_up_lag_s, self._desk.clock_steps))
-        await self._settle(doubt, resolve_of(doubt, conclusion, now, looks_at))
-        self._desk.expect_doubt(looks_at)
+            looks_at = max(now, look_up_at(doubt, able.look_up_lag_s, self._state.clock_steps))
+        await self._change(doubt, settle_of(doubt, conclusion, now, looks_at))
+        self._state.expect(looks_at)
         self._journal.note(
             "uncertain.settled",
             level="warning",
@@ -208,110 +236,105 @@ class SettlerActor:
             rule=conclusion.rule,
         )
 
-    async def _settle(self, doubt: Doubt, command: Command) -> None:
-        """Have the spool change something about a doubt; until it has, the doubt is busy."""
+    async def _change(self, doubt: Doubt, command: Command) -> None:
+        """Send a command about a doubt; until it is durable, the doubt is busy."""
         key = (doubt.seq, doubt.attempt_id)
         self._writing[key] = await self._write(command)
 
     def _postponed(self, doubt: Doubt, at: float, tries: int = 0) -> Postpone:
-        self._desk.expect_doubt(at)
+        self._state.expect(at)
         return Postpone(doubt.seq, (doubt.attempt_id,), at, doubt.repeats + tries)
 
     async def _write(self, command: Command) -> Reply[Result]:
-        reply: Reply[Result] = Reply(self._desk.looked.nudge)
-        await self._desk.spool.put(Write(command, reply))
-        return reply
+        return await self._spool.send(command, self._state.mailbox.nudge)
 
-    # By key
+    # Repeats
 
     async def _repeat(self, doubt: Doubt, lane: Lane, now: float) -> bool:
         """Send the same once more, under its key; later where the lane does not take it."""
         now_s = self._clock.now_s()
-        view = self._views.get(lane.name)
-        if view is None or view.lane is not lane:
-            view = self._views[lane.name] = LaneView(lane)
-        repeats = sum(each.doubt is not None for each in lane.in_flight.values())
-        if doubt.crashes >= ALONE_FROM and self._desk.has_suspect_in_flight:
+        if doubt.crashes >= ALONE_FROM and self._lanes.has_suspect_in_flight:
             # Not left due: many of them would hide the doubts behind them.
-            await self._settle(doubt, self._postponed(doubt, now + SUSPECT_AGAIN_S))
+            await self._change(doubt, self._postponed(doubt, now + SUSPECT_AGAIN_S))
             return True
-        if repeats >= REPEATS_MAX:
+        if lane.repeats_in_flight >= REPEATS_MAX:
             return False
-        if view.opens_at_s() > now_s or now_s < self._desk.signals.full_until_s.value:
-            plan, able = self._desk.plan(doubt.stream), lane.out.capabilities
-            draw = self._ports.entropy.draw("again", doubt.id, doubt.repeats)
-            at = after_repeat_at(doubt, able, plan, now, draw)
-            await self._settle(doubt, self._postponed(doubt, at, 1))
+        if lane.opens_at_s() > now_s or now_s < self._spool.signals.full_until_s.value:
+            at = self._repeat_again_at(doubt, lane, now)
+            await self._change(doubt, self._postponed(doubt, at, 1))
             return True
-        attempt_id = self._ports.ids.new_id()
-        attempt = Attempt(attempt_id, lease_of(doubt, now), lane.name, doubt=doubt)
-        view.used += 1
-        lane.in_flight[attempt.id] = attempt
-        lane.limiter.put_nowait(attempt)
+        id_, reply_to = self._ports.ids.new_id(), self._state.mailbox.put_nowait
+        attempt = Attempt(id_, lease_of(doubt, now), lane.name, reply_to, doubt=doubt)
+        lane.offer(attempt, now_s)
         return True
 
-    # By look-up
+    async def _end_repeat(self, done: Done) -> None:
+        """Record how a repeat ended: it settled, or everything is as uncertain as before."""
+        attempt, outcome, now = done.attempt, done.outcome, self._clock.wall_time()
+        lane, doubt = self._lanes[attempt.lane], attempt.doubt
+        assert doubt is not None
+        if not lane.end(attempt):
+            return  # reported already, by the successor of an actor that died
+        at = self._repeat_again_at(doubt, lane, now)
+        for command in end_of_repeat(done, doubt, at):
+            await self._write(command)
+        if not isinstance(outcome, NotAttempted):
+            word = outcome_word(outcome)
+            self._lanes.attempts.add(attempt.lane, word)
+            facts = {"id": doubt.id, "provider": attempt.lane, "outcome": word}
+            self._journal.note("uncertain.repeated", **facts, repeats=doubt.repeats + 1)
+        elif outcome.why is Why.CRASHED:
+            crash = count_crash(attempt.lease, self._journal)
+            await self._write(crash)
+            if crash.crashes >= CRASHES_MAX:
+                await self._write(poison_of(doubt, now))
+        self._state.expect(at)
+        self._lanes.wake()  # a slot is free, or the last attempt has ended
+
+    def _repeat_again_at(self, doubt: Doubt, lane: Lane, now: float) -> float:
+        draw = self._ports.entropy.draw("again", doubt.id, doubt.repeats)
+        plan = self._lanes.plan(doubt.stream)
+        return after_repeat_at(doubt, lane.provider.capabilities, plan, now, draw)
+
+    # Look-ups
 
     async def _look_up(self, doubt: Doubt, lane: Lane, nursery: trio.Nursery) -> bool:
-        """Ask the vendor; not while it answers nobody, and not about too many at once."""
-        vendor = self._vendors.setdefault(lane.name, _Vendor())
-        under_way = sum(name == lane.name for name in self._looking.values())
-        is_failing = vendor.failures >= FAILURES_MAX
-        if is_failing and (under_way or self._clock.now_s() < vendor.closed_until_s):
+        """Ask the provider, unless its look-ups fail; False when too many are under way."""
+        if self._look_ups.is_paused(lane.name):
             reason = Reason("not asked: its look-ups are failing")
             await self._count(LookUpEnded(doubt, LookUpFailed(reason), self._clock.wall_time()))
             return True
-        if under_way >= LOOK_UPS_MAX:
+        if self._look_ups.count(lane.name) >= LOOK_UPS_MAX:
             return False
-        self._looking[doubt.seq, doubt.attempt_id] = lane.name
-        nursery.start_soon(self._ask_vendor, doubt, lane.out)
+        self._look_ups.start(doubt, lane.provider, nursery)
         return True
 
-    async def _ask_vendor(self, doubt: Doubt, out: Provider) -> None:
-        """Make one look-up; whatever happens, it comes back once."""
-        asked_at = self._clock.wall_time()
-        sighting: LookUpResult = LookUpFailed(Reason(f"no answer within {LOOK_UP_WITHIN_S:g} s"))
-        with trio.move_on_after(LOOK_UP_WITHIN_S):
-            try:
-                sighting = await out.look_up(doubt.id)
-            except Exception as error:  # a look-up's fault is its outcome
-                sighting = LookUpFailed(Reason(f"our fault: {type(error).__name__}"))
-                self._journal.note(
-                    "lookup.fault", level="error", id=doubt.id, error=describe(error)
-                )
-        self._desk.looked.put_nowait(LookUpEnded(doubt, sighting, asked_at))
-
-    async def _take_in(self, looked: LookUpEnded) -> None:
-        doubt, sighting = looked.doubt, looked.sighting
-        vendor = self._vendors.setdefault(doubt.provider, _Vendor())
-        if isinstance(sighting, LookUpFailed):
-            vendor.failures += 1
-            vendor.closed_until_s = self._clock.now_s() + PAUSE_S
-        else:
-            vendor.failures = 0
-        if isinstance(sighting, Found) and not doubt.is_sole:
+    async def _end_look_up(self, looked: LookUpEnded) -> None:
+        self._look_ups.end(looked)
+        if isinstance(looked.sighting, Found) and not looked.doubt.is_sole:
             reason = Reason("it has the message, but perhaps for its other recipients")
             looked = msgspec.structs.replace(looked, sighting=LookUpFailed(reason))
         await self._count(looked)
-        self._looking.pop((doubt.seq, doubt.attempt_id), None)
 
     async def _count(self, looked: LookUpEnded) -> None:
-        """Write down what a look-up came to, and conclude if that is enough."""
+        """Record what a look-up found, and conclude if that is enough."""
         doubt, now = looked.doubt, self._clock.wall_time()
-        lane = self._desk.lanes.get(doubt.provider)
-        able = NOBODY if lane is None else lane.out.capabilities
+        lane = self._lanes.get(doubt.provider)
+        able = NO_PROVIDER if lane is None else lane.provider.capabilities
         lag_s = able.look_up_lag_s or 0.0
-        counts_from = look_up_at(doubt, lag_s, self._desk.clock_steps)
+        counts_from = look_up_at(doubt, lag_s, self._state.clock_steps)
         looks = count_look(doubt.looks, looked.sighting, looked.asked_at, counts_from, now)
         after = msgspec.structs.replace(doubt, looks=looks)
         at = self._look_again_at(after, able, lag_s, now)
-        command = resolve_of_look(doubt, looked.sighting, looks, now, at)
-        await self._settle(doubt, command)
+        command = settle_of_look(doubt, looked.sighting, looks, now, at)
+        await self._change(doubt, command)
         self._journal.note("uncertain.looked_up", id=doubt.id, rule=command.rule)
         if isinstance(looked.sighting, Found):
             return
-        self._desk.expect_doubt(at)
-        move = decide_doubt(after, able, self._desk.plan(doubt.stream), self._desk.clock_steps, now)
+        self._state.expect(at)
+        move = decide_doubt(
+            after, able, self._lanes.plan(doubt.stream), self._state.clock_steps, now
+        )
         if isinstance(move, Conclude):
             await self._conclude(after, able, move)
 
@@ -319,12 +342,12 @@ class SettlerActor:
         looks = doubt.looks
         draw = self._ports.entropy.draw("look", doubt.id, looks.count)
         if doubt.is_held:
-            wait_s = delay_s(looks.count, draw, HELD_DELAY_BASE_S, HELD_DELAY_CAP_S)
-            return max(now + wait_s, look_up_at(doubt, lag_s, self._desk.clock_steps))
-        plan, wait_s = self._desk.plan(doubt.stream), delay_s(looks.failures, draw)
+            wait_s = doubt_delay_s(looks.count, draw, HELD_DELAY_BASE_S, HELD_DELAY_CAP_S)
+            return max(now + wait_s, look_up_at(doubt, lag_s, self._state.clock_steps))
+        plan, wait_s = self._lanes.plan(doubt.stream), doubt_delay_s(looks.failures, draw)
         if not looks.failures:
-            wait_s = max(0.0, look_up_at(doubt, lag_s, self._desk.clock_steps) - now)
-        return next_at(doubt, able, plan, self._desk.clock_steps, now, wait_s)
+            wait_s = max(0.0, look_up_at(doubt, lag_s, self._state.clock_steps) - now)
+        return next_at(doubt, able, plan, self._state.clock_steps, now, wait_s)
 
     # Time
 
@@ -335,13 +358,13 @@ class SettlerActor:
         if abs(step_s) < STEP_MIN_S:
             return
         self._ahead_s = ahead_s
-        self._desk.clock_steps = self._desk.clock_steps.stepped(step_s, self._clock.wall_time())
+        self._state.clock_steps = self._state.clock_steps.stepped(step_s, self._clock.wall_time())
         self._journal.note("clock.stepped", level="warning", step_s=round(step_s, 3))
 
     def _next_wake_s(self) -> float:
-        """Return the earliest time at which something is to be done without being told."""
-        if self._desk.is_draining or self._overdue is not None:
+        """Return when something is to be done without any news (monotonic)."""
+        if self._lanes.is_draining or self._overdue is not None:
             return float("inf")
         now_s = self._clock.now_s()
-        due_s = now_s + self._desk.doubt_at - self._clock.wall_time()
+        due_s = now_s + self._state.due_at - self._clock.wall_time()
         return max(min(due_s, now_s + CLOCK_EVERY_S), self._looked_s + LOOK_EVERY_S)

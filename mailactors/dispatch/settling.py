@@ -1,24 +1,25 @@
 """How an uncertain outcome is settled. Plain functions: facts in, decision out.
 
-In this order: by what the vendor reported; by repeating the attempt at the same provider with the
-same key; by looking the message up; at last by the stream's preference.
+In this order: by what the vendor reported; by a repeat at the same provider under the same key; by
+a look-up; at last by the stream's preference.
 
-**By key** as long as the vendor remembers it, counted from the first intent (`KEY_MARGIN_S` less),
-and the deadline allows, with the identical payload. A stream that resends, or a vendor that can be
-asked, ends it sooner: when `uncertain_wait_s` is over and at least one repetition was tried. A
-sign-in code must not wait a day for a provider that died; nor need an invoice, where asking tells
-as much. Only a stream that holds, at a vendor that cannot be asked, goes on to the window's end.
+**By repeat**, with the identical payload, while the vendor remembers the key (its window begins
+with the first intent and is shortened by `KEY_MARGIN_S`) and the deadline allows. It ends sooner
+where the stream resends or the vendor answers look-ups: after `uncertain_wait_s` and at least one
+repeat. A sign-in code must not wait a day for a provider that died, and an invoice need not where
+a look-up says as much. Only a stream that holds, at a vendor without look-ups, repeats to the
+window's end.
 
-**By look-up** from `look_up_lag_s` after the latest attempt on. Two that found nothing, asked that
-late and a lag apart, prove that nothing was accepted: the message is ready again, and that is no
-risk. It is ready only when the second one has come back.
+**By look-up**, from `look_up_lag_s` after the latest attempt. Two that found nothing, made that
+late and a lag apart, prove that nothing was accepted: once the second one has come back, the
+message is ready again, without a declared risk.
 
-**By preference** when `uncertain_wait_s` is over: counted from the first loss where nobody can be
-asked; else from the last look-up that was answered, or from when one could first be. As long as
-look-ups are answered the next one is waited for; only one that failed gives the preference a say.
+**By preference**, after `uncertain_wait_s`: counted from the first loss where the vendor has no
+look-ups; otherwise from the last look-up that was answered, or from when one could first count.
+While look-ups are answered the next one is awaited; the preference applies only after one failed.
 
-Past the deadline nothing goes out: it is held, and so is what a stream wants held. Where the vendor
-can be asked, held ones are looked up again, ever more rarely, for `HELD_FOR_S`.
+Past the deadline nothing is sent: the message is held, as it is where the stream prefers that. Held
+messages are looked up again, ever more rarely, for `HELD_FOR_S`, where the vendor has look-ups.
 """
 
 from __future__ import annotations
@@ -27,14 +28,13 @@ from typing import Any, Final, TypeAlias, assert_never
 
 import msgspec
 
-from mailactors.dispatch.retry import Preference, StreamPolicy, describe, outcome_word
+from mailactors.dispatch.retry import Preference, StreamPolicy, is_bounce, outcome_word, reason_line
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import (
     Accepted,
     NotAttempted,
     Outcome,
     Rejected,
-    Scope,
     Uncertain,
     split_by_recipient,
 )
@@ -43,7 +43,7 @@ from mailactors.spool.port import NEVER_AT, Doubt, LookUps, SettleDoubt, Step
 
 NEGATIVES_ENOUGH: Final = 2
 KEY_MARGIN_S: Final = 60.0
-"""A repetition is on its way for a while: it begins so long before the vendor may forget."""
+"""Stop repeating this long before the vendor's key window closes: a repeat takes a while."""
 KEY_MARGIN_SHARE: Final = 0.1
 """The margin of a short window."""
 DELAY_BASE_S: Final = 1.0
@@ -51,31 +51,31 @@ DELAY_CAP_S: Final = 300.0
 HELD_DELAY_BASE_S: Final = 60.0
 HELD_DELAY_CAP_S: Final = 6 * 3600.0
 HELD_FOR_S: Final = 7 * 86400.0
-"""Vendors keep their logs for days; later nobody is asked any more."""
+"""Vendors keep their logs for days; later no look-up is made."""
 JITTER: Final = 0.25
 APART_MIN_S: Final = 1.0
-"""Between two look-ups, even where a vendor promises to know at once."""
+"""Between two look-ups, even where a vendor has no lag."""
 
 STEPS_MAX: Final = 50
-"""Of the wall clock, either way, that are remembered one by one."""
+"""Steps of the wall clock in one direction that are remembered one by one."""
 
-NOBODY: Final = Capabilities(own_envelope=True)
-"""What a provider can do that is configured no more."""
+NO_PROVIDER: Final = Capabilities(own_envelope=True)
+"""The capabilities assumed of a provider that is no longer configured."""
 
 
 class ClockStep(msgspec.Struct, frozen=True):
-    """The wall clock was set. What is on disk up to `until` (UTC) is by the clock as it was."""
+    """A step of the wall clock. Times on disk up to `until` (UTC) are by the clock before it."""
 
     until: float
     step_s: float
 
 
 class ClockSteps(msgspec.Struct, frozen=True):
-    """When and how far the wall clock was set: what is on disk from before may be that wrong."""
+    """When and how far the wall clock was set: times on disk from before may be that wrong."""
 
     forward: tuple[ClockStep, ...] = ()
     backward: tuple[ClockStep, ...] = ()
-    """Their `step_s` is positive, too."""
+    """Their `step_s` is positive as well."""
 
     def forward_s(self, at: float) -> float:
         """Return how far the clock was set forward since it showed `at`."""
@@ -103,23 +103,23 @@ def _joined(steps: tuple[ClockStep, ...]) -> tuple[ClockStep, ...]:
 
 
 class Repeat(msgspec.Struct, frozen=True):
-    """Send the same once more, under its key; not after this (UTC)."""
+    """Send the same once more, under its key; not after `not_after` (UTC)."""
 
     not_after: float
 
 
 class LookUp(msgspec.Struct, frozen=True):
-    """Ask the vendor."""
+    """Ask the provider whether it has the message."""
 
 
 class Wait(msgspec.Struct, frozen=True):
-    """Nothing to do before `until` (UTC)."""
+    """Do nothing before `until` (UTC)."""
 
     until: float
 
 
 class Conclude(msgspec.Struct, frozen=True):
-    """The deliveries' next states, by what rule."""
+    """Settle: the deliveries' next states, and by which rule."""
 
     states: tuple[tuple[int, State], ...]
     kind: str
@@ -130,12 +130,12 @@ class Conclude(msgspec.Struct, frozen=True):
 DoubtAction: TypeAlias = Repeat | LookUp | Wait | Conclude
 
 
-def delay_s(
+def doubt_delay_s(
     tries: int, draw: float, base_s: float = DELAY_BASE_S, cap_s: float = DELAY_CAP_S
 ) -> float:
-    """Return how long to wait after so many tries, `draw` being in [0, 1).
+    """Return how long to wait after so many tries of a doubt, `draw` being in [0, 1).
 
-    >>> [delay_s(n, 0.5) for n in (0, 1, 5, 50)]
+    >>> [doubt_delay_s(n, 0.5) for n in (0, 1, 5, 50)]
     [1.0, 2.0, 32.0, 300.0]
     """
     plain_s = min(cap_s, base_s * 2.0 ** min(tries, 32))
@@ -143,7 +143,7 @@ def delay_s(
 
 
 def key_until(doubt: Doubt, able: Capabilities, plan: StreamPolicy, steps: ClockSteps) -> float:
-    """Return until when (UTC) repeating by key is the way; 0 for never."""
+    """Return until when (UTC) the message is repeated under its key; 0 for never."""
     window_s = able.idempotency_window_s
     if not window_s or not doubt.is_whole or doubt.is_suppressed or doubt.is_held:
         return 0.0
@@ -165,7 +165,7 @@ def look_up_at(doubt: Doubt, lag_s: float, steps: ClockSteps) -> float:
 
 
 def preference_at(doubt: Doubt, able: Capabilities, plan: StreamPolicy) -> float:
-    """Return when (UTC) the stream's preference has its say."""
+    """Return when (UTC) the stream's preference applies."""
     if able.look_up_lag_s is None:
         return doubt.since + plan.uncertain_wait_s
     asked_from = doubt.ended_at + able.look_up_lag_s
@@ -175,11 +175,11 @@ def preference_at(doubt: Doubt, able: Capabilities, plan: StreamPolicy) -> float
 def decide_doubt(
     doubt: Doubt, able: Capabilities, plan: StreamPolicy, steps: ClockSteps, now: float
 ) -> DoubtAction:
-    """Say what to do about a doubt that is due."""
+    """Say what to do about a due doubt."""
     if doubt.evidence:
         states = {"delivered": State.SENT, "bounced": State.BOUNCED}
-        told = tuple((n, states[kind]) for n, kind in doubt.evidence)
-        return Conclude(told, "delivery event", "a delivery event, so it had been accepted")
+        reported = tuple((n, states[kind]) for n, kind in doubt.evidence)
+        return Conclude(reported, "delivery event", "a delivery event, so it had been accepted")
     is_late = now >= doubt.expires_at
     if doubt.looks.negatives >= NEGATIVES_ENOUGH and (is_late or not doubt.is_held):
         return _all(doubt, State.READY, "look-up", "two look-ups found nothing: not accepted")
@@ -240,9 +240,9 @@ def next_at(
     now: float,
     wait_s: float,
 ) -> float:
-    """Return when (UTC) to see to a doubt again that has just been tried in vain.
+    """Return when (UTC) a doubt is due again after a try that settled nothing.
 
-    After `wait_s`; sooner where something else has its turn before that.
+    After `wait_s`; sooner where another rule applies before that.
     """
     turns = [doubt.expires_at, key_until(doubt, able, plan, steps)]
     turns.append(preference_at(doubt, able, plan))
@@ -252,29 +252,29 @@ def next_at(
 def after_repeat_at(
     doubt: Doubt, able: Capabilities, plan: StreamPolicy, now: float, draw: float
 ) -> float:
-    """Return when (UTC) to see again to what was just repeated, or could not be."""
+    """Return when (UTC) a doubt is due again that was just repeated, or could not be."""
     tried = msgspec.structs.replace(doubt, repeats=doubt.repeats + 1, ended_at=now)
-    return next_at(tried, able, plan, ClockSteps(), now, delay_s(tried.repeats, draw))
+    return next_at(tried, able, plan, ClockSteps(), now, doubt_delay_s(tried.repeats, draw))
 
 
 def first_at(able: Capabilities, plan: StreamPolicy, now: float) -> float:
-    """Return when (UTC) to see first to what has just become uncertain."""
+    """Return when (UTC) a doubt is first due that arises now."""
     waits_s = [plan.uncertain_wait_s]
     if able.idempotency_window_s:
         waits_s.append(DELAY_BASE_S)
     if able.look_up_lag_s is not None:
         waits_s.append(max(able.look_up_lag_s, DELAY_BASE_S))
-        waits_s.remove(plan.uncertain_wait_s)  # asking comes first, however long it takes
+        waits_s.remove(plan.uncertain_wait_s)  # the look-up comes first, however long its lag
     return now + min(waits_s)
 
 
-# What was found out
+# What is learnt
 
 
 def count_look(
     looks: LookUps, sighting: LookUpResult, asked_at: float, counts_from: float, now: float
 ) -> LookUps:
-    """Count a look-up that came back now. One that found nothing may have been asked too early."""
+    """Count a look-up that came back now. One that found nothing may have been made too early."""
     match sighting:
         case Found():
             return msgspec.structs.replace(
@@ -297,10 +297,10 @@ def count_look(
 
 
 def decide_repeated(doubt: Doubt, outcome: Outcome, due_at: float) -> tuple[tuple[Step, ...], str]:
-    """Say what a repetition by key tells of each delivery, and by what rule.
+    """Say what the end of a repeat means for each delivery, and by which rule.
 
-    Only that it was accepted settles: the vendor has it once, whichever attempt brought it. A
-    refusal, a deferral or another loss says nothing of the first attempt.
+    Only an acceptance settles: the vendor has it once, whichever attempt brought it. A refusal, a
+    deferral or another loss says nothing of the first attempt.
     """
     apart = split_by_recipient(outcome, [address for _, address in doubt.recipients])
     steps = []
@@ -308,11 +308,11 @@ def decide_repeated(doubt: Doubt, outcome: Outcome, due_at: float) -> tuple[tupl
         each = apart[address]
         if isinstance(each, Accepted):
             steps.append(Step(n, State.SENT))
-        elif isinstance(outcome, Accepted) and _is_bounce(each):
+        elif isinstance(outcome, Accepted) and is_bounce(each):
             assert isinstance(each, Rejected)
-            steps.append(Step(n, State.BOUNCED, error=describe(each.reason)))
+            steps.append(Step(n, State.BOUNCED, error=reason_line(each.reason)))
         else:
-            error = "" if isinstance(each, Accepted | NotAttempted) else describe(each.reason)
+            error = "" if isinstance(each, Accepted | NotAttempted) else reason_line(each.reason)
             steps.append(Step(n, State.UNCERTAIN, due_at, error))
     if isinstance(outcome, Accepted):
         return tuple(steps), "repeated by its key and accepted: the provider has it once"
@@ -322,12 +322,8 @@ def decide_repeated(doubt: Doubt, outcome: Outcome, due_at: float) -> tuple[tupl
     return tuple(steps), f"repeated by its key and {word}: says nothing of the first attempt"
 
 
-def _is_bounce(outcome: Outcome) -> bool:
-    return isinstance(outcome, Rejected) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
-
-
-def resolve_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) -> SettleDoubt:
-    """Return the command that moves a doubt on; one that is held is seen to again at `looks_at`."""
+def settle_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) -> SettleDoubt:
+    """Return the command of a conclusion; a doubt that is held is due again at `looks_at`."""
     states = {state for _, state in conclusion.states}
     facts: dict[str, Any] = {
         "kind": conclusion.kind,
@@ -351,17 +347,17 @@ def resolve_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) 
 
 
 def poison_of(doubt: Doubt, now: float) -> SettleDoubt:
-    """Return the command that holds a doubt on which actors died too often."""
+    """Return the command that holds an uncertain message on which actors died too often."""
     conclusion = _all(doubt, State.HELD, "crashes", "poison: held, it may have gone out")
-    return resolve_of(doubt, conclusion, now, NEVER_AT)
+    return settle_of(doubt, conclusion, now, NEVER_AT)
 
 
-def resolve_of_look(
+def settle_of_look(
     doubt: Doubt, sighting: LookUpResult, looks: LookUps, now: float, at: float
 ) -> SettleDoubt:
     """Return the command that records a look-up, and settles what it found.
 
-    `at`: when to see to the doubt again if that was not all.
+    `at`: when the doubt is due again if that settles nothing.
     """
     facts = {"kind": "look-up", "provider": doubt.provider, "looks": looks.count}
     state = State.HELD if doubt.is_held else State.UNCERTAIN
@@ -374,7 +370,7 @@ def resolve_of_look(
             rule = "a look-up found nothing" + ("" if is_counted else ", but was asked too early")
             facts["negatives"] = looks.negatives
         case LookUpFailed(reason=reason):
-            rule = f"a look-up had no answer: {describe(reason)}"
+            rule = f"a look-up had no answer: {reason_line(reason)}"
             facts["failures"] = looks.failures
         case _:
             assert_never(sighting)

@@ -1,4 +1,4 @@
-"""Messages on which so many died already that they are sent one at a time."""
+"""Messages on which actors or processes died, and which are therefore sent one at a time."""
 
 from __future__ import annotations
 
@@ -6,23 +6,35 @@ from collections import deque
 from collections.abc import Callable
 
 from mailactors.dispatch.routing import Choice
-from mailactors.spool.port import Lease
+from mailactors.runtime.ports import Journal
+from mailactors.spool.port import CRASHES_MAX, CountCrash, Lease
+
+
+def count_crash(lease: Lease, journal: Journal) -> CountCrash:
+    """Return the command that counts a crash on a message; the last one goes to the journal.
+
+    At `CRASHES_MAX` it is not tried again.
+    """
+    crashes = lease.crashes + 1
+    if crashes >= CRASHES_MAX:
+        journal.note("message.poison", level="error", id=lease.id, crashes=crashes)
+    return CountCrash(lease.seq, crashes)
 
 
 class Suspects:
-    """Leased messages that go alone, in the order in which they came."""
+    """Leased messages that go out alone, in order of arrival."""
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[Lease, tuple[str, ...]]] = deque()
 
     def push(self, lease: Lease, lanes: tuple[str, ...]) -> None:
-        """Let a message wait for its turn and for one of these lanes."""
+        """Add a message that waits for its turn and for one of these lanes."""
         self._waiting.append((lease, lanes))
 
     def pop(
         self, choose: Callable[[Lease, tuple[str, ...]], Choice | None]
     ) -> tuple[Lease, Choice] | None:
-        """Take out the first that a lane takes now; those before it have had their turn."""
+        """Take out the first that a lane takes now; those before it move to the end."""
         for _ in range(len(self._waiting)):
             lease, lanes = self._waiting.popleft()
             choice = choose(lease, lanes)

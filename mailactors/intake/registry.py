@@ -17,7 +17,7 @@ from mailactors.runtime.mailbox import Mailbox, MailboxFullError
 from mailactors.runtime.ports import Faults
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
-from mailactors.spool.actor import Write
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import Accept, AcceptMany, Result
 
 MAILBOX_CAPACITY: Final = 2048
@@ -53,7 +53,7 @@ def open_registry() -> Mailbox[Submit]:
 class RegistryActor:
     """Forwards each new submission to the spool, and lets repeated ones wait for its answer."""
 
-    def __init__(self, mailbox: Mailbox[Submit], spool: Mailbox[Write], faults: Faults) -> None:
+    def __init__(self, mailbox: Mailbox[Submit], spool: SpoolClient, faults: Faults) -> None:
         self._mailbox = mailbox
         self._spool = spool
         self._faults = faults
@@ -85,7 +85,7 @@ class RegistryActor:
     def _forward(self, submit: Submit) -> bool:
         """Send the command to the spool's writer; False, with the reply failed, if that is full."""
         try:
-            self._spool.put_nowait(Write(submit.accept, submit.reply))
+            self._spool.send_nowait(submit.accept, submit.reply)
         except MailboxFullError:
             submit.reply.fail(OverloadedError("the spool is behind", RETRY_AFTER_S))
             return False

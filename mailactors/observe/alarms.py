@@ -208,9 +208,9 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 def is_free(lane: Lane, now_s: float) -> bool:
     """Whether a lane would certainly take a message: probes and panic do not count."""
-    pace = lane.pace.value
-    has_permit = pace.permits > 0 and pace.next_permit_s <= now_s and not pace.is_paused
-    is_open = lane.health.value.gate is BreakerState.CLOSED and not lane.is_retired
+    limiter = lane.limiter_status.value
+    has_permit = limiter.permits > 0 and limiter.next_permit_s <= now_s and not limiter.is_paused
+    is_open = lane.breaker_status.value.state is BreakerState.CLOSED and not lane.is_retired
     return is_open and has_permit and lane.slots_free > 0
 
 

@@ -18,8 +18,9 @@ from prometheus_client.core import (
     Metric,
 )
 
-from mailactors.dispatch.desk import DispatchDesk
+from mailactors.dispatch.dispatcher import DispatcherState
 from mailactors.dispatch.lane import BreakerState, Lane
+from mailactors.dispatch.lanes import Lanes
 from mailactors.intake.door import Door
 from mailactors.model.lifecycle import Status
 from mailactors.observe.watchdog import WatchdogStatus
@@ -27,19 +28,18 @@ from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.supervisor import ChildStatistics, Supervisor
 from mailactors.runtime.tally import Histogram
-from mailactors.spool.actor import SpoolSignals
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import Ledger, Questions
-from mailactors.spool.reader import SpoolReader
 
 
 class Gauges(Protocol):
     """What a scrape looks at; a gateway has all of it."""
 
     door: Door
-    desk: DispatchDesk
-    signals: SpoolSignals
+    dispatcher: DispatcherState
+    lanes: Lanes
     supervisor: Supervisor
-    reader: SpoolReader
+    spool: SpoolClient
     watch: WatchdogStatus
 
     @property
@@ -58,7 +58,7 @@ class Backlog:
 
 async def expose(gauges: Gauges) -> bytes:
     """Return everything as text, version 0.0.4."""
-    backlog = await gauges.reader.ask(partial(Backlog, now=gauges.clock.wall_time()))
+    backlog = await gauges.spool.read(partial(Backlog, now=gauges.clock.wall_time()))
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(list(collect(gauges, backlog))))
     return generate_latest(registry)
@@ -87,23 +87,23 @@ def collect(gauges: Gauges, backlog: Backlog) -> Iterator[Metric]:
         "mailactors_attempts",
         "Attempts by provider and outcome.",
         ("provider", "outcome"),
-        gauges.desk.attempts.counts,
+        gauges.lanes.attempts.counts,
     )
     yield _histogram(
         "mailactors_retry_decision_seconds",
         "From a failure's last byte or timeout to the decision on what follows.",
-        gauges.desk.decided_s,
+        gauges.dispatcher.decided_s,
     )
     yield _histogram(
         "mailactors_retry_recorded_seconds",
         "From a failure's last byte or timeout until that decision was durable.",
-        gauges.desk.recorded_s,
+        gauges.dispatcher.recorded_s,
     )
     yield _histogram(
-        "mailactors_commit_commands", "Commands that shared a commit.", gauges.signals.commits
+        "mailactors_commit_commands", "Commands that shared a commit.", gauges.spool.signals.commits
     )
     yield from _backlog(backlog, gauges.clock.wall_time())
-    yield from _lanes(gauges.desk.lanes.values(), gauges.clock.now_s())
+    yield from _lanes(gauges.lanes.values(), gauges.clock.now_s())
     yield from _actors(gauges.supervisor.statistics(), gauges.supervisor.mailbox_statistics())
     yield from _watched(gauges.watch, gauges.clock.now_s())
 
@@ -199,11 +199,11 @@ def _lanes(lanes: Iterable[Lane], now_s: float) -> Iterator[Metric]:
         labels=("provider",),
     )
     for lane in lanes:
-        pace = lane.pace.value
-        permits.add_metric((lane.name,), pace.permits)
-        next_permit.add_metric((lane.name,), max(0.0, pace.next_permit_s - now_s))
+        limiter = lane.limiter_status.value
+        permits.add_metric((lane.name,), limiter.permits)
+        next_permit.add_metric((lane.name,), max(0.0, limiter.next_permit_s - now_s))
         for state in BreakerState:
-            gate.add_metric((lane.name, state.value), lane.health.value.gate is state)
+            gate.add_metric((lane.name, state.value), lane.breaker_status.value.state is state)
         in_flight.add_metric((lane.name,), len(lane.in_flight))
         paused.add_metric((lane.name,), lane.is_paused)
     yield from (gate, in_flight, paused, permits, next_permit)

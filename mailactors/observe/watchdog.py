@@ -16,9 +16,8 @@ from typing import Final
 import trio
 
 from mailactors.dispatch.claims import LOW_WATER
-from mailactors.dispatch.desk import DispatchDesk
-from mailactors.dispatch.lane import Lane
-from mailactors.dispatch.routing import LaneView
+from mailactors.dispatch.dispatcher import DispatcherState
+from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.settler import REPEATS_MAX
 from mailactors.observe.alarms import (
     RULES,
@@ -33,8 +32,8 @@ from mailactors.observe.alarms import (
 )
 from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.ports import Ports
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import InspectionQuery, LeaseOwner, SpoolError
-from mailactors.spool.reader import SpoolReader
 
 LOOK_EVERY_S: Final = 5.0
 LOOK_JITTER: Final = 0.2
@@ -76,14 +75,16 @@ class WatchdogActor:
     def __init__(
         self,
         watch: WatchdogStatus,
-        desk: DispatchDesk,
-        reader: SpoolReader,
+        lanes: Lanes,
+        dispatcher: DispatcherState,
+        spool: SpoolClient,
         mailboxes: Callable[[], list[MailboxStatistics]],
         ports: Ports,
     ) -> None:
         self._watch = watch
-        self._desk = desk
-        self._reader = reader
+        self._lanes = lanes
+        self._dispatcher = dispatcher
+        self._spool = spool
         self._mailboxes = mailboxes
         self._ports = ports
         self._clock = ports.clock
@@ -121,34 +122,34 @@ class WatchdogActor:
             if self._is_idle():
                 self._watch.process.forget_suspicions()
                 continue
-            lanes = self._desk.lanes.values()
+            lanes = self._lanes.values()
             faults = process_faults(self._mailboxes(), lanes, self._watch.lag_s, self._look_began_s)
             self._apply(self._watch.process, list(faults))
 
     async def _look(self) -> list[Finding]:
         """Ask the spool, and judge its answer by what the process knew before it asked."""
         now_s, now = self._clock.now_s(), self._clock.wall_time()
-        lanes, owner = list(self._desk.lanes.values()), self._owner()
+        lanes, owner = list(self._lanes.values()), self._owner()
         free = frozenset(lane.name for lane in lanes if is_free(lane, now_s))
-        healthy = frozenset(lane.name for lane in lanes if LaneView(lane).is_well)
-        repeating = frozenset(lane.name for lane in lanes if repeats_of(lane) >= REPEATS_MAX)
-        is_alone = self._desk.has_suspect_in_flight
+        healthy = frozenset(lane.name for lane in lanes if lane.is_well)
+        repeating = frozenset(lane.name for lane in lanes if lane.repeats_in_flight >= REPEATS_MAX)
+        is_alone = self._lanes.has_suspect_in_flight
         look = InspectionQuery(
             now, owner, self._watch.spool.seqs(), self._expiry_mark, self._audit_mark
         )
-        inspection = await self._reader.ask(lambda spool: spool.inspect(look))
+        inspection = await self._spool.read(lambda spool: spool.inspect(look))
         self._expiry_mark, self._audit_mark = inspection.expiry_mark, inspection.audit_mark
-        plans = {each.stream: self._desk.plan(each.stream) for each in inspection.messages}
+        plans = {each.stream: self._lanes.plan(each.stream) for each in inspection.messages}
         known = Snapshot(now, owner, plans, free, healthy, LOW_WATER, repeating, is_alone)
         return list(spool_faults(inspection, known))
 
     def _owner(self) -> LeaseOwner:
-        attempts = [a for lane in self._desk.lanes.values() for a in lane.in_flight.values()]
+        attempts = self._lanes.in_flight
         return LeaseOwner(
-            self._desk.node,
+            self._dispatcher.node,
             frozenset(each.id for each in attempts),
             frozenset((each.lease.seq, each.lease.epoch) for each in attempts),
-            None if self._desk.leases is None else self._desk.leases(),
+            None if self._dispatcher.leases is None else self._dispatcher.leases(),
         )
 
     async def _pause(self, name: str) -> float:
@@ -161,9 +162,9 @@ class WatchdogActor:
 
     def _is_idle(self) -> bool:
         """Whether nothing has to move: the gateway stops, or its disk is full."""
-        full = self._desk.signals.full_until_s
+        full = self._spool.signals.full_until_s
         is_full = full.version > 0 and self._clock.now_s() < full.value + AT_REST_S
-        return self._desk.is_draining or is_full
+        return self._lanes.is_draining or is_full
 
     def _apply(self, register: AlarmRegister, faults: list[Finding]) -> None:
         now_s, now = self._clock.now_s(), self._clock.wall_time()
@@ -174,11 +175,6 @@ class WatchdogActor:
         for alarm in changes.cleared:
             lasted_s = round(now_s - alarm.raised_s, 1)
             note("watchdog.cleared", level="warning", **facts_of(alarm, now), lasted_s=lasted_s)
-
-
-def repeats_of(lane: Lane) -> int:
-    """Return how many of a lane's attempts repeat an uncertain one by its key."""
-    return sum(attempt.doubt is not None for attempt in lane.in_flight.values())
 
 
 def facts_of(alarm: Alarm, now: float) -> dict[str, str | float]:

@@ -1,1 +1,1 @@
-"""What became of messages, told to others: the report of what finally failed. Events later."""
+"""What is reported of outcomes: a log record of each message that finally failed."""

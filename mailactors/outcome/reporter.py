@@ -1,8 +1,8 @@
-"""The reporter: tells an operator, in one log record, the whole story of what finally failed.
+"""The reporter: logs one record with the whole history of each message that finally failed.
 
-The spool writes the report as an event in the transaction in which a delivery ends badly, so that
-none is missed; this actor follows those events and says them aloud. After a crash or a restart it
-goes on from the present: the events are still there for whoever asks.
+The spool writes the report as an event in the transaction in which a delivery fails, so that none
+is missed; this actor follows those events and logs them. After a crash or a restart it goes on
+from the present: the events are still in the spool.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import trio
 from mailactors.model.facts import public_facts
 from mailactors.model.message import without_recipients
 from mailactors.runtime.ports import Journal
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import FeedEvent
-from mailactors.spool.reader import SpoolReader
 
 LOOK_EVERY_S: Final = 1.0
 REPORTS_AT_ONCE: Final = 100
 
 
 class ReporterActor:
-    """The shell."""
+    """One loop: read new reports every second, log each."""
 
-    def __init__(self, reader: SpoolReader, journal: Journal) -> None:
-        self._reader = reader
+    def __init__(self, spool: SpoolClient, journal: Journal) -> None:
+        self._spool = spool
         self._journal = journal
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Follow the reports from now on."""
-        seq = await self._reader.ask(lambda spool: spool.latest_event_seq())
+        seq = await self._spool.read(lambda spool: spool.latest_event_seq())
         task_status.started()
         while True:
             for event in await self._reports_after(seq):
@@ -43,11 +43,11 @@ class ReporterActor:
             await trio.sleep(LOOK_EVERY_S)
 
     async def _recipients(self, message_id: str) -> list[str]:
-        found = await self._reader.ask(lambda spool: spool.status(message_id))
+        found = await self._spool.read(lambda spool: spool.status(message_id))
         return [each.recipient for message in found for each in message.deliveries]
 
     async def _reports_after(self, seq: int) -> tuple[FeedEvent, ...]:
-        return await self._reader.ask(lambda spool: spool.failures_after(seq, REPORTS_AT_ONCE))
+        return await self._spool.read(lambda spool: spool.failures_after(seq, REPORTS_AT_ONCE))
 
 
 def hide(facts: Any, recipients: Sequence[str]) -> Any:

@@ -15,7 +15,6 @@ from mailactors.sim.providers import Vendor
 from mailactors.sim.scenario import Scenario
 from mailactors.sim.world import World
 from mailactors.spool.port import Cancel, SpoolError
-from mailactors.spool.writer import SpoolWriter
 from mailactors.wiring import Gateway
 
 COMMITTED: Final = "spool.committed"
@@ -99,13 +98,13 @@ class Fate:
 
     async def _cancel(self, index: int, share: float, gateway: Gateway) -> None:
         """Cancel a share of what is not final."""
-        writer, draw = SpoolWriter(gateway.writes), self._world.entropy.draw
+        draw = self._world.entropy.draw
         for number in list(self._judges.account.pending()):
             id_ = self._judges.receipt(number)
             if id_ is None or draw("cancel", index, number) >= share:
                 continue
             with contextlib.suppress(SpoolError):  # the judges see what is committed
-                await writer.ask(Cancel(id_))
+                await gateway.spool.ask(Cancel(id_))
 
     async def _pause(self, at_s: float, for_s: float) -> None:
         await trio.sleep_until(at_s)

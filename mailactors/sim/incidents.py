@@ -40,6 +40,7 @@ POINTS: Final = (
     "provider.sent",
     "settler.doubt",
     "settler.looked",
+    "settler.outcome",
 )
 """The fault points of the production code."""
 BETWEEN_COMMITS: Final = "between-commits"

@@ -44,15 +44,15 @@ class _LaneWatch:
 
     def __init__(self, lane: Lane, clock: Clock) -> None:
         self.lane = lane
-        self.gate = lane.health.value.gate
+        self.gate = lane.breaker_status.value.state
         self.gate_since_s = 0.0
         self.told_at_s = self.closed_until_s = -1.0
         self._clock = clock
         self._seen: set[str] = set()
-        lane.health.listen(self._on_health)
+        lane.breaker_status.listen(self._on_health)
 
     def _on_health(self) -> None:
-        gate = self.lane.health.value.gate
+        gate = self.lane.breaker_status.value.state
         if gate is not self.gate:
             self.gate, self.gate_since_s = gate, self._clock.now_s()
 
@@ -245,9 +245,9 @@ class Judges:
             watch.told_at_s, watch.closed_until_s = now_s, now_s + retry_after_s
 
     def _check_gate(self, watch: _LaneWatch, now_s: float) -> None:
-        health = watch.lane.health.value
+        health = watch.lane.breaker_status.value
         is_shut = (
-            health.gate in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < health.until_s
+            health.state in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < health.until_s
         )
         if is_shut and now_s > watch.gate_since_s:  # at the same instant it was on its way already
             self.accuse(
@@ -256,7 +256,7 @@ class Judges:
             )
         assert self._gateway is not None
         probes_max = self._gateway.config.providers[watch.lane.name].breaker.probes
-        if health.gate is BreakerState.HALF_OPEN and watch.probes() > probes_max:
+        if health.state is BreakerState.HALF_OPEN and watch.probes() > probes_max:
             detail = f"{watch.lane.name} has {watch.probes()} probes under way"
             self.accuse("half open, few probes", detail)
 
@@ -303,8 +303,8 @@ class Judges:
             left = [id_ for id_ in lane.in_flight if is_complete or id_ not in lane.underway]
             if left:
                 self.accuse("nothing is left in flight", f"{name}: {len(left)}")
-            elif not lane.in_flight and _lacks_probes(lane.health.value):
-                self.accuse("permits are back at rest", f"{name}: {lane.health.value}")
+            elif not lane.in_flight and _lacks_probes(lane.breaker_status.value):
+                self.accuse("permits are back at rest", f"{name}: {lane.breaker_status.value}")
         for box in self._gateway.supervisor.mailbox_statistics():
             if box.waiting:
                 self.accuse("nothing is left over", f"{box.waiting} in the mailbox {box.name}")
@@ -319,4 +319,4 @@ class Judges:
 
 def _lacks_probes(health: BreakerStatus) -> bool:
     """Whether a half-open gate waits for probes that nobody has."""
-    return health.gate is BreakerState.HALF_OPEN and health.probes_free <= 0
+    return health.state is BreakerState.HALF_OPEN and health.probes_free <= 0

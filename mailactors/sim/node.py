@@ -156,7 +156,7 @@ def seq_under_cursor(gateway: Gateway, name: str) -> int | None:
     """Return which message the lane actor that came by a point has in hand."""
     kind = name.partition(".")[0]
     for lane in gateway.lanes.values():
-        for item in getattr(lane, kind).under_cursor:
+        for item in getattr(lane, f"{kind}_mailbox").under_cursor:
             if isinstance(item, Attempt):
                 return item.lease.seq
     return None

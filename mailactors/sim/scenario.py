@@ -16,13 +16,13 @@ from pydantic import Field
 from mailactors.config import (
     Config,
     ConfigError,
-    LaneSettings,
     load_config,
     merge,
     nearest,
     parse_toml,
     problem_lines,
 )
+from mailactors.dispatch.lanes import LaneSettings
 from mailactors.sim.faults import Auth, Duration, Fault, Frozen, Timed
 from mailactors.sim.incidents import ClockFault, Crash, Operation, Pause, SpoolFault
 from mailactors.sim.problems import problems_of

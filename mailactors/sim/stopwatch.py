@@ -1,6 +1,6 @@
 """How long decisions take in real time, where virtual time says nothing.
 
-Sits around the ways to the vendors, where a failure is seen first, and at the dispatcher's desk,
+Sits around the ways to the vendors, where a failure is seen first, and at the dispatcher,
 where the decision is noted; nothing that it measures reaches an actor or the journal.
 """
 
@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from typing import Final
 
 from mailactors.config import ProviderSettings
-from mailactors.dispatch.desk import DispatchDesk
+from mailactors.dispatch.dispatcher import DispatcherState
 from mailactors.model.outcome import Accepted, Outcome, Refusal
 from mailactors.providers.port import Capabilities, LookUpResult, Mail, Provider, Session
 from mailactors.runtime.ports import Clock, Ports, SystemClock
@@ -43,7 +43,7 @@ class Stopwatch:
 
     def attend(self, gateway: Gateway) -> None:
         """Watch the decisions of a gateway that is built but not yet running."""
-        gateway.desk.decided_s = _Decisions(gateway.desk, self)
+        gateway.dispatcher.decided_s = _Decisions(gateway.dispatcher, self)
 
     def failed(self, provider: str) -> None:
         """Take the time: an attempt has just ended in a failure."""
@@ -71,17 +71,17 @@ class Stopwatch:
 
 
 class _Decisions(Histogram):
-    """Stands in for the desk's histogram, and sees which failure is being decided on."""
+    """Stands in for the dispatcher's histogram, and sees which failure is being decided on."""
 
-    def __init__(self, desk: DispatchDesk, stopwatch: Stopwatch) -> None:
+    def __init__(self, dispatcher: DispatcherState, stopwatch: Stopwatch) -> None:
         super().__init__()
-        self._desk = desk
+        self._dispatcher = dispatcher
         self._stopwatch = stopwatch
 
     def observe(self, value: float) -> None:
         """Count a decision on the outcome under the dispatcher's cursor."""
         super().observe(value)
-        for done in self._desk.outcomes.under_cursor:
+        for done in self._dispatcher.mailbox.under_cursor:
             self._stopwatch.decided(done.attempt.lane, done.ended_s)
 
 

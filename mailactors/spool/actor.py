@@ -1,12 +1,12 @@
 """The writer: one actor that turns many commands into few durable commits.
 
-Owns the store. Waits for nobody: it fulfils reply slots, and nudges whoever asked to hear of new
-work. While one group is being committed on the executor's thread the next one gathers, so that the
+Owns the store. Waits for no other actor: it fills reply slots, and nudges those that listen for
+new work. While one group is committed on the executor's thread the next one gathers, so that the
 group grows with the load and each fsync is shared (group commit).
 
-A full disk is not a fault: new messages are refused at once (their senders have an answer, 503),
-while what is already promised, an outcome above all, waits here and is tried again until there is
-room. A broken disk ends the process: a second fsync after a failed one would lie.
+A full disk is not a fault: new messages are refused at once (503), while other commands, outcomes
+above all, wait here and are tried again until there is room. A broken disk ends the process: a
+second fsync after a failed one would report success falsely.
 Source: PostgreSQL's fsyncgate; SQLite, "How To Corrupt", §3.
 """
 
@@ -20,7 +20,7 @@ import trio
 
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
-from mailactors.runtime.ports import Clock, Executor, Faults, Journal
+from mailactors.runtime.ports import Executor, Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.runtime.tally import Histogram
@@ -45,14 +45,14 @@ FULL_RETRY_S: Final = 1.0
 """How often a full disk is tried again."""
 
 MAILBOX_CAPACITY: Final = 4096
-"""Commands that may wait; more than every lane's credits and the door's admission together."""
+"""Commands that may wait; more than every lane's slots and the door's admission together."""
 
 
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BRINGS_MESSAGES: Final = (Accept, AcceptMany, Retry)
 _MAY_BRING_WORK: Final = (Receipt, Recorded, SettledByHand)
 TRIES_MAX: Final = 3
-"""Times that a command on which the writer died is tried; commands are idempotent."""
+"""How often a command on which the writer died is tried; commands are idempotent."""
 
 
 class Write(msgspec.Struct, frozen=True):
@@ -62,15 +62,8 @@ class Write(msgspec.Struct, frozen=True):
     reply: Reply[Result]
 
 
-class SpoolStatistics(msgspec.Struct, frozen=True):
-    """A snapshot for metrics."""
-
-    commits: int
-    commands: int
-
-
 class SpoolSpace(msgspec.Struct, frozen=True):
-    """How full the spool is, as it was looked at last."""
+    """How full the spool was at the keeper's latest look."""
 
     backlog: int = 0
     """Deliveries that are not final."""
@@ -79,7 +72,7 @@ class SpoolSpace(msgspec.Struct, frozen=True):
 
 
 class SpoolSignals:
-    """What the writer lets others see without being asked."""
+    """What the writer publishes."""
 
     def __init__(self) -> None:
         self._due: dict[str, Cell[int]] = {}
@@ -87,7 +80,7 @@ class SpoolSignals:
         self.commits = Histogram(GROUP_BOUNDS)
         """How many commands shared each commit."""
         self.starts: Cell[int] = Cell(0)
-        """Counts starts of the writer: what was asked of its predecessor may have been lost."""
+        """Counts starts of the writer: commands sent to its predecessor may have been lost."""
         self.full_until_s: Cell[float] = Cell(0.0)
         """Monotonic; the disk was full, and a new message before then would be refused."""
         self.room: Cell[SpoolSpace] = Cell(SpoolSpace())
@@ -115,7 +108,7 @@ class SpoolSignals:
 
 
 def open_writes() -> Mailbox[Write]:
-    """Build the writer's mailbox; who asked for what it keeps dying of is told."""
+    """Build the writer's mailbox; a command that it keeps dying of fails with ActorCrashedError."""
 
     def lost(write: Write, error: Exception) -> None:
         write.reply.fail(ActorCrashedError(describe(error)))
@@ -124,25 +117,23 @@ def open_writes() -> Mailbox[Write]:
 
 
 class SpoolActor:
-    """The shell around a store."""
+    """One loop: take a group of commands, commit it, answer."""
 
     def __init__(
         self,
         store: Store,
         mailbox: Mailbox[Write],
-        executor: Executor,
         signals: SpoolSignals,
-        clock: Clock,
-        faults: Faults,
-        journal: Journal,
+        executor: Executor,
+        ports: Ports,
     ) -> None:
         self._store = store
         self._mailbox = mailbox
-        self._executor = executor
         self._signals = signals
-        self._clock = clock
-        self._faults = faults
-        self._journal = journal
+        self._executor = executor
+        self._clock = ports.clock
+        self._faults = ports.faults
+        self._journal = ports.journal
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Commit group after group."""
@@ -166,7 +157,7 @@ class SpoolActor:
                 claim.reply.resolve(Claimed((), None))
 
     async def _commit_whole(self, group: list[Write]) -> None:
-        """Make a group durable, then answer; keep what may not be refused until there is room."""
+        """Make a group durable, then answer; what may not be refused waits until there is room."""
         results = await self._apply(group)
         while results is None:
             if not refuse_new(group):
@@ -184,7 +175,7 @@ class SpoolActor:
         """Refuse new messages until it is time to try again, and return what waits for it."""
         with trio.move_on_after(FULL_RETRY_S):
             while True:
-                # Who was refused takes no room, however long the disk is full.
+                # What was refused takes no room, however long the disk is full.
                 self._mailbox.release(is_answered)
                 await self._mailbox.wait()
                 refuse_new(self._mailbox.group())
@@ -208,23 +199,18 @@ class SpoolActor:
         self._signals.commits.observe(len(group))
         return results
 
-    def statistics(self) -> SpoolStatistics:
-        """Return the number of commits and commands so far, predecessors' included."""
-        commits = self._signals.commits
-        return SpoolStatistics(sum(commits.counts), int(commits.total))
-
 
 def unanswered(group: list[Write]) -> list[Write]:
     """Return the commands that are still to be done.
 
-    Others are in a group when the writer died after it had answered them: what was refused must
-    not be accepted after all.
+    Answered ones are in a group when the writer died after it answered: what was refused must not
+    be accepted after all.
     """
     return [write for write in group if not is_answered(write)]
 
 
 def is_answered(write: Write) -> bool:
-    """Whether whoever asked for a command was told what became of it."""
+    """Whether a command has its result, or was withdrawn."""
     return write.reply.is_done
 
 
@@ -240,7 +226,7 @@ def refuse_new(group: list[Write]) -> list[Write]:
 
 
 def streams_coming_in(group: list[Write]) -> list[str]:
-    """Return the streams that a group brings messages of, each once, in order."""
+    """Return the streams of which a group brings messages, each once, in order."""
     streams: dict[str, None] = {}
     for write in group:
         if isinstance(write.command, Accept):
@@ -251,9 +237,9 @@ def streams_coming_in(group: list[Write]) -> list[str]:
 
 
 def streams_with_work(group: list[Write], results: list[Result]) -> list[str]:
-    """Return the streams in which something is to be sent that nobody was told of, in order.
+    """Return the streams in which something may be due that no claim has reported, in order.
 
-    Whose claim came after it was told: by the leases, or by when the next one is due.
+    A claim later in the group reports it: by its leases, or by when the next one is due.
     """
     streams: dict[str, None] = {}
     for write, result in zip(group, results, strict=True):

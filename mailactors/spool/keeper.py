@@ -1,8 +1,8 @@
-"""The keeper: looks after the room that the spool has, and gives back what is no longer needed.
+"""The keeper: publishes how full the spool is, and deletes what retention no longer keeps.
 
-Owns nothing but a clock: every few seconds it publishes how full the spool is (`SpoolSignals.room`,
-by which the door refuses in time), and it has the writer forget what retention no longer asks to
-be kept, in small steps, so that mail is never held up for long.
+Owns nothing: every few seconds it publishes the backlog and the free space (`SpoolSignals.room`, by
+which the door refuses in time), and it has the writer delete in small steps, so that mail is never
+delayed for long.
 """
 
 from __future__ import annotations
@@ -15,43 +15,38 @@ import msgspec
 import trio
 
 from mailactors.runtime.ports import Ports
-from mailactors.spool.actor import SpoolSignals, SpoolSpace
+from mailactors.spool.actor import SpoolSpace
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import Purge, Purged, SpoolError
-from mailactors.spool.reader import SpoolReader
-from mailactors.spool.writer import SpoolWriter
 
 LOOK_EVERY_S: Final = 5.0
 PURGE_EVERY_S: Final = 60.0
 PURGE_LIMIT: Final = 200
-"""Messages that one commit forgets."""
+"""Messages that one commit deletes."""
 PURGE_PAUSE_S: Final = 0.05
-"""Between two such commits, for mail has the way."""
+"""Between two such commits: mail goes first."""
 
 
 class Retention(msgspec.Struct, frozen=True):
-    """How long what is final is kept."""
+    """How long final messages and their bodies are kept."""
 
     final_after_s: float
     bodies_after_s: float
 
 
 class KeeperActor:
-    """The shell."""
+    """One loop: look at the space every few seconds, purge every minute."""
 
     def __init__(
         self,
         folder: str | None,
         retention: Callable[[], Retention],
-        reader: SpoolReader,
-        writer: SpoolWriter,
-        signals: SpoolSignals,
+        spool: SpoolClient,
         ports: Ports,
     ) -> None:
         self._folder = folder
         self._retention = retention
-        self._reader = reader
-        self._writer = writer
-        self._signals = signals
+        self._spool = spool
         self._clock = ports.clock
         self._journal = ports.journal
 
@@ -68,13 +63,13 @@ class KeeperActor:
 
     async def _look(self) -> None:
         """Publish how full the spool is."""
-        pending = await self._reader.ask(lambda spool: spool.pending_counts())
+        pending = await self._spool.read(lambda spool: spool.pending_counts())
         backlog = sum(count for states in pending.values() for count in states.values())
         free_bytes = None if self._folder is None else shutil.disk_usage(self._folder).free
-        self._signals.room.publish(SpoolSpace(backlog, free_bytes))
+        self._spool.signals.room.publish(SpoolSpace(backlog, free_bytes))
 
     async def _purge(self) -> None:
-        """Forget what is over and done, step by step."""
+        """Delete what retention no longer keeps, step by step."""
         retention, now = self._retention(), self._clock.wall_time()
         command = Purge(now - retention.final_after_s, now - retention.bodies_after_s, PURGE_LIMIT)
         messages = bodies = 0
@@ -84,7 +79,7 @@ class KeeperActor:
                 await self._look()
                 look_at_s = self._clock.now_s() + LOOK_EVERY_S
             try:
-                purged = await self._writer.ask(command)
+                purged = await self._spool.ask(command)
             except SpoolError as error:
                 self._journal.note("spool.purge_failed", level="warning", error=str(error))
                 return

@@ -34,9 +34,8 @@ from mailactors.runtime.ports import (
     ThreadExecutor,
 )
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
-from mailactors.spool.reader import SpoolReader
+from mailactors.spool.client import SpoolClient
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.writer import SpoolWriter
 
 T = TypeVar("T")
 
@@ -120,7 +119,7 @@ class Rig:
     parts: ApiParts
     door: Door
     store: SqliteStore
-    reader: SpoolReader
+    reader: SpoolClient
     lanes: dict[str, Lane]
     signals: SpoolSignals
     journal: ListJournal
@@ -155,31 +154,30 @@ async def open_rig() -> AsyncIterator[Rig]:
     spool = open_writes()
     registry = open_registry()
     door = Door(RULES, registry, signals, ports)
-    reader = SpoolReader(store.reader(), executor)
-    lanes = {"primary": open_lane("primary", 4, _NoProvider(), _outcomes(), clock)}
+    client = SpoolClient(spool, signals, store.reader(), executor)
+    lanes = {"primary": open_lane("primary", 4, _NoProvider(), clock)}
     stopping = trio.Event()
     configuration, watch = Configuration(), WatchdogStatus()
     parts = ApiParts(
         door=door,
-        reader=reader,
+        spool=client,
         lanes=lanes,
         clock=clock,
         signals=signals,
         journal=journal,
         ids=ports.ids,
         stopping=stopping,
-        writer=SpoolWriter(spool),
         reload=configuration.reload,
         metrics=expose,
         watch=watch,
     )
     app = create_app(parts)
     rig = Rig(
-        *(app, parts, door, store, reader, lanes, signals, journal, stopping),
+        *(app, parts, door, store, client, lanes, signals, journal, stopping),
         *(configuration, clock, watch),
     )
-    spool_actor = SpoolActor(store, spool, executor, signals, clock, NoFaults(), journal)
-    registry_actor = RegistryActor(registry, spool, NoFaults())
+    spool_actor = SpoolActor(store, spool, signals, executor, ports)
+    registry_actor = RegistryActor(registry, client, NoFaults())
 
     async def run_spool() -> None:
         with rig.spool_scope:

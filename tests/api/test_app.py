@@ -17,7 +17,7 @@ async def test_a_broken_spool_is_503_on_every_question(
     async def broken(_question: object) -> None:
         raise SpoolBrokenError("disk I/O error")
 
-    monkeypatch.setattr(rig.reader, "ask", broken)
+    monkeypatch.setattr(rig.reader, "read", broken)
 
     for path in ("/readyz", "/statuses", "/v1/messages/x"):
         response = await client.get(path)

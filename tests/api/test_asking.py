@@ -155,8 +155,10 @@ async def test_a_message_is_found_by_either_id_or_not_at_all(client: Client) -> 
 
 async def test_providers_are_shown_as_they_are_now(rig: Rig, client: Client) -> None:
     lane, now_s = rig.lanes["primary"], trio.current_time()
-    lane.health.publish(BreakerStatus(BreakerState.OPEN, until_s=now_s + 100, opened_count=2))
-    lane.pace.publish(LimiterStatus(next_permit_s=now_s + 50, permits=3, is_paused=True))
+    lane.breaker_status.publish(
+        BreakerStatus(BreakerState.OPEN, until_s=now_s + 100, opened_count=2)
+    )
+    lane.limiter_status.publish(LimiterStatus(next_permit_s=now_s + 50, permits=3, is_paused=True))
     lane.is_paused = True
 
     (provider,) = (await (await client.get("/v1/providers")).get_json())["providers"]

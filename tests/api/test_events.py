@@ -169,7 +169,7 @@ async def test_the_spool_is_asked_only_after_a_commit(
     rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     questions = 0
-    ask = rig.reader.ask
+    ask = rig.reader.read
 
     async def counted(question: Any) -> Any:
         nonlocal questions
@@ -179,7 +179,7 @@ async def test_the_spool_is_asked_only_after_a_commit(
     async with listen(rig) as listener:
         await listener.block()
         await trio.sleep(1)
-        monkeypatch.setattr(rig.reader, "ask", counted)
+        monkeypatch.setattr(rig.reader, "read", counted)
         await trio.sleep(10)
         idle = questions
         await accept(client, "a")
@@ -203,7 +203,7 @@ async def test_a_spool_that_cannot_tell_is_asked_again(
     rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
     failures = 2
-    ask = rig.reader.ask
+    ask = rig.reader.read
 
     async def broken(question: Any) -> Any:
         nonlocal failures
@@ -215,7 +215,7 @@ async def test_a_spool_that_cannot_tell_is_asked_again(
     async with listen(rig) as listener:
         await listener.block()
         await accept(client, "a")
-        monkeypatch.setattr(rig.reader, "ask", broken)
+        monkeypatch.setattr(rig.reader, "read", broken)
 
         seq, _, _ = await listener.event()
 

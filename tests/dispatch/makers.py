@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import trio
 
@@ -88,18 +89,27 @@ def open_outcomes() -> Mailbox[Done]:
 def make_lane(
     name: str = "primary",
     concurrency_max: int = 8,
-    outcomes: Mailbox[Done] | None = None,
-    out: Provider | None = None,
+    provider: Provider | None = None,
 ) -> Lane:
-    if outcomes is None:  # an empty mailbox is falsy
-        outcomes = open_outcomes()
     clock = TrioClock()
-    out = out or SimulatedProvider(name, SimulatedSettings(), clock, EvenEntropy())
-    return open_lane(name, concurrency_max, out, outcomes, clock)
+    provider = provider or SimulatedProvider(name, SimulatedSettings(), clock, EvenEntropy())
+    return open_lane(name, concurrency_max, provider, clock)
 
 
-def make_attempt(lane: Lane, number: int = 1, *, is_panic: bool = False) -> Attempt:
-    """Build an attempt that is on its way, as the dispatcher does."""
-    attempt = Attempt(f"attempt-{number}", make_lease(number), lane.name, is_panic)
+def ignore(_done: Done) -> None:
+    """Stand in for the owner of an attempt whose end does not matter."""
+
+
+def make_attempt(
+    lane: Lane,
+    number: int = 1,
+    *,
+    is_panic: bool = False,
+    reply_to: Callable[[Done], None] = ignore,
+) -> Attempt:
+    """Build an attempt that is in flight, as the dispatcher does."""
+    attempt = Attempt(
+        f"attempt-{number}", make_lease(number), lane.name, reply_to, is_panic=is_panic
+    )
     lane.in_flight[attempt.id] = attempt
     return attempt

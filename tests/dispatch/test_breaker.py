@@ -1,4 +1,4 @@
-"""Whether a provider is worth asking: the gate's table, its probes, and that it never wedges."""
+"""Whether to ask a provider: the table of states, its probes, and that it never wedges."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from mailactors.model.outcome import (
 from mailactors.model.outcome import Phase as Lost
 from mailactors.runtime.ports import Faults, SilentJournal
 from mailactors.runtime.supervisor import Child, Supervisor
-from tests.dispatch.makers import CrashAt, make_attempt, make_lane, make_ports, open_outcomes
+from tests.dispatch.makers import CrashAt, make_attempt, make_lane, make_ports
 
 DEFAULTS = BreakerSettings()
 REASON = Reason("because")
@@ -90,7 +90,7 @@ def call(
     decide_end(state, using, name, outcome, now_s, draw)
 
 
-# The table: every gate, every event
+# The table: every state, every event
 
 
 def gate_closed() -> Breaker:
@@ -101,7 +101,7 @@ def gate_closed() -> Breaker:
 
 def gate_open() -> Breaker:
     state = gate_closed()
-    state.gate, state.until_s, state.opened_count = BreakerState.OPEN, NOW_S + 5.0, 1
+    state.state, state.until_s, state.opened_count = BreakerState.OPEN, NOW_S + 5.0, 1
     return state
 
 
@@ -114,7 +114,7 @@ def gate_half_open() -> Breaker:
 
 def gate_disabled() -> Breaker:
     state = gate_open()
-    state.gate, state.until_s = BreakerState.DISABLED, NOW_S + DISABLED_S
+    state.state, state.until_s = BreakerState.DISABLED, NOW_S + DISABLED_S
     return state
 
 
@@ -130,7 +130,7 @@ def void(_value: object) -> None:
     """Drop a value that a test looks at elsewhere."""
 
 
-GATES = {
+BREAKERS = {
     BreakerState.CLOSED: gate_closed,
     BreakerState.OPEN: gate_open,
     BreakerState.HALF_OPEN: gate_half_open,
@@ -176,14 +176,14 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("before", "event", "after"), ROWS)
-def test_each_gate_moves_on_each_event_as_the_table_says(
+def test_each_state_moves_on_each_event_as_the_table_says(
     before: BreakerState, event: str, after: BreakerState
 ) -> None:
-    state = GATES[before]()
+    state = BREAKERS[before]()
 
     EVENTS[event](state)
 
-    assert after is state.gate
+    assert after is state.state
 
 
 def test_the_table_has_a_row_for_every_event() -> None:
@@ -191,7 +191,7 @@ def test_the_table_has_a_row_for_every_event() -> None:
 
 
 @pytest.mark.parametrize(
-    ("gate", "at_s", "expected"),
+    ("before", "at_s", "expected"),
     [
         (BreakerState.CLOSED, NOW_S, None),
         (BreakerState.OPEN, NOW_S, NOW_S + 5.0),
@@ -202,9 +202,9 @@ def test_the_table_has_a_row_for_every_event() -> None:
     ],
 )
 def test_a_refusal_says_when_to_ask_again(
-    gate: BreakerState, at_s: float, expected: float | None
+    before: BreakerState, at_s: float, expected: float | None
 ) -> None:
-    state = GATES[gate]()
+    state = BREAKERS[before]()
 
     actual = decide_admit(state, DEFAULTS, "new", False, at_s)
 
@@ -216,13 +216,13 @@ def test_a_refusal_says_when_to_ask_again(
 
 def test_it_opens_on_the_failure_rate_once_there_are_enough_calls() -> None:
     state = Breaker()
-    gates = []
+    states = []
 
     for number in range(20):
         call(state, SENT if number % 2 else DOWN, NOW_S + number)
-        gates.append(state.gate)
+        states.append(state.state)
 
-    assert [BreakerState.CLOSED] * 19 + [BreakerState.OPEN] == gates
+    assert [BreakerState.CLOSED] * 19 + [BreakerState.OPEN] == states
 
 
 def test_it_stays_closed_below_the_failure_rate() -> None:
@@ -231,7 +231,7 @@ def test_it_stays_closed_below_the_failure_rate() -> None:
     for number in range(500):
         call(state, SENT if number % 9 < 5 else DOWN, NOW_S + number / 10)
 
-    assert BreakerState.CLOSED is state.gate
+    assert BreakerState.CLOSED is state.state
 
 
 def test_failures_that_left_the_window_are_forgotten() -> None:
@@ -246,16 +246,16 @@ def test_failures_that_left_the_window_are_forgotten() -> None:
 
 def test_it_opens_on_a_run_of_failures_before_there_are_enough_calls() -> None:
     state = Breaker()
-    gates = []
+    states = []
 
     for number in range(FAILURES_IN_A_ROW_MAX):
         call(state, DOWN, NOW_S + number * 100)
-        gates.append(state.gate)
+        states.append(state.state)
 
-    assert [BreakerState.CLOSED] * (FAILURES_IN_A_ROW_MAX - 1) + [BreakerState.OPEN] == gates
+    assert [BreakerState.CLOSED] * (FAILURES_IN_A_ROW_MAX - 1) + [BreakerState.OPEN] == states
 
 
-def test_it_opens_on_age_for_a_provider_that_answers_nobody() -> None:
+def test_it_opens_on_age_for_a_provider_that_never_answers() -> None:
     state = Breaker()
     for number in range(FAILURES_IN_A_ROW_MAX):
         decide_admit(state, DEFAULTS, f"call-{number}", False, NOW_S)
@@ -264,7 +264,7 @@ def test_it_opens_on_age_for_a_provider_that_answers_nobody() -> None:
     decide_age(state, DEFAULTS, age_s, 0.5)
 
     assert NOW_S + DEFAULTS.slow_call_s == age_s
-    assert BreakerState.OPEN is state.gate
+    assert BreakerState.OPEN is state.state
     assert math.inf == next_age_s(state, DEFAULTS)
 
 
@@ -285,7 +285,7 @@ def test_a_success_that_took_too_long_is_a_failure() -> None:
     for number in range(FAILURES_IN_A_ROW_MAX):
         call(state, SENT, NOW_S + number, took_s=8.1)
 
-    assert BreakerState.OPEN is state.gate
+    assert BreakerState.OPEN is state.state
 
 
 @given(began_s=st.floats(0.0, 1e7), slow_call_s=st.floats(0.1, 60.0))
@@ -310,7 +310,7 @@ def test_bounces_and_throttling_never_open_it(outcome: Outcome) -> None:
     for number in range(1000):
         call(state, outcome, NOW_S + number / 100)
 
-    assert (BreakerState.CLOSED, 0) == (state.gate, state.failures_in_a_row)
+    assert (BreakerState.CLOSED, 0) == (state.state, state.failures_in_a_row)
 
 
 @pytest.mark.parametrize("outcome", UNHEALTHY.values(), ids=UNHEALTHY)
@@ -320,7 +320,7 @@ def test_what_speaks_against_the_provider_opens_it(outcome: Outcome) -> None:
     for number in range(FAILURES_IN_A_ROW_MAX):
         call(state, outcome, NOW_S + number)
 
-    assert BreakerState.OPEN is state.gate
+    assert BreakerState.OPEN is state.state
 
 
 def test_a_provider_that_refuses_us_is_left_alone_for_long_at_the_first_word() -> None:
@@ -328,7 +328,7 @@ def test_a_provider_that_refuses_us_is_left_alone_for_long_at_the_first_word() -
 
     call(state, KEY_REVOKED, NOW_S)
 
-    assert (BreakerState.DISABLED, NOW_S + DISABLED_S) == (state.gate, state.until_s)
+    assert (BreakerState.DISABLED, NOW_S + DISABLED_S) == (state.state, state.until_s)
 
 
 # How long it stays open
@@ -345,7 +345,7 @@ def test_open_time_doubles_to_its_cap_within_its_jitter(draw: float) -> None:
 
 
 def relapse(state: Breaker, now_s: float) -> float:
-    """Let a probe fail; return when the gate opens again."""
+    """Let a probe fail; return when the breaker opens again."""
     decide_admit(state, DEFAULTS, "probe", False, now_s)
     decide_end(state, DEFAULTS, "probe", DOWN, now_s, 0.5)
     return state.until_s
@@ -395,15 +395,15 @@ def test_the_growth_is_forgotten_once_the_provider_proved_stable(
 # Probes
 
 
-def test_as_many_probes_as_settings_say_close_the_gate() -> None:
+def test_as_many_probes_as_settings_say_close_the_breaker() -> None:
     state = gate_open()
 
-    gates = []
+    states = []
     for number in range(3):
         call(state, SENT, state.until_s + number)
-        gates.append(state.gate)
+        states.append(state.state)
 
-    assert [BreakerState.HALF_OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED] == gates
+    assert [BreakerState.HALF_OPEN, BreakerState.HALF_OPEN, BreakerState.CLOSED] == states
 
 
 def test_a_probe_too_many_is_asked_to_come_again() -> None:
@@ -424,7 +424,7 @@ def test_a_probe_that_ends_without_a_word_on_the_provider_is_given_back(outcome:
     for number in range(100):
         call(state, outcome, at_s + number)
 
-    assert (BreakerState.HALF_OPEN, 3) == (state.gate, probes_free(state, DEFAULTS))
+    assert (BreakerState.HALF_OPEN, 3) == (state.state, probes_free(state, DEFAULTS))
 
 
 def test_a_late_result_is_no_probes_result() -> None:
@@ -433,7 +433,7 @@ def test_a_late_result_is_no_probes_result() -> None:
     for number in range(50):
         decide_end(state, DEFAULTS, f"late-{number}", DOWN, NOW_S, 0.5)
 
-    assert (BreakerState.HALF_OPEN, 2) == (state.gate, probes_free(state, DEFAULTS))
+    assert (BreakerState.HALF_OPEN, 2) == (state.state, probes_free(state, DEFAULTS))
 
 
 class Op(NamedTuple):
@@ -494,7 +494,7 @@ class Machine:
 
     def ask(self, *, is_panic: bool = False) -> bool:
         self.count += 1
-        name, before = f"attempt-{self.count}", self.state.gate
+        name, before = f"attempt-{self.count}", self.state.state
         until_s = decide_admit(self.state, self.using, name, is_panic, self.now_s)
         if until_s is not None:
             assert not is_panic
@@ -502,8 +502,8 @@ class Machine:
             return False
         self.out.append(name)
         if before in {BreakerState.OPEN, BreakerState.DISABLED}:
-            self.probes_out.clear()  # those of an earlier half-open gate are late results now
-        if not is_panic and self.state.gate is BreakerState.HALF_OPEN:
+            self.probes_out.clear()  # those of an earlier half-open breaker are late results now
+        if not is_panic and self.state.state is BreakerState.HALF_OPEN:
             self.probes_out.add(name)
         return True
 
@@ -517,7 +517,7 @@ class Machine:
         assert set(self.out) == set(state.in_flight)
         assert state.too_old <= set(state.in_flight)
         assert state.probes_out <= set(state.in_flight)
-        if state.gate is BreakerState.HALF_OPEN:
+        if state.state is BreakerState.HALF_OPEN:
             assert self.probes_out == state.probes_out
             assert len(self.probes_out) + state.probes_passed <= self.using.probes
             assert state.probes_passed < self.using.probes
@@ -527,7 +527,7 @@ class Machine:
 
 @given(using=some_settings, script=st.lists(ops, max_size=80))
 @settings(deadline=None, max_examples=200)
-def test_a_half_open_gate_never_has_more_probes_out_than_it_may(
+def test_a_half_open_breaker_never_has_more_probes_out_than_it_may(
     using: BreakerSettings, script: list[Op]
 ) -> None:
     machine = Machine(using)
@@ -538,22 +538,22 @@ def test_a_half_open_gate_never_has_more_probes_out_than_it_may(
 
 @given(using=some_settings, script=st.lists(ops, max_size=60), is_prompt=st.booleans())
 @settings(deadline=None, max_examples=200)
-def test_from_any_state_a_healthy_provider_closes_the_gate_again(
+def test_from_any_state_a_healthy_provider_closes_the_breaker_again(
     using: BreakerSettings, script: list[Op], is_prompt: bool
 ) -> None:
     machine = Machine(using)
     for op in script:
         machine.play(op)
     state, begin_s = machine.state, machine.now_s
-    was_disabled = state.gate is BreakerState.DISABLED
+    was_disabled = state.state is BreakerState.DISABLED
 
     if is_prompt:  # otherwise what is in flight never ends, and only its age tells
         for name in list(machine.out):
             machine.end(name, SENT)
     calls = 0
-    while state.gate is not BreakerState.CLOSED and calls < 1000:
+    while state.state is not BreakerState.CLOSED and calls < 1000:
         calls += 1
-        if state.gate in {BreakerState.OPEN, BreakerState.DISABLED}:
+        if state.state in {BreakerState.OPEN, BreakerState.DISABLED}:
             machine.now_s = max(machine.now_s, state.until_s)
         if machine.ask():
             machine.end(machine.out[-1], SENT)
@@ -564,7 +564,7 @@ def test_from_any_state_a_healthy_provider_closes_the_gate_again(
     open_max_s = SLOW_OPEN_CAPS * using.open_cap_s * (1 + JITTER)
     worst_s = DISABLED_S * (1 + JITTER) if was_disabled else open_max_s
     stuck_s = 0.0 if is_prompt else using.slow_call_s + open_max_s
-    assert BreakerState.CLOSED is state.gate
+    assert BreakerState.CLOSED is state.state
     assert calls <= 2 * using.probes + 3
     assert machine.now_s - begin_s <= worst_s + stuck_s + 1e-6
 
@@ -576,10 +576,10 @@ class Bench:
     """A breaker under a supervisor; the test plays limiter and provider."""
 
     def __init__(self, faults: Faults | None = None, using: BreakerSettings = DEFAULTS) -> None:
-        self.lane = make_lane(concurrency_max=100, outcomes=open_outcomes())
+        self.lane = make_lane(concurrency_max=100)
         ports = make_ports(faults)
         child = Child(
-            "breaker", lambda: BreakerActor(self.lane, using, ports), (self.lane.breaker,)
+            "breaker", lambda: BreakerActor(self.lane, using, ports), (self.lane.breaker_mailbox,)
         )
         self.supervisor = Supervisor([child], ports.clock, SilentJournal())
         self.count = 0
@@ -589,7 +589,7 @@ class Bench:
 
     async def say(self, *messages: LaneMessage) -> None:
         for message in messages:
-            self.lane.breaker.put_nowait(message)
+            self.lane.breaker_mailbox.put_nowait(message)
         await trio.testing.wait_all_tasks_blocked()
 
     async def fail(self, times: int = FAILURES_IN_A_ROW_MAX) -> None:
@@ -600,12 +600,12 @@ class Bench:
             await self.say(attempt, Done(attempt, DOWN, 0.0))
 
     async def came_up(self) -> list[Outcome]:
-        self.lane.limiter.nudge()
-        await self.lane.limiter.wait()
-        return [item.outcome for item in self.lane.limiter.take() if isinstance(item, Done)]
+        self.lane.limiter_mailbox.nudge()
+        await self.lane.limiter_mailbox.wait()
+        return [item.outcome for item in self.lane.limiter_mailbox.take() if isinstance(item, Done)]
 
 
-async def test_an_open_gate_is_published_before_the_outcome_that_opened_it(
+async def test_an_open_breaker_is_published_before_the_outcome_that_opened_it(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench()
@@ -615,8 +615,8 @@ async def test_an_open_gate_is_published_before_the_outcome_that_opened_it(
     attempt = make_attempt(bench.lane, 99)
     await bench.say(attempt)
 
-    health = bench.lane.health.value
-    assert (BreakerState.OPEN, 5.0) == (health.gate, health.until_s)
+    health = bench.lane.breaker_status.value
+    assert (BreakerState.OPEN, 5.0) == (health.state, health.until_s)
     assert [DOWN] * 10 + [NotAttempted(Why.BREAKER, 5.0)] == await bench.came_up()
 
 
@@ -627,29 +627,32 @@ async def test_the_actor_wakes_by_itself_when_calls_become_too_old(
     await bench.start(nursery)
     await bench.say(*(make_attempt(bench.lane, number) for number in range(10)))
 
-    before = bench.lane.health.value.gate
+    before = bench.lane.breaker_status.value.state
     await trio.sleep(DEFAULTS.slow_call_s + 0.1)
 
-    assert (BreakerState.CLOSED, BreakerState.OPEN) == (before, bench.lane.health.value.gate)
+    assert (BreakerState.CLOSED, BreakerState.OPEN) == (
+        before,
+        bench.lane.breaker_status.value.state,
+    )
 
 
-async def test_a_crash_leaves_an_open_gate_open_and_its_count_as_it_was(
+async def test_a_crash_leaves_an_open_breaker_open_and_its_count_as_it_was(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench()
     await bench.start(nursery)
     await bench.fail()
-    before = bench.lane.health.value
+    before = bench.lane.breaker_status.value
 
     bench.supervisor.crash("breaker")
     await trio.testing.wait_all_tasks_blocked()
 
-    assert before == bench.lane.health.value
+    assert before == bench.lane.breaker_status.value
     await trio.sleep(before.until_s)
     await bench.fail(1)
     assert (BreakerState.OPEN, 2) == (
-        bench.lane.health.value.gate,
-        bench.lane.health.value.opened_count,
+        bench.lane.breaker_status.value.state,
+        bench.lane.breaker_status.value.opened_count,
     )
 
 
@@ -668,10 +671,10 @@ async def test_a_successor_knows_the_ages_of_what_the_provider_has_under_way(
     bench.supervisor.crash("breaker")
     await trio.sleep(1.5)
 
-    assert BreakerState.OPEN is bench.lane.health.value.gate
+    assert BreakerState.OPEN is bench.lane.breaker_status.value.state
 
 
-async def test_a_reset_closes_the_gate_at_once(
+async def test_a_reset_closes_the_breaker_at_once(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench()
@@ -680,7 +683,7 @@ async def test_a_reset_closes_the_gate_at_once(
 
     await bench.say(Reset())
 
-    assert BreakerState.CLOSED is bench.lane.health.value.gate
+    assert BreakerState.CLOSED is bench.lane.breaker_status.value.state
 
 
 async def test_a_pause_sent_to_the_wrong_actor_costs_one_crash(
@@ -703,15 +706,15 @@ async def test_a_probe_that_a_crash_took_is_given_back(
     await trio.sleep(5.0)
     probe = make_attempt(bench.lane, 99)
     await bench.say(probe)
-    taken = bench.lane.health.value.probes_free
+    taken = bench.lane.breaker_status.value.probes_free
 
     bench.lane.underway[probe.id] = probe
     await bench.say(Reset())
-    after_crash = bench.lane.health.value.probes_free
+    after_crash = bench.lane.breaker_status.value.probes_free
     del bench.lane.underway[probe.id]
     await bench.say(Done(probe, IGNORED, 0.0))
 
-    assert (2, 2, 3) == (taken, after_crash, bench.lane.health.value.probes_free)
+    assert (2, 2, 3) == (taken, after_crash, bench.lane.breaker_status.value.probes_free)
 
 
 # Dead or only bad, and how much it can bear
@@ -743,19 +746,19 @@ def test_only_what_is_taken_shows_that_a_failing_provider_lives(
 
     panicking(state, last, NOW_S + 100.0, took_s)
 
-    assert expected == state.untaken_in_a_row
+    assert expected == state.unaccepted_in_a_row
 
 
 def test_an_error_rate_of_sixty_percent_is_bad_but_not_dead() -> None:
     state, draw, most = Breaker(), random.Random(1).random, 0
     for number in range(20_000):
         panicking(state, DOWN if draw() < 0.6 else SENT, NOW_S + number / 50)
-        most = max(most, state.untaken_in_a_row)
+        most = max(most, state.unaccepted_in_a_row)
 
     assert most < DEAD_IN_A_ROW
 
 
-def test_a_slow_probe_keeps_the_gate_shut_for_longer_but_not_as_the_last_resort() -> None:
+def test_a_slow_probe_keeps_the_breaker_shut_for_longer_but_not_as_the_last_resort() -> None:
     state = gate_open()
     state.until_s = NOW_S
     assert decide_admit(state, DEFAULTS, "probe", False, NOW_S) is None
@@ -767,7 +770,7 @@ def test_a_slow_probe_keeps_the_gate_shut_for_longer_but_not_as_the_last_resort(
     assert since_s + open_time_s(DEFAULTS, 2, 0.5) == state.last_resort_s < state.until_s
 
 
-def test_a_provider_that_is_slow_for_half_an_hour_moves_the_gate_a_few_times() -> None:
+def test_a_provider_that_is_slow_for_half_an_hour_moves_the_breaker_a_few_times() -> None:
     state, now_s, moves = Breaker(), NOW_S, 0
     for number in range(10):
         decide_admit(state, DEFAULTS, f"call-{number}", False, now_s)
@@ -781,7 +784,7 @@ def test_a_provider_that_is_slow_for_half_an_hour_moves_the_gate_a_few_times() -
         by_ten_minutes[int((now_s - NOW_S) // 600)] += 2
         decide_age(state, DEFAULTS, now_s + DEFAULTS.slow_call_s, 0.5)
 
-    assert BreakerState.OPEN is state.gate
+    assert BreakerState.OPEN is state.state
     assert [8, 4, 6] == by_ten_minutes
 
 
@@ -793,7 +796,7 @@ def test_opening_leaves_few_in_flight_and_recovery_climbs_from_there() -> None:
     now_s = state.until_s
     for _ in range(DEFAULTS.probes):
         call(state, SENT, now_s, took_s=0.0)
-    closed = state.gate, state.concurrency.whole
+    closed = state.state, state.concurrency.whole
 
     for number in range(1, 101):  # a burst of successes in a second, all credits in use
         state.in_flight.update({f"other-{n}": now_s for n in range(31)})
@@ -812,13 +815,13 @@ async def test_a_crash_forgets_neither_death_nor_what_the_provider_can_bear(
     for number in range(DEAD_IN_A_ROW - FAILURES_IN_A_ROW_MAX):
         attempt = make_attempt(bench.lane, 100 + number, is_panic=True)
         await bench.say(attempt, Done(attempt, DOWN, 0.0))
-    before = bench.lane.health.value
+    before = bench.lane.breaker_status.value
 
     bench.supervisor.crash("breaker")
     await trio.testing.wait_all_tasks_blocked()
 
     assert (True, FLOOR) == (before.is_dead, before.concurrency)
-    assert before == bench.lane.health.value
+    assert before == bench.lane.breaker_status.value
 
 
 async def test_a_healthy_lane_may_use_all_its_credits(
@@ -827,7 +830,7 @@ async def test_a_healthy_lane_may_use_all_its_credits(
     bench = Bench()
     await bench.start(nursery)
 
-    assert bench.lane.concurrency_max == bench.lane.health.value.concurrency
+    assert bench.lane.concurrency_max == bench.lane.breaker_status.value.concurrency
 
 
 def test_calls_that_grow_old_halve_what_may_be_in_flight_without_their_end() -> None:
@@ -837,4 +840,4 @@ def test_calls_that_grow_old_halve_what_may_be_in_flight_without_their_end() -> 
 
     decide_age(state, DEFAULTS, NOW_S + DEFAULTS.slow_call_s, 0.5)
 
-    assert (BreakerState.CLOSED, 16) == (state.gate, state.concurrency.whole)
+    assert (BreakerState.CLOSED, 16) == (state.state, state.concurrency.whole)

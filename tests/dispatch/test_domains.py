@@ -32,7 +32,7 @@ from mailactors.model.outcome import (
 from mailactors.model.outcome import Phase as Lost
 from mailactors.runtime.ports import SilentJournal
 from mailactors.spool.port import Lease
-from tests.dispatch.makers import make_lease
+from tests.dispatch.makers import ignore, make_lease
 
 NOW_S = 1000.0
 REASON = Reason("try again later", 421)
@@ -56,7 +56,7 @@ def lease_to(*addresses: str, attempts: int = 1) -> Lease:
 
 def end(domains: Domains, outcome: Outcome, *addresses: str, took_s: float = 0.1) -> None:
     """Let an attempt end at `NOW_S`."""
-    attempt = Attempt("1", lease_to(*(addresses or ("bob@big.example",))), "primary")
+    attempt = Attempt("1", lease_to(*(addresses or ("bob@big.example",))), "primary", ignore)
     attempt.sending_s = NOW_S - took_s
     domains.note(Done(attempt, outcome, NOW_S))
 

@@ -1,4 +1,4 @@
-"""A lane of real actors: each attempt has exactly one end, whoever dies with it in hand."""
+"""A lane of real actors: each attempt has exactly one end, whichever actor crashes on it."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ from mailactors.runtime.supervisor import Child, InjectedCrashError, Restarts, S
 from mailactors.spool.actor import Write
 from mailactors.spool.port import Intend, Intended, Result, SpoolError, Withdrawn
 from tests.dispatch.makers import NOW, EvenEntropy, TrioClock, make_lane, make_lease, make_ports
+from tests.gateways import spool_client
 
 LATENCY_S = 0.5
 PACKED = pack_content(Content(Address("ann@sender.example"), subject="Hello", text="Hello.\n"))
@@ -111,7 +112,7 @@ class Bench:
         self.faults = faults or CrashPlan()
         self.outcomes = Mailbox[Done]("outcomes", 1000, lambda _done, _error: None)
         self.provider = SlowProvider()
-        self.lane = make_lane("primary", concurrency_max, self.outcomes, self.provider)
+        self.lane = make_lane("primary", concurrency_max, self.provider)
         self.spool = Mailbox[Write]("spool", 1000, lambda _write, _error: None)
         self.answer: Answering = intended
         self.intents: list[Intend] = []
@@ -123,16 +124,21 @@ class Bench:
         ports, lane = make_ports(self.faults), self.lane
 
         def build_provider() -> ProviderActor:
-            return ProviderActor(lane, self.spool, ports)
+            return ProviderActor(lane, spool_client(self.spool), ports)
 
         def build_limiter() -> LimiterActor:
-            return LimiterActor(lane, quota, self._count_attempts, self.outcomes, ports)
+            return LimiterActor(lane, quota, self._count_attempts, ports)
 
         often = Restarts(count_max=1000, within_s=1.0)
         children = [
-            Child("provider", build_provider, (lane.provider,), often),
-            Child("breaker", lambda: BreakerActor(lane, breaker, ports), (lane.breaker,), often),
-            Child("limiter", build_limiter, (lane.limiter,), often),
+            Child("provider", build_provider, (lane.provider_mailbox,), often),
+            Child(
+                "breaker",
+                lambda: BreakerActor(lane, breaker, ports),
+                (lane.breaker_mailbox,),
+                often,
+            ),
+            Child("limiter", build_limiter, (lane.limiter_mailbox,), often),
         ]
         return Supervisor(children, ports.clock, SilentJournal())
 
@@ -163,7 +169,7 @@ class Bench:
             await self.outcomes.wait()
             for done in self.outcomes.take():
                 self.ends.append(done)
-                self.lane.in_flight.pop(done.attempt.id, None)
+                self.lane.end(done.attempt)
 
     def send(self, count: int = 1, *, is_panic: bool = False) -> list[Attempt]:
         """Send attempts down, as the dispatcher does."""
@@ -171,9 +177,11 @@ class Bench:
         for _ in range(count):
             assert self.lane.slots_free > 0
             number = len(self.ends) + len(self.lane.in_flight) + 1
-            attempt = Attempt(f"attempt-{number}", make_lease(number), "primary", is_panic)
-            self.lane.in_flight[attempt.id] = attempt
-            self.lane.limiter.put_nowait(attempt)
+            reply_to = self.outcomes.put_nowait
+            attempt = Attempt(
+                f"attempt-{number}", make_lease(number), "primary", reply_to, is_panic=is_panic
+            )
+            self.lane.offer(attempt, trio.current_time())
             attempts.append(attempt)
         return attempts
 
@@ -192,7 +200,7 @@ class Bench:
         assert {} == self.lane.in_flight
         assert {} == self.lane.underway
         assert self.lane.concurrency_max == self.lane.slots_free
-        boxes = [self.lane.limiter, self.lane.breaker, self.lane.provider]
+        boxes = [self.lane.limiter_mailbox, self.lane.breaker_mailbox, self.lane.provider_mailbox]
         assert [0, 0, 0] == [mailbox.waiting for mailbox in boxes]
 
 
@@ -211,7 +219,7 @@ async def test_an_attempt_goes_down_and_its_end_comes_up(
     bench.assert_settled(attempts)
 
 
-# Each actor dies with each kind of thing in hand
+# Each actor crashes on each kind of item
 
 
 @pytest.mark.parametrize("point", ["limiter.attempt", "breaker.attempt", "provider.attempt"])
@@ -299,7 +307,7 @@ async def test_a_breaker_that_misses_an_outcome_still_lets_the_limiter_hear_of_i
     bench.send()
     await trio.sleep(1.0)
 
-    assert 30.0 <= bench.lane.pace.value.next_permit_s - LATENCY_S <= 33.0
+    assert 30.0 <= bench.lane.limiter_status.value.next_permit_s - LATENCY_S <= 33.0
 
 
 # The provider dies at each phase
@@ -376,7 +384,7 @@ async def test_an_actor_that_dies_while_others_send_changes_no_outcome(
 
 
 @pytest.mark.parametrize("point", ["provider.intended", "provider.sent"])
-async def test_a_fault_after_the_intent_is_uncertain_and_crashes_nobody(
+async def test_a_fault_after_the_intent_is_uncertain_and_crashes_no_actor(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, point: str
 ) -> None:
     bench = Bench(CrashPlan(**{point: {1}}))
@@ -391,7 +399,7 @@ async def test_a_fault_after_the_intent_is_uncertain_and_crashes_nobody(
     bench.assert_settled(attempts)
 
 
-async def test_a_fault_while_connecting_is_the_providers_failure_and_crashes_nobody(
+async def test_a_fault_while_connecting_is_the_providers_failure_and_crashes_no_actor(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench()
@@ -472,10 +480,9 @@ async def test_only_the_recipients_of_the_intent_are_sent_to(
     bench.answer = without_the_second
     await bench.start(nursery)
     lease = make_lease(recipients=3)
-    attempt = Attempt("attempt-1", lease, "primary")
-    bench.lane.in_flight[attempt.id] = attempt
+    attempt = Attempt("attempt-1", lease, "primary", bench.outcomes.put_nowait)
 
-    bench.lane.limiter.put_nowait(attempt)
+    bench.lane.offer(attempt, trio.current_time())
     await trio.sleep(1.0)
 
     assert ("r0@x.example", "r2@x.example") == mails[0].envelope.recipients
@@ -486,7 +493,7 @@ async def test_only_the_recipients_of_the_intent_are_sent_to(
 # The lane as a whole
 
 
-async def test_a_failing_provider_opens_the_gate_and_what_follows_costs_no_permit(
+async def test_a_failing_provider_opens_the_breaker_and_what_follows_costs_no_permit(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench(breaker=BreakerSettings(calls_min=2), quota=Quota(per_minute=4))
@@ -498,10 +505,10 @@ async def test_a_failing_provider_opens_the_gate_and_what_follows_costs_no_permi
     second = bench.send(2)
     await trio.sleep(0.1)
 
-    until_s = bench.lane.health.value.until_s
+    until_s = bench.lane.breaker_status.value.until_s
     refused = NotAttempted(Why.BREAKER, until_s)
     assert [DOWN, DOWN, refused, refused] == bench.outcomes_seen
-    assert 2 == bench.lane.pace.value.permits
+    assert 2 == bench.lane.limiter_status.value.permits
     bench.assert_settled(first + second)
 
 
@@ -519,7 +526,7 @@ async def test_an_open_lane_probes_and_closes_again(
 
     kinds = Counter(type(outcome) for outcome in bench.outcomes_seen)
     assert Counter({Accepted: 3, NotAttempted: 2, Deferred: 1}) == kinds
-    assert BreakerState.CLOSED is bench.lane.health.value.gate
+    assert BreakerState.CLOSED is bench.lane.breaker_status.value.state
     bench.assert_settled(sent)
 
 
@@ -541,7 +548,7 @@ async def test_a_crash_while_half_open_does_not_wedge_the_lane(
         sent += bench.send()
         await trio.sleep(1.0)
 
-    assert BreakerState.CLOSED is bench.lane.health.value.gate
+    assert BreakerState.CLOSED is bench.lane.breaker_status.value.state
     bench.assert_settled(sent)
 
 
@@ -553,9 +560,9 @@ async def test_a_provider_that_refuses_us_is_left_alone_until_a_reset(
     await bench.start(nursery)
     bench.send()
     await trio.sleep(1.0)
-    disabled = bench.lane.health.value.gate
+    disabled = bench.lane.breaker_status.value.state
 
-    bench.lane.breaker.put_nowait(Reset())
+    bench.lane.breaker_mailbox.put_nowait(Reset())
     await trio.testing.wait_all_tasks_blocked()
     bench.send()
     await trio.sleep(1.0)

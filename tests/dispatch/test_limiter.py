@@ -343,14 +343,14 @@ class Bench:
 
     def __init__(self, quota: Quota, faults: Faults | None = None) -> None:
         self.outcomes = open_outcomes()
-        self.lane = make_lane(concurrency_max=32, outcomes=self.outcomes)
+        self.lane = make_lane(concurrency_max=32)
         self.notes: list[tuple[str, dict[str, Any]]] = []
         ports = dataclasses.replace(make_ports(faults), journal=Listening(self.notes))
 
         def build() -> LimiterActor:
-            return LimiterActor(self.lane, quota, no_attempts, self.outcomes, ports)
+            return LimiterActor(self.lane, quota, no_attempts, ports)
 
-        child = Child("limiter", build, (self.lane.limiter,))
+        child = Child("limiter", build, (self.lane.limiter_mailbox,))
         self.supervisor = Supervisor([child], ports.clock, SilentJournal())
 
     async def start(self, nursery: trio.Nursery) -> None:
@@ -358,14 +358,15 @@ class Bench:
 
     async def say(self, *messages: LaneMessage) -> None:
         for message in messages:
-            self.lane.limiter.put_nowait(message)
+            self.lane.limiter_mailbox.put_nowait(message)
         await trio.testing.wait_all_tasks_blocked()
 
     def attempt(self, number: int = 1, *, is_panic: bool = False) -> Attempt:
-        return make_attempt(self.lane, number, is_panic=is_panic)
+        reply_to = self.outcomes.put_nowait
+        return make_attempt(self.lane, number, is_panic=is_panic, reply_to=reply_to)
 
     async def passed(self) -> list[LaneMessage]:
-        return await drained(self.lane.breaker)
+        return await drained(self.lane.breaker_mailbox)
 
     async def refused(self) -> list[Outcome]:
         return [done.outcome for done in await drained(self.outcomes)]
@@ -377,17 +378,17 @@ async def drained(mailbox: Mailbox[Done] | Mailbox[LaneMessage]) -> list[Any]:
     return list(mailbox.take())
 
 
-@pytest.mark.parametrize("gate", [BreakerState.OPEN, BreakerState.DISABLED])
-async def test_a_closed_gate_costs_no_permit(
-    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, gate: BreakerState
+@pytest.mark.parametrize("state", [BreakerState.OPEN, BreakerState.DISABLED])
+async def test_an_open_breaker_costs_no_permit(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, state: BreakerState
 ) -> None:
     bench = Bench(Quota(per_minute=1))
     await bench.start(nursery)
-    bench.lane.health.publish(BreakerStatus(gate, until_s=100.0))
+    bench.lane.breaker_status.publish(BreakerStatus(state, until_s=100.0))
 
     await bench.say(bench.attempt(1))
     refused = await bench.refused()
-    bench.lane.health.publish(BreakerStatus())
+    bench.lane.breaker_status.publish(BreakerStatus())
     second = bench.attempt(2)
     await bench.say(second)
 
@@ -395,12 +396,12 @@ async def test_a_closed_gate_costs_no_permit(
     assert [second] == await bench.passed()
 
 
-async def test_an_attempt_in_panic_passes_a_closed_gate_but_not_an_empty_quota(
+async def test_an_attempt_in_panic_passes_an_open_breaker_but_not_an_empty_quota(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench(Quota(per_minute=1))
     await bench.start(nursery)
-    bench.lane.health.publish(BreakerStatus(BreakerState.OPEN, until_s=100.0))
+    bench.lane.breaker_status.publish(BreakerStatus(BreakerState.OPEN, until_s=100.0))
     first, second = bench.attempt(1, is_panic=True), bench.attempt(2, is_panic=True)
 
     await bench.say(first, second)
@@ -409,12 +410,12 @@ async def test_an_attempt_in_panic_passes_a_closed_gate_but_not_an_empty_quota(
     assert [NotAttempted(Why.LIMITER, 61.0)] == await bench.refused()
 
 
-async def test_a_gate_whose_time_is_over_lets_a_probe_through(
+async def test_a_breaker_whose_time_is_over_lets_a_probe_through(
     autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
 ) -> None:
     bench = Bench(Quota())
     await bench.start(nursery)
-    bench.lane.health.publish(BreakerStatus(BreakerState.OPEN, until_s=5.0))
+    bench.lane.breaker_status.publish(BreakerStatus(BreakerState.OPEN, until_s=5.0))
     await trio.sleep(5.0)
     probe = bench.attempt()
 
@@ -430,12 +431,12 @@ async def test_an_ignored_end_gives_the_permit_back_before_the_dispatcher_hears_
     await bench.start(nursery)
     attempt = bench.attempt()
     await bench.say(attempt)
-    taken = bench.lane.pace.value
+    taken = bench.lane.limiter_status.value
 
     await bench.say(Done(attempt, IGNORED, 0.0))
 
     assert 61.0 == taken.next_permit_s
-    assert bench.lane.pace.value.next_permit_s < 0.0
+    assert bench.lane.limiter_status.value.next_permit_s < 0.0
     assert [IGNORED] == await bench.refused()
 
 
@@ -446,12 +447,12 @@ async def test_pause_and_resume_are_published(
     await bench.start(nursery)
 
     await bench.say(Pause(), bench.attempt())
-    paused, refused = bench.lane.pace.value, await bench.refused()
+    paused, refused = bench.lane.limiter_status.value, await bench.refused()
     await bench.say(Resume())
 
     assert (True, math.inf) == (paused.is_paused, paused.next_permit_s)
     assert [NotAttempted(Why.PAUSED, math.inf)] == refused
-    assert not bench.lane.pace.value.is_paused
+    assert not bench.lane.limiter_status.value.is_paused
 
 
 async def test_a_reset_lifts_what_the_provider_asked_for(
@@ -461,12 +462,12 @@ async def test_a_reset_lifts_what_the_provider_asked_for(
     await bench.start(nursery)
     attempt = bench.attempt()
     await bench.say(attempt, Done(attempt, Deferred(Scope.PROVIDER, REASON, 600.0), 0.0))
-    closed = bench.lane.pace.value
+    closed = bench.lane.limiter_status.value
 
     await bench.say(Reset())
 
     assert 600.0 <= closed.next_permit_s <= 660.0
-    assert bench.lane.pace.value.next_permit_s <= 0.0
+    assert bench.lane.limiter_status.value.next_permit_s <= 0.0
 
 
 # After a crash, after a restart
@@ -484,8 +485,8 @@ async def test_a_crash_neither_resumes_a_pause_nor_forgets_a_retry_after(
     await paused.say(Pause(), paused.attempt())
     await throttled.say(end, throttled.attempt(2))
 
-    assert paused.lane.pace.value.is_paused
-    assert 600.0 <= throttled.lane.pace.value.next_permit_s <= 660.0
+    assert paused.lane.limiter_status.value.is_paused
+    assert 600.0 <= throttled.lane.limiter_status.value.next_permit_s <= 660.0
 
 
 async def test_a_crash_does_not_give_permits_again_that_are_not_yet_in_the_spool(
@@ -499,12 +500,12 @@ async def test_a_crash_does_not_give_permits_again_that_are_not_yet_in_the_spool
     connecting.stage = Stage.CONNECTING
 
     await bench.say(Reset())
-    after_crash = bench.lane.pace.value.permits
+    after_crash = bench.lane.limiter_status.value.permits
     await bench.say(Done(queued, IGNORED, 0.0), Done(connecting, SENT, 0.0))
 
     assert 0 == faults.times
     assert 1 == after_crash
-    assert 2 == bench.lane.pace.value.permits
+    assert 2 == bench.lane.limiter_status.value.permits
 
 
 class Restored(NamedTuple):
@@ -530,7 +531,7 @@ def restored_state(quota: Quota, past: Restored) -> Limiter:
     async def main() -> Limiter:
         lane = make_lane()
         ports = dataclasses.replace(make_ports(), clock=Clock())
-        actor = LimiterActor(lane, quota, count, open_outcomes(), ports)
+        actor = LimiterActor(lane, quota, count, ports)
         await actor._restore()
         return actor._state
 
@@ -584,7 +585,7 @@ async def learn(bench: Bench) -> LearntPace:
     await bench.say(*served, *refuse_too_fast(bench, 10, 10))
     await trio.sleep(1.5)
     await bench.say(bench.attempt(99))  # the lesson is over with the first permit after it
-    learnt = bench.lane.pace.value.learnt
+    learnt = bench.lane.limiter_status.value.learnt
     assert learnt is not None
     return learnt
 
@@ -594,11 +595,11 @@ async def test_a_learnt_pace_spaces_permits_and_is_published_and_told(
 ) -> None:
     bench = Bench(Quota())
     await bench.start(nursery)
-    before = bench.lane.pace.value.learnt
+    before = bench.lane.limiter_status.value.learnt
 
     learnt = await learn(bench)
 
-    pace = bench.lane.pace.value
+    pace = bench.lane.limiter_status.value
     assert before is None
     assert (SHARE * 10.0, 10.0) == (learnt.per_s, learnt.limit_per_s)
     assert pace.next_permit_s == pytest.approx(trio.current_time() + 1.0 / 9.5)
@@ -620,8 +621,10 @@ async def test_a_crash_does_not_forget_a_learnt_pace(
     await trio.testing.wait_all_tasks_blocked()
     await bench.say(bench.attempt(100))
 
-    assert learnt == bench.lane.pace.value.learnt
-    assert bench.lane.pace.value.next_permit_s == pytest.approx(trio.current_time() + 1.0 / 9.5)
+    assert learnt == bench.lane.limiter_status.value.learnt
+    assert bench.lane.limiter_status.value.next_permit_s == pytest.approx(
+        trio.current_time() + 1.0 / 9.5
+    )
     assert 1 == len(bench.notes)
 
 
@@ -636,7 +639,7 @@ async def test_a_reset_forgets_a_learnt_pace(
     await bench.say(Reset())
     await bench.say(*(bench.attempt(number) for number in range(100, 105)))
 
-    assert bench.lane.pace.value.learnt is None
+    assert bench.lane.limiter_status.value.learnt is None
     assert 5 == len(await bench.passed())
     assert ["pace.learnt", "pace.forgotten"] == [event for event, _ in bench.notes]
 
@@ -653,7 +656,7 @@ async def test_refusals_that_come_after_their_lesson_teach_nothing(
     await trio.sleep(1.5)
     await bench.say(bench.attempt(100))
 
-    assert learnt == bench.lane.pace.value.learnt
+    assert learnt == bench.lane.limiter_status.value.learnt
 
 
 def test_a_learnt_pace_never_speeds_up_a_quota() -> None:

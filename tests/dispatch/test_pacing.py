@@ -31,11 +31,11 @@ from mailactors.dispatch.pacing import (
     is_forgotten,
     is_notable,
     is_other_quota,
+    learn,
     note_refused,
     note_served,
     rate_at,
     served_rate,
-    settle,
 )
 from mailactors.model.outcome import Accepted, Deferred, Reason, Scope
 
@@ -77,7 +77,7 @@ def test_without_a_refusal_nothing_is_learnt_and_nothing_spaced() -> None:
     for number in range(100):
         note_served(state, NOW_S + number / 100)
 
-    assert not settle(state, NOW_S + 2.0)
+    assert not learn(state, NOW_S + 2.0)
     assert (None, 0.0) == (state.learnt, interval_at(state, NOW_S + 2.0))
 
 
@@ -87,11 +87,11 @@ def test_all_refusals_of_what_was_under_way_are_one_lesson() -> None:
         note_served(state, NOW_S + number * 0.001)
     for number in range(22):
         note_refused(state, NOW_S + 0.01 + number * 0.001, 1.0, NOW_S + 0.05)
-    first = settle(state, NOW_S + 1.1)
+    first = learn(state, NOW_S + 1.1)
 
     note_refused(state, NOW_S + 0.04, 1.0, NOW_S + 1.2)  # of the same burst, answered late
 
-    assert (True, False) == (first, settle(state, NOW_S + 2.3))
+    assert (True, False) == (first, learn(state, NOW_S + 2.3))
     assert state.learnt is not None
     assert (SHARE * 10.0, 10.0) == (state.learnt.per_s, state.learnt.limit_per_s)
 
@@ -102,7 +102,7 @@ def test_answers_that_come_while_the_lane_is_closed_count_as_served() -> None:
     for number in range(10):
         note_served(state, NOW_S - number * 0.05)
 
-    settle(state, NOW_S + 1.1)
+    learn(state, NOW_S + 1.1)
 
     assert state.learnt is not None
     assert SHARE * 10.0 == state.learnt.per_s
@@ -146,7 +146,7 @@ def test_a_lesson_sets_pace_and_patience(case: Case) -> None:
 
     assert found.per_s == pytest.approx(case.per_s)
     assert (case.patience_s, case.lessons) == (found.patience_s, found.lessons)
-    assert (lesson.told_s, case.refused_s + 1.1) == (found.told_s, found.since_s)
+    assert (lesson.first_refusal_s, case.refused_s + 1.1) == (found.first_refusal_s, found.since_s)
 
 
 def test_patience_ends_at_what_a_refusal_costs() -> None:
@@ -207,7 +207,7 @@ def test_forgetting_forgets_what_is_still_to_be_learnt() -> None:
 
     forget(state)
 
-    assert not settle(state, NOW_S + 7.0)
+    assert not learn(state, NOW_S + 7.0)
     assert state.learnt is None
 
 
@@ -363,7 +363,7 @@ def vendors() -> dict[str, Vendor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", vendors())
-def test_the_pace_comes_near_a_quota_that_nobody_told_us_and_wastes_little(name: str) -> None:
+def test_the_pace_comes_near_an_unknown_quota_and_wastes_little(name: str) -> None:
     vendor = vendors()[name]
 
     minutes = 10 if vendor.per_s <= 10.0 else 4

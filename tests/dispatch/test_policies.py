@@ -157,7 +157,7 @@ def notes(ports: Ports, event: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.slow
-async def test_quotas_that_nobody_told_are_learnt_and_used(
+async def test_unknown_quotas_are_learnt_and_used(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     vendors, ports = {"primary": Vendor(), "secondary": Vendor()}, make_ports()
@@ -172,8 +172,8 @@ async def test_quotas_that_nobody_told_are_learnt_and_used(
     assert 0 == sum(vendor.early for vendor in vendors.values())
     assert took_s <= 240 / (0.9 * 16.0) + 1.0
     assert 0 == events(ports)["breaker.moved"]
-    told = {each["provider"]: each["per_s"] for each in notes(ports, "pace.learnt")}
-    assert {"primary": 9.5, "secondary": 5.7} == told
+    learnt = {each["provider"]: each["per_s"] for each in notes(ports, "pace.learnt")}
+    assert {"primary": 9.5, "secondary": 5.7} == learnt
 
 
 @pytest.mark.slow
@@ -239,7 +239,7 @@ async def test_a_domain_that_defers_costs_what_comes_in_for_it_and_others_nothin
         retried = sum(len(vendor.asked_s) for vendor in vendors.values()) - 100
         await send(gateway, 20, 20.0, "small.example")
         await trio.sleep(1.0)
-        ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+        ledger = await gateway.spool.read(lambda spool: spool.ledger())
         sent_meanwhile = ledger.states["sent"]
         for vendor in vendors.values():
             vendor.defers = ""

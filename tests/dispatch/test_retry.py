@@ -21,8 +21,8 @@ from mailactors.dispatch.retry import (
     StreamPolicy,
     candidates,
     decide_next,
-    delay_s,
     outcome_word,
+    retry_delay_s,
 )
 from mailactors.model.lifecycle import FINAL, NEXT, State
 from mailactors.model.outcome import (
@@ -101,7 +101,7 @@ def decide(
 def test_delays_stay_in_bounds_up_to_round_10_000(draw: float) -> None:
     rows = {row.round: (row.delay_s, row.wait_max_s) for row in TABLE}
 
-    delays_s = {number: delay_s(number, draw) for number in range(1, 10_001)}
+    delays_s = {number: retry_delay_s(number, draw) for number in range(1, 10_001)}
 
     for number, wait_s in delays_s.items():
         tail = (0.0, min(TAIL_CAP_S, TAIL_BASE_S * 2 ** min(number - len(TABLE) - 1, 60)))
@@ -110,15 +110,15 @@ def test_delays_stay_in_bounds_up_to_round_10_000(draw: float) -> None:
 
 
 def test_the_table_is_the_one_that_the_design_promises() -> None:
-    expected = [(1, 1.0, 1.0, 1.0), (2, 2.0, 2.0, 4.0), (3, 4.0, 4.0, 16.0), (4, 8.0, 8.0, 32.0)]
+    expected = [(1, 1.0, 1.0), (2, 2.0, 4.0), (3, 4.0, 16.0), (4, 8.0, 32.0)]
 
-    actual = [(row.round, row.delay_s, row.multiplier, row.wait_max_s) for row in TABLE]
+    actual = [(row.round, row.delay_s, row.wait_max_s) for row in TABLE]
 
     assert expected == actual
 
 
 def test_the_tail_doubles_from_its_base_to_its_cap() -> None:
-    bounds_s = [round(delay_s(number, LAST_DRAW)) for number in range(5, 11)]
+    bounds_s = [round(retry_delay_s(number, LAST_DRAW)) for number in range(5, 11)]
 
     assert [64, 128, 256, 512, 600, 600] == bounds_s
 
@@ -225,10 +225,10 @@ def test_a_failing_provider_hands_on_along_the_route_and_then_the_round_is_over(
     expected = [
         ("primary", leased, 0.0, 1),
         ("secondary", leased, 0.0, 1),
-        ("tertiary", deferred, delay_s(1, 0.5), 2),
+        ("tertiary", deferred, retry_delay_s(1, 0.5), 2),
         ("primary", leased, 0.0, 2),
         ("secondary", leased, 0.0, 2),
-        ("tertiary", deferred, delay_s(2, 0.5), 3),
+        ("tertiary", deferred, retry_delay_s(2, 0.5), 3),
     ]
     assert expected == [(lane, state, wait_s, p.round) for lane, state, wait_s, p in walk]
 
@@ -257,8 +257,8 @@ def test_a_lane_that_refused_the_message_is_left_out_of_later_rounds(failover: F
 def test_after_retries_walks_the_table_on_each_provider_and_then_the_tail() -> None:
     walk = follow(PROVIDER_DOWN, plan_of(Failover.AFTER_RETRIES), 15)
 
-    table = [(State.DEFERRED, delay_s(number, 0.5)) for number in (1, 2, 3, 4)]
-    next_lane, tail = (State.LEASED, 0.0), (State.DEFERRED, delay_s(5, 0.5))
+    table = [(State.DEFERRED, retry_delay_s(number, 0.5)) for number in (1, 2, 3, 4)]
+    next_lane, tail = (State.LEASED, 0.0), (State.DEFERRED, retry_delay_s(5, 0.5))
     expected = [*table, next_lane, *table, next_lane, *table, tail]
     lanes = ["primary"] * 5 + ["secondary"] * 5 + ["tertiary"] * 5
     assert expected == [(state, wait_s) for _, state, wait_s, _ in walk]
@@ -360,7 +360,7 @@ def test_every_outcome_has_a_word() -> None:
     assert expected == words
 
 
-def test_who_waits_is_not_held_to_refusals_of_another_delivery() -> None:
+def test_a_deferred_delivery_is_not_barred_by_refusals_of_another() -> None:
     parts: dict[str, Refusal] = {
         "a@example.com": REFUSED_MESSAGE,
         "b@example.com": Deferred(Scope.DOMAIN, REASON),

@@ -10,16 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailactors.dispatch.lane import BreakerState, BreakerStatus, LimiterStatus
-from mailactors.dispatch.routing import (
+from mailactors.dispatch.lane import (
     PANIC_DEAD_INTERVAL_S,
     PANIC_IN_FLIGHT_MAX,
     PANIC_INTERVAL_S,
-    Choice,
-    LaneView,
-    Waiting,
-    choose_lane,
+    BreakerState,
+    BreakerStatus,
+    Lane,
+    LimiterStatus,
 )
+from mailactors.dispatch.routing import Choice, Waiting, choose_lane
 from mailactors.spool.port import Lease
 from tests.dispatch.makers import NOW, make_attempt, make_lane, make_lease
 
@@ -37,212 +37,212 @@ DEAD = BreakerStatus(
 DISABLED = BreakerStatus(BreakerState.DISABLED, until_s=NOW_S + 900.0, last_success_s=NOW_S)
 
 
-def views_of(**health: BreakerStatus) -> dict[str, LaneView]:
-    views = {}
-    for name, each in health.items():
-        views[name] = LaneView(make_lane(name))
-        views[name].lane.health.publish(each)
-    return views
+def lanes_of(**statuses: BreakerStatus) -> dict[str, Lane]:
+    lanes = {}
+    for name, each in statuses.items():
+        lanes[name] = make_lane(name)
+        lanes[name].breaker_status.publish(each)
+    return lanes
 
 
-def fly(view: LaneView, count: int) -> None:
-    """Let attempts be in flight, as if the dispatcher had sent them."""
+def fly(lane: Lane, count: int) -> None:
+    """Let attempts be in flight, as if the dispatcher had offered them."""
     for number in range(count):
-        make_attempt(view.lane, number)
-    view.used += count
+        make_attempt(lane, number)
+    lane.offered += count
 
 
-# A lane's view
+# When a lane opens
 
 
 def test_a_fresh_lane_takes_a_message_now() -> None:
-    view = LaneView(make_lane())
+    lane = make_lane()
 
-    assert view.opens_at_s() <= NOW_S
+    assert lane.opens_at_s() <= NOW_S
 
 
 def test_a_lane_without_credits_opens_when_it_says_so() -> None:
-    view = LaneView(make_lane(concurrency_max=2))
-    view.refresh()
-    fly(view, 2)
+    lane = make_lane(concurrency_max=2)
+    lane.opens_at_s()
+    fly(lane, 2)
 
-    assert math.inf == view.opens_at_s()
+    assert math.inf == lane.opens_at_s()
 
 
 def test_a_lane_is_sent_no_more_than_its_provider_can_bear() -> None:
-    view = LaneView(make_lane(concurrency_max=8))
-    view.lane.health.publish(BreakerStatus(concurrency=3))
-    view.refresh()
+    lane = make_lane(concurrency_max=8)
+    lane.breaker_status.publish(BreakerStatus(concurrency=3))
+    lane.opens_at_s()
 
-    fly(view, 2)
-    with_two = view.opens_at_s()
-    fly(view, 3)
-    with_three = view.opens_at_s()
-    view.lane.health.publish(BreakerStatus(concurrency=4))
+    fly(lane, 2)
+    with_two = lane.opens_at_s()
+    fly(lane, 3)
+    with_three = lane.opens_at_s()
+    lane.breaker_status.publish(BreakerStatus(concurrency=4))
 
     assert with_two <= NOW_S
     assert math.inf == with_three
-    assert view.opens_at_s() <= NOW_S
+    assert lane.opens_at_s() <= NOW_S
 
 
 def test_a_lane_is_sent_no_more_than_the_permits_it_published() -> None:
-    view = LaneView(make_lane())
-    view.lane.pace.publish(LimiterStatus(next_permit_s=NOW_S, permits=2))
-    view.refresh()
+    lane = make_lane()
+    lane.limiter_status.publish(LimiterStatus(next_permit_s=NOW_S, permits=2))
+    lane.opens_at_s()
 
-    fly(view, 1)
-    after_one = view.opens_at_s()
-    fly(view, 1)
-    after_two = view.opens_at_s()
-    view.lane.pace.publish(LimiterStatus(next_permit_s=NOW_S + 1.0, permits=2))
-    after_news = view.opens_at_s()
+    fly(lane, 1)
+    after_one = lane.opens_at_s()
+    fly(lane, 1)
+    after_two = lane.opens_at_s()
+    lane.limiter_status.publish(LimiterStatus(next_permit_s=NOW_S + 1.0, permits=2))
+    after_news = lane.opens_at_s()
 
     assert (NOW_S, math.inf, NOW_S + 1.0) == (after_one, after_two, after_news)
 
 
 def test_a_lane_whose_messages_came_back_without_news_is_not_shut_for_ever() -> None:
-    view = LaneView(make_lane())
-    view.lane.health.publish(OPEN)
-    view.refresh()
-    fly(view, 1)
-    while_out = view.opens_at_s()
+    lane = make_lane()
+    lane.breaker_status.publish(OPEN)
+    lane.opens_at_s()
+    fly(lane, 1)
+    while_out = lane.opens_at_s()
 
-    view.lane.in_flight.clear()
+    lane.in_flight.clear()
 
     assert math.inf == while_out
-    assert view.opens_at_s() <= NOW_S + 10.0
+    assert lane.opens_at_s() <= NOW_S + 10.0
 
 
 def test_a_half_open_lane_is_sent_no_more_than_its_free_probes() -> None:
-    view = LaneView(make_lane())
-    view.lane.health.publish(BreakerStatus(BreakerState.HALF_OPEN, probes_free=1))
-    view.refresh()
+    lane = make_lane()
+    lane.breaker_status.publish(BreakerStatus(BreakerState.HALF_OPEN, probes_free=1))
+    lane.opens_at_s()
 
-    before = view.opens_at_s()
-    fly(view, 1)
+    before = lane.opens_at_s()
+    fly(lane, 1)
 
     assert before <= NOW_S
-    assert math.inf == view.opens_at_s()
+    assert math.inf == lane.opens_at_s()
 
 
 @pytest.mark.parametrize("health", [OPEN, DISABLED], ids=["open", "disabled"])
 def test_an_open_lane_takes_one_message_once_its_time_is_over(health: BreakerStatus) -> None:
-    view = LaneView(make_lane())
-    view.lane.health.publish(health)
-    view.refresh()
+    lane = make_lane()
+    lane.breaker_status.publish(health)
+    lane.opens_at_s()
 
-    before = view.opens_at_s()
-    fly(view, 1)
+    before = lane.opens_at_s()
+    fly(lane, 1)
 
-    assert (health.until_s, math.inf) == (before, view.opens_at_s())
+    assert (health.until_s, math.inf) == (before, lane.opens_at_s())
 
 
 def test_a_refusal_holds_until_its_time_or_any_news() -> None:
-    view = LaneView(make_lane())
-    view.refresh()
-    view.blocked_until_s = NOW_S + 8.0
+    lane = make_lane()
+    lane.opens_at_s()
+    lane.block(NOW_S + 8.0)
 
-    blocked = view.opens_at_s()
-    view.lane.health.publish(CLOSED)
+    blocked = lane.opens_at_s()
+    lane.breaker_status.publish(CLOSED)
 
     assert NOW_S + 8.0 == blocked
-    assert view.opens_at_s() <= NOW_S
+    assert lane.opens_at_s() <= NOW_S
 
 
 # Choosing
 
 
 def test_the_first_lane_that_takes_a_message_is_chosen() -> None:
-    views = views_of(primary=CLOSED, secondary=CLOSED)
+    lanes = lanes_of(primary=CLOSED, secondary=CLOSED)
 
-    assert Choice("primary") == choose_lane(ROUTE, ROUTE, views, NOW_S)
+    assert Choice("primary") == choose_lane(ROUTE, ROUTE, lanes, NOW_S)
 
 
 def test_a_lane_that_must_wait_is_passed_over() -> None:
-    views = views_of(primary=CLOSED, secondary=CLOSED)
-    views["primary"].lane.pace.publish(LimiterStatus(next_permit_s=NOW_S + 0.1))
+    lanes = lanes_of(primary=CLOSED, secondary=CLOSED)
+    lanes["primary"].limiter_status.publish(LimiterStatus(next_permit_s=NOW_S + 0.1))
 
-    assert Choice("secondary") == choose_lane(ROUTE, ROUTE, views, NOW_S)
+    assert Choice("secondary") == choose_lane(ROUTE, ROUTE, lanes, NOW_S)
 
 
 def test_there_is_no_panic_while_a_lane_of_the_route_is_closed_though_busy() -> None:
-    views = views_of(primary=OPEN, secondary=CLOSED)
-    views["secondary"].lane.pace.publish(LimiterStatus(next_permit_s=NOW_S + 60.0))
+    lanes = lanes_of(primary=OPEN, secondary=CLOSED)
+    lanes["secondary"].limiter_status.publish(LimiterStatus(next_permit_s=NOW_S + 60.0))
 
-    assert choose_lane(ROUTE, ROUTE, views, NOW_S) is None
-    assert choose_lane(("primary",), ROUTE, views, NOW_S) is None
+    assert choose_lane(ROUTE, ROUTE, lanes, NOW_S) is None
+    assert choose_lane(("primary",), ROUTE, lanes, NOW_S) is None
 
 
 def test_when_every_breaker_is_open_the_latest_success_is_the_least_bad_lane() -> None:
     better = BreakerStatus(BreakerState.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 1.0)
-    views = views_of(primary=OPEN, secondary=better)
+    lanes = lanes_of(primary=OPEN, secondary=better)
 
-    assert Choice("secondary", True) == choose_lane(ROUTE, ROUTE, views, NOW_S)
+    assert Choice("secondary", True) == choose_lane(ROUTE, ROUTE, lanes, NOW_S)
 
 
 def test_panic_keeps_to_the_lanes_that_may_take_the_message() -> None:
     better = BreakerStatus(BreakerState.OPEN, until_s=NOW_S + 5.0, last_success_s=NOW_S - 1.0)
-    views = views_of(primary=OPEN, secondary=better)
+    lanes = lanes_of(primary=OPEN, secondary=better)
 
-    assert Choice("primary", True) == choose_lane(("primary",), ROUTE, views, NOW_S)
+    assert Choice("primary", True) == choose_lane(("primary",), ROUTE, lanes, NOW_S)
 
 
 @pytest.mark.parametrize("health", [DEAD, DISABLED], ids=["dead", "disabled"])
 def test_a_dead_or_disabled_lane_is_no_use_in_panic(health: BreakerStatus) -> None:
-    views = views_of(primary=health, secondary=health)
+    lanes = lanes_of(primary=health, secondary=health)
 
-    assert choose_lane(ROUTE, ROUTE, views, NOW_S) is None
+    assert choose_lane(ROUTE, ROUTE, lanes, NOW_S) is None
 
 
 def test_a_dead_lane_is_the_last_resort_once_in_a_long_time() -> None:
-    views = views_of(primary=DEAD)
+    lanes = lanes_of(primary=DEAD)
 
     def chosen(now_s: float) -> Choice | None:
-        return choose_lane(("primary",), ("primary",), views, now_s)
+        return choose_lane(("primary",), ("primary",), lanes, now_s)
 
-    knocks_at_s = DEAD.last_resort_s
-    before, then = chosen(knocks_at_s - 0.001), chosen(knocks_at_s)
-    views["primary"].panicked_s = knocks_at_s
-    again_s = knocks_at_s + PANIC_DEAD_INTERVAL_S
+    probes_at_s = DEAD.last_resort_s
+    before, then = chosen(probes_at_s - 0.001), chosen(probes_at_s)
+    lanes["primary"].panicked_s = probes_at_s
+    again_s = probes_at_s + PANIC_DEAD_INTERVAL_S
     too_soon, later = chosen(again_s - 0.001), chosen(again_s)
-    fly(views["primary"], 1)
+    fly(lanes["primary"], 1)
 
     assert chosen(again_s) is None
     assert (None, Choice("primary", True)) == (before, then)
     assert (None, Choice("primary", True)) == (too_soon, later)
 
 
-def test_a_dead_lane_is_not_knocked_at_while_another_is_closed() -> None:
-    views = views_of(primary=DEAD, secondary=CLOSED)
-    fly(views["secondary"], 8)
+def test_a_dead_lane_is_not_tried_while_another_is_closed() -> None:
+    lanes = lanes_of(primary=DEAD, secondary=CLOSED)
+    fly(lanes["secondary"], 8)
 
-    assert choose_lane(ROUTE, ROUTE, views, DEAD.last_resort_s + 1.0) is None
+    assert choose_lane(ROUTE, ROUTE, lanes, DEAD.last_resort_s + 1.0) is None
 
 
 def test_a_free_probe_comes_before_panic() -> None:
-    views = views_of(primary=OPEN, secondary=BreakerStatus(BreakerState.HALF_OPEN, probes_free=1))
+    lanes = lanes_of(primary=OPEN, secondary=BreakerStatus(BreakerState.HALF_OPEN, probes_free=1))
 
-    assert Choice("secondary") == choose_lane(ROUTE, ROUTE, views, NOW_S)
+    assert Choice("secondary") == choose_lane(ROUTE, ROUTE, lanes, NOW_S)
 
 
 def test_panic_is_paced_and_bounded() -> None:
-    views = views_of(primary=OPEN)
-    view = views["primary"]
+    lanes = lanes_of(primary=OPEN)
+    lane = lanes["primary"]
 
-    view.panicked_s = NOW_S
-    paced = choose_lane(("primary",), ("primary",), views, NOW_S)
-    later = choose_lane(("primary",), ("primary",), views, NOW_S + PANIC_INTERVAL_S)
-    fly(view, PANIC_IN_FLIGHT_MAX)
-    bounded = choose_lane(("primary",), ("primary",), views, NOW_S + PANIC_INTERVAL_S)
+    lane.panicked_s = NOW_S
+    paced = choose_lane(("primary",), ("primary",), lanes, NOW_S)
+    later = choose_lane(("primary",), ("primary",), lanes, NOW_S + PANIC_INTERVAL_S)
+    fly(lane, PANIC_IN_FLIGHT_MAX)
+    bounded = choose_lane(("primary",), ("primary",), lanes, NOW_S + PANIC_INTERVAL_S)
 
     assert (None, Choice("primary", True), None) == (paced, later, bounded)
 
 
 def test_a_paused_lane_is_not_used_in_panic() -> None:
-    views = views_of(primary=OPEN)
-    views["primary"].lane.pace.publish(LimiterStatus(next_permit_s=math.inf, is_paused=True))
+    lanes = lanes_of(primary=OPEN)
+    lanes["primary"].limiter_status.publish(LimiterStatus(next_permit_s=math.inf, is_paused=True))
 
-    assert choose_lane(("primary",), ("primary",), views, NOW_S) is None
+    assert choose_lane(("primary",), ("primary",), lanes, NOW_S) is None
 
 
 # Waiting

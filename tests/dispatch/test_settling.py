@@ -11,7 +11,7 @@ import pytest
 from mailactors.dispatch.retry import Preference, StreamPolicy
 from mailactors.dispatch.settling import (
     HELD_FOR_S,
-    NOBODY,
+    NO_PROVIDER,
     STEPS_MAX,
     ClockSteps,
     Conclude,
@@ -23,12 +23,12 @@ from mailactors.dispatch.settling import (
     count_look,
     decide_doubt,
     decide_repeated,
-    delay_s,
+    doubt_delay_s,
     first_at,
     key_until,
     next_at,
-    resolve_of,
-    resolve_of_look,
+    settle_of,
+    settle_of_look,
 )
 from mailactors.model.lifecycle import NEXT, State
 from mailactors.model.outcome import (
@@ -82,7 +82,7 @@ def make_doubt(**changes: Any) -> Doubt:
 
 def decide(
     after_s: float,
-    able: Capabilities = NOBODY,
+    able: Capabilities = NO_PROVIDER,
     plan: StreamPolicy = RESEND,
     steps: ClockSteps = NO_STEPS,
     **changes: Any,
@@ -103,13 +103,13 @@ FAILED = LookUps(count=1, failures=1)
 @pytest.mark.parametrize(
     ("after_s", "able", "plan", "changes", "expected"),
     [
-        # Nobody can be asked.
-        (0, NOBODY, RESEND, {}, Wait(NOW + 60)),
-        (60, NOBODY, RESEND, {}, (State.READY, True)),
-        (60, NOBODY, HOLD, {}, (State.HELD, False)),
-        (30, NOBODY, RESEND, {"expires_at": NOW + 45}, Wait(NOW + 45)),
-        (45, NOBODY, RESEND, {"expires_at": NOW + 45}, (State.HELD, False)),
-        (90, NOBODY, RESEND, {"is_held": True}, Wait(NEVER_AT)),
+        # The vendor has no look-ups.
+        (0, NO_PROVIDER, RESEND, {}, Wait(NOW + 60)),
+        (60, NO_PROVIDER, RESEND, {}, (State.READY, True)),
+        (60, NO_PROVIDER, HOLD, {}, (State.HELD, False)),
+        (30, NO_PROVIDER, RESEND, {"expires_at": NOW + 45}, Wait(NOW + 45)),
+        (45, NO_PROVIDER, RESEND, {"expires_at": NOW + 45}, (State.HELD, False)),
+        (90, NO_PROVIDER, RESEND, {"is_held": True}, Wait(NEVER_AT)),
         # By key, to the end of the wait, at least once.
         (1, KEYED, RESEND, {}, Repeat(NOW - 1 + HOUR_S - 60)),
         (1, KEYED, RESEND, {"repeats": 1}, Repeat(NOW + 60)),
@@ -171,7 +171,7 @@ def test_a_doubt_is_decided_by_the_table(
     assert expected == (concluded(move) if isinstance(expected, tuple) else move)
 
 
-@pytest.mark.parametrize("able", [NOBODY, KEYED, ASKED, BOTH])
+@pytest.mark.parametrize("able", [NO_PROVIDER, KEYED, ASKED, BOTH])
 @pytest.mark.parametrize("is_held", [True, False])
 def test_what_a_delivery_event_told_goes_before_all_else(able: Capabilities, is_held: bool) -> None:
     evidence = ((0, "delivered"), (1, "bounced"))
@@ -185,7 +185,7 @@ def test_what_a_delivery_event_told_goes_before_all_else(able: Capabilities, is_
 def test_no_decision_leaves_the_table_or_sends_what_may_not_be_sent() -> None:
     looks = [LookUps(), FAILED, NEGATIVE, LookUps(2, 0, 2, NOW, NOW)]
     for able, plan, look, held, late, repeats in itertools.product(
-        (NOBODY, KEYED, ASKED, BOTH), (RESEND, HOLD), looks, (0, 1), (0, 1), (0, 3)
+        (NO_PROVIDER, KEYED, ASKED, BOTH), (RESEND, HOLD), looks, (0, 1), (0, 1), (0, 3)
     ):
         changes: dict[str, Any] = {"looks": look, "is_held": bool(held), "repeats": repeats}
         for after_s in (0.0, 30.0, 60.0, 81.0, HOUR_S, 30 * 24 * HOUR_S):
@@ -259,9 +259,9 @@ def test_a_look_up_is_recorded_with_what_it_found(at: float, is_held: bool) -> N
     doubt, looks = make_doubt(is_held=is_held), LookUps(1, 0, 1)
     stays = State.HELD if is_held else State.UNCERTAIN
 
-    found = resolve_of_look(doubt, Found("42"), looks, NOW, at)
-    nothing = resolve_of_look(doubt, NotFound(), looks, NOW, at)
-    failed = resolve_of_look(doubt, LookUpFailed(REASON), looks, NOW, at)
+    found = settle_of_look(doubt, Found("42"), looks, NOW, at)
+    nothing = settle_of_look(doubt, NotFound(), looks, NOW, at)
+    failed = settle_of_look(doubt, LookUpFailed(REASON), looks, NOW, at)
 
     assert {State.SENT} == {step.state for step in found.steps}
     assert ("42", 1, "primary") == tuple(
@@ -316,7 +316,7 @@ def test_only_an_acceptance_settles_a_repetition(
 
 @pytest.mark.parametrize(
     ("able", "plan", "expected_s"),
-    [(NOBODY, RESEND, 60), (KEYED, RESEND, 1), (ASKED, HOLD, 20), (BOTH, HOLD, 1)],
+    [(NO_PROVIDER, RESEND, 60), (KEYED, RESEND, 1), (ASKED, HOLD, 20), (BOTH, HOLD, 1)],
 )
 def test_the_first_look_comes_when_there_is_something_to_see(
     able: Capabilities, plan: StreamPolicy, expected_s: float
@@ -340,8 +340,8 @@ def test_the_next_try_is_no_later_than_the_next_turn_of_something_else() -> None
 
 
 def test_repetitions_become_rarer_up_to_a_cap() -> None:
-    delays = [delay_s(tries, 0.5) for tries in range(20)]
-    spread = {delay_s(3, draw / 100) for draw in range(100)}
+    delays = [doubt_delay_s(tries, 0.5) for tries in range(20)]
+    spread = {doubt_delay_s(3, draw / 100) for draw in range(100)}
 
     assert delays == sorted(delays)
     assert (1.0, 300.0) == (delays[0], delays[-1])
@@ -360,7 +360,7 @@ def test_a_conclusion_says_how_it_was_come_by() -> None:
     move = decide_doubt(doubt, ASKED, RESEND, NO_STEPS, NOW + 90)
     assert isinstance(move, Conclude)
 
-    resolve = resolve_of(doubt, move, NOW + 90, NEVER_AT)
+    resolve = settle_of(doubt, move, NOW + 90, NEVER_AT)
 
     assert (False, None, "a1") == (resolve.is_risk, resolve.next_at, resolve.attempt_id)
     assert ("look-up", "primary", 2, 2) == tuple(

@@ -17,7 +17,7 @@ from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import Child, Supervisor
 from mailactors.spool.actor import Write
 from mailactors.spool.port import Accept, Conflict, Receipt, Result, SpoolFullError
-from tests.gateways import CrashPlan
+from tests.gateways import CrashPlan, spool_client
 from tests.spool.makers import make_accept
 
 
@@ -48,7 +48,9 @@ class Rig:
 async def running(capacity: int = 100_000, **crashes: int) -> AsyncIterator[Rig]:
     rig = Rig(Mailbox("spool", capacity, lambda _w, _e: None, capacity), CrashPlan(**crashes))
     child = Child(
-        "registry", lambda: RegistryActor(rig.registry, rig.spool, rig.plan), (rig.registry,)
+        "registry",
+        lambda: RegistryActor(rig.registry, spool_client(rig.spool), rig.plan),
+        (rig.registry,),
     )
     supervisor = Supervisor([child], SystemClock(), SilentJournal())
     async with trio.open_nursery() as nursery:
@@ -173,7 +175,7 @@ async def test_after_a_crash_one_with_the_same_key_goes_to_the_spool() -> None:
 @pytest.mark.slow
 async def test_the_memory_of_pending_submissions_is_bounded() -> None:
     async with running() as rig:
-        actor = RegistryActor(rig.registry, rig.spool, CrashPlan())
+        actor = RegistryActor(rig.registry, spool_client(rig.spool), CrashPlan())
         for n in range(PENDING_MAX + 300):
             actor._handle(Submit(make_accept(f"m{n}"), Reply[Result]()))
         actor._prune()

@@ -35,7 +35,7 @@ from mailactors.spool.port import (
     MessageFacts,
     Progress,
 )
-from tests.dispatch.makers import make_lane, make_lease
+from tests.dispatch.makers import ignore, make_lane, make_lease
 
 NOW = 1_800_000_000.0
 PAST = NOW - LATE_S - 1.0
@@ -226,9 +226,9 @@ def test_a_repetition_waits_while_as_many_as_may_be_are_on_their_way() -> None:
 
 def lane(**changes: Any) -> Lane:
     found = make_lane(concurrency_max=1)
-    found.pace.publish(LimiterStatus(0.0, 5))
+    found.limiter_status.publish(LimiterStatus(0.0, 5))
     for name, value in changes.items():
-        if name in {"pace", "health"}:
+        if name in {"limiter_status", "breaker_status"}:
             getattr(found, name).publish(value)
         else:
             setattr(found, name, value)
@@ -239,13 +239,13 @@ def lane(**changes: Any) -> Lane:
     ("changes", "expected"),
     [
         ({}, True),
-        ({"pace": LimiterStatus(10.1, 5)}, False),
-        ({"pace": LimiterStatus(9.9, 5)}, True),
-        ({"pace": LimiterStatus(0.0, 0)}, False),
-        ({"pace": LimiterStatus(0.0, 5, is_paused=True)}, False),
-        ({"health": BreakerStatus(BreakerState.OPEN, 1.0)}, False),
-        ({"health": BreakerStatus(BreakerState.HALF_OPEN, 0.0, 3)}, False),
-        ({"health": BreakerStatus(BreakerState.DISABLED, 1.0)}, False),
+        ({"limiter_status": LimiterStatus(10.1, 5)}, False),
+        ({"limiter_status": LimiterStatus(9.9, 5)}, True),
+        ({"limiter_status": LimiterStatus(0.0, 0)}, False),
+        ({"limiter_status": LimiterStatus(0.0, 5, is_paused=True)}, False),
+        ({"breaker_status": BreakerStatus(BreakerState.OPEN, 1.0)}, False),
+        ({"breaker_status": BreakerStatus(BreakerState.HALF_OPEN, 0.0, 3)}, False),
+        ({"breaker_status": BreakerStatus(BreakerState.DISABLED, 1.0)}, False),
         ({"is_retired": True}, False),
         ({"in_flight": {"a1": None}}, False),
     ],
@@ -334,7 +334,7 @@ def test_a_mailbox_with_something_in_it_is_suspected_until_it_moves() -> None:
 
 def test_each_attempt_is_suspected_for_as_long_as_it_is_on_its_way() -> None:
     lease: Lease = make_lease()
-    attempts = {id_: Attempt(id_, lease, "primary") for id_ in ("a1", "a2")}
+    attempts = {id_: Attempt(id_, lease, "primary", ignore) for id_ in ("a1", "a2")}
 
     found = list(process_faults([], [lane(in_flight=attempts)], 0.0, None))
 

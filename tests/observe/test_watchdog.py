@@ -226,12 +226,12 @@ async def test_a_doubt_that_is_due_and_not_seen_to_is_named(autojump_clock: Mock
             provider(gateway, "only").behaviour.script.append(LOST)
             (receipt,) = await submit(gateway, 1)
             await wait_for_states(gateway, uncertain=1)
-            gateway.desk.doubt_at = float("inf")  # the settler has forgotten of it
+            gateway.settler.due_at = float("inf")  # the settler has forgotten of it
             await trio.sleep(60)
             alarm = await one_alarm(gateway, AlarmKind.NOT_SETTLED)
 
             assert (receipt.id, "uncertain") == (alarm["id"], alarm["state"])
-            gateway.desk.expect_doubt(0.0)
+            gateway.settler.expect(0.0)
             await wait_for_states(gateway, sent=1)
             await is_cleared(gateway, AlarmKind.NOT_SETTLED)
 
@@ -414,7 +414,7 @@ async def come_to(gateway: Gateway, within_s: float, **counts: int) -> None:
     """Wait until the ledger shows exactly these counts, looking rarely."""
     with trio.fail_after(within_s):
         while True:
-            ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+            ledger = await gateway.spool.read(lambda spool: spool.ledger())
             if {state: n for state, n in ledger.states.items() if n} == counts:
                 return
             await trio.sleep(LOOK_EVERY_S)
@@ -569,7 +569,7 @@ async def test_a_step_of_the_wall_clock_is_left_alone(
             await trio.sleep(1.2 * HOUR_S)
             clock.step_s = 0.0
             await trio.sleep(HOUR_S / 4)
-            ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+            ledger = await gateway.spool.read(lambda spool: spool.ledger())
 
             assert 202 == ledger.states["sent"] + ledger.states.get("expired", 0)
 

@@ -74,7 +74,7 @@ async def test_the_report_is_in_the_timeline_too(autojump_clock: MockClock) -> N
             provider(gateway, "only").behaviour.script.append(GONE)
             await gateway.door.submit(letter())
             await wait_for_states(gateway, bounced=1)
-            events = await gateway.reader.ask(lambda spool: spool.timeline(1))
+            events = await gateway.spool.read(lambda spool: spool.timeline(1))
 
             assert ["accepted", "attempt", "final_failure"] == [event.kind for event in events]
 

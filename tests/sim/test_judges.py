@@ -9,8 +9,8 @@ import msgspec
 import pytest
 
 from mailactors.dispatch import breaker, dispatcher, limiter, provider, retry
-from mailactors.dispatch.lane import Attempt, BreakerState
-from mailactors.dispatch.routing import LaneView, Waiting
+from mailactors.dispatch.lane import Attempt, BreakerState, Lane
+from mailactors.dispatch.routing import Waiting
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, Submit
 from mailactors.intake.submission import Submission
@@ -121,11 +121,11 @@ def test_open_breaker_that_lets_through(monkeypatch: pytest.MonkeyPatch) -> None
         return None
 
     def go_down(self: limiter.LimiterActor, attempt: Attempt) -> None:
-        self._lane.breaker.put_nowait(attempt)
+        self._lane.breaker_mailbox.put_nowait(attempt)
 
     monkeypatch.setattr(breaker, "decide_admit", admit)
     monkeypatch.setattr(limiter.LimiterActor, "_go_down", go_down)
-    monkeypatch.setattr(LaneView, "opens_at_s", lambda _self: 0.0)
+    monkeypatch.setattr(Lane, "opens_at_s", lambda _self: 0.0)
 
     assert "an open breaker sends nothing" in judges(DOWN)
 
@@ -167,7 +167,7 @@ def test_retry_after_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_send_without_an_intent(monkeypatch: pytest.MonkeyPatch) -> None:
     async def reckless(self: provider.ProviderActor, attempt: Attempt) -> Outcome:
-        session: Any = await self._lane.out.connect()
+        session: Any = await self._lane.provider.connect()
         number, address = attempt.lease.seq - 1, "a@sender.example"
         content = Content(Address(address), subject=str(number))
         envelope = Envelope(address, ("b@example.com",))
@@ -235,7 +235,7 @@ def test_session_is_given_back_unused(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def withdrawing(self: provider.ProviderActor, attempt: Attempt, session: Session) -> Any:
         if attempt.lease.seq == 5:
-            attempt = Attempt(attempt.id, attempt.lease, attempt.lane)
+            attempt = Attempt(attempt.id, attempt.lease, attempt.lane, attempt.reply_to)
             attempt.lease = msgspec.structs.replace(attempt.lease, epoch=-1)
         return await intend(self, attempt, session)
 
@@ -289,7 +289,7 @@ def test_probe_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     def forgetful(state: breaker.Breaker, settings: Any, *rest: Any) -> None:
         probes = set(state.probes_out)
         end(state, settings, *rest)
-        if state.gate is BreakerState.HALF_OPEN:
+        if state.state is BreakerState.HALF_OPEN:
             state.probes_out |= probes
 
     monkeypatch.setattr(breaker, "decide_end", forgetful)
@@ -321,7 +321,7 @@ def test_stop_that_leaves_mail_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def hasty(self: Gateway) -> None:
         await stop(self)
-        self.desk.outcomes.put_nowait(Any)  # type: ignore[arg-type]  # any item will do
+        self.dispatcher.mailbox.put_nowait(Any)  # type: ignore[arg-type]  # any item will do
 
     monkeypatch.setattr(Gateway, "stop", hasty)
 

@@ -141,7 +141,7 @@ def test_send_after_death_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
             return await attempt_once(self, attempt)
         finally:
             with trio.CancelScope(shield=True):
-                session: Any = await self._lane.out.connect()
+                session: Any = await self._lane.provider.connect()
                 await session.aclose()
 
     monkeypatch.setattr(provider.ProviderActor, "_try", stubborn)

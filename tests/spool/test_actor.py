@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,6 @@ from mailactors.spool.actor import (
     TRIES_MAX,
     SpoolActor,
     SpoolSignals,
-    SpoolStatistics,
     Write,
     open_writes,
 )
@@ -45,10 +45,15 @@ from mailactors.spool.port import (
     SpoolFullError,
     Store,
 )
-from mailactors.spool.reader import SpoolReader
 from mailactors.spool.sqlite import SqliteStore
-from mailactors.spool.writer import SpoolWriter
-from tests.gateways import CrashPlan, InlineExecutor, NotingJournal, VirtualClock, open_store
+from tests.gateways import (
+    CrashPlan,
+    NotingJournal,
+    VirtualClock,
+    make_ports,
+    open_store,
+    spool_client,
+)
 from tests.spool.makers import make_accept
 
 T = TypeVar("T")
@@ -111,18 +116,14 @@ class Rig:
     writes: Mailbox[Write] = field(default_factory=open_writes)
     signals: SpoolSignals = field(default_factory=SpoolSignals)
     journal: NotingJournal = field(default_factory=NotingJournal)
-    actors: list[SpoolActor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.store = FaultyStore(self.inner)
 
     def build(self) -> SpoolActor:
         store: Store = self.store
-        actor = SpoolActor(
-            store, self.writes, self.gate, self.signals, VirtualClock(), self.faults, self.journal
-        )
-        self.actors.append(actor)
-        return actor
+        ports = dataclasses.replace(make_ports(), faults=self.faults, journal=self.journal)
+        return SpoolActor(store, self.writes, self.signals, self.gate, ports)
 
     def write(self, command: Command) -> Reply[Result]:
         reply = Reply[Result]()
@@ -158,10 +159,10 @@ async def test_what_gathers_during_a_commit_shares_the_next() -> None:
         assert [f"m{n}" for n in range(101)] == [
             receipt.id for receipt in receipts if isinstance(receipt, Receipt)
         ]
-        assert rig.actors[0].statistics() == SpoolStatistics(commits=2, commands=101)
+        assert (2, 101) == (sum(rig.signals.commits.counts), rig.signals.commits.total)
 
 
-async def test_nobody_is_answered_before_the_commit() -> None:
+async def test_no_command_is_answered_before_the_commit() -> None:
     async with running() as rig:
         rig.gate.shut()
         replies = [rig.write(make_accept("m1")), rig.write(Expire(10))]
@@ -274,7 +275,7 @@ async def test_a_withdrawn_command_is_not_done_when_there_is_room(
         await trio.sleep(FULL_RETRY_S / 2)
 
         with pytest.raises(SpoolError, match="did not answer"):
-            await SpoolWriter(rig.writes).ask(Cancel("m1"))
+            await spool_client(rig.writes).ask(Cancel("m1"))
         rig.store.errors.clear()
         await promised.wait(5)
 
@@ -414,10 +415,10 @@ async def test_a_stop_finishes_the_commit_that_has_begun() -> None:
 async def test_a_question_sees_what_was_committed() -> None:
     async with running() as rig:
         await rig.write(make_accept("m1", stream="main")).wait(5)
-        reader = SpoolReader(rig.inner.reader(), InlineExecutor("reader"))
+        client = spool_client(rig.writes, rig.inner)
 
-        ledger = await reader.ask(lambda spool: spool.ledger())
-        attempts = await reader.count_attempts("primary", 0.0, 1.0)
+        ledger = await client.read(lambda spool: spool.ledger())
+        attempts = await client.count_attempts("primary", 0.0, 1.0)
 
         assert (ledger.accepted, ledger.states["ready"]) == (1, 1)
         assert attempts == {}

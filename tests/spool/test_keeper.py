@@ -37,10 +37,10 @@ async def test_bodies_go_first_and_messages_later_and_the_ledger_still_balances(
             await submit(gateway, 5)
             await wait_for_states(gateway, sent=5)
             await trio.sleep(300)
-            kept = await gateway.reader.ask(lambda spool: spool.statuses(10, None))
+            kept = await gateway.spool.read(lambda spool: spool.statuses(10, None))
             await trio.sleep(500)
-            left = await gateway.reader.ask(lambda spool: spool.statuses(10, None))
-            ledger = await gateway.reader.ask(lambda spool: spool.ledger())
+            left = await gateway.spool.read(lambda spool: spool.statuses(10, None))
+            ledger = await gateway.spool.read(lambda spool: spool.ledger())
             journal = gateway.ports.journal
 
             assert (5, 0) == (len(kept), len(left))

@@ -92,9 +92,8 @@ WINDOW_S = 90.0
 
 async def purge(gateway: Gateway, now: float) -> Purged:
     """Forget all that may be forgotten, by keys' windows alone."""
-    from mailactors.spool.writer import SpoolWriter
 
-    purged = await SpoolWriter(gateway.writes).ask(Purge(now + 1, now + 1, 100))
+    purged = await gateway.spool.ask(Purge(now + 1, now + 1, 100))
     assert isinstance(purged, Purged)
     return purged
 
