@@ -12,14 +12,19 @@ import rich.console
 import rich.progress
 
 from mailactors.config import Config, ConfigError
-from mailactors.sim.many import DEFAULT, Result, Task, run_here, run_side_by_side
-from mailactors.sim.page import page_of
-from mailactors.sim.perform import perform
-from mailactors.sim.policies import LOOPS
-from mailactors.sim.printing import print_results, verdict_of
-from mailactors.sim.report import Report
-from mailactors.sim.resume import Finished
-from mailactors.sim.scenario import ScenarioError, gateway_config, load_scenario, scenario_schema
+from mailactors.sim.report.page import page_of
+from mailactors.sim.report.printing import print_results, verdict_of
+from mailactors.sim.report.report import Report
+from mailactors.sim.run.loops import LOOPS
+from mailactors.sim.run.perform import perform
+from mailactors.sim.run.resume import Finished
+from mailactors.sim.run.workers import DEFAULT, Result, Task, run_here, run_side_by_side
+from mailactors.sim.scenario.file import (
+    ScenarioError,
+    gateway_config,
+    load_scenario,
+    scenario_schema,
+)
 
 GOOD: Final = 0
 FAILED: Final = 1

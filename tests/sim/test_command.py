@@ -13,9 +13,9 @@ import typer.testing
 
 from mailactors.cli import app
 from mailactors.sim import command
-from mailactors.sim.incidents import POINTS
-from mailactors.sim.perform import perform
-from mailactors.sim.runner import run_scenario
+from mailactors.sim.run.gateway import run_scenario
+from mailactors.sim.run.perform import perform
+from mailactors.sim.scenario.incidents import POINTS
 
 SMALL = """
 story = "a test"

@@ -10,7 +10,7 @@ import pytest
 
 import mailactors
 from mailactors.dispatch.lane import Attempt, Done
-from mailactors.sim.incidents import (
+from mailactors.sim.scenario.incidents import (
     ACTORS,
     LANE_ACTORS,
     POINTS,
@@ -20,7 +20,7 @@ from mailactors.sim.incidents import (
     crash_times,
     offset_s,
 )
-from mailactors.sim.world import KeyedEntropy
+from mailactors.sim.world.world import KeyedEntropy
 from mailactors.wiring import build
 from tests.gateways import make_config, make_ports, open_store
 

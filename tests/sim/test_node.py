@@ -11,12 +11,12 @@ from mailactors.config import Config
 from mailactors.dispatch import provider
 from mailactors.dispatch.lane import Attempt
 from mailactors.model.outcome import Outcome
-from mailactors.sim import node
-from mailactors.sim.incidents import POINTS
-from mailactors.sim.node import Life, MortalExecutor, ProcessDiedError
-from mailactors.sim.report import Report
-from mailactors.sim.runner import WatchedStore, run_scenario
-from mailactors.sim.scenario import gateway_config
+from mailactors.sim.report.report import Report
+from mailactors.sim.run import node
+from mailactors.sim.run.gateway import WatchedStore, run_scenario
+from mailactors.sim.run.node import Life, MortalExecutor, ProcessDiedError
+from mailactors.sim.scenario.file import gateway_config
+from mailactors.sim.scenario.incidents import POINTS
 from mailactors.spool.sqlite import TEMPORARY
 from tests.sim.makers import fault, run, small
 from tests.spool.makers import NOW, make_accept

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.chance import latency_of
-from mailactors.sim.oracle import ask_oracle, letters_of
-from mailactors.sim.policies import run_loop
-from mailactors.sim.report import Oracle, Report
-from mailactors.sim.runner import run_scenario
-from mailactors.sim.scenario import Scenario, gateway_config
-from mailactors.sim.sky import Server, Sky
-from mailactors.sim.truth import quantile
-from mailactors.sim.world import KeyedEntropy
+from mailactors.sim.oracle.oracle import ask_oracle, letters_of
+from mailactors.sim.oracle.server import Server, Sky
+from mailactors.sim.report.report import Oracle, Report
+from mailactors.sim.run.gateway import run_scenario
+from mailactors.sim.run.loops import run_loop
+from mailactors.sim.scenario.file import Scenario, gateway_config
+from mailactors.sim.vendor.draws import latency_of
+from mailactors.sim.world.truth import quantile
+from mailactors.sim.world.world import KeyedEntropy
 from tests.sim.makers import NAMES, fault, shortened, small
 
 LATENCY = {"latency_s": {"median": 0.2, "sigma": 0.0}}

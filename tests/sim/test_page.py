@@ -14,16 +14,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.sim.judges import Violation
-from mailactors.sim.page import page_of
-from mailactors.sim.report import Bound, Expectation, Oracle, Report
-from mailactors.sim.series import Move, Record, Series, Shade, Story
+from mailactors.sim.check.invariants import Violation
+from mailactors.sim.report.page import page_of
+from mailactors.sim.report.report import Bound, Expectation, Oracle, Report
+from mailactors.sim.report.series import Move, Record, Series, Shade, Story
 from tests.chromium import PROGRAM, Tab, browsing
-from tests.sim.test_many import PLAIN
+from tests.sim.test_workers import PLAIN
 
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&"
 SECONDS = 3600
-ASSETS = resources.files("mailactors.sim") / "assets"
+ASSETS = resources.files("mailactors.sim.report") / "assets"
 
 
 def series_of(seconds: int, name: str = "primary") -> Series:

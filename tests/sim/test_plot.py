@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mailactors.sim.plot import BLOCKS, PLAIN, Glyphs, plot_lines
-from mailactors.sim.series import Move, Series, Shade
+from mailactors.sim.report.plot import BLOCKS, PLAIN, Glyphs, plot_lines
+from mailactors.sim.report.series import Move, Series, Shade
 
 LONG = 3600
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.report import (
+from mailactors.sim.report.report import (
     Bound,
     Oracle,
     expectations_of,
     failure_rate_max,
     gap_of,
 )
-from mailactors.sim.tables import Expect
+from mailactors.sim.scenario.tables import Expect
 
 FIGURES: dict[str, Any] = {
     "accepted": 100,

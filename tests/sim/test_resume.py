@@ -7,13 +7,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mailactors.sim import resume
-from mailactors.sim.many import Task
-from mailactors.sim.report import Report
-from mailactors.sim.resume import Finished, ResumeError
-from mailactors.sim.scenario import gateway_config
+from mailactors.sim.report.report import Report
+from mailactors.sim.run import resume
+from mailactors.sim.run.resume import Finished, ResumeError
+from mailactors.sim.run.workers import Task
+from mailactors.sim.scenario.file import gateway_config
 from tests.sim.makers import small
-from tests.sim.test_many import PLAIN
+from tests.sim.test_workers import PLAIN
 
 
 def task_of(seed: int = 1, *, policy: str = "default", rate_per_s: float = 10.0) -> Task:

@@ -11,9 +11,8 @@ import jsonschema
 import pytest
 
 from mailactors.config import ConfigError, SmtpProviderSettings
-from mailactors.sim.faults import KINDS, Later, Lie
-from mailactors.sim.incidents import OWN_KINDS
-from mailactors.sim.scenario import (
+from mailactors.sim.scenario.faults import KINDS, Later, Lie
+from mailactors.sim.scenario.file import (
     FILE_BYTES_MAX,
     Scenario,
     ScenarioError,
@@ -23,6 +22,7 @@ from mailactors.sim.scenario import (
     parse_scenario,
     scenario_schema,
 )
+from mailactors.sim.scenario.incidents import OWN_KINDS
 from tests.sim.makers import LIBRARY
 
 GOOD = """

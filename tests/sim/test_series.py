@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.series import (
+from mailactors.sim.report.series import (
     EventLog,
     Move,
     Series,
@@ -17,7 +17,7 @@ from mailactors.sim.series import (
     stories_of,
     story_lines,
 )
-from mailactors.sim.truth import Truth
+from mailactors.sim.world.truth import Truth
 from mailactors.spool.port import Event
 from tests.sim.makers import fault, small
 

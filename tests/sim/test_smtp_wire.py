@@ -16,8 +16,8 @@ from mailactors.model.outcome import (
     Uncertain,
 )
 from mailactors.providers.smtp.transport import FINAL_TIMEOUT_S
-from mailactors.sim.smtp_peer import IDLE_S, SmtpPeer
-from mailactors.sim.smtp_wire import CARRIED, WireConnector
+from mailactors.sim.vendor.smtp_client import CARRIED, WireConnector
+from mailactors.sim.vendor.smtp_server import IDLE_S, SmtpPeer
 from tests.sim.vendors import NAME, Rig, fault, mail, with_vendor
 
 WIRE = {"wire": "smtp"}

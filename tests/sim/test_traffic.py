@@ -12,12 +12,12 @@ import trio
 
 from mailactors.errors import MailactorsError
 from mailactors.intake.submission import OverloadedError, Submission
-from mailactors.sim.scenario import Scenario
-from mailactors.sim.scheduling import JumpingClock
-from mailactors.sim.tables import Traffic
-from mailactors.sim.traffic import TRIES_MAX, Clients, arrival_times, rate_per_s
-from mailactors.sim.truth import Truth
-from mailactors.sim.world import KeyedEntropy, make_world
+from mailactors.sim.scenario.file import Scenario
+from mailactors.sim.scenario.tables import Traffic
+from mailactors.sim.world.scheduling import JumpingClock
+from mailactors.sim.world.traffic import TRIES_MAX, Clients, arrival_times, rate_per_s
+from mailactors.sim.world.truth import Truth
+from mailactors.sim.world.world import KeyedEntropy, make_world
 from mailactors.spool.port import Receipt
 from tests.sim.makers import small
 

@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.sim.book import Book, Entry, digest_of
-from mailactors.sim.truth import Receipts, Times, Truth
+from mailactors.sim.vendor.memory import Book, Entry, digest_of
+from mailactors.sim.world.truth import Receipts, Times, Truth
 from tests.sim.vendors import mail
 
 

@@ -17,9 +17,9 @@ from mailactors.model.outcome import (
     Uncertain,
 )
 from mailactors.providers.port import Found, LookUpFailed, NotFound
-from mailactors.sim.faults import Auth
-from mailactors.sim.providers import ANSWER_WITHIN_S, CONNECT_WITHIN_S, Vendor
-from mailactors.sim.world import EPOCH_S
+from mailactors.sim.scenario.faults import Auth
+from mailactors.sim.vendor.client import ANSWER_WITHIN_S, CONNECT_WITHIN_S, Vendor
+from mailactors.sim.world.world import EPOCH_S
 from tests.sim.vendors import FLAT, NAME, Rig, fault, mail, with_vendor
 
 

@@ -14,15 +14,15 @@ import apsw
 import pytest
 import trio
 
-from mailactors.sim import scheduling
-from mailactors.sim.scenario import Scenario
-from mailactors.sim.scheduling import (
+from mailactors.sim.scenario.file import Scenario
+from mailactors.sim.world import scheduling
+from mailactors.sim.world.scheduling import (
     JumpingClock,
     SchedulingError,
     run_seeded,
     seeded_scheduling,
 )
-from mailactors.sim.world import COMMIT_S, EPOCH_S, KeyedEntropy, World, make_world
+from mailactors.sim.world.world import COMMIT_S, EPOCH_S, KeyedEntropy, World, make_world
 from tests.sim.makers import run, small
 
 T = TypeVar("T")

@@ -11,11 +11,11 @@ from mailactors.config import SmtpProviderSettings
 from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Refusal, Rejected
 from mailactors.providers.port import Mail, Provider
-from mailactors.sim.providers import Vendor
-from mailactors.sim.scheduling import JumpingClock, run_seeded
-from mailactors.sim.tables import ProviderPlan
-from mailactors.sim.truth import Truth
-from mailactors.sim.world import World, make_world
+from mailactors.sim.scenario.tables import ProviderPlan
+from mailactors.sim.vendor.client import Vendor
+from mailactors.sim.world.scheduling import JumpingClock, run_seeded
+from mailactors.sim.world.truth import Truth
+from mailactors.sim.world.world import World, make_world
 from mailactors.spool.port import RecordDeliveryEvent
 
 T = TypeVar("T")
