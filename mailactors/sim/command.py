@@ -14,17 +14,12 @@ import rich.progress
 from mailactors.config import Config, ConfigError
 from mailactors.sim.report.page import page_of
 from mailactors.sim.report.printing import print_results, verdict_of
-from mailactors.sim.report.report import Report
-from mailactors.sim.run.loops import LOOPS
-from mailactors.sim.run.perform import perform
-from mailactors.sim.run.resume import Finished
-from mailactors.sim.run.workers import DEFAULT, Result, Task, run_here, run_side_by_side
-from mailactors.sim.scenario.file import (
-    ScenarioError,
-    gateway_config,
-    load_scenario,
-    scenario_schema,
-)
+from mailactors.sim.report.report import Report, Result
+from mailactors.sim.run.resume import FinishedRuns
+from mailactors.sim.run.task import run_task
+from mailactors.sim.run.workers import run_here, run_side_by_side
+from mailactors.sim.scenario import ScenarioError, gateway_config, load_scenario, scenario_schema
+from mailactors.sim.scenario.policies import DEFAULT, LOOPS, Task
 
 GOOD: Final = 0
 FAILED: Final = 1
@@ -84,7 +79,7 @@ def simulate(options: Options) -> int:
     """
     tasks = list(plan(options))
     _check_writable(options)
-    finished = Finished(options.resume) if options.resume is not None else None
+    finished = FinishedRuns(options.resume) if options.resume is not None else None
     console = rich.console.Console(stderr=options.json_to == "-")
     results, is_whole = _run_all(tasks, options.jobs, finished)
     print_results(console, results)
@@ -203,7 +198,9 @@ class _Bar:
         )
 
 
-def _run_all(tasks: list[Task], jobs: int, finished: Finished | None) -> tuple[list[Result], bool]:
+def _run_all(
+    tasks: list[Task], jobs: int, finished: FinishedRuns | None
+) -> tuple[list[Result], bool]:
     """Return the results in the order of the tasks, and whether all could be made."""
     results: dict[int, Result] = {}
     bar = _Bar(tasks)
@@ -229,9 +226,9 @@ def _run_all(tasks: list[Task], jobs: int, finished: Finished | None) -> tuple[l
     with bar.bars:
         todo = [tasks[place] for place in left]
         if jobs > 1 and len(todo) > 1:
-            is_whole = run_side_by_side(todo, jobs, perform, progress, take)
+            is_whole = run_side_by_side(todo, jobs, run_task, progress, take)
         else:
-            is_whole = run_here(todo, perform, progress, take)
+            is_whole = run_here(todo, run_task, progress, take)
     return [results[place] for place in sorted(results)], is_whole
 
 

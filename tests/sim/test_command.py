@@ -14,7 +14,7 @@ import typer.testing
 from mailactors.cli import app
 from mailactors.sim import command
 from mailactors.sim.run.gateway import run_scenario
-from mailactors.sim.run.perform import perform
+from mailactors.sim.run.task import run_task
 from mailactors.sim.scenario.incidents import POINTS
 
 SMALL = """
@@ -138,9 +138,9 @@ def test_finished_runs_are_not_made_again(
 
     def count(task: Any, tell: Any) -> Any:
         made.append(task.seed)
-        return perform(task, tell)
+        return run_task(task, tell)
 
-    monkeypatch.setattr(command, "perform", count)
+    monkeypatch.setattr(command, "run_task", count)
     simulate(str(scenario), "--seeds", "1-4", "--resume", resume, "--json", second)
 
     assert [3, 4] == made
@@ -155,9 +155,9 @@ def test_interrupted_shows_what_was_finished(
     def interrupt(task: Any, tell: Any) -> Any:
         if task.seed == 2:
             raise KeyboardInterrupt
-        return perform(task, tell)
+        return run_task(task, tell)
 
-    monkeypatch.setattr(command, "perform", interrupt)
+    monkeypatch.setattr(command, "run_task", interrupt)
 
     result = simulate(str(scenario), "--seeds", "1-3")
 
@@ -170,7 +170,7 @@ def test_a_run_that_dies_is_named(scenario: Path, monkeypatch: pytest.MonkeyPatc
     def die(*_: Any) -> Any:
         raise RuntimeError("[bold]a bug[/bold]")
 
-    monkeypatch.setattr(command, "perform", die)
+    monkeypatch.setattr(command, "run_task", die)
 
     result = simulate(str(scenario), "--seed", "5")
 
@@ -224,7 +224,7 @@ def test_loops_are_shown_but_not_held_to_anything(scenario: Path) -> None:
 def test_what_cannot_be_done_is_said_at_once(
     arguments: list[str], words: str, scenario: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "perform", run_scenario)  # must not come to that
+    monkeypatch.setattr(command, "run_task", run_scenario)  # must not come to that
 
     result = simulate(str(scenario), *arguments)
 

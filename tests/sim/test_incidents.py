@@ -20,7 +20,7 @@ from mailactors.sim.scenario.incidents import (
     crash_times,
     offset_s,
 )
-from mailactors.sim.world.world import KeyedEntropy
+from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.wiring import build
 from tests.gateways import make_config, make_ports, open_store
 

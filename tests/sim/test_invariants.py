@@ -17,11 +17,11 @@ from mailactors.intake.submission import Submission
 from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Scope, Uncertain
 from mailactors.providers.port import Mail, Session
-from mailactors.sim.run.gateway import WatchedStore
-from mailactors.sim.scenario.file import Scenario
+from mailactors.sim.run.observed import ObservedStore
+from mailactors.sim.scenario import Scenario
 from mailactors.sim.vendor.call import Call
 from mailactors.sim.vendor.client import VendorClient
-from mailactors.sim.vendor.vendor import VendorBase
+from mailactors.sim.vendor.vendor import Vendor
 from mailactors.sim.world.world import HashingJournal
 from mailactors.spool import sqlite, sqlite_flow
 from mailactors.spool import sqlite_upkeep as upkeep
@@ -46,13 +46,13 @@ DOWN = small(providers={"primary": fault("refuse", 3, 10), "secondary": {}})
 QUIET = small(duration_s=5)
 
 
-def judges(scenario: Scenario) -> set[str]:
-    return {violation.judge for violation in run(scenario).violations}
+def invariants(scenario: Scenario) -> set[str]:
+    return {violation.invariant for violation in run(scenario).violations}
 
 
 @pytest.mark.parametrize("scenario", [DOWN, QUIET])
 def test_nobody_is_accused_without_a_defect(scenario: Scenario) -> None:
-    assert set() == judges(scenario)
+    assert set() == invariants(scenario)
 
 
 def test_receipt_without_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,7 +62,7 @@ def test_receipt_without_a_commit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(RegistryActor, "_handle", handle)
 
-    assert "nothing accepted is lost" in judges(QUIET)
+    assert "nothing accepted is lost" in invariants(QUIET)
 
 
 def test_key_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_key_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Door, "_key", key)
 
-    assert "same key, one message" in judges(small(traffic={"duplicate_submissions": 0.5}))
+    assert "same key, one message" in invariants(small(traffic={"duplicate_submissions": 0.5}))
 
 
 def test_uncertain_sent_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,34 +87,36 @@ def test_uncertain_sent_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "decide_next", careless)
     plan = fault("ambiguous", 0, 20, rate=0.2, accepted=0.5)
 
-    assert "no undeclared duplicate" in judges(small(providers={"primary": plan, "secondary": {}}))
+    assert "no undeclared duplicate" in invariants(
+        small(providers={"primary": plan, "secondary": {}})
+    )
 
 
 def after_commits(monkeypatch: pytest.MonkeyPatch, count: int, harm: str) -> None:
     """Let a statement change the spool behind everyone's back after so many commits."""
     commits = iter(range(1, 1_000_000))
-    apply = WatchedStore.apply
+    apply = ObservedStore.apply
 
-    def harmed(self: WatchedStore, commands: Sequence[Command], now: float) -> list[Result]:
+    def harmed(self: ObservedStore, commands: Sequence[Command], now: float) -> list[Result]:
         results = apply(self, commands, now)
         if next(commits) == count:
             self._db.execute(harm)
         return results
 
-    monkeypatch.setattr(WatchedStore, "apply", harmed)
+    monkeypatch.setattr(ObservedStore, "apply", harmed)
 
 
 def test_delivery_that_vanishes(monkeypatch: pytest.MonkeyPatch) -> None:
     after_commits(monkeypatch, 200, "DELETE FROM deliveries WHERE seq = 5")
 
-    assert "the ledger balances" in judges(QUIET) | judges(small())
+    assert "the ledger balances" in invariants(QUIET) | invariants(small())
 
 
 def test_sent_that_is_ready_again(monkeypatch: pytest.MonkeyPatch) -> None:
     harm = "UPDATE deliveries SET state = 'ready' WHERE seq = 5"
     after_commits(monkeypatch, 200, harm)
 
-    assert "one final state" in judges(small())
+    assert "one final state" in invariants(small())
 
 
 def test_open_breaker_that_lets_through(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,14 +130,14 @@ def test_open_breaker_that_lets_through(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(limiter.LimiterActor, "_go_down", go_down)
     monkeypatch.setattr(LaneView, "opens_at_s", lambda _self: 0.0)
 
-    assert "an open breaker sends nothing" in judges(DOWN)
+    assert "an open breaker sends nothing" in invariants(DOWN)
 
 
 def test_too_many_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breaker, "probes_free", lambda *_: 100)
     providers = {"primary": {"latency_s": {"median": 2.0}, **fault("refuse", 3, 4)}}
 
-    assert "half open, few probes" in judges(small(rate_per_s=20, providers=providers))
+    assert "half open, few probes" in invariants(small(rate_per_s=20, providers=providers))
 
 
 @pytest.mark.parametrize("quota", [{"per_minute": 60}, {"per_s": 5}])
@@ -143,7 +145,7 @@ def test_quota_over_admitted(quota: dict[str, int], monkeypatch: pytest.MonkeyPa
     true_state = limiter.new_state
     config = {"providers": {"primary": {"quota": quota}}}
     scenario = small(config=config)
-    honest = judges(scenario)
+    honest = invariants(scenario)
 
     def generous(quota: limiter.Quota) -> limiter.Limiter:
         state = true_state(quota)
@@ -155,7 +157,7 @@ def test_quota_over_admitted(quota: dict[str, int], monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(limiter, "new_state", generous)
 
     assert set() == honest
-    assert "quotas hold in every window" in judges(scenario)
+    assert "quotas hold in every window" in invariants(scenario)
 
 
 def test_retry_after_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +165,7 @@ def test_retry_after_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
     scenario = small(providers={"primary": {"quota": {"per_s": 3}}, "secondary": {}})
 
-    assert "never before Retry-After" in judges(scenario)
+    assert "never before Retry-After" in invariants(scenario)
 
 
 def test_send_without_an_intent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,19 +179,19 @@ def test_send_without_an_intent(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(provider.ProviderActor, "_try", reckless)
 
-    assert "no send without an intent" in judges(QUIET)
+    assert "no send without an intent" in invariants(QUIET)
 
 
 def test_accepted_but_never_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = VendorBase.finish
+    finish = Vendor.finish
 
-    def lying(self: VendorBase, call: Call, at_s: float) -> None:
+    def lying(self: Vendor, call: Call, at_s: float) -> None:
         if call.number != 7:
             finish(self, call, at_s)
 
-    monkeypatch.setattr(VendorBase, "finish", lying)
+    monkeypatch.setattr(Vendor, "finish", lying)
 
-    assert "sent means sent" in judges(QUIET)
+    assert "sent means sent" in invariants(QUIET)
 
 
 def test_outcome_that_gets_lost(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +205,7 @@ def test_outcome_that_gets_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(provider.ProviderActor, "_report", forgetful)
 
-    assert {"nothing is left in flight"} <= judges(small(duration_s=5, horizon_s=30))
+    assert {"nothing is left in flight"} <= invariants(small(duration_s=5, horizon_s=30))
 
 
 def test_actor_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +214,7 @@ def test_actor_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(breaker, "decide_end", stumble)
 
-    assert {"no actor dies by itself"} == judges(QUIET)
+    assert {"no actor dies by itself"} == invariants(QUIET)
 
 
 def test_violation_comes_with_the_timeline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -226,7 +228,7 @@ def test_violation_comes_with_the_timeline(monkeypatch: pytest.MonkeyPatch) -> N
 
     violation = run(QUIET).violations[0]
 
-    assert "no undeclared duplicate" == violation.judge
+    assert "no undeclared duplicate" == violation.invariant
     assert violation.number >= 0
     assert any("accepted" in line for line in violation.timeline)
 
@@ -245,7 +247,7 @@ def test_session_is_given_back_unused(monkeypatch: pytest.MonkeyPatch) -> None:
     report = run(small(duration_s=5, horizon_s=20))
 
     assert report.accepted - 1 == report.delivered
-    assert {"nothing accepted is lost"} >= {each.judge for each in report.violations}
+    assert {"nothing accepted is lost"} >= {each.invariant for each in report.violations}
     assert 1.0 > (report.attempts_per_message or 1.0)
 
 
@@ -253,7 +255,7 @@ def test_send_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     down = {"primary": fault("refuse", 0, 15)}
     config = {"streams": {"transactional": {"expires_after_s": 10}}}
     scenario = small(duration_s=5, providers=down, config=config)
-    honest = judges(scenario)
+    honest = invariants(scenario)
 
     def intend(db: Any, command: Intend, now: float) -> Result:
         return sqlite_flow.intend(db, command, now - 3600)
@@ -265,7 +267,7 @@ def test_send_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "_APPLY", blind)
 
     assert set() == honest
-    assert "no send after the deadline" in judges(scenario)
+    assert "no send after the deadline" in invariants(scenario)
 
 
 def test_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,11 +279,11 @@ def test_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     providers = {"primary": {"quota": {"per_s": 3}}}
     config = {"providers": {"primary": {"quota": {"per_s": 2}}}}
     scenario = small(duration_s=60, rate_per_s=10, providers=providers, config=config)
-    honest = judges(scenario)
+    honest = invariants(scenario)
     monkeypatch.setattr(Waiting, "push", backwards)
 
     assert set() == honest
-    assert "first come, first served" in judges(scenario)
+    assert "first come, first served" in invariants(scenario)
 
 
 def test_probe_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +299,7 @@ def test_probe_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = {"latency_s": {"median": 0.01}, **fault("refuse", 3, 4)}
     scenario = small(providers={"primary": quick, "secondary": {}})
 
-    assert "permits are back at rest" in judges(scenario)
+    assert "permits are back at rest" in invariants(scenario)
 
 
 def test_panic_that_nobody_mentions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +316,7 @@ def test_panic_that_nobody_mentions(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert () == honest.violations
     assert honest.panics > 0
-    assert "an open breaker sends nothing" in judges(scenario)
+    assert "an open breaker sends nothing" in invariants(scenario)
 
 
 def test_stop_that_leaves_mail_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +328,7 @@ def test_stop_that_leaves_mail_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Gateway, "stop", hasty)
 
-    assert "nothing is left over" in judges(QUIET)
+    assert "nothing is left over" in invariants(QUIET)
 
 
 def test_uncertain_one_that_is_ready_again_after_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,7 +352,7 @@ def with_recover(recover: Any) -> dict[type[Any], Any]:
 
 
 def judges_of(scenario: Scenario, seed: int) -> set[str]:
-    return {violation.judge for violation in run(scenario, seed).violations}
+    return {violation.invariant for violation in run(scenario, seed).violations}
 
 
 def test_message_that_a_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -363,6 +365,6 @@ def test_message_that_a_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sqlite, "_APPLY", with_recover(forgetful))
     crashes = [{"at_s": 3.0, "what": "process:provider.attempt", "every_s": 3.0}]
 
-    found = judges(small(crashes=crashes))
+    found = invariants(small(crashes=crashes))
 
     assert found & {"the ledger balances", "nothing accepted is lost"}

@@ -12,12 +12,13 @@ from mailactors.dispatch import provider
 from mailactors.dispatch.lane import Attempt
 from mailactors.model.outcome import Outcome
 from mailactors.sim.report.report import Report
-from mailactors.sim.run import node
-from mailactors.sim.run.gateway import WatchedStore, run_scenario
-from mailactors.sim.run.node import Life, MortalExecutor, ProcessDiedError
-from mailactors.sim.scenario.file import gateway_config
+from mailactors.sim.run.gateway import run_scenario
+from mailactors.sim.run.node import Process, ProcessDiedError, ProcessExecutor
+from mailactors.sim.run.observed import ObservedStore
+from mailactors.sim.scenario import gateway_config
 from mailactors.sim.scenario.incidents import POINTS
 from mailactors.spool.sqlite import TEMPORARY
+from mailactors.wiring import Gateway
 from tests.sim.makers import fault, run, small
 from tests.spool.makers import NOW, make_accept
 
@@ -26,7 +27,7 @@ KILLED = [{"at_s": 3.0, "what": "process", "every_s": 4.0}]
 
 
 def violations(report: Report) -> set[str]:
-    return {each.judge for each in report.violations}
+    return {each.invariant for each in report.violations}
 
 
 @pytest.mark.slow
@@ -99,7 +100,7 @@ def test_worn_out_actor_ends_the_process_and_another_goes_on() -> None:
 
 
 async def test_dead_process_writes_nothing() -> None:
-    life = Life()
+    life = Process()
     written: list[int] = []
 
     class Slow:
@@ -112,18 +113,18 @@ async def test_dead_process_writes_nothing() -> None:
             pass
 
     with pytest.raises(ProcessDiedError, match="killed"):
-        await MortalExecutor(Slow(), life).run(lambda: written.append(1))
+        await ProcessExecutor(Slow(), life).run(lambda: written.append(1))
 
     assert [] == written
 
 
 @pytest.mark.slow
 def test_write_after_death_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def immortal(self: MortalExecutor, work: Any) -> Any:
+    async def immortal(self: ProcessExecutor, work: Any) -> Any:
         with trio.CancelScope(shield=True):
             return await self._inner.run(work)
 
-    monkeypatch.setattr(MortalExecutor, "run", immortal)
+    monkeypatch.setattr(ProcessExecutor, "run", immortal)
 
     slow = {"kind": "spool", "what": "slow", "commit_s": 0.3, "at_s": 1.0, "for_s": 60.0}
     scenario = small(crashes=KILLED, faults=[slow])
@@ -154,7 +155,7 @@ def test_process_that_ends_by_itself_is_caught(monkeypatch: pytest.MonkeyPatch) 
     async def failing(gateway: Any, **_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(node, "_run", failing)
+    monkeypatch.setattr(Gateway, "run", failing)
 
     assert "no process dies by itself" in violations(run(small(duration_s=5)))
 
@@ -197,7 +198,7 @@ def test_faulty_disk_loses_nothing(what: str) -> None:
 
 
 def test_a_full_disk_of_this_machine_is_not_the_worlds() -> None:
-    store = WatchedStore.open(TEMPORARY, journal_mode="memory")
+    store = ObservedStore.open(TEMPORARY, journal_mode="memory")
     store._db.pragma("max_page_count", store._db.pragma("page_count"))
 
     with pytest.raises(RuntimeError, match="this machine fails the simulator: no room"):

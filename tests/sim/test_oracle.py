@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.oracle.oracle import ask_oracle, letters_of
-from mailactors.sim.oracle.server import Server, Sky
+from mailactors.sim.oracle.oracle import oracle_bounds, planned_messages
+from mailactors.sim.oracle.providers import KnownProvider, Server
 from mailactors.sim.report.report import Oracle, Report
 from mailactors.sim.run.gateway import run_scenario
 from mailactors.sim.run.loops import run_loop
-from mailactors.sim.scenario.file import Scenario, gateway_config
+from mailactors.sim.scenario import Scenario, gateway_config
 from mailactors.sim.vendor.draws import latency_of
+from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.sim.world.truth import quantile
-from mailactors.sim.world.world import KeyedEntropy
 from tests.sim.makers import NAMES, fault, shortened, small
 
 LATENCY = {"latency_s": {"median": 0.2, "sigma": 0.0}}
@@ -24,7 +24,7 @@ ROUNDING = 1e-4
 
 
 def ask(scenario: Scenario, seed: int = 1) -> Oracle:
-    return ask_oracle(scenario, gateway_config("test", scenario, None), seed)
+    return oracle_bounds(scenario, gateway_config("test", scenario, None), seed)
 
 
 def alone(**plan: Any) -> dict[str, Any]:
@@ -34,15 +34,18 @@ def alone(**plan: Any) -> dict[str, Any]:
 def waits(scenario: Scenario, seed: int = 1) -> list[float]:
     """Return when messages are submitted."""
     config = gateway_config("test", scenario, None)
-    return [each.at_s for each in letters_of(scenario, config, KeyedEntropy(seed))]
+    return [each.at_s for each in planned_messages(scenario, config, KeyedEntropy(seed))]
 
 
 def test_in_fair_weather_it_takes_the_fastest_answer() -> None:
     scenario = small(providers={"primary": {}, "secondary": {}})
     entropy = KeyedEntropy(1)
-    skies = [Sky(n, plan, (), entropy) for n, plan in scenario.providers.items()]
+    providers = [KnownProvider(n, plan, (), entropy) for n, plan in scenario.providers.items()]
     fastest = sorted(
-        min(latency_of(sky.plan.latency_s, sky.chance.attempt(number, 1)) for sky in skies)
+        min(
+            latency_of(provider.plan.latency_s, provider.draws.attempt(number, 1))
+            for provider in providers
+        )
         for number in range(len(waits(scenario)))
     )
 
@@ -168,10 +171,10 @@ def test_who_stands_in_a_line_keeps_their_turn_when_the_next_begins() -> None:
         {"kind": "capacity", "at_s": 10, "for_s": 10, "per_s": 2},
     ]
     scenario = small(**alone(faults=lines))
-    sky = Sky(
+    provider = KnownProvider(
         "primary", scenario.providers["primary"], scenario.timeline("primary"), KeyedEntropy(1)
     )
-    server = Server(sky)
+    server = Server(provider)
     turns = []
     for _ in range(15):
         turns.append(server.next_s(5.0))
@@ -183,7 +186,7 @@ def test_who_stands_in_a_line_keeps_their_turn_when_the_next_begins() -> None:
 
 def test_windows_hold_at_every_start() -> None:
     scenario = small(**alone(quota={"per_s": 3, "per_minute": 20}))
-    server = Server(Sky("primary", scenario.providers["primary"], (), KeyedEntropy(1)))
+    server = Server(KnownProvider("primary", scenario.providers["primary"], (), KeyedEntropy(1)))
     starts: list[float] = []
     for _ in range(50):
         starts.append(server.next_s(0.1))
@@ -283,7 +286,7 @@ def scenarios() -> dict[str, Scenario]:
 def test_no_policy_beats_it(name: str) -> None:
     scenario = scenarios()[name]
     config = gateway_config("test", scenario, None)
-    oracle = ask_oracle(scenario, config, 3)
+    oracle = oracle_bounds(scenario, config, 3)
 
     runs = [
         run_loop(each, "test", scenario, config, 3, lambda _accepted: None)

@@ -14,10 +14,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.sim.check.invariants import Violation
 from mailactors.sim.report.page import page_of
-from mailactors.sim.report.report import Bound, Expectation, Oracle, Report
-from mailactors.sim.report.series import Move, Record, Series, Shade, Story
+from mailactors.sim.report.report import Bound, Expectation, Oracle, Report, Violation
+from mailactors.sim.report.series import BreakerMove, FaultSpan, Record, Series, WorstMessage
 from tests.chromium import PROGRAM, Tab, browsing
 from tests.sim.test_workers import PLAIN
 
@@ -35,10 +34,13 @@ def series_of(seconds: int, name: str = "primary") -> Series:
         tuple(second % 50 for second in range(seconds)),
         {name: ones, "secondary": ones},
         {name: ones, "secondary": ones},
-        {name: (Move(seconds / 4, "open"), Move(seconds / 2, "closed")), "secondary": ()},
+        {
+            name: (BreakerMove(seconds / 4, "open"), BreakerMove(seconds / 2, "closed")),
+            "secondary": (),
+        },
         (
-            Shade(seconds / 4, seconds / 3, EVIL if name == EVIL else "refuse", (name,)),
-            Shade(seconds / 2, seconds / 2 + 1, "process died"),
+            FaultSpan(seconds / 4, seconds / 3, EVIL if name == EVIL else "refuse", (name,)),
+            FaultSpan(seconds / 2, seconds / 2 + 1, "process died"),
         ),
     )
 
@@ -46,8 +48,8 @@ def series_of(seconds: int, name: str = "primary") -> Series:
 def report_of(name: str = "primary", story: str = "A test.", seconds: int = SECONDS) -> Report:
     bound = Bound(100, 1.0, 0.1, 0.2, 0.3, 1.0)
     worst = (
-        Story(17, 3.5, None, (f"4.000 s  attempt  {story}",)),
-        Story(4, 1.0, 61.25, ("1.000 s  accepted",)),
+        WorstMessage(17, 3.5, None, (f"4.000 s  attempt  {story}",)),
+        WorstMessage(4, 1.0, 61.25, ("1.000 s  accepted",)),
     )
     return msgspec.structs.replace(
         PLAIN,

@@ -11,18 +11,17 @@ import jsonschema
 import pytest
 
 from mailactors.config import ConfigError, SmtpProviderSettings
-from mailactors.sim.scenario.faults import KINDS, Later, Lie
-from mailactors.sim.scenario.file import (
-    FILE_BYTES_MAX,
+from mailactors.sim.scenario import (
     Scenario,
     ScenarioError,
     gateway_config,
     horizon_s,
     load_scenario,
-    parse_scenario,
     scenario_schema,
 )
-from mailactors.sim.scenario.incidents import OWN_KINDS
+from mailactors.sim.scenario.faults import KINDS, Later, Lie
+from mailactors.sim.scenario.file import FILE_BYTES_MAX, parse_scenario
+from mailactors.sim.scenario.incidents import GATEWAY_KINDS
 from tests.sim.makers import LIBRARY
 
 GOOD = """
@@ -440,5 +439,5 @@ def test_example_of_the_reference_is_sound() -> None:
 def test_reference_names_every_kind() -> None:
     text = (LIBRARY / "README.md").read_text()
 
-    for kind in (*KINDS, *OWN_KINDS):
+    for kind in (*KINDS, *GATEWAY_KINDS):
         assert f"| `{kind}`" in text, kind

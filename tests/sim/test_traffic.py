@@ -12,12 +12,13 @@ import trio
 
 from mailactors.errors import MailactorsError
 from mailactors.intake.submission import OverloadedError, Submission
-from mailactors.sim.scenario.file import Scenario
+from mailactors.sim.scenario import Scenario
 from mailactors.sim.scenario.tables import Traffic
+from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.sim.world.scheduling import JumpingClock
 from mailactors.sim.world.traffic import TRIES_MAX, Clients, arrival_times, rate_per_s
 from mailactors.sim.world.truth import Truth
-from mailactors.sim.world.world import KeyedEntropy, make_world
+from mailactors.sim.world.world import make_world
 from mailactors.spool.port import Receipt
 from tests.sim.makers import small
 
@@ -26,7 +27,7 @@ class Door:
     """Takes everything, but for the first tries of each message."""
 
     def __init__(self, *errors: Exception) -> None:
-        self.letters: list[tuple[float, Submission]] = []
+        self.messages: list[tuple[float, Submission]] = []
         self.errors = errors
         self.tries: Counter[str] = Counter()
 
@@ -36,7 +37,7 @@ class Door:
         self.tries[submission.subject] += 1
         if number < len(self.errors):
             raise self.errors[number]
-        self.letters.append((trio.current_time(), submission))
+        self.messages.append((trio.current_time(), submission))
         return Receipt(1, f"{int(submission.subject) + 1:032x}", "", "", 0.0, False)
 
 
@@ -98,8 +99,8 @@ def test_every_message_is_written_down_when_it_is_submitted_first() -> None:
 
     truth, _ = submit_all(small(duration_s=20), door)
 
-    first = {letter.subject: at_s for at_s, letter in door.letters}
-    assert len(door.letters) == len(truth.submitted_s) == truth.refused == len(truth.accepted)
+    first = {message.subject: at_s for at_s, message in door.messages}
+    assert len(door.messages) == len(truth.submitted_s) == truth.refused == len(truth.accepted)
     for number, at_s in enumerate(truth.submitted_s):
         assert at_s + 5.0 == pytest.approx(first[str(number)])
 
@@ -111,7 +112,7 @@ def test_client_whose_answer_is_lost_comes_again_with_the_same_key() -> None:
 
     assert 0 == truth.given_up
     assert len(truth.accepted) == len(truth.submitted_s) > 20
-    assert all(letter.key == f"message-{letter.subject}" for _, letter in door.letters)
+    assert all(message.key == f"message-{message.subject}" for _, message in door.messages)
 
 
 def test_client_gives_up_in_the_end() -> None:
@@ -132,7 +133,7 @@ def test_sizes_are_log_normal_and_only_accounted_for() -> None:
     assert 5000 == pytest.approx(statistics.median(sizes), rel=0.1)
     assert max(sizes) > 15_000
     assert sum(sizes) == truth.bytes_submitted
-    assert {"A simulated message.\n"} == {letter.text for _, letter in door.letters}
+    assert {"A simulated message.\n"} == {message.text for _, message in door.messages}
 
 
 def test_poison_is_spread_over_the_time() -> None:

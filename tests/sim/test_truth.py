@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.sim.vendor.memory import Book, Entry, digest_of
+from mailactors.sim.vendor.memory import Entry, VendorMemory, digest_of
 from mailactors.sim.world.truth import Receipts, Times, Truth
 from tests.sim.vendors import mail
 
@@ -100,7 +100,7 @@ def test_backlog_is_what_nobody_took_over() -> None:
 
 
 def test_book_finds_by_marker() -> None:
-    book = Book()
+    book = VendorMemory()
     for number in range(5000):
         book.add(mail(number).marker, Entry(number, 1, float(number), number))
     book.add("no number", Entry(1, 2, 3.0, 4))
@@ -129,7 +129,7 @@ def test_digest_is_of_the_whole_request() -> None:
 @pytest.mark.slow
 def test_a_million_messages_fit() -> None:
     count = 20_000
-    truth, book = Truth(("a",)), Book()
+    truth, book = Truth(("a",)), VendorMemory()
     for number in range(count):
         truth.submit(1.0, 100)
         truth.accepted.setdefault(number, f"{number + 1:032x}")

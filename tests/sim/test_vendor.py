@@ -18,7 +18,8 @@ from mailactors.model.outcome import (
 )
 from mailactors.providers.port import Found, LookUpFailed, NotFound
 from mailactors.sim.scenario.faults import Auth
-from mailactors.sim.vendor.client import ANSWER_WITHIN_S, CONNECT_WITHIN_S, Vendor
+from mailactors.sim.vendor.client import ANSWER_WITHIN_S, CONNECT_WITHIN_S, client_of
+from mailactors.sim.vendor.vendor import Vendor
 from mailactors.sim.world.world import EPOCH_S
 from tests.sim.vendors import FLAT, NAME, Rig, fault, mail, with_vendor
 
@@ -38,7 +39,7 @@ def test_message_is_accepted_and_goes_out() -> None:
         assert {0: [0.1]} == rig.arrivals
         assert [0.1] == rig.truth.arrived_s[NAME].tolist()
         assert [0.0] == rig.truth.attempted_s[NAME].tolist()
-        assert [("began", NAME), ("sending", NAME, 0), ("arrived", NAME, 0)] == rig.watch.told
+        assert [("began", NAME), ("sending", NAME, 0), ("arrived", NAME, 0)] == rig.observer.told
 
     with_vendor(body)
 
@@ -51,7 +52,7 @@ def test_session_that_is_given_back_was_no_attempt() -> None:
 
         assert 1 == rig.truth.attempts
         assert [0.0] == rig.truth.attempted_s[NAME].tolist()
-        assert ("unused", NAME, pytest.approx(0.1)) == rig.watch.told[-1]
+        assert ("unused", NAME, pytest.approx(0.1)) == rig.observer.told[-1]
 
     with_vendor(body)
 
@@ -190,7 +191,7 @@ def test_quota_says_when_to_come_back() -> None:
         assert [(True, 60.0, 429)] * 2 == [
             (each.throttled, each.retry_after_s, each.reason.code) for each in throttled
         ]
-        assert 2 == rig.watch.told.count(("throttled", NAME, 60.0))
+        assert 2 == rig.observer.told.count(("throttled", NAME, 60.0))
         await trio.sleep(61.0)
         assert isinstance(await rig.send(9), Accepted)
 
@@ -240,7 +241,7 @@ def test_reload_that_is_late_leaves_credentials_bad() -> None:
         waiting = Auth.model_validate({"kind": "auth", "at_s": 10, "until": "reload"})
         planned = waiting.model_copy(update={"for_s": 20.0})
         vendor = Vendor(NAME, rig.vendor.plan, (planned,), rig.world, rig.truth)
-        rig.client = vendor.client(rig.watch)
+        rig.client = client_of(vendor, rig.observer)
 
         await trio.sleep_until(50.0)
         assert isinstance(await rig.send(0), Rejected)
@@ -643,7 +644,7 @@ def test_call_that_dies_after_the_body_goes_out_at_its_time(
         await trio.sleep_until(30.0)
         assert {0: [out_s]} == rig.arrivals
         assert {} == rig.sent
-        assert ("arrived", NAME, 0) == rig.watch.told[-1]
+        assert ("arrived", NAME, 0) == rig.observer.told[-1]
 
     with_vendor(body, plan)
 
@@ -665,7 +666,7 @@ def test_vendor_outlives_the_process() -> None:
     async def body(rig: Rig) -> None:
         await rig.send(0)
         await rig.send(0)
-        rig.client = rig.vendor.client(rig.watch)
+        rig.client = client_of(rig.vendor, rig.observer)
 
         assert Accepted("primary-0-1") == await rig.send(0)
         assert isinstance(await rig.send(1), Deferred)

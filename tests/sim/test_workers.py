@@ -15,9 +15,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mailactors.sim.report.report import Report
-from mailactors.sim.run.workers import Died, Result, Task, run_here, run_side_by_side
-from mailactors.sim.scenario.file import gateway_config
+from mailactors.sim.report.report import CrashedRun, Report, Result
+from mailactors.sim.run.workers import run_here, run_side_by_side
+from mailactors.sim.scenario import gateway_config
+from mailactors.sim.scenario.policies import Task
 from tests.sim.makers import small
 
 SCENARIO = small()
@@ -139,7 +140,7 @@ def test_a_process_that_dies_costs_its_run_only() -> None:
         5,
     ] == heard.ended()
     died = heard.results[0]
-    assert isinstance(died, Died)
+    assert isinstance(died, CrashedRun)
     assert "test, seed 13" == died.task.name
 
 

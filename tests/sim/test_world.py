@@ -14,15 +14,16 @@ import apsw
 import pytest
 import trio
 
-from mailactors.sim.scenario.file import Scenario
+from mailactors.sim.scenario import Scenario
 from mailactors.sim.world import scheduling
+from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.sim.world.scheduling import (
     JumpingClock,
     SchedulingError,
     run_seeded,
     seeded_scheduling,
 )
-from mailactors.sim.world.world import COMMIT_S, EPOCH_S, KeyedEntropy, World, make_world
+from mailactors.sim.world.world import COMMIT_S, EPOCH_S, World, make_world
 from tests.sim.makers import run, small
 
 T = TypeVar("T")
@@ -59,7 +60,7 @@ def test_ties_are_broken_by_the_seed_alone() -> None:
     assert order_of_ties(2) != orders[0]
 
 
-@pytest.mark.parametrize("name", [scheduling.SWITCH, scheduling.DICE])
+@pytest.mark.parametrize("name", [scheduling.SWITCH, scheduling.RANDOM])
 def test_a_trio_without_its_private_names_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

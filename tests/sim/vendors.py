@@ -12,7 +12,8 @@ from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Refusal, Rejected
 from mailactors.providers.port import Mail, Provider
 from mailactors.sim.scenario.tables import ProviderPlan
-from mailactors.sim.vendor.client import Vendor
+from mailactors.sim.vendor.client import client_of
+from mailactors.sim.vendor.vendor import Vendor
 from mailactors.sim.world.scheduling import JumpingClock, run_seeded
 from mailactors.sim.world.truth import Truth
 from mailactors.sim.world.world import World, make_world
@@ -26,7 +27,7 @@ FLAT = {"latency_s": {"median": 0.1, "sigma": 0}}
 SMTP = SmtpProviderSettings(host="primary.smtp.example", port=2525, tls="none")
 
 
-class Watcher:
+class RecordingObserver:
     """Writes down what judges are told."""
 
     def __init__(self) -> None:
@@ -54,11 +55,11 @@ class Rig:
     def __init__(self, plan: dict[str, Any], seed: int, clock: JumpingClock) -> None:
         self.world: World = make_world(seed, clock)
         self.truth = Truth((NAME,))
-        self.watch = Watcher()
+        self.observer = RecordingObserver()
         made = ProviderPlan.model_validate(plan)
         self.vendor = Vendor(NAME, made, made.faults, self.world, self.truth)
         self.vendor.testify = self._testify
-        self.client: Provider = self.vendor.client(self.watch, SMTP)
+        self.client: Provider = client_of(self.vendor, self.observer, SMTP)
         self.evidence: list[RecordDeliveryEvent] = []
         self.sent: dict[int, Outcome | Refusal] = {}
         self.took_s: dict[int, float] = {}

@@ -47,11 +47,13 @@ _CODES: Final = {state: code for code, state in enumerate(State)}
 _UNKNOWN: Final = -1
 
 
-class Account:
+class DeliveryModel:
     """What became of each message."""
 
     def __init__(
-        self, accuse: Callable[[str, str, int], None], look_up: Callable[[int], State | None]
+        self,
+        report: Callable[[str, str, int], None],
+        read_state: Callable[[int], State | None],
     ) -> None:
         """Take whom to tell, and how to find out where a delivery stands by its place."""
         self.risks: dict[int, int] = {}
@@ -60,8 +62,8 @@ class Account:
         self.open_count = 0
         """Deliveries that the gateway still has something to do for."""
         self.cancelled: list[int] = []
-        self._accuse = accuse
-        self._look_up = look_up
+        self._report = report
+        self._read_state = read_state
         self._seq_of = array("l")
         """By number in the traffic."""
         self._number_of = array("l", [_UNKNOWN])
@@ -162,7 +164,7 @@ class Account:
         message = command.message
         number = int(message.content.subject)
         if self.seq(number) is not None:
-            self._accuse("same key, one message", f"stored again as {receipt.id}", number)
+            self._report("same key, one message", f"stored again as {receipt.id}", number)
         _grow(self._seq_of, number, _UNKNOWN)
         _grow(self._number_of, receipt.seq, _UNKNOWN)
         _grow(self._id_of, receipt.seq, 0)
@@ -181,14 +183,14 @@ class Account:
     def _intended(self, seq: int, now: float) -> None:
         number, late_s = self._number_of[seq], now - self._expires_at[seq]
         if late_s >= 0:
-            self._accuse("no send after the deadline", f"intended {late_s:.3f} s late", number)
+            self._report("no send after the deadline", f"intended {late_s:.3f} s late", number)
         queue = self._queue_of.get(seq)
         if queue is not None:
             oldest = next(iter(queue))
             older_s = queue[seq] - queue[oldest]
             if older_s > FAIR_S:
                 detail = f"message {self._number_of[oldest]} has waited {older_s:.0f} s longer"
-                self._accuse("first come, first served", detail, number)
+                self._report("first come, first served", detail, number)
             self._leave_queue(seq)
         self._move(seq, State.SENDING)
 
@@ -199,9 +201,9 @@ class Account:
 
     def _see(self, seq: int) -> None:
         """Take over from the spool where a delivery stands."""
-        state = self._look_up(seq)
+        state = self._read_state(seq)
         if state is None:
-            self._accuse("nothing accepted is lost", "its delivery is gone", self._number_of[seq])
+            self._report("nothing accepted is lost", "its delivery is gone", self._number_of[seq])
         elif not self._is_at(seq, state):
             self._move(seq, state)
 
@@ -219,7 +221,7 @@ class Account:
         before = _STATES[self._state_of[seq]]
         if before in FINAL:
             number = self._number_of[seq]
-            self._accuse("one final state", f"it was {before} and became {state}", number)
+            self._report("one final state", f"it was {before} and became {state}", number)
         self._set(seq, state)
         self.final_count += (state in FINAL) - (before in FINAL)
         self.open_count -= (state in RESTING) - (before in RESTING)

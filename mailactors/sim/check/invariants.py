@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
-import msgspec
 import trio
 
 from mailactors.dispatch.lane import Attempt, BreakerState, BreakerStatus, Lane
@@ -19,8 +18,8 @@ from mailactors.dispatch.limiter import Quota
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.supervisor import InjectedCrashError
-from mailactors.sim.check.deliveries import RESTING, Account
-from mailactors.sim.run.node import Life
+from mailactors.sim.check.deliveries import RESTING, DeliveryModel
+from mailactors.sim.report.report import Violation
 from mailactors.sim.world.truth import Truth
 from mailactors.spool.port import Command, Ledger, Result
 from mailactors.wiring import Gateway
@@ -29,24 +28,14 @@ ROUNDING_S: Final = 1e-6
 _QUOTA_S: Final = {"per_minute": 60.0, "per_hour": 3600.0, "per_day": 86400.0}
 
 
-class Violation(msgspec.Struct, frozen=True):
-    """A promise that was broken. `number` is the message's place in the traffic, or -1."""
-
-    judge: str
-    at_s: float
-    detail: str
-    number: int = -1
-    timeline: tuple[str, ...] = ()
-
-
-class _LaneWatch:
+class _ObservedLane:
     """What the judges remember of a lane."""
 
     def __init__(self, lane: Lane, clock: Clock) -> None:
         self.lane = lane
         self.gate = lane.health.value.gate
         self.gate_since_s = 0.0
-        self.told_at_s = self.closed_until_s = -1.0
+        self.asked_at_s = self.closed_until_s = -1.0
         self._clock = clock
         self._seen: set[str] = set()
         lane.health.listen(self._on_health)
@@ -69,7 +58,7 @@ class _LaneWatch:
         return sum(1 for a in underway if not a.is_panic and a.began_s >= self.gate_since_s)
 
 
-class Book(Protocol):
+class SpoolView(Protocol):
     """What the judges look up in the spool."""
 
     def ledger(self) -> Ledger:
@@ -81,61 +70,21 @@ class Book(Protocol):
         ...
 
 
-class ProcessWatch:
-    """What one process's ways to the vendors tell the judges."""
-
-    def __init__(self, judges: Judges, life: Life, clock: Clock) -> None:
-        self._judges = judges
-        self._life = life
-        self._clock = clock
-
-    def began(self, provider: str) -> None:
-        """An attempt reached the provider: it is about to connect."""
-        self._must_live(f"connected to {provider}")
-        self._judges.began(provider)
-
-    def unused(self, provider: str, began_s: float) -> None:
-        """An attempt that began then gave its session back: nothing was sent."""
-        self._judges.unused(provider, began_s)
-
-    def sending(self, provider: str, number: int) -> None:
-        """The first byte of a message is about to go out."""
-        self._must_live(f"sent to {provider}", number)
-        self._judges.sending(provider, number)
-
-    def arrived(self, provider: str, number: int) -> None:
-        """A message truly went out, and that is the vendor's affair, whoever died."""
-        self._judges.arrived(provider, number)
-
-    def throttled(self, provider: str, retry_after_s: float) -> None:
-        """The provider has just said when to come back."""
-        if not self._life.is_over:
-            self._judges.throttled(provider, retry_after_s)
-
-    def wrote(self) -> None:
-        """A transaction is about to be written."""
-        self._must_live("wrote")
-
-    def _must_live(self, what: str, number: int = -1) -> None:
-        if self._life.is_over:
-            self._judges.accuse("nothing after death", f"a dead process {what}", number)
-
-
-class Judges:
+class Invariants:
     """All of them. `stopped` is set with the first violation."""
 
     NOTED: Final = ("actor.crashed", "attempt.fault", "settler.fault", "attempt.panic")
     """What they hear of from the journal."""
 
-    def __init__(self, truth: Truth, clock: Clock, spool: Book) -> None:
+    def __init__(self, truth: Truth, clock: Clock, spool: SpoolView) -> None:
         self.violations: list[Violation] = []
         self.stopped = trio.Event()
-        self.account = Account(self.accuse, spool.delivery_state)
+        self.deliveries = DeliveryModel(self.report, spool.delivery_state)
         self._spool = spool
         self._truth = truth
         self._clock = clock
         self._gateway: Gateway | None = None
-        self._lanes: dict[str, _LaneWatch] = {}
+        self._lanes: dict[str, _ObservedLane] = {}
         self._quotas: dict[str, Quota] = {}
         """Of the providers that have one."""
         self._begun: dict[str, deque[float]] = {}
@@ -145,55 +94,51 @@ class Judges:
         self.may_crash: tuple[str, ...] = ()
         """Actors that something other than a crash on purpose may well make crash."""
 
-    def attend(self, gateway: Gateway) -> None:
+    def observe(self, gateway: Gateway) -> None:
         """Begin to watch a gateway that is built but not yet running."""
         self._gateway = gateway
-        self._lanes = {n: _LaneWatch(lane, self._clock) for n, lane in gateway.lanes.items()}
+        self._lanes = {n: _ObservedLane(lane, self._clock) for n, lane in gateway.lanes.items()}
         quotas = {name: each.quota for name, each in gateway.config.providers.items()}
         self._quotas = {name: quota for name, quota in quotas.items() if quota != Quota()}
         for name in gateway.lanes:
             self._begun.setdefault(name, deque())
 
-    def accuse(self, judge: str, detail: str, number: int = -1) -> None:
+    def report(self, invariant: str, detail: str, number: int = -1) -> None:
         """Record a violation and stop the run."""
-        self.violations.append(Violation(judge, self._clock.now_s(), detail, number))
+        self.violations.append(Violation(invariant, self._clock.now_s(), detail, number))
         self.stopped.set()
 
-    def noted(self, event: str, facts: dict[str, Any]) -> None:
+    def on_event(self, event: str, facts: dict[str, Any]) -> None:
         """An actor said something to the journal; nobody may die whom nobody has crashed."""
         if event == "actor.crashed":
             is_injected = InjectedCrashError.__name__ in str(facts["error"])
             if not is_injected and facts["actor"] not in self.may_crash:
-                self.accuse("no actor dies by itself", f"{event}: {facts}")
+                self.report("no actor dies by itself", f"{event}: {facts}")
         elif event in {"attempt.fault", "settler.fault"}:
-            self.accuse("no actor dies by itself", f"{event}: {facts}")
+            self.report("no actor dies by itself", f"{event}: {facts}")
         elif event == "attempt.panic":
             self._panics[facts["id"]] = None
 
-    def died(self, why: str, *, is_planned: bool) -> None:
+    def on_death(self, why: str, *, is_planned: bool) -> None:
         """A process is dead: what it had learnt of the vendors is gone, what is durable is not."""
         if not is_planned:
-            self.accuse("no process dies by itself", why)
+            self.report("no process dies by itself", why)
         self._panics.clear()
 
     # Submissions and commits
 
-    def told(self, number: int, id_: str) -> None:
+    def on_receipt(self, number: int, id_: str) -> None:
         """A client holds a receipt: from now on its message may not be lost."""
         known = self._truth.accepted.setdefault(number, id_)
         if known != id_:
-            self.accuse("same key, one message", f"two ids: {known}, {id_}", number)
-        if not self.account.has_id(number, id_):
-            self.accuse("nothing accepted is lost", f"{id_} was never committed", number)
-
-    def receipt(self, number: int) -> str | None:
-        """Return the id that a message's client holds."""
-        return self._truth.accepted.get(number)
+            self.report("same key, one message", f"two ids: {known}, {id_}", number)
+        if not self.deliveries.has_id(number, id_):
+            self.report("nothing accepted is lost", f"{id_} was never committed", number)
 
     def committed(self, commands: Sequence[Command], results: Sequence[Result], now: float) -> None:
         """A transaction is durable."""
         for command, result in zip(commands, results, strict=True):
-            self.account.take(command, result, now)
+            self.deliveries.take(command, result, now)
 
     # Attempts
 
@@ -207,9 +152,9 @@ class Judges:
                 del self._panics[attempt.lease.id]
             else:
                 detail = f"{provider} was asked in panic, and nobody said so"
-                self.accuse("an open breaker sends nothing", detail)
-        if now_s > watch.told_at_s and now_s < watch.closed_until_s - ROUNDING_S:
-            self.accuse(
+                self.report("an open breaker sends nothing", detail)
+        if now_s > watch.asked_at_s and now_s < watch.closed_until_s - ROUNDING_S:
+            self.report(
                 "never before Retry-After",
                 f"{provider} asked for {watch.closed_until_s - now_s:.3f} s more",
             )
@@ -223,16 +168,16 @@ class Judges:
 
     def sending(self, provider: str, number: int) -> None:
         """Nothing may be sent of what is final, or without an intent."""
-        state = self.account.state(number)
+        state = self.deliveries.state(number)
         if state is not State.SENDING:
             word = state.value if state is not None else "not accepted"
-            self.accuse("no send without an intent", f"to {provider}, but it is {word}", number)
+            self.report("no send without an intent", f"to {provider}, but it is {word}", number)
 
     def arrived(self, provider: str, number: int) -> None:
         """A message may go out once, and once more for each declared risk."""
-        count, risks = len(self._truth.arrivals[number]), self.account.risks.get(number, 0)
+        count, risks = len(self._truth.arrivals[number]), self.deliveries.risks.get(number, 0)
         if count > 1 + risks:
-            self.accuse(
+            self.report(
                 "no undeclared duplicate",
                 f"went out {count} times, at last through {provider}; risks declared: {risks}",
                 number,
@@ -242,15 +187,15 @@ class Judges:
         """The provider has just said when to come back."""
         watch, now_s = self._lanes[provider], self._clock.now_s()
         if now_s + retry_after_s >= watch.closed_until_s:
-            watch.told_at_s, watch.closed_until_s = now_s, now_s + retry_after_s
+            watch.asked_at_s, watch.closed_until_s = now_s, now_s + retry_after_s
 
-    def _check_gate(self, watch: _LaneWatch, now_s: float) -> None:
+    def _check_gate(self, watch: _ObservedLane, now_s: float) -> None:
         health = watch.lane.health.value
         is_shut = (
             health.gate in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < health.until_s
         )
         if is_shut and now_s > watch.gate_since_s:  # at the same instant it was on its way already
-            self.accuse(
+            self.report(
                 "an open breaker sends nothing",
                 f"{watch.lane.name} was asked {health.until_s - now_s:.3f} s too early",
             )
@@ -258,7 +203,7 @@ class Judges:
         probes_max = self._gateway.config.providers[watch.lane.name].breaker.probes
         if health.gate is BreakerState.HALF_OPEN and watch.probes() > probes_max:
             detail = f"{watch.lane.name} has {watch.probes()} probes under way"
-            self.accuse("half open, few probes", detail)
+            self.report("half open, few probes", detail)
 
     def _check_quota(self, provider: str, now_s: float) -> None:
         quota = self._quotas.get(provider)
@@ -267,54 +212,54 @@ class Judges:
         begun = self._begun[provider]
         if quota.per_s and begun and now_s < begun[-1] + 1.0 / quota.per_s - ROUNDING_S:
             detail = f"{provider}: {now_s - begun[-1]:.4f} s apart, at {quota.per_s:g} a second"
-            self.accuse("quotas hold in every window", detail)
+            self.report("quotas hold in every window", detail)
         begun.append(now_s)
         for name, length_s in _QUOTA_S.items():
             count_max: int | None = getattr(quota, name)
             if count_max is None or len(begun) <= count_max:
                 continue
             if begun[-count_max - 1] > now_s - length_s:
-                self.accuse("quotas hold in every window", f"{provider}: {name} = {count_max}")
+                self.report("quotas hold in every window", f"{provider}: {name} = {count_max}")
         while begun[0] < now_s - _QUOTA_S["per_day"]:
             begun.popleft()
 
     # Looks from time to time, and the last one
 
-    def look(self) -> None:
+    def check_ledger(self) -> None:
         """Compare the spool's ledger with the clients' receipts and our own account."""
         ledger = self._spool.ledger()
-        account, accepted = self.account, len(self._truth.accepted)
+        deliveries, accepted = self.deliveries, len(self._truth.accepted)
         if not ledger.is_balanced:
-            self.accuse("the ledger balances", f"{ledger.accepted} accepted: {ledger.states}")
+            self.report("the ledger balances", f"{ledger.accepted} accepted: {ledger.states}")
         if ledger.accepted < accepted:
             detail = f"{accepted} receipts, but {ledger.accepted} in the spool"
-            self.accuse("nothing accepted is lost", detail)
+            self.report("nothing accepted is lost", detail)
         final = sum(ledger.states.get(state.value, 0) for state in FINAL)
-        if final != account.final_count:
-            detail = f"{final} final in the spool, {account.final_count} by its commits"
-            self.accuse("one final state", detail)
+        if final != deliveries.final_count:
+            detail = f"{final} final in the spool, {deliveries.final_count} by its commits"
+            self.report("one final state", detail)
 
-    def conclude(self, *, is_complete: bool) -> None:
+    def check_end(self, *, is_complete: bool) -> None:
         """Judge the end. `is_complete`: the run was not cut off by the horizon."""
-        self.look()
+        self.check_ledger()
         assert self._gateway is not None
         for name, lane in self._gateway.lanes.items():
             # A run that was cut off leaves calls that no drain waits for; but somebody has them.
             left = [id_ for id_ in lane.in_flight if is_complete or id_ not in lane.underway]
             if left:
-                self.accuse("nothing is left in flight", f"{name}: {len(left)}")
+                self.report("nothing is left in flight", f"{name}: {len(left)}")
             elif not lane.in_flight and _lacks_probes(lane.health.value):
-                self.accuse("permits are back at rest", f"{name}: {lane.health.value}")
+                self.report("permits are back at rest", f"{name}: {lane.health.value}")
         for box in self._gateway.supervisor.mailbox_statistics():
             if box.waiting:
-                self.accuse("nothing is left over", f"{box.waiting} in the mailbox {box.name}")
+                self.report("nothing is left over", f"{box.waiting} in the mailbox {box.name}")
         for number in self._truth.accepted:
-            state = self.account.state(number)
+            state = self.deliveries.state(number)
             if state is State.SENT and not self._truth.was_taken(number):
-                self.accuse("sent means sent", "no provider ever had it", number)
+                self.report("sent means sent", "no provider ever had it", number)
             elif is_complete and state not in RESTING:
                 word = state.value if state else "nowhere"
-                self.accuse("nothing accepted is lost", f"it ended as {word}", number)
+                self.report("nothing accepted is lost", f"it ended as {word}", number)
 
 
 def _lacks_probes(health: BreakerStatus) -> bool:

@@ -25,7 +25,7 @@ from mailactors.sim.report.printing import (
     verdict_of,
 )
 from mailactors.sim.report.report import Bound, Report, failure_rate_max
-from mailactors.sim.report.series import POINTS_MAX, Record, Series, Story, coarser
+from mailactors.sim.report.series import POINTS_MAX, Record, Series, WorstMessage, coarser
 
 ASSETS: Final = "assets"
 STYLES: Final = ("uPlot.min.css", "page.css")
@@ -318,11 +318,11 @@ def _violations(report: Report) -> Iterator[str]:
     yield '<h3 class="bad">Promises that were broken</h3>'
     for each in report.violations:
         whom = f"message {each.number}, " if each.number >= 0 else ""
-        title = f"{whom}at {each.at_s:,.3f} s: {each.judge}: {each.detail}"
+        title = f"{whom}at {each.at_s:,.3f} s: {each.invariant}: {each.detail}"
         yield _fold(title, each.timeline, is_open=True)
 
 
-def _worst(worst: Sequence[Story]) -> Iterator[str]:
+def _worst(worst: Sequence[WorstMessage]) -> Iterator[str]:
     if not worst:
         return
     lost = sum(each.latency_s is None for each in worst)

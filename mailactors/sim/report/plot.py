@@ -11,7 +11,7 @@ from typing import Final
 
 import rich.text
 
-from mailactors.sim.report.series import CLOSED, Move, Series, Shade
+from mailactors.sim.report.series import CLOSED, BreakerMove, FaultSpan, Series
 
 TITLE_COLUMNS: Final = 12
 LABEL_COLUMNS: Final = 14
@@ -21,7 +21,7 @@ STYLES: Final = {"half_open": "yellow", "open": "red", "disabled": "magenta"}
 
 
 @dataclass(frozen=True)
-class Glyphs:
+class Characters:
     """The characters of a picture."""
 
     bars: str
@@ -31,12 +31,12 @@ class Glyphs:
     at_most: str
 
 
-BLOCKS: Final = Glyphs(" ▁▂▃▄▅▆▇█", "─▒█▓", "━", "≤")
-PLAIN: Final = Glyphs(" .:-=+*%#", "-?#X", "=", "<=")
+BLOCKS: Final = Characters(" ▁▂▃▄▅▆▇█", "─▒█▓", "━", "≤")
+PLAIN: Final = Characters(" .:-=+*%#", "-?#X", "=", "<=")
 """For terminals that have nothing but ASCII."""
 
 
-def plot_lines(series: Series, width: int, glyphs: Glyphs = BLOCKS) -> list[rich.text.Text]:
+def plot_lines(series: Series, width: int, characters: Characters = BLOCKS) -> list[rich.text.Text]:
     """Return a run's picture: what came, what went out, what waits, breakers, and faults.
 
     No line is longer than `width`, unless that leaves less than twenty columns for time.
@@ -55,15 +55,15 @@ def plot_lines(series: Series, width: int, glyphs: Glyphs = BLOCKS) -> list[rich
         return found
 
     def rate(counts: Sequence[float]) -> str:
-        return f"{glyphs.at_most} {max(counts) / series.step_s:,.3g}/s"
+        return f"{characters.at_most} {max(counts) / series.step_s:,.3g}/s"
 
     lines = [
-        line("arrivals", spark(came, top, glyphs.bars), rate(came)),
-        line("sent", spark(sent, top, glyphs.bars), rate(sent), "green"),
+        line("arrivals", spark(came, top, characters.bars), rate(came)),
+        line("sent", spark(sent, top, characters.bars), rate(sent), "green"),
         line(
             "backlog",
-            spark(backlog, max(waiting, 1), glyphs.bars),
-            f"{glyphs.at_most} {waiting:,}",
+            spark(backlog, max(waiting, 1), characters.bars),
+            f"{characters.at_most} {waiting:,}",
             "cyan",
         ),
     ]
@@ -73,12 +73,14 @@ def plot_lines(series: Series, width: int, glyphs: Glyphs = BLOCKS) -> list[rich
         gates = line(name, "", f"opened {opened}x" if opened else "")
         picture = rich.text.Text()
         for level in worst:
-            picture.append(glyphs.gates[level], STYLES.get(SEVERITY[level]))
+            picture.append(characters.gates[level], STYLES.get(SEVERITY[level]))
         lines.append(gates[:TITLE_COLUMNS] + picture + gates[TITLE_COLUMNS:])
     if series.shades:
         kinds = ", ".join(dict.fromkeys(shade.what for shade in series.shades))
-        lines.append(line("faults", bar(series.shades, column_s, columns, glyphs.fault), kinds))
-    lines.append(line("", axis(series.end_s, columns), f"{glyphs.bars[-1]} = {column_s:,.3g} s"))
+        lines.append(line("faults", bar(series.shades, column_s, columns, characters.fault), kinds))
+    lines.append(
+        line("", axis(series.end_s, columns), f"{characters.bars[-1]} = {column_s:,.3g} s")
+    )
     return lines
 
 
@@ -109,7 +111,7 @@ def spark(values: Iterable[float], top: float, bars: str) -> str:
     return "".join(bars[min(last, math.ceil(value / top * last))] for value in values)
 
 
-def worst_gates(moves: Sequence[Move], step_s: float, columns: int) -> list[int]:
+def worst_gates(moves: Sequence[BreakerMove], step_s: float, columns: int) -> list[int]:
     """Return, for each column, the worst position in it, as a place in `SEVERITY`.
 
     >>> worst_gates([Move(1.5, "open"), Move(2.5, "half_open"), Move(2.6, "closed")], 1, 4)
@@ -125,13 +127,13 @@ def worst_gates(moves: Sequence[Move], step_s: float, columns: int) -> list[int]
     return found
 
 
-def bar(shades: Iterable[Shade], step_s: float, columns: int, glyph: str) -> str:
+def bar(shades: Iterable[FaultSpan], step_s: float, columns: int, character: str) -> str:
     """Return where any fault is on."""
     found = [" "] * columns
     for shade in shades:
         end = min(columns, max(math.ceil(shade.end_s / step_s), int(shade.at_s // step_s) + 1))
         for column in range(int(shade.at_s // step_s), end):
-            found[column] = glyph
+            found[column] = character
     return "".join(found)
 
 

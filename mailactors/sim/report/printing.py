@@ -14,9 +14,8 @@ import rich.markup
 import rich.table
 
 from mailactors.sim.report.plot import BLOCKS, PLAIN, plot_lines
-from mailactors.sim.report.report import Bound, Report, failure_rate_max
-from mailactors.sim.run.loops import LOOPS
-from mailactors.sim.run.workers import Died, Result
+from mailactors.sim.report.report import Bound, CrashedRun, Report, Result, failure_rate_max
+from mailactors.sim.scenario.policies import LOOPS
 
 PICTURES_MAX: Final = 4
 """Runs that are drawn; of more, nobody looks at each."""
@@ -41,7 +40,7 @@ def print_results(console: rich.console.Console, results: Sequence[Result]) -> N
     for report in reports:
         _print_report(console, report, is_first=oracles.setdefault(_run(report), report) is report)
     for each in results:
-        if isinstance(each, Died):
+        if isinstance(each, CrashedRun):
             told = rich.markup.escape(f"{each.task.name} ({each.task.policy}): {each.why}")
             console.print(f"[red]died[/] {told}", highlight=False)
     _print_bounds(console, reports)
@@ -158,7 +157,7 @@ def _print_report(console: rich.console.Console, report: Report, *, is_first: bo
         value = "not measured" if each.value is None else f"{each.value:g}"
         console.print(f"{mark} {name}: {each.name}: {value} (limit {each.limit:g})")
     for violation in report.violations:
-        told = rich.markup.escape(f"{violation.judge}: {violation.detail}")
+        told = rich.markup.escape(f"{violation.invariant}: {violation.detail}")
         console.print(
             f"[red]violation[/] {name} at {violation.at_s:.3f} s: {told}",
             *(rich.markup.escape(f"  {line}") for line in violation.timeline),

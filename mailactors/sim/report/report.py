@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from mailactors.sim.check.invariants import Violation
 from mailactors.sim.report.series import Record
-from mailactors.sim.scenario.file import Expect, Scenario
-from mailactors.sim.scenario.tables import Traffic
-from mailactors.sim.world.traffic import domain_of
+from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.policies import DEFAULT, Task
+from mailactors.sim.scenario.tables import Expect, Traffic
+from mailactors.sim.world.entropy import KeyedEntropy
+from mailactors.sim.world.traffic import recipient_domain
 from mailactors.sim.world.truth import Truth, quantile
-from mailactors.sim.world.world import KeyedEntropy
 
 BEARABLE_S: Final = 2.0
 """Recovered: no more is under way than comes in within this time."""
@@ -22,6 +22,17 @@ BEARABLE_MIN: Final = 10.0
 CONFIDENCE: Final = 0.95
 _FAR: Final = 60.0
 """What is e^-60 of the largest term no longer changes a sum."""
+
+
+class Violation(msgspec.Struct, frozen=True, rename={"invariant": "judge"}):
+    """A violation of an invariant, which stops a run; in JSON the invariant's key is `judge`."""
+
+    invariant: str
+    at_s: float
+    detail: str
+    number: int = -1
+    """The message's number in the traffic; -1: it concerns no single message."""
+    timeline: tuple[str, ...] = ()
 
 
 class Expectation(msgspec.Struct, frozen=True):
@@ -94,7 +105,7 @@ class Report(msgspec.Struct, frozen=True):
     violations: tuple[Violation, ...]
     expectations: tuple[Expectation, ...]
     p999_s: float | None = None
-    policy: str = "default"
+    policy: str = DEFAULT
     oracle: Oracle | None = None
     decision_us: DecisionTimes | None = None
     wall_s: float = 0.0
@@ -106,6 +117,16 @@ class Report(msgspec.Struct, frozen=True):
     def is_good(self) -> bool:
         """Whether everything held."""
         return not self.violations and all(each.ok for each in self.expectations)
+
+
+class CrashedRun(msgspec.Struct, frozen=True):
+    """A run that ended without a report."""
+
+    task: Task
+    why: str
+
+
+Result: TypeAlias = Report | CrashedRun
 
 
 def figures_of(
@@ -145,7 +166,7 @@ def _p99_s_by_domain(
 ) -> dict[str, float | None]:
     numbers: dict[str, list[int]] = {domain: [] for domain in traffic.recipient_domains}
     for number in truth.taken:
-        numbers[domain_of(traffic, entropy, number)].append(number)
+        numbers[recipient_domain(traffic, entropy, number)].append(number)
     return {
         domain: rounded(quantile(truth.latencies_s(found), 0.99))
         for domain, found in numbers.items()

@@ -15,8 +15,8 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.runtime.ports import Clock
-from mailactors.sim.scenario.file import Scenario
-from mailactors.sim.scenario.incidents import OwnFault
+from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.incidents import GatewayFault
 from mailactors.sim.world.truth import Truth
 from mailactors.spool.port import Event
 
@@ -30,14 +30,14 @@ STORY_LINES_MAX: Final = 60
 CLOSED: Final = "closed"
 
 
-class Move(msgspec.Struct, frozen=True):
+class BreakerMove(msgspec.Struct, frozen=True):
     """A provider's breaker came to another position."""
 
     at_s: float
     gate: str
 
 
-class Shade(msgspec.Struct, frozen=True):
+class FaultSpan(msgspec.Struct, frozen=True):
     """A stretch of time in which something was wrong, and with whom; nobody: with us."""
 
     at_s: float
@@ -59,9 +59,9 @@ class Series(msgspec.Struct, frozen=True):
     attempts: dict[str, tuple[int, ...]]
     sent: dict[str, tuple[int, ...]]
     """Messages that this provider sent out, repetitions included."""
-    gates: dict[str, tuple[Move, ...]]
+    gates: dict[str, tuple[BreakerMove, ...]]
     """Where breakers moved to, by provider; empty where there are none."""
-    shades: tuple[Shade, ...]
+    shades: tuple[FaultSpan, ...]
 
     @property
     def end_s(self) -> float:
@@ -69,7 +69,7 @@ class Series(msgspec.Struct, frozen=True):
         return float(self.step_s * len(self.arrivals))
 
 
-class Story(msgspec.Struct, frozen=True):
+class WorstMessage(msgspec.Struct, frozen=True):
     """A message that had it worst. `latency_s` is None if it never arrived."""
 
     number: int
@@ -83,7 +83,7 @@ class Record(msgspec.Struct, frozen=True):
 
     story: str
     series: Series
-    worst: tuple[Story, ...]
+    worst: tuple[WorstMessage, ...]
 
 
 class EventLog:
@@ -99,7 +99,7 @@ class EventLog:
         self.deaths_s: list[float] = []
         self._clock = clock
 
-    def noted(self, event: str, facts: Mapping[str, Any]) -> None:
+    def on_event(self, event: str, facts: Mapping[str, Any]) -> None:
         """Hear what an actor or the world said."""
         if event == "breaker.moved":
             self.moves.append((self._clock.now_s(), facts["provider"], facts["after"]))
@@ -112,26 +112,28 @@ class EventLog:
 
 
 def record_of(
-    scenario: Scenario, truth: Truth, events: EventLog, worst: tuple[Story, ...]
+    scenario: Scenario, truth: Truth, events: EventLog, worst: tuple[WorstMessage, ...]
 ) -> Record:
     """Return a run's record."""
     return Record(scenario.story.strip(), series_of(scenario, truth, events), worst)
 
 
-def stories_of(truth: Truth, story_of: Callable[[int], tuple[str, ...]]) -> tuple[Story, ...]:
+def worst_messages(
+    truth: Truth, story_of: Callable[[int], tuple[str, ...]]
+) -> tuple[WorstMessage, ...]:
     """Return the worst messages. `story_of` gives the timeline of a message by its number."""
     return tuple(
-        Story(
+        WorstMessage(
             number,
             round(truth.submitted_s[number], 3),
             None if latency_s is None else round(latency_s, 4),
             story_of(number)[:STORY_LINES_MAX],
         )
-        for number, latency_s in worst_of(truth)
+        for number, latency_s in worst_numbers(truth)
     )
 
 
-def worst_of(truth: Truth) -> list[tuple[int, float | None]]:
+def worst_numbers(truth: Truth) -> list[tuple[int, float | None]]:
     """Return the messages that never arrived, then the slowest ones, as (number, latency)."""
     lost = [number for number in truth.accepted if number not in truth.arrivals]
     slow = heapq.nsmallest(
@@ -157,11 +159,13 @@ def series_of(scenario: Scenario, truth: Truth, events: EventLog) -> Series:
     """Count what happened in each step, from the first second to the last event."""
     first_s = array("d", (at_s for _, at_s in taken_s(truth)))
     guarded = truth.providers if events.has_breakers else ()
-    gates: dict[str, list[Move]] = {name: [] for name in guarded}
+    gates: dict[str, list[BreakerMove]] = {name: [] for name in guarded}
     for at_s, name, gate in events.moves:
-        gates.setdefault(name, []).append(Move(round(at_s, 3), gate))
-    died = (Shade(round(at_s, 3), round(at_s, 3) + 1.0, "process died") for at_s in events.deaths_s)
-    shades = [*shades_of(scenario), *died]
+        gates.setdefault(name, []).append(BreakerMove(round(at_s, 3), gate))
+    died = (
+        FaultSpan(round(at_s, 3), round(at_s, 3) + 1.0, "process died") for at_s in events.deaths_s
+    )
+    shades = [*fault_spans(scenario), *died]
     ends_s = [scenario.duration_s, *(shade.end_s for shade in shades)]
     happened = (truth.submitted_s, first_s, *truth.attempted_s.values(), *truth.arrived_s.values())
     ends_s += [max(times, default=0.0) for times in happened]
@@ -230,7 +234,7 @@ def coarser(series: Series, points_max: int) -> Series:
     )
 
 
-def gate_at(moves: Iterable[Move], at_s: float) -> str:
+def gate_at(moves: Iterable[BreakerMove], at_s: float) -> str:
     """Return where a breaker was at a time; it begins closed.
 
     >>> gate_at([Move(5.0, "open"), Move(9.0, "half_open")], 8.0)
@@ -244,21 +248,21 @@ def gate_at(moves: Iterable[Move], at_s: float) -> str:
     return found
 
 
-def shades_of(scenario: Scenario) -> tuple[Shade, ...]:
+def fault_spans(scenario: Scenario) -> tuple[FaultSpan, ...]:
     """Return the stretches in which a scenario's faults are on, earliest first; ours as well."""
     found: dict[tuple[float, float, str], list[str]] = {}
     for name in scenario.providers:
         for fault in scenario.timeline(name):
             key = (fault.at_s, fault.end_s, str(getattr(fault, "kind", "fault")))
             found.setdefault(key, []).append(name)
-    ours: list[OwnFault] = [*scenario.spool_faults, *scenario.clock_faults, *scenario.pauses]
+    ours: list[GatewayFault] = [*scenario.spool_faults, *scenario.clock_faults, *scenario.pauses]
     for own in ours:
         what = " ".join(filter(None, [own.kind, getattr(own, "what", "")]))
         found.setdefault((own.at_s, max(own.end_s, own.at_s + 1.0), what), [])
     for operation in scenario.operations:
         found.setdefault((operation.at_s, operation.at_s + 1.0, operation.what), [])
     return tuple(
-        Shade(at_s, end_s, what, tuple(dict.fromkeys(names)))
+        FaultSpan(at_s, end_s, what, tuple(dict.fromkeys(names)))
         for (at_s, end_s, what), names in sorted(found.items())
     )
 

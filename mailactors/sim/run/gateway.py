@@ -1,122 +1,67 @@
-"""Runs a scenario: the gateway of the service, built on a world from a seed, under judges."""
+"""A run of the gateway: the service's own actors in a simulated world, under the checks."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Final, Self
+from collections.abc import Callable
+from typing import Any, Final
 
 import apsw
 import msgspec
 import trio
 
-from mailactors.config import Config
-from mailactors.model.lifecycle import State
-from mailactors.runtime.ports import SystemClock
+from mailactors.config import Config, ProviderSettings
+from mailactors.providers.port import Provider
+from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import RestartsExhaustedError
-from mailactors.sim.check.invariants import Judges, ProcessWatch, Violation
-from mailactors.sim.report.report import Report, expectations_of, figures_of
-from mailactors.sim.report.series import EventLog, record_of, stories_of, story_lines
-from mailactors.sim.run.injector import Fate
-from mailactors.sim.run.node import FaultPoints, Life, Node
+from mailactors.sim.check.invariants import Invariants
+from mailactors.sim.report.report import Report, Violation
+from mailactors.sim.report.series import story_lines
+from mailactors.sim.run.injector import FaultInjector
+from mailactors.sim.run.node import FaultPoints, Node, Process
+from mailactors.sim.run.observed import ObservedStore, ProcessObserver
+from mailactors.sim.run.simulation import Progress, Simulation, report_of
 from mailactors.sim.run.stopwatch import Stopwatch
-from mailactors.sim.scenario.file import Scenario, horizon_s
-from mailactors.sim.scenario.incidents import POINTS
-from mailactors.sim.vendor.client import Vendor
-from mailactors.sim.world.scheduling import JumpingClock, run_seeded
+from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.scenario.incidents import POINTS, Crash, Operation
+from mailactors.sim.scenario.policies import DEFAULT
+from mailactors.sim.vendor.client import client_of
 from mailactors.sim.world.traffic import Clients
-from mailactors.sim.world.truth import Truth
-from mailactors.sim.world.world import EPOCH_S, World, make_world
-from mailactors.spool.port import (
-    Command,
-    RecordDeliveryEvent,
-    Result,
-    SpoolBrokenError,
-    SpoolError,
-    SpoolFullError,
-)
-from mailactors.spool.sqlite import TEMPORARY, SqliteStore
+from mailactors.sim.world.world import EPOCH_S
+from mailactors.spool.port import Cancel, RecordDeliveryEvent, SpoolBrokenError, SpoolError
+from mailactors.spool.sqlite import TEMPORARY
+from mailactors.spool.writer import SpoolWriter
 from mailactors.wiring import Gateway, ProviderFactory
 
-LOOK_EVERY_S: Final = 60.0
-LOOK_EVERY_SHARE: Final = 0.05
-"""How often the spool's ledger is compared, of the time so far: each look reads all of it."""
+CHECK_EVERY_S: Final = 60.0
+CHECK_EVERY_SHARE: Final = 0.05
+"""How often the ledger is checked, as a share of the time so far: each check reads all of it."""
 TICK_S: Final = 1.0
 TIMELINE_MAX: Final = 50
-DISK_WORDS: Final = (SpoolBrokenError.__name__, apsw.BusyError.__name__)
-"""What a process says of its end when the disk is to blame."""
-TESTIFY_AGAIN_S: Final = 5.0
-"""When a vendor whose event nobody took tells it again."""
-TESTIFY_TRIES_MAX: Final = 10
+DISK_ERRORS: Final = (SpoolBrokenError.__name__, apsw.BusyError.__name__)
+"""Errors by which a process dies of its disk."""
+EVENT_RETRY_S: Final = 5.0
+"""When a vendor sends a delivery event again that the gateway did not take."""
+EVENT_TRIES_MAX: Final = 10
+COMMITTED: Final = "spool.committed"
+"""The fault point between two commits: the first is durable, and no reply was sent."""
 
-Progress = Callable[[float, int], None]
-"""Is told the virtual time and the number of messages accepted so far."""
 Prepare = Callable[[Gateway], None]
-"""May change a gateway before it runs; tests plant their defects here."""
+"""May change a gateway before it runs; tests plant defects with it."""
 
 
-class WatchedStore(SqliteStore):
-    """The spool as one process sees it, with someone who sees each commit."""
-
-    judges: Judges | None = None
-    process: ProcessWatch | None = None
-    world: World | None = None
-
-    def of_process(self, judges: Judges, process: ProcessWatch, world: World) -> Self:
-        """Return the same spool for a process; what another one committed is there."""
-        store = type(self)(TEMPORARY, self._db, None)
-        store.judges, store.process, store.world = judges, process, world
-        return store
-
-    def delivery_state(self, seq: int) -> State | None:
-        """Return where the only delivery of a message is; None if there is none."""
-        state = self._db.execute("SELECT state FROM deliveries WHERE seq = ?", (seq,)).get
-        return None if state is None else State(state)
-
-    def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
-        """Execute commands, then show them; on a faulty disk fail as a real one makes us fail."""
-        if self.process is not None:
-            self.process.wrote()
-        fault = None if self.world is None else self.world.disk.fault()
-        if fault is not None and fault.what == "enospc":
-            raise SpoolFullError("no room (simulated)")
-        if fault is not None and fault.what == "eio":
-            raise SpoolBrokenError("the disk failed (simulated)")
-        try:
-            results = super().apply(commands, now)
-        except (SpoolFullError, SpoolBrokenError) as error:  # the world had its say above
-            raise RuntimeError(f"this machine fails the simulator: {error}") from error
-        if self.judges is not None:
-            self.judges.committed(commands, results, now)
-        return results
-
-
-class _Run:
-    """One run, while it runs."""
+class GatewayRun(Simulation):
+    """One run of the gateway; its processes may die and are started again."""
 
     def __init__(
-        self,
-        scenario: Scenario,
-        config: Config,
-        seed: int,
-        store: WatchedStore,
-        clock: JumpingClock,
-        prepare: Prepare | None,
+        self, scenario: Scenario, config: Config, seed: int, prepare: Prepare | None
     ) -> None:
-        self.scenario = scenario
-        self.config = config
-        self.store = store
-        self.world: World = make_world(seed, clock, scenario)
-        self.truth = Truth(tuple(config.providers))
-        self.judges = Judges(self.truth, self.world.clock, store)
-        self.events = EventLog(self.world.clock)
+        super().__init__(scenario, config, seed)
+        self.store = ObservedStore.open(TEMPORARY, journal_mode="memory")
+        self.invariants = Invariants(self.truth, self.world.clock, self.store)
+        self.world.journal.listen(self.invariants.on_event, Invariants.NOTED)
+        self.risks = self.invariants.deliveries.risks
         self.stopwatch = Stopwatch(self.world.clock)
-        self.world.journal.listen(self.judges.noted, Judges.NOTED)
-        self.world.journal.listen(self.events.noted, EventLog.NOTED)
-        self.vendors = {
-            name: Vendor(name, plan, scenario.timeline(name), self.world, self.truth)
-            for name, plan in scenario.providers.items()
-        }
         self.points = FaultPoints(self._is_poison if scenario.traffic.poison else None)
         self.node = Node(
             config,
@@ -124,121 +69,181 @@ class _Run:
             self.points,
             self._open_store,
             self._factory,
-            self._attend,
-            self._died,
+            self._observe,
+            self._on_death,
         )
-        self.fate = Fate(scenario, self.world, self.node, self.judges, self.vendors)
-        if self.fate.locks_the_spool:
-            self.judges.may_crash = ("spool",)
-        self.is_over = trio.Event()
+        if scenario.locks_spool_file:
+            self.invariants.may_crash = ("spool",)
+        self.all_submitted = trio.Event()
         self.is_complete = False
-        self.ended_s = 0.0
         self._prepare = prepare
-        self._clients = Clients(scenario, self.node, self.world, self.truth, self.judges.told)
+        self._clients = Clients(
+            scenario, self.node, self.world, self.truth, self.invariants.on_receipt
+        )
 
-    async def main(self, progress: Progress | None) -> None:
-        """Serve, send, wait until all is final, stop, conclude."""
+    async def main(self, progress: Progress) -> None:
+        """Serve, submit, wait until everything is final, stop, check the end."""
         async with trio.open_nursery() as nursery:
             self.world.spawn = nursery.start_soon
             for vendor in self.vendors.values():
                 vendor.testify = self._testify
-            await nursery.start(self.node.keep)
+            await nursery.start(self.node.run)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as watching:
                     watching.start_soon(self._end_at, scope)
-                    watching.start_soon(self._look_and_tell, progress)
-                    self.fate.begin(watching)
+                    watching.start_soon(self._check_regularly, progress)
+                    FaultInjector(self.scenario, self.world, self).start(watching)
                     await self._clients.run()
-                    self.is_over.set()
+                    self.all_submitted.set()
             self.ended_s = self.world.clock.now_s()
             self.world.finish()
-            if not self.judges.violations:
-                await self._stop()
-            nursery.cancel_scope.cancel()  # what vendors would still have told
+            if not self.invariants.violations:
+                gateway = await self.node.wait_serving()
+                await gateway.stop()
+                self.invariants.check_end(is_complete=self.is_complete)
+            nursery.cancel_scope.cancel()  # pending delivery events
+        self.starts = self.node.starts
         self.world.journal.note("world.ended", complete=self.is_complete)
-
-    async def _stop(self) -> None:
-        """Let the process that serves, or the next one, end in order; then judge."""
-        gateway = await self.node.serving()
-        await gateway.stop()
-        self.judges.conclude(is_complete=self.is_complete)
 
     # Processes
 
-    def _open_store(self, life: Life) -> WatchedStore:
-        watch = ProcessWatch(self.judges, life, self.world.clock)
-        return self.store.of_process(self.judges, watch, self.world)
+    def _observer(self, process: Process) -> ProcessObserver:
+        return ProcessObserver(self.invariants, lambda: process.is_over)
 
-    def _factory(self, life: Life) -> ProviderFactory:
-        watch = ProcessWatch(self.judges, life, self.world.clock)
-        return self.stopwatch.around(self.world.factory(self.vendors, watch))
+    def _open_store(self, process: Process) -> ObservedStore:
+        return self.store.of_process(self.invariants, self._observer(process), self.world)
 
-    def _attend(self, gateway: Gateway, _life: Life) -> None:
-        self.judges.attend(gateway)
-        self.stopwatch.attend(gateway)
+    def _factory(self, process: Process) -> ProviderFactory:
+        observer = self._observer(process)
+
+        def make(name: str, settings: ProviderSettings, _ports: Ports) -> Provider:
+            return client_of(self.vendors[name], observer, settings)
+
+        return self.stopwatch.wrap(make)
+
+    def _observe(self, gateway: Gateway) -> None:
+        self.invariants.observe(gateway)
+        self.stopwatch.observe(gateway)
         if self._prepare is not None:
             self._prepare(gateway)
 
-    def _died(self, why: str, is_planned: bool) -> bool:
-        """Let the judges know; say whether the run goes on."""
-        is_disks = bool(self.scenario.spool_faults) and any(word in why for word in DISK_WORDS)
-        # Whatever crashes an actor over and over uses up its restarts.
-        is_worn_out = RestartsExhaustedError.__name__ in why and self.fate.crashes_actors
-        self.judges.died(why, is_planned=is_planned or is_disks or is_worn_out)
+    def _on_death(self, why: str, is_planned: bool) -> bool:
+        """Record a process's death; return whether the run goes on."""
+        is_disk = bool(self.scenario.spool_faults) and any(word in why for word in DISK_ERRORS)
+        # An actor that is crashed again and again uses up its restarts.
+        is_exhausted = RestartsExhaustedError.__name__ in why and self.scenario.crashes_actors
+        self.invariants.on_death(why, is_planned=is_planned or is_disk or is_exhausted)
         self.world.journal.note("world.process_died", why=why)
-        return not self.judges.violations
+        return not self.invariants.violations
 
     def _is_poison(self, seq: int) -> bool:
-        return self._clients.poison(self.judges.account.number(seq)) == "crash_actor"
+        return self._clients.poison(self.invariants.deliveries.number(seq)) == "crash_actor"
+
+    # Incidents
+
+    async def crash(self, crash: Crash) -> None:
+        """Crash an actor or the process, now or at its next fault point."""
+        self.world.journal.note("world.crash", what=crash.what)
+        gateway = self.node.gateway
+        if crash.actor is not None:
+            if gateway is not None:
+                gateway.supervisor.crash(crash.actor)
+        elif crash.is_between_commits:
+            self.points.kill_at = COMMITTED
+        elif crash.point is not None:
+            self.points.kill_at = crash.point
+        else:
+            self.node.process.end("killed")
+
+    async def operate(self, index: int, operation: Operation) -> None:
+        """Carry out an operation once a process serves."""
+        gateway = await self.node.wait_serving()
+        self.world.journal.note("world.operation", what=operation.what)
+        match operation.verb:
+            case "reload":
+                for vendor in self.vendors.values():
+                    vendor.reloaded()
+                await gateway.reload(gateway.config)
+            case "pause":
+                gateway.lanes[operation.provider or ""].pause()
+            case "resume":
+                gateway.lanes[operation.provider or ""].resume()
+            case "reset":
+                gateway.lanes[operation.provider or ""].reset()
+            case "cancel":
+                await self._cancel(index, operation.cancel_share or 0.0, gateway)
+
+    async def _cancel(self, index: int, share: float, gateway: Gateway) -> None:
+        """Cancel a share of the messages that are not final."""
+        writer, draw = SpoolWriter(gateway.writes), self.world.entropy.draw
+        for number in list(self.invariants.deliveries.pending()):
+            id_ = self.truth.accepted.get(number)
+            if id_ is None or draw("cancel", index, number) >= share:
+                continue
+            with contextlib.suppress(SpoolError):  # the checks see what was committed
+                await writer.ask(Cancel(id_))
 
     # While it runs
 
     async def _testify(self, event: RecordDeliveryEvent) -> None:
-        """Bring a vendor's event to the gateway, as its webhook would: again until it is taken."""
-        for _ in range(TESTIFY_TRIES_MAX):
+        """Send a delivery event to the gateway as a webhook would: retry until it is taken."""
+        for _ in range(EVENT_TRIES_MAX):
             gateway = self.node.gateway
             if gateway is not None:
                 with contextlib.suppress(SpoolError):
                     await gateway.testify(event)
                     return
-            await trio.sleep(TESTIFY_AGAIN_S)
+            await trio.sleep(EVENT_RETRY_S)
 
     async def _end_at(self, scope: trio.CancelScope) -> None:
-        """End when all is final, at a violation, and at the horizon."""
+        """Cancel the scope when everything is final, at a violation, or at the horizon."""
         with trio.move_on_at(horizon_s(self.scenario, self.config)):
-            while not self.judges.stopped.is_set():
+            while not self.invariants.stopped.is_set():
                 with trio.move_on_after(TICK_S):
-                    await self.judges.stopped.wait()
-                if self.is_over.is_set() and not self.judges.account.open_count:
+                    await self.invariants.stopped.wait()
+                if self.all_submitted.is_set() and not self.invariants.deliveries.open_count:
                     self.is_complete = True
                     break
         scope.cancel()
 
-    async def _look_and_tell(self, progress: Progress | None) -> None:
-        look_at_s = LOOK_EVERY_S
+    async def _check_regularly(self, progress: Progress) -> None:
+        check_at_s = CHECK_EVERY_S
         while True:
             now_s = self.world.clock.now_s()
-            if progress is not None:
-                progress(now_s, len(self.truth.accepted))
-            if now_s >= look_at_s and self.node.gateway is not None:
-                self.judges.look()
-                look_at_s = now_s + max(LOOK_EVERY_S, LOOK_EVERY_SHARE * now_s)
+            progress(len(self.truth.accepted))
+            if now_s >= check_at_s and self.node.gateway is not None:
+                self.invariants.check_ledger()
+                check_at_s = now_s + max(CHECK_EVERY_S, CHECK_EVERY_SHARE * now_s)
             await trio.sleep(TICK_S)
 
+    # Afterwards
+
     def violations(self) -> tuple[Violation, ...]:
-        """Return what was wrong, each with its message's timeline."""
+        """Return the violations, each with its message's timeline."""
         found = []
-        for violation in self.judges.violations:
-            seq = self.judges.account.seq(violation.number)
+        for violation in self.invariants.violations:
+            seq = self.invariants.deliveries.seq(violation.number)
             events = () if seq is None else self.store.timeline(seq)[:TIMELINE_MAX]
             lines = tuple(f"{event.at:.3f} {event.kind} {event.facts}" for event in events)
             found.append(msgspec.structs.replace(violation, timeline=lines))
         return tuple(found)
 
-    def story_of(self, number: int) -> tuple[str, ...]:
-        """Return a message's timeline, for the record."""
-        seq = self.judges.account.seq(number)
+    def timeline_of(self, number: int) -> tuple[str, ...]:
+        """Return a message's timeline, read from the spool."""
+        seq = self.invariants.deliveries.seq(number)
         return () if seq is None else story_lines(self.store.timeline(seq), EPOCH_S)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the fault points that the run reached, and the decision times."""
+        hits = {**dict.fromkeys(POINTS, 0), **self.points.hits}
+        return {
+            "fault_points": dict(sorted(hits.items())),
+            "decision_us": self.stopwatch.times(),
+        }
+
+    def close(self) -> None:
+        """Close the spool."""
+        self.store.close()
 
 
 def run_scenario(
@@ -247,48 +252,10 @@ def run_scenario(
     config: Config,
     seed: int | None = None,
     *,
-    progress: Progress | None = None,
+    policy: str = DEFAULT,
+    progress: Progress = lambda _accepted: None,
     prepare: Prepare | None = None,
 ) -> Report:
-    """Run a scenario to its end and return what came of it.
-
-    The same scenario, configuration and seed give the same report, but for the wall time, in
-    another process, too.
-    """
-    seed = scenario.seed if seed is None else seed
-    stopwatch = SystemClock()
-    begun_at = stopwatch.wall_time()
-    clock = JumpingClock()
-    store = WatchedStore.open(TEMPORARY, journal_mode="memory")
-
-    async def main() -> _Run:
-        run = _Run(scenario, config, seed, store, clock, prepare)
-        await run.main(progress)
-        return run
-
-    with contextlib.closing(store):
-        run = run_seeded(main, clock, seed)
-        violations = run.violations()
-        worst = stories_of(run.truth, run.story_of)
-    # The spool has given its memory back: from here on there is room for lists.
-    record = record_of(scenario, run.truth, run.events, worst)
-    figures = figures_of(scenario, run.truth, run.judges.account.risks, run.world.entropy)
-    wall_s = stopwatch.wall_time() - begun_at
-    counts = run.world.journal.counts
-    return Report(
-        scenario=name,
-        seed=seed,
-        hash=run.world.journal.digest,
-        breaker_moves=counts["breaker.moved"],
-        panics=counts["attempt.panic"],
-        starts=run.node.starts,
-        fault_points=dict(sorted({**dict.fromkeys(POINTS, 0), **run.points.hits}.items())),
-        ended_s=round(run.ended_s, 3),
-        violations=violations,
-        record=record,
-        decision_us=run.stopwatch.times(),
-        expectations=expectations_of(scenario.expect, figures),
-        wall_s=round(wall_s, 3),
-        messages_per_wall_s=round(figures["accepted"] / wall_s, 1) if wall_s > 0 else 0.0,
-        **figures,
-    )
+    """Run a scenario on the gateway; the seed is the scenario's unless one is given."""
+    run = GatewayRun(scenario, config, scenario.seed if seed is None else seed, prepare)
+    return report_of(run, name, policy, progress)

@@ -1,7 +1,7 @@
-"""A node of a simulation: the gateway's process, which may die at any moment and is started again.
+"""The gateway's process in a simulation, which may die at any moment and is started again.
 
-A process that dies loses its ports first and is cancelled then, so that no `finally` of it can
-still write, send or say anything. The spool and the vendors outlive it.
+A process that dies loses its ports first and is cancelled then, so that no `finally` can still
+write, send or log anything. The spool and the vendors outlive it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import trio
@@ -26,19 +25,19 @@ from mailactors.wiring import Gateway, ProviderFactory, build
 T = TypeVar("T")
 
 RESTART_S: Final = 1.0
-"""How long whoever watches the process takes to start it again."""
+"""How long it takes to start the process again."""
 CONNECT_AGAIN_S: Final = 1.0
-"""When a client whose connection was lost or refused tries again."""
+"""When a client retries whose connection was lost or refused."""
 LANE_POINTS: Final = ("limiter.attempt", "breaker.attempt", "provider.attempt")
-"""Where a message may kill the actor that handles it."""
+"""The fault points at which a poisonous message crashes the actor."""
 
 
 class ProcessDiedError(MailactorsError):
-    """The process is dead; nothing that it does reaches the world any more."""
+    """The process is dead; none of its actions has an effect."""
 
 
-class Life:
-    """One process, from its start to its end. Its ports ask whether it lives."""
+class Process:
+    """One process of the gateway, from its start to its end."""
 
     def __init__(self) -> None:
         self.is_over = False
@@ -47,7 +46,7 @@ class Life:
         self._callers: dict[trio.CancelScope, None] = {}
 
     def end(self, why: str) -> None:
-        """Die: the ports first, then every task, and the connections of clients break."""
+        """End the ports, then every task and every client's connection."""
         if self.is_over:
             return
         self.is_over, self.why = True, why
@@ -61,7 +60,7 @@ class Life:
             raise ProcessDiedError(self.why)
 
     async def call(self, gateway: Gateway, submission: Submission) -> Receipt:
-        """Submit as a client of this process. Raises: OverloadedError, when it dies meanwhile."""
+        """Submit to this process. Raises: OverloadedError if it dies meanwhile."""
         with trio.CancelScope() as scope:
             self._callers[scope] = None
             try:
@@ -71,60 +70,60 @@ class Life:
         raise OverloadedError("the connection was lost", CONNECT_AGAIN_S)
 
 
-class MortalExecutor:
-    """Does nothing for a dead process: what it was about to write is not written."""
+class ProcessExecutor:
+    """Runs work for as long as the process lives: a dead process writes nothing."""
 
-    def __init__(self, inner: Executor, life: Life) -> None:
+    def __init__(self, inner: Executor, process: Process) -> None:
         self._inner = inner
-        self._life = life
+        self._process = process
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run `work`, unless the process is dead by then. Raises: ProcessDiedError."""
 
         def alive() -> T:
-            self._life.check()
+            self._process.check()
             return work()
 
         return await self._inner.run(alive)
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there are no threads."""
 
 
-class MortalJournal:
-    """Passes on what a living process says."""
+class ProcessJournal:
+    """Logs for as long as the process lives."""
 
-    def __init__(self, inner: Journal, life: Life) -> None:
+    def __init__(self, inner: Journal, process: Process) -> None:
         self._inner = inner
-        self._life = life
+        self._process = process
 
     def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
-        """Say it, unless the process is dead."""
-        if not self._life.is_over:
+        """Note an event, unless the process is dead."""
+        if not self._process.is_over:
             self._inner.note(event, level=level, **facts)
 
 
 class FaultPoints:
-    """What the fault port does in a simulation; outlives processes.
+    """The state of the fault port, which outlives processes.
 
-    Counts how often each point was reached, ends the process at the next `deadly` one, and makes
-    poison crash the actor that has it in hand.
+    It counts how often each point is reached, kills the process at `kill_at`, and lets a poisonous
+    message crash the actor that handles it.
     """
 
     def __init__(self, is_poison: Callable[[int], bool] | None = None) -> None:
         self.hits: Counter[str] = Counter()
-        self.deadly = ""
+        self.kill_at = ""
         self.is_poison = is_poison
-        """By a message's place in the spool; None when there is none in the whole run."""
+        """Takes a message's place in the spool; None if the scenario has no poison."""
 
-    def kill(self, name: str, life: Life) -> None:
-        """End the process at its deadly point. Raises: ProcessDiedError."""
-        self.deadly = ""
-        life.end(f"killed at {name}")
-        life.check()
+    def kill(self, name: str, process: Process) -> None:
+        """End the process at this point. Raises: ProcessDiedError."""
+        self.kill_at = ""
+        process.end(f"killed at {name}")
+        process.check()
 
     def poison(self, name: str, gateway: Gateway | None) -> None:
-        """Crash the actor that comes by with poison in hand. Raises: InjectedCrashError."""
+        """Crash the actor at this point if it handles poison. Raises: InjectedCrashError."""
         if gateway is None or self.is_poison is None or name not in LANE_POINTS:
             return
         seq = seq_under_cursor(gateway, name)
@@ -135,25 +134,25 @@ class FaultPoints:
 class NodeFaults:
     """The fault port of one process."""
 
-    def __init__(self, points: FaultPoints, life: Life) -> None:
+    def __init__(self, points: FaultPoints, process: Process) -> None:
         self.gateway: Gateway | None = None
         self._points = points
-        self._life = life
+        self._process = process
 
     def point(self, name: str) -> None:
-        """Come by a point. Raises: ProcessDiedError, InjectedCrashError."""
-        life, points = self._life, self._points
-        if life.is_over:
-            life.check()
+        """Pass a fault point. Raises: ProcessDiedError, InjectedCrashError."""
+        process, points = self._process, self._points
+        if process.is_over:
+            process.check()
         points.hits[name] += 1
-        if name == points.deadly:
-            points.kill(name, life)
+        if name == points.kill_at:
+            points.kill(name, process)
         if points.is_poison is not None:
             points.poison(name, self.gateway)
 
 
 def seq_under_cursor(gateway: Gateway, name: str) -> int | None:
-    """Return which message the lane actor that came by a point has in hand."""
+    """Return the place in the spool of the message that the lane actor at a point handles."""
     kind = name.partition(".")[0]
     for lane in gateway.lanes.values():
         for item in getattr(lane, kind).under_cursor:
@@ -162,107 +161,104 @@ def seq_under_cursor(gateway: Gateway, name: str) -> int | None:
     return None
 
 
-def mortal_ports(ports: Ports, life: Life, faults: Faults) -> Ports:
-    """Return the ports of one process: the world's, for as long as it lives."""
+def process_ports(ports: Ports, process: Process, faults: Faults) -> Ports:
+    """Return the world's ports, which stop working when the process dies."""
     return dataclasses.replace(
         ports,
         faults=faults,
-        executor=lambda name: MortalExecutor(ports.executor(name), life),
-        journal=MortalJournal(ports.journal, life),
+        executor=lambda name: ProcessExecutor(ports.executor(name), process),
+        journal=ProcessJournal(ports.journal, process),
     )
 
 
 class Node:
-    """Keeps one process after the other running, until it is told to stop."""
+    """Runs one process after the other, until one ends in order."""
 
     def __init__(
         self,
         config: Config,
         ports: Ports,
         points: FaultPoints,
-        open_store: Callable[[Life], Store],
-        factory: Callable[[Life], ProviderFactory],
-        attend: Callable[[Gateway, Life], None],
-        died: Callable[[str, bool], bool],
+        open_store: Callable[[Process], Store],
+        factory: Callable[[Process], ProviderFactory],
+        observe: Callable[[Gateway], None],
+        on_death: Callable[[str, bool], bool],
     ) -> None:
-        """Say how to make a process.
+        """Take the parts of a process.
 
         Args:
-            open_store: the spool as this process sees it.
-            factory: the ways to the vendors from this process.
-            attend: is shown each gateway before it runs.
-            died: is told why a process died, and whether somebody killed it; says whether to
-                start another.
+            open_store: returns the spool as this process sees it.
+            factory: returns how this process makes its clients of the vendors.
+            observe: called with each gateway before it runs.
+            on_death: called with why a process died and whether that was planned; returns whether
+                to start another.
         """
         self.gateway: Gateway | None = None
-        """The one that serves, or None while there is none."""
-        self.life = Life()
+        """The gateway that serves; None while there is none."""
+        self.process = Process()
         self.starts = self.gateways = 0
-        """Processes that began, and those of them that came to serve."""
+        """Processes that were started, and those of them that served."""
         self.points = points
-        self._came = trio.Event()
+        self._is_serving = trio.Event()
         self._config = config
         self._ports = ports
         self._open_store = open_store
         self._factory = factory
-        self._attend = attend
-        self._died = died
+        self._observe = observe
+        self._on_death = on_death
 
-    async def keep(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run a process; when it dies, start another. Return after an orderly end."""
         while True:
-            life = Life()
-            faults = NodeFaults(self.points, life)
-            ports = mortal_ports(self._ports, life, faults)
-            store, factory = self._open_store(life), self._factory(life)
+            process = Process()
+            faults = NodeFaults(self.points, process)
+            ports = process_ports(self._ports, process, faults)
+            store, factory = self._open_store(process), self._factory(process)
             gateway = faults.gateway = build(self._config, ports, store, factory)
-            self._attend(gateway, life)
-            self.life, self.starts = life, self.starts + 1
-            is_planned = await self._live(gateway, life, task_status)
-            self.gateway, self._came = None, trio.Event()
-            if not life.is_over:
+            self._observe(gateway)
+            self.process, self.starts = process, self.starts + 1
+            is_planned = await self._run_process(gateway, process, task_status)
+            self.gateway, self._is_serving = None, trio.Event()
+            if not process.is_over:
                 return
-            if not self._died(life.why, is_planned):
+            if not self._on_death(process.why, is_planned):
                 if self.gateways == 0:
                     task_status.started()
                 return
             await trio.sleep(RESTART_S)
 
-    async def _live(self, gateway: Gateway, life: Life, task_status: trio.TaskStatus[None]) -> bool:
-        """Run one process to its end; return whether it ended as it should."""
+    async def _run_process(
+        self, gateway: Gateway, process: Process, task_status: trio.TaskStatus[None]
+    ) -> bool:
+        """Run one process to its end; return whether its end was planned."""
         is_planned = True
-        with life.scope:
+        with process.scope:
             try:
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(partial(_run, gateway))
+                    await nursery.start(gateway.run)
                     if self.gateways == 0:
                         task_status.started()
                     self.gateways += 1
                     self.gateway = gateway
-                    self._came.set()
+                    self._is_serving.set()
             except* Exception as errors:
-                if not life.is_over:
+                if not process.is_over:
                     is_planned = False
-                    life.end(repr(errors))
+                    process.end(repr(errors))
         return is_planned
 
-    async def serving(self) -> Gateway:
+    async def wait_serving(self) -> Gateway:
         """Return the gateway that serves, once there is one."""
         while self.gateway is None:
-            await self._came.wait()
+            await self._is_serving.wait()
         return self.gateway
 
     async def submit(self, submission: Submission) -> Receipt:
-        """Take a client's submission to the process that serves now.
+        """Submit to the process that serves now.
 
-        Raises: what the door raises; OverloadedError when nobody listens or the connection broke.
+        Raises: what the door raises; OverloadedError when no process serves or the connection is
+            lost.
         """
         if self.gateway is None:
             raise OverloadedError("nobody listens", CONNECT_AGAIN_S)
-        return await self.life.call(self.gateway, submission)
-
-
-async def _run(
-    gateway: Gateway, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-) -> None:
-    await gateway.run(task_status=task_status)
+        return await self.process.call(self.gateway, submission)

@@ -17,14 +17,14 @@ import msgspec
 import mailactors
 from mailactors.config import ConfigError
 from mailactors.sim.report.report import Report
-from mailactors.sim.run.workers import Task
+from mailactors.sim.scenario.policies import Task
 
 _SOURCES: Final = ("*.py", "*.sql")
 _BEGINNING: Final = b'{"inputs":'
 """Of each line."""
 
 
-class Line(msgspec.Struct, frozen=True):
+class FinishedRun(msgspec.Struct, frozen=True):
     """One finished run."""
 
     inputs: str
@@ -58,7 +58,7 @@ def inputs_digest(task: Task) -> str:
     return found.hexdigest()
 
 
-class Finished:
+class FinishedRuns:
     """The file. It is read once; each run that is finished is appended at once."""
 
     def __init__(self, path: str) -> None:
@@ -81,7 +81,7 @@ class Finished:
     def _read(self, text: bytes, number: int) -> bool:
         """Take in a line; return False for half a one, which can only be the last."""
         try:
-            line = msgspec.json.decode(text, type=Line)
+            line = msgspec.json.decode(text, type=FinishedRun)
         except msgspec.MsgspecError as error:
             if text.startswith(_BEGINNING[: len(text)]) and not text.endswith(b"\n"):
                 return False
@@ -99,7 +99,7 @@ class Finished:
 
     def add(self, task: Task, report: Report) -> None:
         """Append a run; it is on disk when this returns."""
-        line = msgspec.json.encode(Line(inputs_digest(task), code_digest(), report)) + b"\n"
+        line = msgspec.json.encode(FinishedRun(inputs_digest(task), code_digest(), report)) + b"\n"
         with self._path.open("ab") as file:
             if self._half_at_byte is not None:
                 file.truncate(self._half_at_byte)

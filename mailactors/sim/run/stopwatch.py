@@ -33,7 +33,7 @@ class Stopwatch:
         """(virtual, real) time of failures that nothing was decided on yet, by provider."""
         self._taken_s = array("d")
 
-    def around(self, factory: ProviderFactory) -> ProviderFactory:
+    def wrap(self, factory: ProviderFactory) -> ProviderFactory:
         """Return a factory of the same ways, with someone who looks at the clock."""
 
         def make(name: str, settings: ProviderSettings, ports: Ports) -> Provider:
@@ -41,7 +41,7 @@ class Stopwatch:
 
         return make
 
-    def attend(self, gateway: Gateway) -> None:
+    def observe(self, gateway: Gateway) -> None:
         """Watch the decisions of a gateway that is built but not yet running."""
         gateway.desk.decided_s = _Decisions(gateway.desk, self)
 
@@ -88,19 +88,19 @@ class _Decisions(Histogram):
 class TimedProvider:
     """A way to a vendor that says when an attempt has failed."""
 
-    def __init__(self, name: str, way: Provider, stopwatch: Stopwatch) -> None:
+    def __init__(self, name: str, inner: Provider, stopwatch: Stopwatch) -> None:
         self._name = name
-        self._way = way
+        self._inner = inner
         self._stopwatch = stopwatch
 
     @property
     def capabilities(self) -> Capabilities:
         """The way's own."""
-        return self._way.capabilities
+        return self._inner.capabilities
 
     async def connect(self) -> Session | Refusal:
         """Connect; a refusal is a failure."""
-        session = await self._way.connect()
+        session = await self._inner.connect()
         if isinstance(session, Refusal):
             self._stopwatch.failed(self._name)
             return session
@@ -108,11 +108,11 @@ class TimedProvider:
 
     async def look_up(self, marker: str) -> LookUpResult:
         """Ask the vendor."""
-        return await self._way.look_up(marker)
+        return await self._inner.look_up(marker)
 
     async def aclose(self) -> None:
         """Close the way."""
-        await self._way.aclose()
+        await self._inner.aclose()
 
 
 class TimedSession:

@@ -13,77 +13,46 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Final, TypeAlias
 
-from mailactors.config import Config
-from mailactors.sim.report.report import Report
-from mailactors.sim.scenario.file import Scenario
+from mailactors.sim.report.report import CrashedRun, Report, Result
+from mailactors.sim.scenario.policies import Task
 
-DEFAULT: Final = "default"
-"""The policy that nobody named."""
 ENDS_WITHIN_S: Final = 5.0
 """How long a process that was told to end may take before it is killed."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """One run to be made."""
-
-    path: str
-    scenario: Scenario
-    config: Config
-    seed: int
-    policy: str
-
-    @property
-    def name(self) -> str:
-        """What a person calls it."""
-        plain = f"{Path(self.path).stem}, seed {self.seed}"
-        return plain if self.policy == DEFAULT else f"{plain}, {Path(self.policy).name}"
-
-
-@dataclass(frozen=True)
-class Died:
-    """A run that came to no result."""
-
-    task: Task
-    why: str
-
-
-Result: TypeAlias = Report | Died
 Progress: TypeAlias = Callable[[int, int], None]
 """Is told the place of a task, and how many messages it has accepted so far."""
-Perform: TypeAlias = Callable[[Task, Callable[[int], None]], Report]
+MakeRun: TypeAlias = Callable[[Task, Callable[[int], None]], Report]
 """Makes a run, and tells meanwhile how many messages it has accepted."""
-Finished: TypeAlias = Callable[[int, Result], None]
+OnResult: TypeAlias = Callable[[int, Result], None]
 
 
 def run_here(
-    tasks: Sequence[Task], perform: Perform, progress: Progress, finished: Finished
+    tasks: Sequence[Task], make_run: MakeRun, progress: Progress, on_result: OnResult
 ) -> bool:
     """Make the runs one after the other; return whether none was interrupted by Ctrl-C."""
     is_whole = True
     try:
         for place, task in enumerate(tasks):
-            finished(place, _perform(perform, task, _telling(progress, place)))
+            on_result(place, _make_run(make_run, task, _telling(progress, place)))
     except* KeyboardInterrupt:
         is_whole = False
     return is_whole
 
 
 def run_side_by_side(
-    tasks: Sequence[Task], jobs: int, perform: Perform, progress: Progress, finished: Finished
+    tasks: Sequence[Task], jobs: int, make_run: MakeRun, progress: Progress, on_result: OnResult
 ) -> bool:
     """Make the runs in so many processes; return whether none was interrupted by Ctrl-C.
 
     `perform` must be a function of a module, for it is looked up there by each process. To be
     called from the main thread, where Ctrl-C arrives.
     """
-    crew = _Crew(perform)
+    crew = _Pool(make_run)
     waiting = deque(enumerate(tasks))
     try:
         for _ in range(min(jobs, len(tasks))):
@@ -94,7 +63,7 @@ def run_side_by_side(
                 if isinstance(said, int):
                     progress(worker.place, said)
                     continue
-                finished(worker.place, said)
+                on_result(worker.place, said)
                 if worker.is_dead:
                     crew.dismiss(worker)
                 if waiting and worker.is_dead:
@@ -132,7 +101,7 @@ class _Worker:
         except (EOFError, OSError):
             self.is_dead = True
             self.process.join(ENDS_WITHIN_S)
-            return Died(self.task, f"its process died: {_words(self.process.exitcode)}")
+            return CrashedRun(self.task, f"its process died: {_words(self.process.exitcode)}")
         return said
 
     def end(self) -> None:
@@ -145,19 +114,19 @@ class _Worker:
             self.process.join()
 
 
-class _Crew:
+class _Pool:
     """All processes."""
 
-    def __init__(self, perform: Perform) -> None:
+    def __init__(self, make_run: MakeRun) -> None:
         self.workers: dict[int, _Worker] = {}
         """By the file descriptor of their pipe."""
-        self._perform = perform
+        self._make_run = make_run
         self._spawn = multiprocessing.get_context("spawn")
 
     def hire(self, place: int, task: Task) -> None:
         """Start a process on a task."""
         ours, theirs = self._spawn.Pipe()
-        process = self._spawn.Process(target=_work, args=(self._perform, theirs), daemon=True)
+        process = self._spawn.Process(target=_work, args=(self._make_run, theirs), daemon=True)
         # Its own start, which the first process's would do, lets the signal through again.
         multiprocessing.resource_tracker.ensure_running()
         with _interrupts_for_us_only():
@@ -203,21 +172,21 @@ def _interrupts_for_us_only() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _work(perform: Perform, pipe: Connection) -> None:
+def _work(make_run: MakeRun, pipe: Connection) -> None:
     """Be a process: take tasks until there are none, or nobody listens any more."""
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             task: Task = pipe.recv()
-            pipe.send(_perform(perform, task, pipe.send))
+            pipe.send(_make_run(make_run, task, pipe.send))
 
 
-def _perform(perform: Perform, task: Task, tell: Callable[[int], None]) -> Result:
+def _make_run(make_run: MakeRun, task: Task, on_progress: Callable[[int], None]) -> Result:
     try:
-        return perform(task, tell)
+        return make_run(task, on_progress)
     except (BrokenPipeError, ConnectionResetError):
         raise
     except Exception as error:  # a run's fault is its result: the others go on
-        return Died(task, "".join(traceback.format_exception(error)).rstrip())
+        return CrashedRun(task, "".join(traceback.format_exception(error)).rstrip())
 
 
 def _telling(progress: Progress, place: int) -> Callable[[int], None]:

@@ -6,7 +6,6 @@ from mailactors.sim.scenario.file import (
     gateway_config,
     horizon_s,
     load_scenario,
-    parse_scenario,
     scenario_schema,
 )
 
@@ -16,6 +15,5 @@ __all__ = [
     "gateway_config",
     "horizon_s",
     "load_scenario",
-    "parse_scenario",
     "scenario_schema",
 ]

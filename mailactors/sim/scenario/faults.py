@@ -26,7 +26,7 @@ class Frozen(pydantic.BaseModel):
     )
 
 
-class Timed(Frozen):
+class ProviderFault(Frozen):
     """A fault of a provider lasts from `at_s` for `for_s`."""
 
     at_s: Seconds
@@ -46,14 +46,14 @@ class Timed(Frozen):
         return self.at_s <= now_s < self.end_s
 
 
-class Refuse(Timed):
+class Refuse(ProviderFault):
     """The provider refuses the connection."""
 
     kind: Literal["refuse"]
     """The kind of fault."""
 
 
-class Errors(Timed):
+class Errors(ProviderFault):
     """It answers a share of messages with an error."""
 
     kind: Literal["errors"]
@@ -66,7 +66,7 @@ class Errors(Timed):
     """The enhanced code (RFC 3463) that it gives with it, such as "4.3.2"."""
 
 
-class Slow(Timed):
+class Slow(ProviderFault):
     """It answers late, correctly."""
 
     kind: Literal["slow"]
@@ -75,7 +75,7 @@ class Slow(Timed):
     """How long each answer takes, in seconds."""
 
 
-class Stall(Timed):
+class Stall(ProviderFault):
     """It takes a share of messages and delivers them, but never answers."""
 
     kind: Literal["stall"]
@@ -84,7 +84,7 @@ class Stall(Timed):
     """The share of messages."""
 
 
-class Ambiguous(Timed):
+class Ambiguous(ProviderFault):
     """It drops the connection after a share of bodies; of those a share did go out."""
 
     kind: Literal["ambiguous"]
@@ -95,7 +95,7 @@ class Ambiguous(Timed):
     """The share of those that went out nevertheless."""
 
 
-class Throttle(Timed):
+class Throttle(ProviderFault):
     """It lowers its quota, and says with its 429 when to come back."""
 
     kind: Literal["throttle"]
@@ -106,7 +106,7 @@ class Throttle(Timed):
     """The least that its Retry-After asks for, in seconds."""
 
 
-class Capacity(Timed):
+class Capacity(ProviderFault):
     """It serves so many messages a second, one after the other; the rest waits in its line."""
 
     kind: Literal["capacity"]
@@ -118,7 +118,7 @@ class Capacity(Timed):
     take their turn from others."""
 
 
-class Flap(Timed):
+class Flap(ProviderFault):
     """It is down for the first `duty` of each period, and up for the rest."""
 
     kind: Literal["flap"]
@@ -133,7 +133,7 @@ class Flap(Timed):
         return self.is_on(now_s) and (now_s - self.at_s) % self.period_s < self.duty * self.period_s
 
 
-class Auth(Timed):
+class Auth(ProviderFault):
     """It does not know our credentials any more: 401, or 535 on an SMTP wire."""
 
     kind: Literal["auth"]
@@ -161,7 +161,7 @@ class Auth(Timed):
         return self
 
 
-class Dns(Timed):
+class Dns(ProviderFault):
     """Its name does not resolve."""
 
     kind: Literal["dns"]
@@ -170,7 +170,7 @@ class Dns(Timed):
     """What the resolver says: there is no such name; it failed; nothing for as long as we wait."""
 
 
-class Tls(Timed):
+class Tls(ProviderFault):
     """The handshake fails."""
 
     kind: Literal["tls"]
@@ -205,7 +205,7 @@ Then = Annotated[
 ]
 
 
-class Lie(Timed):
+class Lie(ProviderFault):
     """It answers 2xx and does not deliver, bounces later, or delivers much later."""
 
     kind: Literal["lie"]
@@ -216,7 +216,7 @@ class Lie(Timed):
     """"drop", { bounce_after_s = … } or { delay_s = … }."""
 
 
-class Reject(Timed):
+class Reject(ProviderFault):
     """It refuses a share of messages for good."""
 
     kind: Literal["reject"]
@@ -229,7 +229,7 @@ class Reject(Timed):
     """The share of those refusals that are wrong: the mailbox exists, the message is harmless."""
 
 
-class DeferDomain(Timed):
+class DeferDomain(ProviderFault):
     """It defers what goes to one recipient domain."""
 
     kind: Literal["defer_domain"]
@@ -242,7 +242,7 @@ class DeferDomain(Timed):
     """What it answers: 421 speaks for the domain, the others for the mailbox alone."""
 
 
-class Garbage(Timed):
+class Garbage(ProviderFault):
     """It answers a share of messages with what no one can parse, now and then 64 KiB of it."""
 
     kind: Literal["garbage"]
@@ -269,7 +269,7 @@ Fault = Annotated[
     | Garbage,
     Field(discriminator="kind"),
 ]
-KINDS: Final[dict[str, type[Timed]]] = {
+KINDS: Final[dict[str, type[ProviderFault]]] = {
     "refuse": Refuse,
     "errors": Errors,
     "slow": Slow,

@@ -23,25 +23,10 @@ from mailactors.config import (
     parse_toml,
     problem_lines,
 )
-from mailactors.sim.scenario.faults import Auth, Duration, Fault, Frozen, Timed
-from mailactors.sim.scenario.incidents import ClockFault, Crash, Operation, Pause, SpoolFault
+from mailactors.sim.scenario.faults import Auth, Duration, Fault, Frozen, ProviderFault
+from mailactors.sim.scenario.incidents import ClockFault, Crash, Operation, ProcessPause, SpoolFault
 from mailactors.sim.scenario.problems import problems_of
-from mailactors.sim.scenario.tables import Expect, ProviderPlan, Traffic, VendorQuota, overlaps
-
-__all__ = [
-    "Expect",
-    "ProviderPlan",
-    "Scenario",
-    "ScenarioError",
-    "Traffic",
-    "VendorQuota",
-    "gateway_config",
-    "horizon_s",
-    "load_scenario",
-    "parse_scenario",
-    "scenario_schema",
-    "smtp_host",
-]
+from mailactors.sim.scenario.tables import Expect, ProviderPlan, Traffic, overlaps
 
 FILE_BYTES_MAX: Final = 1_000_000
 MESSAGES_MAX: Final = 20_000_000
@@ -59,7 +44,7 @@ class ScenarioError(ConfigError):
     """The scenario is not usable. `problems` holds one line for each fault, key first."""
 
 
-SharedFault = Annotated[Fault | SpoolFault | ClockFault | Pause, Field(discriminator="kind")]
+SharedFault = Annotated[Fault | SpoolFault | ClockFault | ProcessPause, Field(discriminator="kind")]
 
 
 class Scenario(Frozen):
@@ -130,7 +115,7 @@ class Scenario(Frozen):
 
     def _name_problems(self) -> Iterator[str]:
         for index, fault in enumerate(self.faults):
-            if isinstance(fault, Timed):
+            if isinstance(fault, ProviderFault):
                 if not fault.providers:
                     yield f"faults.{index}.providers: is missing: whom does it concern?"
                 yield from self._unknown(f"faults.{index}.providers", fault.providers)
@@ -178,15 +163,17 @@ class Scenario(Frozen):
         reloads = (each.at_s for each in self.operations if each.what == "reload")
         return min((at_s for at_s in reloads if at_s > fault.at_s), default=None)
 
-    def timeline(self, provider: str) -> tuple[Timed, ...]:
+    def timeline(self, provider: str) -> tuple[ProviderFault, ...]:
         """Return a provider's faults, those that it shares with others included.
 
         What lasts until a reload lasts here until the first one that is planned after it.
         """
-        shared = [f for f in self.faults if isinstance(f, Timed) and provider in f.providers]
+        shared = [
+            f for f in self.faults if isinstance(f, ProviderFault) and provider in f.providers
+        ]
         return tuple(map(self._planned, (*self.providers[provider].faults, *shared)))
 
-    def _planned(self, fault: Timed) -> Timed:
+    def _planned(self, fault: ProviderFault) -> ProviderFault:
         if not isinstance(fault, Auth) or fault.until == "end":
             return fault
         reload_at_s = self._reload_at_s(fault)
@@ -204,15 +191,26 @@ class Scenario(Frozen):
         return tuple(each for each in self.faults if isinstance(each, ClockFault))
 
     @property
-    def pauses(self) -> tuple[Pause, ...]:
+    def pauses(self) -> tuple[ProcessPause, ...]:
         """When our process stands still."""
-        return tuple(each for each in self.faults if isinstance(each, Pause))
+        return tuple(each for each in self.faults if isinstance(each, ProcessPause))
+
+    @property
+    def locks_spool_file(self) -> bool:
+        """Whether another process locks the spool's file, so that its writer gives up."""
+        return any(fault.what == "busy" for fault in self.spool_faults)
+
+    @property
+    def crashes_actors(self) -> bool:
+        """Whether the scenario makes actors crash."""
+        crashes = any(crash.actor is not None for crash in self.crashes)
+        return crashes or self.traffic.poison is not None or self.locks_spool_file
 
     @property
     def last_fault_end_s(self) -> float | None:
         """When the last fault is over, our own and crashes included; None without any."""
         ends_s = [fault.end_s for name in self.providers for fault in self.timeline(name)]
-        ends_s += [each.end_s for each in self.faults if not isinstance(each, Timed)]
+        ends_s += [each.end_s for each in self.faults if not isinstance(each, ProviderFault)]
         for crash in self.crashes:
             end_s = self.duration_s if crash.until_s is None else crash.until_s
             ends_s.append(crash.at_s if crash.every_s is None else max(crash.at_s, end_s))

@@ -95,7 +95,7 @@ class ClockFault(Frozen):
         return self.at_s + (self.for_s or 0.0)
 
 
-class Pause(Frozen):
+class ProcessPause(Frozen):
     """A fault of ours: the process stands still (a suspended machine) and goes on."""
 
     kind: Literal["pause"]
@@ -113,11 +113,11 @@ class Pause(Frozen):
         return self.at_s + self.for_s
 
 
-OwnFault = SpoolFault | ClockFault | Pause
-OWN_KINDS: Final[dict[str, type[SpoolFault | ClockFault | Pause]]] = {
+GatewayFault = SpoolFault | ClockFault | ProcessPause
+GATEWAY_KINDS: Final[dict[str, type[SpoolFault | ClockFault | ProcessPause]]] = {
     "spool": SpoolFault,
     "clock": ClockFault,
-    "pause": Pause,
+    "pause": ProcessPause,
 }
 
 
@@ -147,7 +147,7 @@ class Crash(Frozen):
         kind, _, lane = name.partition(":")
         if subject == "actor" and (name in ACTORS or (kind in LANE_ACTORS and lane)):
             return self
-        raise ValueError(f"what: {complaint_about(self.what)}")
+        raise ValueError(f"what: {describe_unknown(self.what)}")
 
     @property
     def actor(self) -> str | None:
@@ -172,7 +172,7 @@ class Crash(Frozen):
         return self.what == f"process:{BETWEEN_COMMITS}"
 
 
-def complaint_about(what: str) -> str:
+def describe_unknown(what: str) -> str:
     """Say what is wrong with the `what` of a crash."""
     subject, _, name = what.partition(":")
     if subject == "actor":

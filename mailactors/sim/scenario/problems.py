@@ -11,7 +11,7 @@ import pydantic_core
 
 from mailactors.config import nearest
 from mailactors.sim.scenario.faults import KINDS
-from mailactors.sim.scenario.incidents import OWN_KINDS
+from mailactors.sim.scenario.incidents import GATEWAY_KINDS
 
 _HEADER: Final = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?")
 _KEY_FIRST: Final = re.compile(r"([\w.%-]+): ")
@@ -21,7 +21,7 @@ _IN_ELEMENT: Final = 2
 FAULTS_MAX: Final = 20
 """Told at once: who reads them mends the first ones first."""
 _WORDS: Final = {"missing": "is missing", "too_short": "is empty"}
-_ALL_KINDS: Final = [*KINDS, *OWN_KINDS]
+_ALL_KINDS: Final = [*KINDS, *GATEWAY_KINDS]
 
 
 def problems_of(

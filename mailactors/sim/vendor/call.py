@@ -1,4 +1,4 @@
-"""One message at a vendor, and who watches."""
+"""One message at a vendor, and the port through which a client reports its attempts."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from mailactors.providers.port import Mail
 from mailactors.sim.vendor.answers import BAD_KEY, Answer
 
 
-class Watch(Protocol):
-    """What a way to a vendor tells the judges."""
+class AttemptObserver(Protocol):
+    """What a vendor and its clients report to the checks."""
 
     def began(self, provider: str) -> None:
         """An attempt reached the provider: it is about to connect."""
         ...
 
     def unused(self, provider: str, began_s: float) -> None:
-        """An attempt that began then gave its session back: nothing was sent."""
+        """The attempt that began then returned its session: nothing was sent."""
         ...
 
     def sending(self, provider: str, number: int) -> None:
@@ -25,20 +25,20 @@ class Watch(Protocol):
         ...
 
     def arrived(self, provider: str, number: int) -> None:
-        """A message truly went out."""
+        """The provider sent a message on."""
         ...
 
     def throttled(self, provider: str, retry_after_s: float) -> None:
-        """The provider has just said when to come back."""
+        """The provider has just asked for a pause."""
         ...
 
 
 class Call:
-    """One message at a vendor, and what comes of it. Times are fixed when it begins."""
+    """One message at a vendor. All times are fixed when it begins."""
 
     __slots__ = (
         *("answer", "answer_s", "attempt", "begun_s", "body_s", "digest", "id", "is_over"),
-        *("keeps_abandoned", "marker", "number", "out_s", "recipients", "turn_s", "watch"),
+        *("keeps_abandoned", "marker", "number", "observer", "recipients", "taken_s", "turn_s"),
     )
 
     def __init__(
@@ -46,27 +46,27 @@ class Call:
         number: int,
         marker: str,
         recipients: tuple[str, ...],
-        watch: Watch | None,
+        observer: AttemptObserver | None,
         begun_s: float,
     ) -> None:
         self.number = number
         self.marker = marker
         self.recipients = recipients
-        self.watch = watch
+        self.observer = observer
         self.begun_s = begun_s
         self.attempt = self.digest = 0
         self.id = ""
         self.answer: Answer = BAD_KEY
         self.answer_s = math.inf
-        """When the vendor says it."""
-        self.out_s = math.inf
-        """When it takes the message over; infinite: never."""
+        """When the vendor answers; infinite: never."""
+        self.taken_s = math.inf
+        """When it accepts the message; infinite: never."""
         self.turn_s = self.body_s = begun_s
-        """When it begins with it, and when it has the whole body."""
+        """When the vendor starts to serve it, and when it has the whole body."""
         self.keeps_abandoned = False
-        """Whether the vendor goes on waiting in its own line for who has hung up."""
+        """Whether the vendor keeps it in its queue after the client has hung up."""
         self.is_over = False
-        """Whether it is taken over, or never will be."""
+        """Whether it was accepted, or never will be."""
 
 
 def number_of(mail: Mail) -> int:

@@ -1,6 +1,6 @@
-"""What a vendor remembers of the messages that it took over, by their markers.
+"""A vendor's memory of the messages that it accepted, by their markers.
 
-A table in arrays with open addressing: 50 bytes a message instead of 300.
+A hash table in arrays with open addressing: 50 bytes a message instead of 300.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SLOTS_MIN: Final = 1024
 
 
 class Entry(NamedTuple):
-    """A message as it was taken over first."""
+    """A message as it was first accepted."""
 
     number: int
     attempt: int
@@ -25,7 +25,7 @@ class Entry(NamedTuple):
     digest: int
 
 
-class Book:
+class VendorMemory:
     """Entries by marker; the newest wins."""
 
     def __init__(self) -> None:
@@ -35,11 +35,11 @@ class Book:
         self._numbers, self._attempts, self._taken_s = array("l"), array("L"), array("d")
 
     def __len__(self) -> int:
-        """Count the entries, older ones of the same marker included."""
+        """Count the entries, including older ones of the same marker."""
         return len(self._keys)
 
     def add(self, marker: str, entry: Entry) -> None:
-        """Remember a message."""
+        """Add a message."""
         key = key_of(marker)
         self._keys.append(key)
         self._digests.append(entry.digest)
@@ -52,7 +52,7 @@ class Book:
             self._slots[self._slot(key)] = len(self._keys)
 
     def find(self, marker: str) -> Entry | None:
-        """Return what is known of a marker."""
+        """Return the newest entry of a marker."""
         row = self._slots[self._slot(key_of(marker))] - 1
         if row < 0:
             return None
@@ -75,7 +75,7 @@ class Book:
 
 
 def key_of(marker: str) -> int:
-    """Return 64 bits of a marker, mixed: those of an id of ours are chance, others' are hashed."""
+    """Return a 64-bit key: the random part of one of our ids, mixed; a hash of other markers."""
     try:
         return int(marker[-16:], 16) * 0x9E3779B97F4A7C15 & _MASK
     except ValueError:
@@ -83,7 +83,7 @@ def key_of(marker: str) -> int:
 
 
 def digest_of(mail: Mail) -> int:
-    """Return 64 bits of what a vendor's key would be bound to: the whole request."""
+    """Return a 64-bit digest of the whole request, to which a vendor binds the key."""
     found = hashlib.blake2b(pack_content(mail.content), digest_size=8)
     found.update(f"{mail.message_id}\0{mail.date_s}\0{mail.envelope}".encode())
     return int.from_bytes(found.digest())

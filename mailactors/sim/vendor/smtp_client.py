@@ -1,8 +1,8 @@
-"""The SMTP wire, our side: the gateway's own client, over streams in memory.
+"""The client side of the SMTP wire: the gateway's own SMTP client over streams in memory.
 
-Name resolution, connection and TLS fail where the connector would; everything after that is said by
-the world's server (`sim/smtp_peer.py`), octet for octet. Nothing is encrypted there: a handshake
-that fails does so in the connector, which is where the client learns of it in either case.
+Name resolution, connection and TLS fail in the connector; everything after that comes from the
+server (`sim/vendor/smtp_server.py`), octet for octet. Nothing is encrypted: a handshake fails in
+the connector, which is where a real client notices it too.
 """
 
 from __future__ import annotations
@@ -21,54 +21,54 @@ from mailactors.model.outcome import Deferred, Outcome, Refusal, Rejected
 from mailactors.providers.port import Capabilities, LookUpResult, Mail, Session
 from mailactors.providers.smtp import SmtpProvider
 from mailactors.sim.scenario.faults import Dns
-from mailactors.sim.vendor.call import Watch, number_of
-from mailactors.sim.vendor.smtp_server import SmtpPeer
-from mailactors.sim.vendor.vendor import VendorBase
+from mailactors.sim.vendor.call import AttemptObserver, number_of
+from mailactors.sim.vendor.smtp_server import SmtpServer
+from mailactors.sim.vendor.vendor import Vendor
 
 CONNECT_S: Final = 0.001
 """How long a refused connection takes."""
-CARRIED: Final[contextvars.ContextVar[int | None]] = contextvars.ContextVar("carried", default=None)
+SENDING: Final[contextvars.ContextVar[int | None]] = contextvars.ContextVar("sending", default=None)
 """The message that a task of the client is sending."""
 _RESOLVER: Final = {"nxdomain": socket.EAI_NONAME, "servfail": socket.EAI_AGAIN}
 
 
 class WireConnector:
-    """Fulfils the connector port: the far end of each stream is a server of the world."""
+    """Implements the connector port: the far end of each stream is the vendor's server."""
 
-    def __init__(self, vendor: VendorBase, watch: Watch | None) -> None:
+    def __init__(self, vendor: Vendor, observer: AttemptObserver | None) -> None:
         self._vendor = vendor
-        self._watch = watch
+        self._observer = observer
 
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
-        """Return the near end.
+        """Return the client's end of a new connection.
 
         Raises: OSError, as the resolver, the network or TLS would.
         """
         vendor = self._vendor
-        obstacle = vendor.unreachable(vendor.weather())
-        if obstacle is not None:
-            text, dns = obstacle
+        failure = vendor.unreachable(vendor.active())
+        if failure is not None:
+            text, dns = failure
             if dns is not None and dns.answer == "slow":
                 await trio.sleep_forever()
             await trio.sleep(CONNECT_S)
             _fail(text, dns)
         await trio.lowlevel.checkpoint()
         near, far = trio.testing.memory_stream_pair()
-        peer = SmtpPeer(vendor, far, self._watch)
-        vendor.world.spawn(peer.serve)
-        return WireStream(near, peer)
+        server = SmtpServer(vendor, far, self._observer)
+        vendor.world.spawn(server.serve)
+        return WireStream(near, server)
 
 
 class WireStream(trio.abc.Stream):
-    """The near end: tells the server, with all that is written, on which message's behalf."""
+    """The client's end: each write tells the server for which message it is."""
 
-    def __init__(self, inner: trio.abc.Stream, peer: SmtpPeer) -> None:
+    def __init__(self, inner: trio.abc.Stream, server: SmtpServer) -> None:
         self._inner = inner
-        self._peer = peer
+        self._server = server
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write."""
-        self._peer.number = CARRIED.get()
+        self._server.number = SENDING.get()
         await self._inner.send_all(data)
 
     async def wait_send_all_might_not_block(self) -> None:
@@ -93,34 +93,34 @@ def _fail(text: str, dns: Dns | None) -> NoReturn:
 
 
 class WireProvider:
-    """One process's SMTP client, with somebody who counts its attempts."""
+    """One process's SMTP client, which records its attempts."""
 
     def __init__(
-        self, vendor: VendorBase, settings: SmtpProviderSettings, watch: Watch | None
+        self, vendor: Vendor, settings: SmtpProviderSettings, observer: AttemptObserver | None
     ) -> None:
         self.vendor = vendor
-        self.watch = watch
-        connector = WireConnector(vendor, watch)
+        self.observer = observer
+        connector = WireConnector(vendor, observer)
         self._inner = SmtpProvider(vendor.name, settings, vendor.world.clock, connector)
 
     @property
     def capabilities(self) -> Capabilities:
-        """The client's."""
+        """The SMTP client's."""
         return self._inner.capabilities
 
     async def connect(self) -> WireSession | Refusal:
         """Return a session of the client, pooled or new."""
         vendor, now_s = self.vendor, self.vendor.now_s()
         vendor.truth.attempt(vendor.name, now_s)
-        if self.watch is not None:
-            self.watch.began(vendor.name)
+        if self.observer is not None:
+            self.observer.began(vendor.name)
         session = await self._inner.connect()
         if isinstance(session, Deferred | Rejected):
             return session
         return WireSession(self, session, now_s)
 
     async def look_up(self, marker: str) -> LookUpResult:
-        """Nobody can be asked over SMTP: `capabilities` says so."""
+        """Fail: SMTP has no look-ups, as `capabilities` says."""
         return await self._inner.look_up(marker)
 
     async def aclose(self) -> None:
@@ -137,20 +137,20 @@ class WireSession:
         self._began_s = began_s
 
     async def send(self, mail: Mail) -> Outcome:
-        """Let the client send."""
-        vendor, watch, number = self._provider.vendor, self._provider.watch, number_of(mail)
-        if watch is not None:
-            watch.sending(vendor.name, number)
-        token = CARRIED.set(number)
+        """Send a message and return the outcome."""
+        vendor, observer, number = self._provider.vendor, self._provider.observer, number_of(mail)
+        if observer is not None:
+            observer.sending(vendor.name, number)
+        token = SENDING.set(number)
         try:
             return await self._inner.send(mail)
         finally:
-            CARRIED.reset(token)
+            SENDING.reset(token)
 
     async def aclose(self) -> None:
-        """Give the session back unused."""
+        """Return the session unused."""
         provider = self._provider
         provider.vendor.truth.give_back(provider.vendor.name, self._began_s)
-        if provider.watch is not None:
-            provider.watch.unused(provider.vendor.name, self._began_s)
+        if provider.observer is not None:
+            provider.observer.unused(provider.vendor.name, self._began_s)
         await self._inner.aclose()

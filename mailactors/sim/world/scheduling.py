@@ -1,8 +1,8 @@
-"""Trio under a simulation: who is next hangs on the seed, and time passes when nobody is busy.
+"""Trio under a simulation: the seed orders ready tasks, and time jumps when none is ready.
 
-The only file that touches what is private in Trio: the switch and the dice of its scheduler, for
-the same seed to be the same run; and three things that a simulation has no use for, since a third
-of its time would go into them.
+The only file that touches Trio's private parts: the switch and the random generator of its
+scheduler, so that a seed always gives the same run; and three costs that a simulation need not
+pay, a third of its time.
 """
 
 from __future__ import annotations
@@ -25,18 +25,16 @@ T = TypeVar("T")
 
 SCHEDULER: Final = "trio._core._run"
 SWITCH: Final = "_ALLOW_DETERMINISTIC_SCHEDULING"
-DICE: Final = "_r"
+RANDOM: Final = "_r"
 CONTEXT: Final = "GLOBAL_RUN_CONTEXT"
 POLL_EVERY: Final = 256
-"""Turns of Trio's loop between two looks for a signal, such as Ctrl-C: some milliseconds."""
-
-
+"""Turns of Trio's loop between two checks for a signal such as Ctrl-C: some milliseconds."""
 RUNNER: Final = ("io_manager.process_events", "instruments", "runq", "deadlines._heap")
-"""What a simulation needs of Trio's runner."""
+"""The attributes of Trio's runner that a simulation needs."""
 
 
 class SchedulingError(MailactorsError):
-    """This Trio does not have what a simulation needs where the known versions have it."""
+    """This version of Trio lacks a private attribute that a simulation needs."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -46,21 +44,21 @@ class SchedulingError(MailactorsError):
 
 
 def scheduler() -> ModuleType:
-    """Return Trio's module with the switch and the dice.
+    """Return Trio's module with the switch and the random generator.
 
-    Raises: SchedulingError when either is gone, for then the same seed means nothing.
+    Raises: SchedulingError when either is missing, since runs would not repeat.
     """
     module = importlib.import_module(SCHEDULER)
     names = vars(module)
     if not isinstance(names.get(SWITCH), bool):
         raise SchedulingError(SWITCH)
-    if not isinstance(names.get(DICE), random.Random):
-        raise SchedulingError(DICE)
+    if not isinstance(names.get(RANDOM), random.Random):
+        raise SchedulingError(RANDOM)
     return module
 
 
 def present_runner() -> Any:
-    """Return what runs the present tasks. Raises: SchedulingError when it is not as it was."""
+    """Return Trio's current runner. Raises: SchedulingError when it lacks an attribute."""
     runner = getattr(getattr(scheduler(), CONTEXT, None), "runner", None)
     for path in RUNNER:
         found = runner
@@ -71,26 +69,26 @@ def present_runner() -> Any:
     return runner
 
 
-class _Dice(random.Random):
-    """Trio's dice, which are not rolled for a batch of one task."""
+class _Shuffler(random.Random):
+    """Trio's random generator, which draws nothing for a batch of one task."""
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
-        """Shuffle in place, with the same rolls as ever."""
+        """Shuffle in place; a batch of several tasks as Trio does."""
         if len(x) > 1:
             super().shuffle(x)
 
 
 @contextlib.contextmanager
 def seeded_scheduling(seed: int) -> Iterator[None]:
-    """Let Trio choose among ready tasks by this seed; put everything back at the end.
+    """Let Trio order ready tasks by this seed; restore its own state at the end.
 
-    Tasks that become ready at the same time are sorted by age and then shuffled, so that ties of
-    deadlines, which Trio breaks by address, do not matter.
+    Tasks that become ready at the same time are sorted by age and then shuffled, so that the order
+    of equal deadlines, which Trio takes from addresses, does not matter.
     """
     module = scheduler()
-    before = {name: vars(module)[name] for name in (SWITCH, DICE)}
+    before = {name: vars(module)[name] for name in (SWITCH, RANDOM)}
     setattr(module, SWITCH, True)
-    setattr(module, DICE, _Dice(seed))
+    setattr(module, RANDOM, _Shuffler(seed))
     try:
         yield
     finally:
@@ -99,29 +97,29 @@ def seeded_scheduling(seed: int) -> Iterator[None]:
 
 
 def run_seeded(main: Callable[[], Awaitable[T]], clock: JumpingClock, seed: int) -> T:
-    """Run Trio in virtual time; the seed chooses among the tasks that are ready."""
+    """Run Trio in virtual time; the seed orders the tasks that are ready."""
 
-    async def in_quiet() -> T:
-        clock.rule(present_runner())
+    async def with_clock() -> T:
+        clock.attach(present_runner())
         return await main()
 
     with seeded_scheduling(seed):
-        return trio.run(in_quiet, clock=clock)
+        return trio.run(with_clock, clock=clock)
 
 
 class _Turns:
-    """Stands between Trio's loop and the kernel: a simulation has no sockets to be asked about."""
+    """Replaces Trio's I/O manager, since a simulation has no sockets to poll."""
 
     def __init__(self, runner: Any) -> None:
         self.is_single = False
-        """Whether one task alone was ready when this turn of the loop began."""
+        """Whether exactly one task was ready when this turn of the loop began."""
         self._runner = runner
         self._inner = runner.io_manager
         self._count = 0
         self.process_events = self._inner.process_events
 
     def get_events(self, timeout_s: float) -> Any:
-        """Return what came in: rarely asked for where Trio would not wait for it."""
+        """Return I/O events; poll rarely when Trio would not wait for them."""
         self._count += 1
         deadlines = self._runner.deadlines._heap
         is_due = bool(deadlines) and deadlines[0][0] <= self._runner.clock.current_time()
@@ -131,10 +129,10 @@ class _Turns:
         return ()
 
     def is_idle_until(self, at_s: float) -> bool:
-        """Whether nobody but the present task has anything to do until after this time.
+        """Whether only the current task has anything to do until after this time.
 
-        A turn that began with one task has no other than the present one; whom that has woken
-        since is in the queue, and what it has planned since is among the deadlines.
+        A turn that began with one task has no other; tasks that it woke since are in the queue,
+        and its new timers are among the deadlines.
         """
         runner = self._runner
         return self.is_single and not runner.runq and runner.deadlines.next_deadline() > at_s
@@ -144,40 +142,40 @@ class _Turns:
 
 
 class _Sleeper(msgspec.Struct):
-    """A task that sleeps, or None where it was cancelled."""
+    """A sleeping task; None after it was cancelled."""
 
     task: trio.lowlevel.Task | None
 
 
 class JumpingClock(trio.abc.Clock):
-    """Trio's time in a simulation: when nobody has anything to do, it is the next deadline.
+    """Virtual time: it jumps to the next deadline whenever no task is ready.
 
-    What `trio.testing.MockClock(autojump_threshold=0)` does, in one turn of the loop instead of
-    two: Trio asks how long to sleep only when no task is ready, and then there is nothing else to
-    wait for, for simulations have no sockets and no threads.
+    It does what `trio.testing.MockClock(autojump_threshold=0)` does, in one turn of the loop
+    instead of two: Trio asks how long to sleep only when no task is ready, and a simulation, which
+    has no sockets and no threads, then has nothing else to wait for.
     """
 
     def __init__(self) -> None:
         self._now_s = 0.0
         self._sleepers: list[tuple[float, int, _Sleeper]] = []
-        """A heap: when, in what order, who."""
+        """A heap of (time, order of requests, sleeper)."""
         self._count = 0
         self._turns: _Turns | None = None
 
-    def rule(self, runner: Any) -> None:
-        """Take over a run of Trio, which then asks the kernel rarely and no instruments."""
+    def attach(self, runner: Any) -> None:
+        """Attach to a run of Trio, which then polls rarely and calls no instruments."""
         runner.io_manager = self._turns = _Turns(runner)
         runner.instruments = {}
 
     def start_clock(self) -> None:
-        """Nothing to start."""
+        """Do nothing: virtual time starts at 0."""
 
     def current_time(self) -> float:
-        """Return virtual seconds since the beginning."""
+        """Return virtual seconds since the start."""
         return self._now_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
-        """Be there already; without any deadline wait for Trio's own beginning or end."""
+        """Jump to the deadline; without one, let Trio wait for its own start or end."""
         sleepers = self._sleepers
         while sleepers and sleepers[0][2].task is None:
             heapq.heappop(sleepers)
@@ -209,7 +207,7 @@ class JumpingClock(trio.abc.Clock):
         await trio.lowlevel.wait_task_rescheduled(abort)
 
     def _passes(self, at_s: float) -> bool:
-        """Let time pass without a turn of the loop, if nobody else would have had one."""
+        """Let time pass without a turn of the loop, if no other task would run meanwhile."""
         sleepers, turns = self._sleepers, self._turns
         if turns is None or (sleepers and sleepers[0][0] <= at_s) or not turns.is_idle_until(at_s):
             return False
@@ -217,12 +215,12 @@ class JumpingClock(trio.abc.Clock):
         return True
 
     def leap(self, for_s: float) -> None:
-        """Let time pass while nobody runs: all that was due meanwhile is due at once."""
+        """Let time pass in which no task runs: everything due meanwhile is due at once."""
         self._now_s += for_s
 
 
 async def sleep_until(at_s: float, *, shield: bool = False) -> None:
-    """Sleep by the simulation's clock, for a fifth of what `trio.sleep_until` costs."""
+    """Sleep by the simulation's clock, at a fifth of the cost of `trio.sleep_until`."""
     clock = trio.lowlevel.current_clock()
     if isinstance(clock, JumpingClock):
         await clock.sleep_until(at_s, shield=shield)
@@ -232,5 +230,5 @@ async def sleep_until(at_s: float, *, shield: bool = False) -> None:
 
 
 async def sleep(for_s: float, *, shield: bool = False) -> None:
-    """Sleep by the simulation's clock, for a fifth of what `trio.sleep` costs."""
+    """Sleep by the simulation's clock, at a fifth of the cost of `trio.sleep`."""
     await sleep_until(trio.lowlevel.current_clock().current_time() + for_s, shield=shield)

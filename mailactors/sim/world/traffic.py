@@ -1,4 +1,4 @@
-"""Clients: they submit at the door, come again when told to, and some say everything twice."""
+"""Clients: they submit messages, retry when they are asked to, and some submit twice."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from mailactors.intake.submission import (
     SubmissionRejectedError,
 )
 from mailactors.model.message import Address
-from mailactors.sim.scenario.file import Scenario
+from mailactors.sim.scenario import Scenario
 from mailactors.sim.scenario.tables import Poison, PoisonKind, Traffic
-from mailactors.sim.vendor.draws import log_normal
+from mailactors.sim.world.entropy import KeyedEntropy, log_normal
 from mailactors.sim.world.scheduling import sleep, sleep_until
 from mailactors.sim.world.truth import Truth
-from mailactors.sim.world.world import KeyedEntropy, World
+from mailactors.sim.world.world import World
 from mailactors.spool.port import Receipt
 
 SENDER: Final = Address("shop@sender.example")
 MAILBOXES: Final = 1000
-"""Different recipients in each domain."""
+"""Recipients in each domain."""
 TRIES_MAX: Final = 10
 REPEAT_WITHIN_S: Final = 10.0
-"""A submission that is made twice is repeated within this time."""
+"""The second of two duplicate submissions comes within this time."""
 LOST_AGAIN_S: Final = 1.0
-"""When a client comes again whose answer was lost."""
+"""How long a client whose answer was lost waits before it retries."""
 
 
-class Door(Protocol):
-    """Where clients submit: the gateway's door, or a node whose process comes and goes."""
+class SubmissionPort(Protocol):
+    """Where clients submit: a node whose process may be down, or a loop."""
 
     async def submit(self, submission: Submission, /) -> Receipt:
-        """Return the receipt, or raise what the door raises."""
+        """Return the receipt. Raises: what the gateway's door raises."""
         ...
 
 
@@ -66,9 +66,10 @@ def rate_per_s(traffic: Traffic, at_s: float) -> float:
 
 
 def arrival_times(traffic: Traffic, duration_s: float, entropy: KeyedEntropy) -> Iterator[float]:
-    """Yield a Poisson process's times: unit exponentials, stretched by the rate of their time.
+    """Yield the times of a Poisson process whose rate changes over time.
 
-    Of a day, those of its highest rate are drawn and thinned to the rate of their time.
+    Unit exponentials are stretched by the rate of their segment. With `diurnal`, the highest rate
+    is drawn and thinned (Lewis and Shedler, 1979).
     """
     number = candidate = 0
     left = -math.log(1.0 - entropy.draw("arrival", number))
@@ -89,7 +90,7 @@ def arrival_times(traffic: Traffic, duration_s: float, entropy: KeyedEntropy) ->
 
 
 def poison_times(poison: Poison | None, duration_s: float) -> Iterator[float]:
-    """Yield from when on the next message is poison: evenly over the traffic's time."""
+    """Yield the times from which on the next message is poison, evenly over the traffic."""
     for index in range(poison.count if poison is not None else 0):
         assert poison is not None
         yield duration_s * (index + 0.5) / poison.count
@@ -111,7 +112,7 @@ def pick(weights: dict[str, float], draw: float) -> str:
     return next(reversed(weights))
 
 
-def domain_of(traffic: Traffic, entropy: KeyedEntropy, number: int) -> str:
+def recipient_domain(traffic: Traffic, entropy: KeyedEntropy, number: int) -> str:
     """Return the domain of a message's recipient."""
     domains = traffic.recipient_domains
     if len(domains) == 1:
@@ -125,23 +126,23 @@ class Clients:
     def __init__(
         self,
         scenario: Scenario,
-        door: Door,
+        port: SubmissionPort,
         world: World,
         truth: Truth,
-        told: Callable[[int, str], object],
+        on_receipt: Callable[[int, str], object],
     ) -> None:
         self._scenario = scenario
-        self._door = door
+        self._port = port
         self._world = world
         self._truth = truth
-        self._told = told
+        self._on_receipt = on_receipt
 
     def poison(self, number: int | None) -> PoisonKind | None:
-        """Return which harm a message does, if any; known from its first submission on."""
+        """Return a message's kind of poison; known from its first submission on."""
         return None if number is None else self._truth.poison.get(number)
 
     async def run(self) -> None:
-        """Submit everything; return when each client has its answer or has given up."""
+        """Submit every message; return when each client has an answer or has given up."""
         traffic, draw = self._scenario.traffic, self._world.entropy.draw
         duration_s = self._scenario.duration_s
         poison_at = poison_times(traffic.poison, duration_s)
@@ -163,20 +164,20 @@ class Clients:
     async def _client(self, number: int, delay_s: float = 0.0) -> None:
         if delay_s:
             await sleep(delay_s)
-        letter = self._letter(number)
+        submission = self._submission(number)
         for _ in range(TRIES_MAX):
             try:
-                receipt = await self._door.submit(letter)
+                receipt = await self._port.submit(submission)
             except OverloadedError as error:
                 self._truth.refused += 1
                 await sleep(error.retry_after_s)
             except (SubmissionRejectedError, KeyConflictError):
-                raise  # that would be wrong: every submission here is good
-            except MailactorsError:  # the door answers 500: perhaps it was accepted
+                raise  # a defect: every submission here is valid
+            except MailactorsError:  # the API would answer 500: it may have been accepted
                 self._truth.refused += 1
                 await sleep(LOST_AGAIN_S)
             else:
-                self._told(number, receipt.id)
+                self._on_receipt(number, receipt.id)
                 return
         if not delay_s:
             self._truth.given_up += 1
@@ -187,9 +188,9 @@ class Clients:
             return 0
         return round(log_normal(size.median, size.sigma, self._world.entropy.draw("size", number)))
 
-    def _letter(self, number: int) -> Submission:
+    def _submission(self, number: int) -> Submission:
         traffic, draw = self._scenario.traffic, self._world.entropy.draw
-        domain = domain_of(traffic, self._world.entropy, number)
+        domain = recipient_domain(traffic, self._world.entropy, number)
         mailbox = int(MAILBOXES * draw("mailbox", number))
         return Submission(
             sender=SENDER,

@@ -1,6 +1,6 @@
-"""What truly happened: the world's own book, which the gateway never sees.
+"""The ground truth of a run, which the gateway never sees.
 
-Messages by their number in the traffic, in arrays: a million of them must fit beside everything.
+It is kept in arrays, by a message's number in the traffic, so that a million messages fit.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Peak:
 
 
 class Times(Mapping[int, list[float]]):
-    """When something happened to each message: the first time in an array, more beside it."""
+    """The times of one kind of event, by message: the first in an array, others in a dict."""
 
     def __init__(self) -> None:
         self._first = array("d")
@@ -45,7 +45,7 @@ class Times(Mapping[int, list[float]]):
         self._more_count = 0
 
     def add(self, number: int, at_s: float) -> int:
-        """Record that it happened, and return how often it has."""
+        """Record one time, and return how many the message has now."""
         first = self._first
         while len(first) <= number:
             first.append(NEVER)
@@ -60,37 +60,37 @@ class Times(Mapping[int, list[float]]):
 
     @property
     def again_count(self) -> int:
-        """How often it happened to a message to which it had happened already."""
+        """Times beyond the first of each message."""
         return self._more_count
 
     def first_s(self, number: int) -> float | None:
-        """Return when it first happened; None: never."""
+        """Return a message's first time; None: it has none."""
         if not 0 <= number < len(self._first) or math.isnan(self._first[number]):
             return None
         return self._first[number]
 
     def __contains__(self, number: object) -> bool:
-        """Say whether it happened to a message."""
+        """Say whether a message has a time."""
         return isinstance(number, int) and self.first_s(number) is not None
 
     def __getitem__(self, number: int) -> list[float]:
-        """Return all the times, oldest first."""
+        """Return a message's times, oldest first."""
         first_s = self.first_s(number)
         if first_s is None:
             raise KeyError(number)
         return [first_s, *self._more.get(number, ())]
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the numbers of the messages to which it happened, in order."""
+        """Yield the numbers of the messages that have a time, in order."""
         return (n for n, at_s in enumerate(self._first) if not math.isnan(at_s))
 
     def __len__(self) -> int:
-        """Count the messages to which it happened."""
+        """Count the messages that have a time."""
         return self._count
 
 
 class Receipts(Mapping[int, str]):
-    """The ids that clients were given, 16 bytes each."""
+    """The ids in the clients' receipts, 16 bytes each."""
 
     def __init__(self) -> None:
         self._ids = bytearray()
@@ -99,7 +99,7 @@ class Receipts(Mapping[int, str]):
         self._count = 0
 
     def setdefault(self, number: int, id_: str) -> str:
-        """Keep the id of a message that has none yet, and return the one that it has."""
+        """Store the id of a message that has none yet, and return the stored one."""
         known = self.get(number)
         if known is not None:
             return known
@@ -141,37 +141,37 @@ def _packed(id_: str) -> bytes | None:
 
 
 class Truth:
-    """The book of one run."""
+    """What truly happened in one run."""
 
     def __init__(self, providers: tuple[str, ...]) -> None:
         self.providers = providers
         self.submitted_s = array("d")
         """When each message was first submitted, by its number."""
         self.accepted = Receipts()
-        """The id that the client was given with its receipt."""
+        """The id in the client's receipt."""
         self.refused = 0
-        """Times that a client was told to come again."""
+        """How often a client was asked to retry."""
         self.given_up = 0
-        """Messages that their client gave up, never accepted."""
+        """Messages that were never accepted because their client gave up."""
         self.taken = Times()
-        """When a provider took a message over, whether it said so or not, lied or not."""
+        """When a provider accepted a message, whether the answer arrived or not, true or false."""
         self.arrivals = Times()
-        """When a message truly went out at a provider, any of them; more often is a duplicate."""
+        """When any provider sent a message on; a second time is a duplicate."""
         self.rejected: dict[int, bool] = {}
-        """Messages that a provider refused for good; True: wrongly."""
+        """Messages that a provider refused permanently; True: wrongly."""
         self.poison: dict[int, PoisonKind] = {}
-        """The messages that do harm, and which."""
+        """Poisonous messages."""
         self.attempts = 0
         self.peaks = {name: Peak() for name in providers}
         self.attempted_s = {name: array("d") for name in providers}
         """When attempts began, by provider."""
         self.arrived_s = {name: array("d") for name in providers}
-        """When messages truly went out, by provider; repetitions included."""
+        """When messages were sent on, by provider; duplicates included."""
         self.bytes_arrived = dict.fromkeys(providers, 0)
-        """What went out, by provider, as large as the messages were said to be."""
+        """Bytes that were sent on, by provider, by the declared sizes."""
         self._sizes = array("L")
 
-    # What clients and vendors write down
+    # Written by clients and vendors
 
     def submit(self, at_s: float, size_bytes: int = 0) -> None:
         """Record the next message, in the order of their numbers."""
@@ -186,7 +186,7 @@ class Truth:
         self.peaks[provider].add(at_s)
 
     def give_back(self, provider: str, began_s: float) -> None:
-        """Record that an attempt sent nothing: it was none."""
+        """Remove an attempt whose session was returned unused."""
         self.attempts -= 1
         times = self.attempted_s[provider]
         for index in range(len(times) - 1, -1, -1):
@@ -195,55 +195,55 @@ class Truth:
                 return
 
     def take(self, number: int, at_s: float) -> None:
-        """Record that a provider took a message over."""
+        """Record that a provider accepted a message."""
         self.taken.add(number, at_s)
 
     def arrive(self, provider: str, number: int, at_s: float) -> None:
-        """Record that a message truly went out."""
+        """Record that a provider sent a message on."""
         self.arrivals.add(number, at_s)
         self.arrived_s[provider].append(at_s)
         if self._sizes:
             self.bytes_arrived[provider] += self._sizes[number]
 
-    # What is asked
+    # Read by reports and checks
 
     @property
     def delivered(self) -> int:
-        """Accepted messages that truly went out."""
+        """Accepted messages that a provider sent on."""
         return sum(1 for number in self.accepted if number in self.arrivals)
 
     @property
     def accepted_by_provider(self) -> int:
-        """Accepted messages that some provider took over: more than `delivered` where one lied."""
+        """Accepted messages that a provider accepted: more than `delivered` where one lost some."""
         return sum(1 for number in self.accepted if number in self.taken)
 
     @property
     def duplicates(self) -> int:
-        """Times that a message went out which had gone out already."""
+        """How often a message was sent on that had been sent on before."""
         return self.arrivals.again_count
 
     @property
     def bytes_submitted(self) -> int:
-        """The sum of all sizes, each message once."""
+        """The sum of all declared sizes, each message once."""
         return sum(self._sizes)
 
     def was_taken(self, number: int) -> bool:
-        """Whether any provider took a message over."""
+        """Whether any provider accepted a message."""
         return number in self.taken
 
     def size_bytes(self, number: int) -> int:
-        """Return how large a message is said to be; 0 where nobody said it."""
+        """Return a message's declared size; 0 if the scenario declares none."""
         return self._sizes[number] if self._sizes else 0
 
     def latencies_s(self, numbers: Iterable[int]) -> list[float]:
-        """Return the times from submission to acceptance by a provider of those taken, sorted."""
+        """Return the times from submission to acceptance by a provider, sorted."""
         taken, submitted_s = self.taken, self.submitted_s
         return sorted((taken.first_s(n) or 0.0) - submitted_s[n] for n in numbers)
 
     def recovery_s(self, since_s: float, bearable: float) -> float | None:
-        """Return how long after `since_s` the backlog was first no more than `bearable` messages.
+        """Return how long after `since_s` the backlog first was at most `bearable` messages.
 
-        The backlog is what was submitted and no provider has taken over. None: it never was.
+        The backlog is what is submitted and accepted by no provider. None: it never was so small.
         """
         submitted = sorted(self.submitted_s[n] for n in self.accepted)
         taken = sorted(self.taken.first_s(n) or 0.0 for n in self.taken)
@@ -261,7 +261,7 @@ class Truth:
 
 
 def quantile(ordered: list[float], share: float) -> float | None:
-    """Return the smallest value that is not below a share of all; None of nothing.
+    """Return the smallest value that at least a share of all do not exceed; None if there is none.
 
     >>> quantile([1.0, 2.0, 3.0, 4.0], 0.5)
     2.0
