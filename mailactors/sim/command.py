@@ -1,4 +1,4 @@
-"""The `simulate` command: files in; a table, JSON, a page and an exit code out."""
+"""The `simulate` command: it reads scenario files and writes a table, JSON and a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mailactors.sim.run.workers import run_here, run_side_by_side
 from mailactors.sim.scenario import ScenarioError, gateway_config, load_scenario, scenario_schema
 from mailactors.sim.scenario.policies import DEFAULT, LOOPS, Task
 
-GOOD: Final = 0
+PASSED: Final = 0
 FAILED: Final = 1
 BAD_FILE: Final = 2
 INTERRUPTED: Final = 130
@@ -29,15 +29,15 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for."""
+    """The command's arguments."""
 
     paths: Sequence[str]
     config: str | None = None
-    """The policy's file; without one, the default policy."""
+    """The policy, as a file of gateway configuration; None: the default policy."""
     seeds: Sequence[int] | None = None
-    """Without them, each file's own."""
+    """None: each file's own seed."""
     policies: Sequence[str] = ()
-    """To be compared: names of `LOOPS`, "default", or files of gateway configuration."""
+    """Policies to compare: names of `LOOPS`, "default", or files of gateway configuration."""
     jobs: int = 1
     json_to: str | None = None
     html_to: str | None = None
@@ -45,11 +45,11 @@ class Options:
 
 
 class OptionError(ConfigError):
-    """What was asked for cannot be done."""
+    """An argument is not usable."""
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
-    """Return the files themselves, and of each folder the `.toml` files in it, by name.
+    """Return the files, and for each folder the `.toml` files in it, sorted by name.
 
     Raises: ScenarioError for a folder without any.
     """
@@ -92,8 +92,10 @@ def simulate(options: Options) -> int:
     if not is_whole:
         console.print(f"interrupted: {len(results)} of {len(tasks)} runs were finished")
         return INTERRUPTED
-    is_good = all(isinstance(each, Report) and verdict_of(each)[1] is not False for each in results)
-    return GOOD if is_good else FAILED
+    has_passed = all(
+        isinstance(each, Report) and verdict_of(each)[1] is not False for each in results
+    )
+    return PASSED if has_passed else FAILED
 
 
 def plan(options: Options) -> Iterator[Task]:
@@ -125,7 +127,7 @@ def _check_policies(options: Options) -> None:
 
 
 def _check_writable(options: Options) -> None:
-    """Complain now, not after hours."""
+    """Check the outputs before hours of runs. Raises: OptionError."""
     if options.html_to == "-":
         raise OptionError("--html", ["name a file: a page is not for a terminal"])
     for name, path in (
@@ -142,7 +144,7 @@ def _check_writable(options: Options) -> None:
 
 
 class _Bar:
-    """One progress bar over all runs, in messages; where there is no terminal, a line a run."""
+    """One progress bar over all runs, in messages; without a terminal, one line for each run."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
@@ -165,12 +167,12 @@ class _Bar:
         )
 
     def progress(self, place: int, accepted: int) -> None:
-        """Show how many messages a run has accepted so far."""
+        """Show a run's progress."""
         self._done[place] = min(float(accepted), self._expected[place])
         self._show(place)
 
     def found(self, place: int) -> None:
-        """Show that a run was made before, which does not count for the rate."""
+        """Show that a run was resumed; it does not count for the rate."""
         self._ended += 1
         self._done[place] = self._expected[place] = 0.0
         self.bars.update(self._bar, total=sum(self._expected))
@@ -201,7 +203,7 @@ class _Bar:
 def _run_all(
     tasks: list[Task], jobs: int, finished: FinishedRuns | None
 ) -> tuple[list[Result], bool]:
-    """Return the results in the order of the tasks, and whether all could be made."""
+    """Return the results in the order of the tasks, and whether none was interrupted."""
     results: dict[int, Result] = {}
     bar = _Bar(tasks)
     left: list[int] = []

@@ -44,7 +44,7 @@ def divided(raw: Any, factor: float) -> Any:
 
 
 def small(*, duration_s: float = 20.0, rate_per_s: float = 10.0, **tables: Any) -> Scenario:
-    """Return a scenario with a primary and a secondary, healthy unless told otherwise."""
+    """Return a scenario with a primary and a secondary, without faults by default."""
     traffic = {"rate_per_s": rate_per_s, **tables.pop("traffic", {})}
     plain = {"story": "a test", "duration_s": duration_s, "horizon_s": duration_s + 300}
     providers = tables.pop("providers", {"primary": {}, "secondary": {}})

@@ -1,4 +1,4 @@
-"""Each judge catches the defect that is planted for it."""
+"""Each invariant catches the defect that is planted for it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def invariants(scenario: Scenario) -> set[str]:
 
 
 @pytest.mark.parametrize("scenario", [DOWN, QUIET])
-def test_nobody_is_accused_without_a_defect(scenario: Scenario) -> None:
+def test_no_violation_without_a_defect(scenario: Scenario) -> None:
     assert set() == invariants(scenario)
 
 
@@ -302,7 +302,7 @@ def test_probe_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "permits are back at rest" in invariants(scenario)
 
 
-def test_panic_that_nobody_mentions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_panic_without_its_event(monkeypatch: pytest.MonkeyPatch) -> None:
     note = HashingJournal.note
 
     def discreet(self: HashingJournal, event: str, /, **facts: Any) -> None:

@@ -26,7 +26,7 @@ def down(at_s: float, for_s: float) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("policy", LOOPS)
-def test_in_fair_weather_each_message_goes_out_once(policy: str) -> None:
+def test_without_faults_each_message_goes_out_once(policy: str) -> None:
     report = loop(policy, small())
 
     assert report.submitted == report.accepted == report.delivered > 100
@@ -57,7 +57,7 @@ def test_retry_outlasts_an_outage_of_the_same_provider() -> None:
     assert 0 == report.peak_attempts_per_s["secondary"]
 
 
-def test_fallback_asks_everybody_in_order_and_in_rounds() -> None:
+def test_fallback_tries_providers_in_order_and_in_rounds() -> None:
     one = loop("fallback", small(providers={"primary": down(0, 1000), "secondary": {}}))
     both = small(providers={"primary": down(0, 1000), "secondary": down(0, 1000)})
 
@@ -67,7 +67,7 @@ def test_fallback_asks_everybody_in_order_and_in_rounds() -> None:
 
 
 @pytest.mark.parametrize("policy", LOOPS)
-def test_a_timeout_is_a_failure_to_them_and_a_duplicate_to_the_recipient(policy: str) -> None:
+def test_a_loop_repeats_after_a_timeout_and_duplicates(policy: str) -> None:
     stalls = {"kind": "stall", "at_s": 5, "for_s": 5, "rate": 0.2}
     scenario = small(providers={"primary": {"faults": [stalls]}, "secondary": {}})
 
@@ -75,10 +75,10 @@ def test_a_timeout_is_a_failure_to_them_and_a_duplicate_to_the_recipient(policy:
 
     assert report.duplicates > 0
     assert report.duplicates == report.undeclared_duplicates
-    assert not report.is_good
+    assert not report.has_passed
 
 
-def test_a_key_of_the_vendor_does_not_help_who_sends_none() -> None:
+def test_loops_send_no_keys() -> None:
     lost = {"kind": "ambiguous", "at_s": 0, "for_s": 100, "rate": 0.3, "accepted": 1.0}
     plan = {"faults": [lost], "idempotency_window_s": 86400}
     scenario = small(providers={"primary": plan, "secondary": {}})
@@ -87,13 +87,13 @@ def test_a_key_of_the_vendor_does_not_help_who_sends_none() -> None:
     assert 0 == run(scenario).undeclared_duplicates
 
 
-def test_who_says_it_twice_is_heard_twice() -> None:
+def test_duplicate_submissions_are_sent_twice() -> None:
     report = loop("naive", small(traffic={"duplicate_submissions": 1.0}))
 
     assert report.accepted == report.duplicates
 
 
-def test_a_process_that_dies_takes_its_messages_along() -> None:
+def test_a_process_that_dies_loses_its_messages() -> None:
     scenario = small(
         providers={"primary": down(5, 10), "secondary": {}},
         crashes=[{"at_s": 12, "what": "process"}],
@@ -109,7 +109,7 @@ def test_a_process_that_dies_takes_its_messages_along() -> None:
     assert "process died" in {shade.what for shade in report.record.series.shades}
 
 
-def test_a_reload_heals_a_key_for_them_too() -> None:
+def test_a_reload_restores_credentials_for_loops() -> None:
     auth = {"kind": "auth", "at_s": 5, "until": "reload"}
     plan = {"primary": {"faults": [auth]}, "secondary": {}}
     scenario = small(providers=plan, operations=[{"at_s": 15, "what": "reload"}])
@@ -130,7 +130,7 @@ def test_the_horizon_ends_what_would_not_end() -> None:
     assert 0 == report.delivered
 
 
-def test_the_same_seed_is_the_same_run_and_the_gateways_weather() -> None:
+def test_the_same_seed_is_the_same_run_with_the_gateways_faults() -> None:
     scenario = small(providers={"primary": REFUSES, "secondary": {}})
 
     first, again, other = (loop("fallback", scenario, seed) for seed in (1, 1, 2))

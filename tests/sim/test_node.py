@@ -86,7 +86,7 @@ def test_actors_that_crash_lose_nothing(actor: str) -> None:
 
 
 @pytest.mark.slow
-def test_worn_out_actor_ends_the_process_and_another_goes_on() -> None:
+def test_exhausted_restarts_end_the_process_and_another_starts() -> None:
     crashes = [{"at_s": 3.0, "what": "actor:dispatcher", "every_s": 0.5}]
 
     report = run(small(crashes=crashes))
@@ -197,7 +197,7 @@ def test_faulty_disk_loses_nothing(what: str) -> None:
     assert 0 == report.undeclared_duplicates
 
 
-def test_a_full_disk_of_this_machine_is_not_the_worlds() -> None:
+def test_a_full_disk_of_this_machine_is_not_a_simulated_one() -> None:
     store = ObservedStore.open(TEMPORARY, journal_mode="memory")
     store._db.pragma("max_page_count", store._db.pragma("page_count"))
 
@@ -220,7 +220,7 @@ def test_wall_clock_that_steps(step_s: float) -> None:
 
 
 @pytest.mark.slow
-def test_machine_that_stands_still() -> None:
+def test_suspended_machine() -> None:
     faults = [{"kind": "pause", "at_s": 5.0, "for_s": 30.0}]
 
     report = run(small(faults=faults))

@@ -37,7 +37,7 @@ def waits(scenario: Scenario, seed: int = 1) -> list[float]:
     return [each.at_s for each in planned_messages(scenario, config, KeyedEntropy(seed))]
 
 
-def test_in_fair_weather_it_takes_the_fastest_answer() -> None:
+def test_without_faults_the_oracle_takes_the_fastest_answer() -> None:
     scenario = small(providers={"primary": {}, "secondary": {}})
     entropy = KeyedEntropy(1)
     providers = [KnownProvider(n, plan, (), entropy) for n, plan in scenario.providers.items()]
@@ -121,7 +121,7 @@ def test_failed_attempts_are_spent_where_that_is_faster_than_waiting() -> None:
         ([{"kind": "stall", "rate": 0.5}], 1.0),
     ],
 )
-def test_who_knows_only_rates_needs_as_many_attempts_as_they_say(
+def test_scheduler_by_rates_needs_the_expected_attempts(
     kinds: list[dict[str, Any]], expected: float
 ) -> None:
     faults = [{"at_s": 0, "for_s": 10_000, **kind} for kind in kinds]
@@ -132,7 +132,7 @@ def test_who_knows_only_rates_needs_as_many_attempts_as_they_say(
     assert expected == pytest.approx(found.by_rates.attempts_per_message, abs=1e-3)
 
 
-def test_who_knows_only_rates_goes_where_the_odds_are_best() -> None:
+def test_scheduler_by_rates_goes_where_the_odds_are_best() -> None:
     bad, worse = ({"kind": "errors", "at_s": 0, "for_s": 1e4, "rate": rate} for rate in (0.2, 0.5))
     scenario = small(
         providers={"a": {**LATENCY, "faults": [worse]}, "b": {**LATENCY, "faults": [bad]}}
@@ -141,8 +141,8 @@ def test_who_knows_only_rates_goes_where_the_odds_are_best() -> None:
     assert 1.25 == pytest.approx(ask(scenario).by_rates.attempts_per_message)
 
 
-def test_quotas_make_a_line_that_nobody_can_shorten() -> None:
-    # 20/s for 10 s against 10/s: of 200, half must wait; whoever is served last waits 10 s.
+def test_quotas_bound_the_waits() -> None:
+    # 20/s for 10 s against 10/s: of 200, half must wait; the last one waits 10 s.
     scenario = small(duration_s=10, rate_per_s=20, **alone(quota={"per_s": 10}))
     count = len(waits(scenario))
 
@@ -154,7 +154,7 @@ def test_quotas_make_a_line_that_nobody_can_shorten() -> None:
     assert count == found.delivered
 
 
-def test_capacity_makes_the_same_line() -> None:
+def test_capacity_bounds_the_waits_alike() -> None:
     capacity = {"kind": "capacity", "at_s": 0, "for_s": 1000, "per_s": 10}
     by_quota, by_capacity = (
         ask(small(duration_s=10, rate_per_s=20, **alone(**plan)))
@@ -165,7 +165,7 @@ def test_capacity_makes_the_same_line() -> None:
     assert by_quota.p99_s == pytest.approx(by_capacity.p99_s or math.nan, rel=0.1)
 
 
-def test_who_stands_in_a_line_keeps_their_turn_when_the_next_begins() -> None:
+def test_a_queued_message_keeps_its_turn_when_the_next_stretch_begins() -> None:
     lines = [
         {"kind": "capacity", "at_s": 0, "for_s": 10, "per_s": 1},
         {"kind": "capacity", "at_s": 10, "for_s": 10, "per_s": 2},
@@ -198,7 +198,7 @@ def test_windows_hold_at_every_start() -> None:
         assert min(gaps) == pytest.approx(length_s, abs=1e-9)
 
 
-def test_what_nobody_could_deliver_is_not_asked_for() -> None:
+def test_undeliverable_messages_are_not_expected() -> None:
     traffic = {"poison": {"count": 3, "kind": "refused_everywhere"}}
     reject = {"kind": "reject", "at_s": 0, "for_s": 1e4, "rate": 1.0, "scope": "message"}
     wrong = {**reject, "false_share": 1.0}
@@ -218,7 +218,7 @@ def test_a_lie_delivers_nothing_a_delay_does(then: Any, share: float) -> None:
     assert share == ask(small(**alone(faults=[lie]))).delivered_rate
 
 
-def test_nobody_delivers_after_the_deadline() -> None:
+def test_nothing_is_delivered_after_the_deadline() -> None:
     down = {"kind": "refuse", "at_s": 0, "for_s": 1000}
     config = {"streams": {"transactional": {"expires_after_s": 990}}}
     scenario = small(**alone(faults=[down]), config=config, horizon_s=5000)
@@ -231,9 +231,9 @@ def test_nobody_delivers_after_the_deadline() -> None:
 
 MESSAGES = 200.0
 UNMATCHED = {
-    # Vendors that lie: nobody else knows which answers are true.
+    # Vendors that lie: only the oracle knows which answers are true.
     "accepts-then-loses",
-    # So short a time is all restarts: clients give up before anybody listens.
+    # So short a run is all restarts: clients give up before a process serves.
     "crash-loop",
 }
 """Where no policy delivers as much, so that only deliveries are compared."""

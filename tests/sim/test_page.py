@@ -100,7 +100,7 @@ def test_all_figures_are_there_without_scripts() -> None:
 
     for words in (
         *("outage, seed 7, default:", "99.00%", "99 of 100", "61.250 s", "oracle 0.200"),
-        *("delivered_min", "missed", "held", "no undeclared duplicate", "message 4, at 12.500 s"),
+        *("delivered_min", "missed", "passed", "no undeclared duplicate", "message 4, at 12.500 s"),
         *("message 17: never arrived", "message 4: 61.250 s", "1.000 s  accepted"),
         *("mailactors simulate folder/outage.toml --seed 7", "0123abcd", "1 of 1 failed"),
         *("The charts need JavaScript", "1 of 100 messages not delivered"),
@@ -170,7 +170,7 @@ def _arrivals(text: str) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", ["uPlot.iife.min.js", "uPlot.min.css"])
-def test_what_others_wrote_is_unchanged_and_says_whose_it_is(name: str) -> None:
+def test_vendored_files_are_unchanged_and_attributed(name: str) -> None:
     digest = hashlib.sha256((ASSETS / name).read_bytes()).hexdigest()
 
     assert f"| `{name}` | {digest} |" in (ASSETS / "README.md").read_text()
@@ -243,7 +243,7 @@ def test_every_chart_is_drawn_and_nothing_is_asked_for(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [420, 1200])
-def test_nothing_sticks_out(width: int, tab: Tab, evil_page: Path) -> None:
+def test_no_element_overflows(width: int, tab: Tab, evil_page: Path) -> None:
     show(tab, evil_page, 1, width=width)
 
     assert tab.run("document.documentElement.scrollWidth") <= width

@@ -41,7 +41,7 @@ def test_no_line_is_longer_than_the_terminal(count: int, width: int) -> None:
     assert 7 == len(lines)
 
 
-def test_breaker_is_open_where_it_was() -> None:
+def test_breaker_is_drawn_open_while_it_is_open() -> None:
     lines = picture(LONG, 80)
 
     gates = lines["primary"][:54]
@@ -52,14 +52,14 @@ def test_breaker_is_open_where_it_was() -> None:
     assert "─" * 54 == lines["secondary"].rstrip()
 
 
-def test_faults_stand_under_what_they_did() -> None:
+def test_faults_are_drawn_at_their_times() -> None:
     lines = picture(LONG, 80)
 
     assert range(13, 27) == range(lines["faults"].index("━"), lines["faults"].rindex("━") + 1)
     assert lines["faults"].endswith("refuse")
 
 
-def test_rates_share_a_scale_and_say_their_highest() -> None:
+def test_rates_share_a_scale_and_are_labelled_with_their_maximum() -> None:
     lines = picture(LONG, 80)
 
     assert "█" * 54 == lines["arrivals"][:54]

@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "runs.jsonl")
 
 
-def test_a_finished_run_is_known_again(path: str) -> None:
+def test_a_finished_run_is_found(path: str) -> None:
     FinishedRuns(path).add(task_of(), report_of(task_of()))
 
     assert report_of(task_of()) == FinishedRuns(path).find(task_of())

@@ -93,7 +93,7 @@ def test_breakers_move_and_begin_closed_in_a_new_process() -> None:
     assert [FaultSpan(2.0, 3.0, "process died")] == list(series.shades)
 
 
-def test_faults_and_operations_are_shades() -> None:
+def test_faults_and_operations_are_spans() -> None:
     scenario = small(
         duration_s=20,
         providers={"primary": fault("refuse"), "secondary": {}},
@@ -174,7 +174,7 @@ def test_where_many_are_lost_some_of_the_slowest_are_shown_too() -> None:
     assert [None] * 10 + [1.0] * 10 == [each.latency_s for each in worst]
 
 
-def test_story_is_told_from_the_beginning_of_the_run() -> None:
+def test_timeline_counts_from_the_start_of_the_run() -> None:
     events = [Event(1, 105.25, "attempt", {"provider": "primary", "error": None, "round": 2})]
 
     assert ('5.250 s  attempt  provider: "primary", round: 2',) == story_lines(events, 100.0)

@@ -68,7 +68,7 @@ def test_a_failure_that_was_never_decided_on_is_passed_over(real: list[float]) -
     assert times.p50 == times.p999 == pytest.approx(500_000, abs=1)
 
 
-def test_nothing_was_decided_nothing_is_said() -> None:
+def test_no_times_without_a_decision() -> None:
     assert run(small(duration_s=5)).decision_us is None
 
 

@@ -86,7 +86,7 @@ def test_burst_replaces_the_day() -> None:
     assert 0.0 == rate_per_s(Traffic.model_validate(traffic), 0.0)
 
 
-def test_without_a_day_the_times_are_as_ever() -> None:
+def test_without_a_day_the_times_do_not_change() -> None:
     times = list(arrival_times(Traffic(rate_per_s=1.0), 1000.0, KeyedEntropy(1)))
 
     assert 1000 == pytest.approx(len(times), abs=100)
@@ -94,7 +94,7 @@ def test_without_a_day_the_times_are_as_ever() -> None:
     assert 1.0 == pytest.approx(statistics.stdev(gaps), abs=0.1)
 
 
-def test_every_message_is_written_down_when_it_is_submitted_first() -> None:
+def test_every_message_is_recorded_at_its_first_submission() -> None:
     door = Door(OverloadedError("full", 5.0))
 
     truth, _ = submit_all(small(duration_s=20), door)
@@ -105,7 +105,7 @@ def test_every_message_is_written_down_when_it_is_submitted_first() -> None:
         assert at_s + 5.0 == pytest.approx(first[str(number)])
 
 
-def test_client_whose_answer_is_lost_comes_again_with_the_same_key() -> None:
+def test_client_whose_answer_is_lost_retries_with_the_same_key() -> None:
     door = Door(MailactorsError("500"), MailactorsError("500"))
 
     truth, _ = submit_all(small(duration_s=5), door)

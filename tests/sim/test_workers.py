@@ -1,4 +1,4 @@
-"""Runs in several processes: order, deaths, and an end when somebody presses Ctrl-C."""
+"""Runs in several processes: order, deaths, and an end at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ class Heard:
     def __init__(self) -> None:
         self.order: list[int] = []
         self.results: dict[int, Result] = {}
-        self.told: list[tuple[int, int]] = []
+        self.progress_calls: list[tuple[int, int]] = []
 
     def finished(self, place: int, result: Result) -> None:
         self.order.append(place)
         self.results[place] = result
 
     def progress(self, place: int, accepted: int) -> None:
-        self.told.append((place, accepted))
+        self.progress_calls.append((place, accepted))
 
     def ended(self) -> list[object]:
         """Return seeds of reports, and why runs died, by place."""
@@ -100,7 +100,7 @@ class Heard:
 
 
 @pytest.mark.slow
-def test_every_run_is_made_once_whoever_is_first(tmp_path: Path) -> None:
+def test_every_run_is_made_once_in_any_order(tmp_path: Path) -> None:
     heard = Heard()
     path = tmp_path / "gate"
     os.mkfifo(path)
@@ -118,7 +118,7 @@ def test_every_run_is_made_once_whoever_is_first(tmp_path: Path) -> None:
     assert is_whole
     assert [1, 2, 3, 4] == heard.ended()
     assert [1, 2, 3, 0] == heard.order
-    assert [(0, 1), (1, 2), (2, 3), (3, 4)] == sorted(heard.told)
+    assert [(0, 1), (1, 2), (2, 3), (3, 4)] == sorted(heard.progress_calls)
     processes = {each.hash for each in heard.results.values() if isinstance(each, Report)}
     assert 2 == len(processes - {str(os.getpid())})
 
@@ -189,13 +189,13 @@ def test_interrupted_side_by_side_ends_every_process() -> None:
 
     assert not is_whole
     assert [1] == heard.order
-    for _, pid in heard.told:
+    for _, pid in heard.progress_calls:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
 
 
 @pytest.mark.slow
-def test_ctrl_c_is_for_the_one_who_started_them() -> None:
+def test_ctrl_c_interrupts_the_parent_only() -> None:
     heard = Heard()
 
     run_side_by_side(tasks_of(16, 2), 2, answer, heard.progress, heard.finished)
@@ -204,7 +204,7 @@ def test_ctrl_c_is_for_the_one_who_started_them() -> None:
 
 
 @pytest.mark.slow
-def test_ctrl_c_in_a_terminal_reaches_everybody_and_leaves_nobody(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_leaves_no_process(tmp_path: Path) -> None:
     scenario = tmp_path / "long.toml"
     scenario.write_text(
         textwrap.dedent(
@@ -248,6 +248,6 @@ def _children(pid: int) -> list[int]:
 
 
 def _is_alive(pid: int) -> bool:
-    """Whether a process runs; one that has ended may still wait for somebody to notice."""
+    """Whether a process runs; one that has ended may still be a zombie."""
     path = Path(f"/proc/{pid}/stat")
     return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"

@@ -28,25 +28,25 @@ SMTP = SmtpProviderSettings(host="primary.smtp.example", port=2525, tls="none")
 
 
 class RecordingObserver:
-    """Writes down what judges are told."""
+    """Records what the checks would receive."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def began(self, provider: str) -> None:
-        self.told.append(("began", provider))
+        self.calls.append(("began", provider))
 
     def unused(self, provider: str, began_s: float) -> None:
-        self.told.append(("unused", provider, began_s))
+        self.calls.append(("unused", provider, began_s))
 
     def sending(self, provider: str, number: int) -> None:
-        self.told.append(("sending", provider, number))
+        self.calls.append(("sending", provider, number))
 
     def arrived(self, provider: str, number: int) -> None:
-        self.told.append(("arrived", provider, number))
+        self.calls.append(("arrived", provider, number))
 
     def throttled(self, provider: str, retry_after_s: float) -> None:
-        self.told.append(("throttled", provider, retry_after_s))
+        self.calls.append(("throttled", provider, retry_after_s))
 
 
 class Rig:

@@ -1,9 +1,9 @@
-"""The judges' own account of every delivery, kept from the spool's commands and results.
+"""A reference model of every delivery, derived from the spool's commands and results.
 
-A second book: on the common way it believes the commands, and what the spool says later must agree
-with it. What rare commands came to it looks up in the spool, and holds against the same rules.
-Simulated messages have one recipient each. Arrays by place in the spool and by number in the
-traffic: a million messages must fit.
+For common commands the model predicts the state, and the spool's later answers must agree. For
+rare commands it reads the state from the spool and checks the transition by the same rules.
+Simulated messages have one recipient each. The model is kept in arrays, by place in the spool and
+by number in the traffic, so that a million messages fit.
 """
 
 from __future__ import annotations
@@ -37,30 +37,30 @@ from mailactors.spool.port import (
 )
 
 RESTING: Final = FINAL | {State.HELD}
-"""What nothing happens to any more, unless a person sees to it."""
+"""States that a delivery leaves only by hand, or never."""
 FAIR_S: Final = 30.0
-"""How much younger a message may be that goes out before an older one of its kind."""
+"""By how much a message may overtake an older one of its stream and domain, in seconds."""
 REPLAYED_MAX: Final = 10_000
-"""Outcomes that are remembered, in case that a writer which died is told of them again."""
+"""Outcomes that are remembered, since a writer that died replays its last commands."""
 _STATES: Final = tuple(State)
 _CODES: Final = {state: code for code, state in enumerate(State)}
 _UNKNOWN: Final = -1
 
 
 class DeliveryModel:
-    """What became of each message."""
+    """The expected state of each message's delivery."""
 
     def __init__(
         self,
         report: Callable[[str, str, int], None],
         read_state: Callable[[int], State | None],
     ) -> None:
-        """Take whom to tell, and how to find out where a delivery stands by its place."""
+        """Take the callback for violations, and a reader of the spool's state by place."""
         self.risks: dict[int, int] = {}
         """Declared risks of a duplicate, by number in the traffic."""
         self.final_count = 0
         self.open_count = 0
-        """Deliveries that the gateway still has something to do for."""
+        """Deliveries that are neither final nor held."""
         self.cancelled: list[int] = []
         self._report = report
         self._read_state = read_state
@@ -70,15 +70,15 @@ class DeliveryModel:
         self._state_of = bytearray(1)
         self._id_of = array("Q", [0])
         self._expires_at = array("d", [0.0])
-        """By place in the spool, which counts from 1."""
-        self._settled: dict[str, None] = {}
-        """Attempts whose outcome is durable: telling it again changes nothing."""
+        """These four: by place in the spool, which counts from 1."""
+        self._recorded: dict[str, None] = {}
+        """Attempts whose outcome is durable; recording it again changes nothing."""
         self._queues: dict[tuple[str, str], dict[int, float]] = {}
-        """When what was never tried was accepted: by stream and recipient domain, oldest first."""
+        """When messages without an attempt were accepted: by stream and domain, oldest first."""
         self._queue_of: dict[int, dict[int, float]] = {}
 
     def state(self, number: int) -> State | None:
-        """Return where a message stands; None if it was never accepted."""
+        """Return a message's state; None if it was never accepted."""
         seq = self.seq(number)
         return None if seq is None else _STATES[self._state_of[seq]]
 
@@ -109,7 +109,7 @@ class DeliveryModel:
                 yield number
 
     def take(self, command: Command, result: Result, now: float) -> None:
-        """Take in what one command of a commit did at `now` (UTC)."""
+        """Apply one command of a commit and its result; `now` is UTC."""
         match command, result:
             case Accept(), Receipt():
                 self._accepted(command, result)
@@ -119,12 +119,12 @@ class DeliveryModel:
             case Intend(_, seq) | IntendAgain(_, seq), Intended():
                 self._intended(seq, now)
             case RecordOutcome(), Recorded(is_stale=False) if (
-                command.attempt_id not in self._settled
+                command.attempt_id not in self._recorded
             ):
-                self._settled[command.attempt_id] = None
-                if len(self._settled) > REPLAYED_MAX:
-                    del self._settled[next(iter(self._settled))]
-                if command.is_attempt:  # what was refused waits for other lanes than its like
+                self._recorded[command.attempt_id] = None
+                if len(self._recorded) > REPLAYED_MAX:
+                    del self._recorded[next(iter(self._recorded))]
+                if command.is_attempt:  # after a refusal it waits for other lanes than its queue
                     self._leave_queue(command.seq)
                 for step in command.steps:
                     self._move(command.seq, step.state)
@@ -133,16 +133,16 @@ class DeliveryModel:
             case SettleDoubt(), Recorded(is_stale=False):
                 if command.is_risk:
                     self._declare(command.seq)
-                self._see(command.seq)
+                self._sync(command.seq)
             case SettleByHand(id_), SettledByHand(settled=(_, *_)):
                 seq = self._id_of.index(_short(id_))
                 if command.into == "resend":
                     self._declare(seq)
-                self._see(seq)
+                self._sync(seq)
             case RecordDeliveryEvent(), _:
-                self._see(self._id_of.index(_short(command.marker)))
+                self._sync(self._id_of.index(_short(command.marker)))
             case (RecordOutcome() | Intend(), Recorded(is_stale=True) | Withdrawn()):
-                self._see(command.seq)
+                self._sync(command.seq)
             case Cancel(id_), Cancelled() if result.cancelled_count:
                 self._cancelled(id_)
             case _, Expired(seqs):
@@ -150,7 +150,7 @@ class DeliveryModel:
                     self._move(seq, State.EXPIRED)
             case Recover(), _:
                 for number in self.pending():
-                    self._see(self._seq_of[number])
+                    self._sync(self._seq_of[number])
 
     def _cancelled(self, id_: str) -> None:
         seq = self._id_of.index(_short(id_))
@@ -160,7 +160,7 @@ class DeliveryModel:
 
     def _accepted(self, command: Accept, receipt: Receipt) -> None:
         if receipt.id != command.message.id:
-            return  # a repetition: the message is known
+            return  # a duplicate submission of a known message
         message = command.message
         number = int(message.content.subject)
         if self.seq(number) is not None:
@@ -199,8 +199,8 @@ class DeliveryModel:
         if queue is not None:
             del queue[seq]
 
-    def _see(self, seq: int) -> None:
-        """Take over from the spool where a delivery stands."""
+    def _sync(self, seq: int) -> None:
+        """Read a delivery's state from the spool."""
         state = self._read_state(seq)
         if state is None:
             self._report("nothing accepted is lost", "its delivery is gone", self._number_of[seq])
@@ -230,7 +230,7 @@ class DeliveryModel:
 
 
 def _short(id_: str) -> int:
-    """Return 64 bits of an id, by which it is known again."""
+    """Return the last 64 bits of an id, which identify it."""
     return int(id_[-16:], 16)
 
 

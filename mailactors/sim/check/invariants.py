@@ -1,8 +1,8 @@
-"""The judges: watch every commit, attempt and arrival, and stop the run at the first wrong.
+"""The invariants, checked at every commit, attempt and arrival; the first violation stops the run.
 
-They keep their own account from what goes through the ports (the store's commands and results,
-the providers' calls) and from what lanes publish, and never ask the actors for their opinion. They
-outlive the gateway's processes: what one was told binds the next.
+They rely on what passes through the ports (the store's commands and results, the providers'
+calls) and on what lanes publish, never on the actors' own state. They outlive the gateway's
+processes: a receipt that one process gave binds the next.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _QUOTA_S: Final = {"per_minute": 60.0, "per_hour": 3600.0, "per_day": 86400.0}
 
 
 class _ObservedLane:
-    """What the judges remember of a lane."""
+    """A lane, since when its breaker is in its state, and until when it must be left alone."""
 
     def __init__(self, lane: Lane, clock: Clock) -> None:
         self.lane = lane
@@ -46,35 +46,35 @@ class _ObservedLane:
             self.gate, self.gate_since_s = gate, self._clock.now_s()
 
     def new_attempts(self) -> list[Attempt]:
-        """Return the attempts under way that were not seen before."""
+        """Return the attempts under way that are new since the last call."""
         underway = self.lane.underway
         new = [attempt for id_, attempt in underway.items() if id_ not in self._seen]
         self._seen = set(underway)
         return new
 
     def probes(self) -> int:
-        """Return how many attempts that began since the gate is half open are under way."""
+        """Count the attempts under way that began after the breaker became half open."""
         underway = self.lane.underway.values()
         return sum(1 for a in underway if not a.is_panic and a.began_s >= self.gate_since_s)
 
 
 class SpoolView(Protocol):
-    """What the judges look up in the spool."""
+    """What the checks read from the spool."""
 
     def ledger(self) -> Ledger:
-        """Return where all deliveries are."""
+        """Return how many deliveries are in each state."""
         ...
 
     def delivery_state(self, seq: int) -> State | None:
-        """Return where the only delivery of a message is; None if there is none."""
+        """Return the state of a message's only delivery; None if there is none."""
         ...
 
 
 class Invariants:
-    """All of them. `stopped` is set with the first violation."""
+    """All invariants. `stopped` is set at the first violation."""
 
     NOTED: Final = ("actor.crashed", "attempt.fault", "settler.fault", "attempt.panic")
-    """What they hear of from the journal."""
+    """The journal's events that they listen to."""
 
     def __init__(self, truth: Truth, clock: Clock, spool: SpoolView) -> None:
         self.violations: list[Violation] = []
@@ -86,18 +86,18 @@ class Invariants:
         self._gateway: Gateway | None = None
         self._lanes: dict[str, _ObservedLane] = {}
         self._quotas: dict[str, Quota] = {}
-        """Of the providers that have one."""
+        """By provider, for those that have a quota."""
         self._begun: dict[str, deque[float]] = {}
-        """When permits were used, by provider; a new process does not begin afresh."""
+        """When permits were used, by provider, across processes."""
         self._panics: dict[str, None] = {}
-        """Messages whose panic attempt was noted and is not yet seen at the provider."""
+        """Messages whose panic attempt was logged and has not reached the provider yet."""
         self.may_crash: tuple[str, ...] = ()
-        """Actors that something other than a crash on purpose may well make crash."""
+        """Actors that may crash although no crash is injected."""
 
     def observe(self, gateway: Gateway) -> None:
-        """Begin to watch a gateway that is built but not yet running."""
+        """Observe a gateway that is built but does not run yet."""
         self._gateway = gateway
-        self._lanes = {n: _ObservedLane(lane, self._clock) for n, lane in gateway.lanes.items()}
+        self._lanes = {n: _ObservedLane(each, self._clock) for n, each in gateway.lanes.items()}
         quotas = {name: each.quota for name, each in gateway.config.providers.items()}
         self._quotas = {name: quota for name, quota in quotas.items() if quota != Quota()}
         for name in gateway.lanes:
@@ -109,7 +109,7 @@ class Invariants:
         self.stopped.set()
 
     def on_event(self, event: str, facts: dict[str, Any]) -> None:
-        """An actor said something to the journal; nobody may die whom nobody has crashed."""
+        """An actor logged an event: none may crash unless a crash was injected."""
         if event == "actor.crashed":
             is_injected = InjectedCrashError.__name__ in str(facts["error"])
             if not is_injected and facts["actor"] not in self.may_crash:
@@ -120,7 +120,7 @@ class Invariants:
             self._panics[facts["id"]] = None
 
     def on_death(self, why: str, *, is_planned: bool) -> None:
-        """A process is dead: what it had learnt of the vendors is gone, what is durable is not."""
+        """A process died: its state in memory is lost, what is durable is not."""
         if not is_planned:
             self.report("no process dies by itself", why)
         self._panics.clear()
@@ -128,7 +128,7 @@ class Invariants:
     # Submissions and commits
 
     def on_receipt(self, number: int, id_: str) -> None:
-        """A client holds a receipt: from now on its message may not be lost."""
+        """A client has a receipt: from now on its message must not be lost."""
         known = self._truth.accepted.setdefault(number, id_)
         if known != id_:
             self.report("same key, one message", f"two ids: {known}, {id_}", number)
@@ -143,31 +143,31 @@ class Invariants:
     # Attempts
 
     def began(self, provider: str) -> None:
-        """Look at the gate, the quotas and what the provider asked for."""
-        watch, now_s = self._lanes[provider], self._clock.now_s()
-        for attempt in watch.new_attempts():
+        """Check the breaker, the quotas and Retry-After."""
+        observed, now_s = self._lanes[provider], self._clock.now_s()
+        for attempt in observed.new_attempts():
             if not attempt.is_panic:
-                self._check_gate(watch, now_s)
+                self._check_gate(observed, now_s)
             elif attempt.lease.id in self._panics:
                 del self._panics[attempt.lease.id]
             else:
-                detail = f"{provider} was asked in panic, and nobody said so"
+                detail = f"{provider} was asked in panic, which no event announced"
                 self.report("an open breaker sends nothing", detail)
-        if now_s > watch.asked_at_s and now_s < watch.closed_until_s - ROUNDING_S:
+        if now_s > observed.asked_at_s and now_s < observed.closed_until_s - ROUNDING_S:
             self.report(
                 "never before Retry-After",
-                f"{provider} asked for {watch.closed_until_s - now_s:.3f} s more",
+                f"{provider} asked for {observed.closed_until_s - now_s:.3f} s more",
             )
         self._check_quota(provider, now_s)
 
     def unused(self, provider: str, began_s: float) -> None:
-        """An attempt sent nothing, so that its permit may be given again."""
+        """An attempt sent nothing: its permit may be used again."""
         begun = self._begun[provider]
         if began_s in begun:
             begun.remove(began_s)
 
     def sending(self, provider: str, number: int) -> None:
-        """Nothing may be sent of what is final, or without an intent."""
+        """A message must have an intent and must not be final."""
         state = self.deliveries.state(number)
         if state is not State.SENDING:
             word = state.value if state is not None else "not accepted"
@@ -184,25 +184,27 @@ class Invariants:
             )
 
     def throttled(self, provider: str, retry_after_s: float) -> None:
-        """The provider has just said when to come back."""
-        watch, now_s = self._lanes[provider], self._clock.now_s()
-        if now_s + retry_after_s >= watch.closed_until_s:
-            watch.asked_at_s, watch.closed_until_s = now_s, now_s + retry_after_s
+        """The provider has just asked for a pause."""
+        observed, now_s = self._lanes[provider], self._clock.now_s()
+        if now_s + retry_after_s >= observed.closed_until_s:
+            observed.asked_at_s, observed.closed_until_s = now_s, now_s + retry_after_s
 
-    def _check_gate(self, watch: _ObservedLane, now_s: float) -> None:
-        health = watch.lane.health.value
+    def _check_gate(self, observed: _ObservedLane, now_s: float) -> None:
+        health = observed.lane.health.value
         is_shut = (
             health.gate in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < health.until_s
         )
-        if is_shut and now_s > watch.gate_since_s:  # at the same instant it was on its way already
+        if (
+            is_shut and now_s > observed.gate_since_s
+        ):  # at the same instant the attempt was under way
             self.report(
                 "an open breaker sends nothing",
-                f"{watch.lane.name} was asked {health.until_s - now_s:.3f} s too early",
+                f"{observed.lane.name} was asked {health.until_s - now_s:.3f} s too early",
             )
         assert self._gateway is not None
-        probes_max = self._gateway.config.providers[watch.lane.name].breaker.probes
-        if health.gate is BreakerState.HALF_OPEN and watch.probes() > probes_max:
-            detail = f"{watch.lane.name} has {watch.probes()} probes under way"
+        probes_max = self._gateway.config.providers[observed.lane.name].breaker.probes
+        if health.gate is BreakerState.HALF_OPEN and observed.probes() > probes_max:
+            detail = f"{observed.lane.name} has {observed.probes()} probes under way"
             self.report("half open, few probes", detail)
 
     def _check_quota(self, provider: str, now_s: float) -> None:
@@ -223,10 +225,10 @@ class Invariants:
         while begun[0] < now_s - _QUOTA_S["per_day"]:
             begun.popleft()
 
-    # Looks from time to time, and the last one
+    # Regular checks, and the last one
 
     def check_ledger(self) -> None:
-        """Compare the spool's ledger with the clients' receipts and our own account."""
+        """Compare the spool's ledger with the clients' receipts and the delivery model."""
         ledger = self._spool.ledger()
         deliveries, accepted = self.deliveries, len(self._truth.accepted)
         if not ledger.is_balanced:
@@ -240,11 +242,11 @@ class Invariants:
             self.report("one final state", detail)
 
     def check_end(self, *, is_complete: bool) -> None:
-        """Judge the end. `is_complete`: the run was not cut off by the horizon."""
+        """Check the end of a run. `is_complete`: the horizon did not cut it off."""
         self.check_ledger()
         assert self._gateway is not None
         for name, lane in self._gateway.lanes.items():
-            # A run that was cut off leaves calls that no drain waits for; but somebody has them.
+            # A run that was cut off leaves calls that no drain waits for; providers hold them.
             left = [id_ for id_ in lane.in_flight if is_complete or id_ not in lane.underway]
             if left:
                 self.report("nothing is left in flight", f"{name}: {len(left)}")
@@ -263,5 +265,5 @@ class Invariants:
 
 
 def _lacks_probes(health: BreakerStatus) -> bool:
-    """Whether a half-open gate waits for probes that nobody has."""
+    """Whether a half-open breaker has lost its probes."""
     return health.gate is BreakerState.HALF_OPEN and health.probes_free <= 0

@@ -1,8 +1,8 @@
-"""Runs as one page that needs nothing else: figures, charts, violations, the worst messages.
+"""The results as one HTML page without external parts: figures, charts, violations, messages.
 
-The tables are plain HTML and work without scripts; the charts are drawn by uPlot, which is in the
-page. A policy in its head forbids every request and every script but the page's own two. Whatever
-comes from a file or a run is escaped.
+The tables are plain HTML and work without scripts; uPlot, which is in the page, draws the charts.
+A content security policy forbids every request and every script but the page's own two. All text
+from a file or a run is escaped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mailactors.sim.report.printing import (
     shown,
     verdict_of,
 )
-from mailactors.sim.report.report import Bound, Report, failure_rate_max
+from mailactors.sim.report.report import Bound, Report, loss_bounds
 from mailactors.sim.report.series import POINTS_MAX, Record, Series, WorstMessage, coarser
 
 ASSETS: Final = "assets"
@@ -47,7 +47,7 @@ def page_of(reports: Sequence[Report]) -> str:
     styles = [_asset(name) for name in STYLES]
     scripts = [_asset(name) for name in SCRIPTS]
     failed = sum(verdict_of(report)[1] is False for report in reports)
-    verdict = "everything held" if not failed else f"{failed} of {len(reports)} failed"
+    verdict = "all passed" if not failed else f"{failed} of {len(reports)} failed"
     title = f"{_names(reports)}: {verdict}"
     points_max = max(POINTS_MIN, min(POINTS_MAX, POINTS_OF_ALL_MAX // max(1, len(reports))))
     data = [_data(report.record, points_max) for report in reports]
@@ -71,7 +71,7 @@ def page_of(reports: Sequence[Report]) -> str:
 
 
 def policy_of(styles: Iterable[str], scripts: Iterable[str]) -> str:
-    """Return the page's content security policy: its own text, and nothing from anywhere."""
+    """Return the page's content security policy: its own styles and scripts, and no requests."""
     style, script = (" ".join(map(_hash, texts)) for texts in (styles, scripts))
     return (
         f"default-src 'none'; style-src {style}; script-src {script};"
@@ -93,7 +93,7 @@ def _e(text: object) -> str:
 
 
 def _json(data: object) -> str:
-    """Return JSON that can stand in a script: no `<` is left to begin a tag."""
+    """Return JSON for a script element: every `<` is escaped, so that no tag can begin."""
     return msgspec.json.encode(data).decode().replace("<", "\\u003c")
 
 
@@ -116,17 +116,17 @@ def _names(reports: Sequence[Report]) -> str:
     )
 
 
-def _mark(is_good: bool | None) -> str:
-    return {True: "good", False: "bad", None: "soft"}[is_good]
+def _mark(has_passed: bool | None) -> str:
+    return {True: "good", False: "bad", None: "soft"}[has_passed]
 
 
 def _verdict(report: Report) -> str:
-    word, is_good = verdict_of(report)
-    return f'<span class="{_mark(is_good)}">{word.lower()}</span>'
+    word, has_passed = verdict_of(report)
+    return f'<span class="{_mark(has_passed)}">{word.lower()}</span>'
 
 
 def _table(titles: Sequence[tuple[str, bool]], rows: Iterable[str]) -> str:
-    """Return a table; of each title it is said whether its column is of numbers."""
+    """Return a table. Each title comes with whether its column holds numbers."""
     head = "".join(
         f'<th scope="col"{_number(is_number)}>{_e(title)}</th>' for title, is_number in titles
     )
@@ -200,19 +200,9 @@ def _bound_cells(figures: Report | Bound) -> list[str]:
 
 
 def _bounds(reports: Sequence[Report]) -> Iterator[str]:
-    together: dict[tuple[str, str], list[Report]] = {}
-    for report in reports:
-        together.setdefault((report.scenario, report.policy), []).append(report)
-    for (scenario, policy), some in together.items():
-        accepted = sum(report.accepted for report in some)
-        lost = accepted - sum(report.delivered for report in some)
-        if accepted:
-            name = _e(f"{Path(scenario).stem}, {Path(policy).name}")
-            most = f"{failure_rate_max(lost, accepted):.3g}"
-            yield (
-                f'<p class="soft">{name}: {lost:,} of {accepted:,} messages not delivered; with'
-                f" 95&nbsp;% confidence no more than {most} are.</p>"
-            )
+    for each in loss_bounds(reports):
+        name = f"{Path(each.scenario).stem}, {Path(each.policy).name}"
+        yield f'<p class="soft">{_e(name)}: {_e(each.words)}.</p>'
 
 
 # A run
@@ -278,7 +268,7 @@ def _charts(series: Series) -> str:
     key = "".join(f'<li><i class="{kind}"></i>{_e(words)}</li>' for kind, words in KEY)
     charts = (
         ("flow", "Messages a second", ""),
-        ("backlog", "Backlog: came in, and no provider has it yet", ""),
+        ("backlog", "Backlog: submitted, and accepted by no provider yet", ""),
         ("providers", "Attempts and messages sent, a second, by provider", ""),
         ("breakers", "Breakers and faults", f'<ul class="key">{key}</ul>'),
     )
@@ -304,7 +294,10 @@ def _expectations(report: Report) -> Iterator[str]:
             [
                 ("not measured" if each.value is None else f"{each.value:g}", True),
                 (f"{each.limit:g}", True),
-                (f'<span class="{_mark(each.ok)}">{"held" if each.ok else "missed"}</span>', False),
+                (
+                    f'<span class="{_mark(each.ok)}">{"passed" if each.ok else "missed"}</span>',
+                    False,
+                ),
             ],
         )
         for each in report.expectations
@@ -315,7 +308,7 @@ def _expectations(report: Report) -> Iterator[str]:
 def _violations(report: Report) -> Iterator[str]:
     if not report.violations:
         return
-    yield '<h3 class="bad">Promises that were broken</h3>'
+    yield '<h3 class="bad">Violated invariants</h3>'
     for each in report.violations:
         whom = f"message {each.number}, " if each.number >= 0 else ""
         title = f"{whom}at {each.at_s:,.3f} s: {each.invariant}: {each.detail}"

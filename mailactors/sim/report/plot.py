@@ -1,4 +1,4 @@
-"""A run on a terminal: a handful of lines of block characters over virtual time."""
+"""A run's chart on a terminal: lines of block characters over virtual time."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ STYLES: Final = {"half_open": "yellow", "open": "red", "disabled": "magenta"}
 
 @dataclass(frozen=True)
 class Characters:
-    """The characters of a picture."""
+    """The characters of a chart."""
 
     bars: str
     gates: str
-    """One for each of `SEVERITY`."""
+    """One for each state in `SEVERITY`."""
     fault: str
     at_most: str
 
 
 BLOCKS: Final = Characters(" ▁▂▃▄▅▆▇█", "─▒█▓", "━", "≤")
 PLAIN: Final = Characters(" .:-=+*%#", "-?#X", "=", "<=")
-"""For terminals that have nothing but ASCII."""
+"""For terminals without UTF-8."""
 
 
 def plot_lines(series: Series, width: int, characters: Characters = BLOCKS) -> list[rich.text.Text]:
-    """Return a run's picture: what came, what went out, what waits, breakers, and faults.
+    """Return a run's chart: arrivals, messages sent, backlog, breakers and faults.
 
-    No line is longer than `width`, unless that leaves less than twenty columns for time.
+    No line is longer than `width`, unless fewer than twenty columns would be left for time.
     """
     columns = min(len(series.arrivals), max(COLUMNS_MIN, width - TITLE_COLUMNS - LABEL_COLUMNS))
     column_s = series.end_s / columns
@@ -85,14 +85,14 @@ def plot_lines(series: Series, width: int, characters: Characters = BLOCKS) -> l
 
 
 def mean(values: Sequence[int]) -> float:
-    """Return the mean of some."""
+    """Return the mean."""
     return sum(values) / len(values)
 
 
 def folded(
     counts: Sequence[int], columns: int, how: Callable[[Sequence[int]], float]
 ) -> list[float]:
-    """Return one value for each column, of the counts that fall into it.
+    """Return one value for each column, made of the counts in it.
 
     >>> folded([1, 2, 3, 4, 5], 2, max)
     [2, 5]
@@ -102,7 +102,7 @@ def folded(
 
 
 def spark(values: Iterable[float], top: float, bars: str) -> str:
-    """Return a bar for each value; only nothing looks like nothing.
+    """Return a bar for each value; only 0 is blank.
 
     >>> spark([0, 0.1, 4, 8], 8, BLOCKS.bars)
     ' ▁▄█'
@@ -112,7 +112,7 @@ def spark(values: Iterable[float], top: float, bars: str) -> str:
 
 
 def worst_gates(moves: Sequence[BreakerMove], step_s: float, columns: int) -> list[int]:
-    """Return, for each column, the worst position in it, as a place in `SEVERITY`.
+    """Return the worst breaker state of each column, as an index into `SEVERITY`.
 
     >>> worst_gates([Move(1.5, "open"), Move(2.5, "half_open"), Move(2.6, "closed")], 1, 4)
     [0, 2, 2, 0]
@@ -128,7 +128,7 @@ def worst_gates(moves: Sequence[BreakerMove], step_s: float, columns: int) -> li
 
 
 def bar(shades: Iterable[FaultSpan], step_s: float, columns: int, character: str) -> str:
-    """Return where any fault is on."""
+    """Return a row that marks the columns with an active fault."""
     found = [" "] * columns
     for shade in shades:
         end = min(columns, max(math.ceil(shade.end_s / step_s), int(shade.at_s // step_s) + 1))
@@ -138,7 +138,7 @@ def bar(shades: Iterable[FaultSpan], step_s: float, columns: int, character: str
 
 
 def axis(end_s: float, columns: int) -> str:
-    """Return the time axis: its beginning, its middle and its end.
+    """Return the time axis, with its start, its middle and its end.
 
     >>> axis(3600, 30)
     '0           30 min      60 min'
@@ -150,7 +150,7 @@ def axis(end_s: float, columns: int) -> str:
 
 
 def clock(at_s: float) -> str:
-    """Return a time in the unit that it is short in.
+    """Return a time in a fitting unit.
 
     >>> clock(90), clock(3600), clock(36000), clock(259200)
     ('90 s', '60 min', '10 h', '3 d')

@@ -1,4 +1,4 @@
-"""What the runs came to, on a terminal: a table, what failed and how to replay it, a picture."""
+"""The results on a terminal: a table, a chart of each run, what failed and how to replay it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import rich.markup
 import rich.table
 
 from mailactors.sim.report.plot import BLOCKS, PLAIN, plot_lines
-from mailactors.sim.report.report import Bound, CrashedRun, Report, Result, failure_rate_max
-from mailactors.sim.scenario.policies import LOOPS
+from mailactors.sim.report.report import Bound, CrashedRun, Report, Result, loss_bounds
+from mailactors.sim.scenario.policies import DEFAULT, LOOPS
 
-PICTURES_MAX: Final = 4
-"""Runs that are drawn; of more, nobody looks at each."""
-COLUMNS: Final = ("in", "p50", "p99", "twice", "tries", "peak", "back")
+CHARTS_MAX: Final = 4
+"""Charts are printed for at most so many runs."""
+COLUMNS: Final = ("delivered", "p50", "p99", "dup", "attempts", "peak/s", "recovery")
 CAPTION: Final = (
-    "in: delivered of what was accepted. p50, p99: seconds until a provider took it. twice: went"
-    " out again, of these undeclared. tries: attempts a message. peak: most attempts in a"
-    " second at any provider. back: seconds until recovered. ms: from a failure to the"
-    " decision in real time, p99. oracle: the best that anybody could do."
+    "delivered: of accepted messages. p50, p99: seconds from submission to a provider's"
+    " acceptance. dup: duplicates, of these undeclared. attempts: per message. peak/s: most"
+    " attempts in a second at any provider. recovery: seconds from the end of the last fault"
+    " until the backlog is small. oracle: a bound that no policy can beat."
 )
 
 
@@ -33,25 +33,25 @@ def print_results(console: rich.console.Console, results: Sequence[Result]) -> N
     reports = [each for each in results if isinstance(each, Report)]
     if reports:
         console.print(_table(reports), CAPTION, sep="\n", style=None, highlight=False)
-    if 0 < len(reports) <= PICTURES_MAX:
+    if 0 < len(reports) <= CHARTS_MAX:
         for report in reports:
-            _print_picture(console, report)
+            _print_chart(console, report)
     oracles: dict[tuple[str, int], Report] = {}
     for report in reports:
         _print_report(console, report, is_first=oracles.setdefault(_run(report), report) is report)
     for each in results:
         if isinstance(each, CrashedRun):
-            told = rich.markup.escape(f"{each.task.name} ({each.task.policy}): {each.why}")
-            console.print(f"[red]died[/] {told}", highlight=False)
+            detail = rich.markup.escape(f"{each.task.name} ({each.task.policy}): {each.why}")
+            console.print(f"[red]died[/] {detail}", highlight=False)
     _print_bounds(console, reports)
     _print_unreached(console, reports)
 
 
 def verdict_of(report: Report) -> tuple[str, bool | None]:
-    """Return what is said of a run, and whether it is good; nothing is asked of loops."""
+    """Return a run's verdict, and whether it passed; None for a loop, which cannot fail."""
     if report.policy in LOOPS:
         return "to compare", None
-    return ("good", True) if report.is_good else ("FAILED", False)
+    return ("all passed", True) if report.has_passed else ("FAILED", False)
 
 
 def _table(reports: Sequence[Report]) -> rich.table.Table:
@@ -59,8 +59,7 @@ def _table(reports: Sequence[Report]) -> rich.table.Table:
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("run", overflow="fold")
     table.add_column("policy" if len(policies) > 1 else "seed", no_wrap=True)
-    columns = [*COLUMNS, *(["ms"] if any(report.decision_us for report in reports) else [])]
-    for title in columns:
+    for title in COLUMNS:
         table.add_column(title, overflow="fold", justify="right")
     table.add_column("", no_wrap=True)
     seen: tuple[str, int] | None = None
@@ -72,10 +71,10 @@ def _table(reports: Sequence[Report]) -> rich.table.Table:
             second = Path(report.policy).name
             first += f", {report.seed}" if first else ""
         seen = run
-        word, is_good = verdict_of(report)
-        mark = "" if is_good is None else f"[{'green' if is_good else 'red'}]{word}[/]"
-        cells = _cells(report)[: len(columns)]
-        table.add_row(rich.markup.escape(first), rich.markup.escape(second), *cells, mark)
+        word, has_passed = verdict_of(report)
+        mark = "" if has_passed is None else f"[{'green' if has_passed else 'red'}]{word}[/]"
+        names = (rich.markup.escape(first), rich.markup.escape(second))
+        table.add_row(*names, *_cells(report), mark)
         if report.oracle is not None and not (following and _run(following[0]) == run):
             table.add_row("", "oracle", *_bound_cells(report.oracle), style="dim")
     return table
@@ -90,7 +89,7 @@ def shown(value: float | None, form: str = ",.2f") -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share in percent; what is not all is never rounded to all.
+    """Return a share in percent; only 1 is shown as 100%.
 
     >>> percent(1.0), percent(0.999999), percent(0.5)
     ('100%', '99.99%', '50.00%')
@@ -101,7 +100,7 @@ def percent(share: float | None) -> str:
 
 
 def delivered_words(report: Report) -> str:
-    """Return how many arrived of how many, and what providers said of it where they lied."""
+    """Return how many messages arrived, and how many providers accepted if those are more."""
     words = f"{report.delivered:,} of {report.accepted:,}"
     if report.accepted_by_provider == report.delivered:
         return words
@@ -109,7 +108,6 @@ def delivered_words(report: Report) -> str:
 
 
 def _cells(report: Report) -> tuple[str, ...]:
-    decided = report.decision_us
     return (
         percent(report.delivered_rate),
         shown(report.p50_s),
@@ -118,7 +116,6 @@ def _cells(report: Report) -> tuple[str, ...]:
         shown(report.attempts_per_message, ".3f"),
         f"{max(report.peak_attempts_per_s.values(), default=0):,}",
         shown(report.recovery_s, ",.0f"),
-        shown(None if decided is None else decided.p99 / 1000),
     )
 
 
@@ -129,11 +126,10 @@ def _bound_cells(bound: Bound) -> tuple[str, ...]:
         shown(bound.p99_s),
         "0, 0",
         shown(bound.attempts_per_message, ".3f"),
-        *("", ""),
     )
 
 
-def _print_picture(console: rich.console.Console, report: Report) -> None:
+def _print_chart(console: rich.console.Console, report: Report) -> None:
     if report.record is None:
         return
     is_plain = not (console.encoding or "").lower().startswith("utf")
@@ -143,9 +139,11 @@ def _print_picture(console: rich.console.Console, report: Report) -> None:
 
 
 def _print_report(console: rich.console.Console, report: Report, *, is_first: bool) -> None:
-    """Print what was asked of a run; loops are for comparison, and nothing is asked of them."""
+    """Print a run's figures, expectations and violations; a loop has no expectations."""
     delivered = f"{delivered_words(report)} messages delivered"
     rate = f"{report.messages_per_wall_s:,.0f} messages a second of real time"
+    if report.decision_us is not None:
+        rate += f", decisions within {report.decision_us.p99 / 1000:,.2f} ms (p99)"
     name = rich.markup.escape(_name(report))
     console.print(f"\n{name}: {delivered}, {rate}", f"hash {report.hash}", sep="\n")
     if report.oracle is not None and is_first:
@@ -157,13 +155,13 @@ def _print_report(console: rich.console.Console, report: Report, *, is_first: bo
         value = "not measured" if each.value is None else f"{each.value:g}"
         console.print(f"{mark} {name}: {each.name}: {value} (limit {each.limit:g})")
     for violation in report.violations:
-        told = rich.markup.escape(f"{violation.invariant}: {violation.detail}")
+        detail = rich.markup.escape(f"{violation.invariant}: {violation.detail}")
         console.print(
-            f"[red]violation[/] {name} at {violation.at_s:.3f} s: {told}",
+            f"[red]violation[/] {name} at {violation.at_s:.3f} s: {detail}",
             *(rich.markup.escape(f"  {line}") for line in violation.timeline),
             sep="\n",
         )
-    if not report.is_good:
+    if not report.has_passed:
         console.print(f"replay: {rich.markup.escape(replay_command(report))}", soft_wrap=True)
 
 
@@ -178,37 +176,28 @@ def _oracle_lines(report: Report) -> Iterable[str]:
 
 
 def _print_bounds(console: rich.console.Console, reports: Sequence[Report]) -> None:
-    """Say of each scenario and policy what its runs together prove of the failure rate."""
-    together: dict[tuple[str, str], list[Report]] = {}
-    for report in reports:
-        together.setdefault((report.scenario, report.policy), []).append(report)
+    """Print what the runs of each scenario and policy together prove about lost messages."""
     if reports:
         console.print()
-    for (scenario, policy), some in together.items():
-        accepted = sum(report.accepted for report in some)
-        lost = accepted - sum(report.delivered for report in some)
-        if accepted:
-            of = "" if policy == "default" else f" ({Path(policy).name})"
-            name = rich.markup.escape(f"{Path(scenario).stem}{of}")
-            console.print(
-                f"{name}: {lost:,} of {accepted:,} messages not delivered over {len(some)}"
-                f" seed{'s' if len(some) > 1 else ''}: at 95 % confidence at most"
-                f" {failure_rate_max(lost, accepted):.3g} are"
-            )
+    for each in loss_bounds(reports):
+        of = "" if each.policy == DEFAULT else f" ({Path(each.policy).name})"
+        name = rich.markup.escape(f"{Path(each.scenario).stem}{of}")
+        plural = "s" if each.seeds > 1 else ""
+        console.print(f"{name}, {each.seeds} seed{plural}: {each.words}")
 
 
 def _print_unreached(console: rich.console.Console, reports: Sequence[Report]) -> None:
-    """Name the fault points of the code that no run came by: that much was not rehearsed."""
+    """Name the fault points of the code that no run passed, which are therefore not covered."""
     hits: Counter[str] = Counter()
     for report in reports:
         hits.update(report.fault_points)
     if unreached := [point for point, count in sorted(hits.items()) if not count]:
-        words = f"fault points that no run came by: {', '.join(unreached)}"
+        words = f"fault points that no run passed: {', '.join(unreached)}"
         console.print(words, markup=False, highlight=False)
 
 
 def _name(report: Report) -> str:
-    of = "" if report.policy == "default" else f", {Path(report.policy).name}"
+    of = "" if report.policy == DEFAULT else f", {Path(report.policy).name}"
     return f"{Path(report.scenario).stem}, seed {report.seed}{of}"
 
 
@@ -217,6 +206,6 @@ def replay_command(report: Report) -> str:
     words = ["mailactors", "simulate", report.scenario, "--seed", str(report.seed)]
     if report.policy in LOOPS:
         words += ["--compare", report.policy]
-    elif report.policy != "default":
+    elif report.policy != DEFAULT:
         words += ["--config", report.policy]
     return shlex.join(words)

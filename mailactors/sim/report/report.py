@@ -1,10 +1,10 @@
-"""What a run came to: figures, expectations beside them, and violations. Plain values."""
+"""The report of a run: figures, expectations and violations, as plain values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -17,11 +17,11 @@ from mailactors.sim.world.traffic import recipient_domain
 from mailactors.sim.world.truth import Truth, quantile
 
 BEARABLE_S: Final = 2.0
-"""Recovered: no more is under way than comes in within this time."""
+"""Recovered: the backlog is at most what is submitted within this time."""
 BEARABLE_MIN: Final = 10.0
 CONFIDENCE: Final = 0.95
 _FAR: Final = 60.0
-"""What is e^-60 of the largest term no longer changes a sum."""
+"""Terms below e^-60 of the largest do not change a sum."""
 
 
 class Violation(msgspec.Struct, frozen=True, rename={"invariant": "judge"}):
@@ -36,7 +36,7 @@ class Violation(msgspec.Struct, frozen=True, rename={"invariant": "judge"}):
 
 
 class Expectation(msgspec.Struct, frozen=True):
-    """One line of `[expect]` beside its figure; a figure that there is none of has failed."""
+    """One line of `[expect]` and its figure; without a figure it has failed."""
 
     name: str
     limit: float
@@ -45,7 +45,7 @@ class Expectation(msgspec.Struct, frozen=True):
 
 
 class Bound(msgspec.Struct, frozen=True):
-    """What a scheduler of the oracle came to, under the names of the report."""
+    """The figures of one of the oracle's schedulers, under the report's names."""
 
     delivered: int
     delivered_rate: float | None
@@ -56,14 +56,14 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class Oracle(Bound, frozen=True):
-    """The all-knowing scheduler's figures, which no policy can beat (`sim/oracle.py`)."""
+    """The all-knowing scheduler's figures, which no policy can beat (`sim/oracle/oracle.py`)."""
 
     by_rates: Bound
-    """Of one that knows when and how often calls fail, but not which: the one to be near."""
+    """The scheduler that knows when and how often calls fail, but not which: a realistic goal."""
 
 
 class DecisionTimes(msgspec.Struct, frozen=True):
-    """Real microseconds from a failure's end to the decision on what follows."""
+    """Real microseconds from a failure's end to the next decision."""
 
     p50: float
     p99: float
@@ -71,25 +71,25 @@ class DecisionTimes(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """One run. What was not measured is None."""
+    """One run. A figure that was not measured is None."""
 
     scenario: str
     seed: int
     hash: str
     submitted: int
     refused: int
-    """Times that a client was told to come again."""
+    """How often a client was asked to retry."""
     given_up: int
-    """Messages that their client gave up: they were never accepted."""
+    """Messages that were never accepted because their client gave up."""
     accepted: int
     accepted_by_provider: int
-    """Messages that some provider took over: more than `delivered` where one lied."""
+    """Messages that a provider accepted: more than `delivered` where one lost some."""
     delivered: int
     delivered_rate: float | None
     p50_s: float | None
     p99_s: float | None
     p99_s_by_domain: dict[str, float | None]
-    """Of messages to each recipient domain."""
+    """By recipient domain."""
     duplicates: int
     undeclared_duplicates: int
     attempts_per_message: float | None
@@ -99,9 +99,9 @@ class Report(msgspec.Struct, frozen=True):
     panics: int
     ended_s: float
     starts: int
-    """Processes of the gateway: one, and one more for each that died."""
+    """Processes of the gateway: one, and one more after each death."""
     fault_points: dict[str, int]
-    """How often the run came by each fault point of the production code."""
+    """How often the run passed each fault point of the production code."""
     violations: tuple[Violation, ...]
     expectations: tuple[Expectation, ...]
     p999_s: float | None = None
@@ -111,11 +111,11 @@ class Report(msgspec.Struct, frozen=True):
     wall_s: float = 0.0
     messages_per_wall_s: float = 0.0
     record: Record | None = None
-    """What a page draws; not part of the figures."""
+    """The data of the page's charts; not part of the JSON."""
 
     @property
-    def is_good(self) -> bool:
-        """Whether everything held."""
+    def has_passed(self) -> bool:
+        """Whether every expectation was met and no invariant violated."""
         return not self.violations and all(each.ok for each in self.expectations)
 
 
@@ -132,7 +132,7 @@ Result: TypeAlias = Report | CrashedRun
 def figures_of(
     scenario: Scenario, truth: Truth, risks: dict[int, int], entropy: KeyedEntropy
 ) -> dict[str, Any]:
-    """Return the figures that the truth gives."""
+    """Return the figures of the ground truth, by the report's fields."""
     accepted, latencies_s = len(truth.accepted), truth.latencies_s(truth.taken)
     undeclared = (
         max(0, len(times) - 1 - risks.get(number, 0)) for number, times in truth.arrivals.items()
@@ -214,7 +214,7 @@ def expectations_of(
 
 
 def delivered_share(figures: Mapping[str, Any], oracle: Oracle | None) -> float | None:
-    """Return the share that arrived of what could, no more than all of it.
+    """Return the share that arrived of what the oracle delivers, at most 1.
 
     >>> oracle = Oracle(80, 0.8, 0.1, 0.1, 0.1, 1.0, Bound(80, 0.8, 0.1, 0.1, 0.1, 1.0))
     >>> delivered_share({"accepted": 100, "delivered": 72, "delivered_rate": 0.72}, oracle)
@@ -228,7 +228,7 @@ def delivered_share(figures: Mapping[str, Any], oracle: Oracle | None) -> float 
 
 
 def gap_of(name: str, figures: Mapping[str, Any], oracle: Oracle | None) -> float | None:
-    """Return a figure as a factor of the oracle's; None where either is not known."""
+    """Return a figure as a factor of the oracle's; None if either is unknown."""
     bound = None if oracle is None else getattr(oracle, name)
     if not bound or figures[name] is None:
         return None
@@ -236,17 +236,43 @@ def gap_of(name: str, figures: Mapping[str, Any], oracle: Oracle | None) -> floa
 
 
 def with_oracle(report: Report, expect: Expect, oracle: Oracle) -> Report:
-    """Put the oracle's figures beside a run's, and hold it to them where that is asked."""
+    """Add the oracle's figures, and check the expectations that refer to them."""
     figures = {name: getattr(report, name) for name in report.__struct_fields__}
     expectations = expectations_of(expect, figures, oracle)
     return msgspec.structs.replace(report, oracle=oracle, expectations=expectations)
 
 
-def failure_rate_max(failed: int, count: int, confidence: float = CONFIDENCE) -> float:
-    """Return the failure rate that so few failures among `count` speak against.
+class LossBound(NamedTuple):
+    """What the runs of one scenario and policy together prove about lost messages."""
 
-    One-sided, exact (Clopper-Pearson): the rate at which no more failures than these would be seen
-    in one of twenty such trials. Without any failure that is about 3 / count (the rule of three).
+    scenario: str
+    policy: str
+    seeds: int
+    words: str
+    """The losses and their upper bound, in words."""
+
+
+def loss_bounds(reports: Iterable[Report]) -> Iterator[LossBound]:
+    """Yield the bound of each scenario and policy that accepted messages."""
+    groups: dict[tuple[str, str], list[Report]] = {}
+    for report in reports:
+        groups.setdefault((report.scenario, report.policy), []).append(report)
+    for (scenario, policy), runs in groups.items():
+        accepted = sum(report.accepted for report in runs)
+        lost = accepted - sum(report.delivered for report in runs)
+        if accepted:
+            bound = 100 * failure_rate_max(lost, accepted)
+            words = (
+                f"{lost:,} of {accepted:,} messages not delivered (95 % upper bound: {bound:.2g} %)"
+            )
+            yield LossBound(scenario, policy, len(runs), words)
+
+
+def failure_rate_max(failed: int, count: int, confidence: float = CONFIDENCE) -> float:
+    """Return the upper confidence bound of a failure rate.
+
+    One-sided and exact (Clopper and Pearson, 1934): at this rate, `failed` or fewer failures would
+    be seen in one of twenty trials. Without a failure it is about 3 / count (the rule of three).
 
     >>> f"{failure_rate_max(0, 30_000):.6f}, {failure_rate_max(7, 200_000):.6f}"
     '0.000100, 0.000066'
@@ -264,7 +290,7 @@ def failure_rate_max(failed: int, count: int, confidence: float = CONFIDENCE) ->
 
 
 def _at_most(failed: int, count: int, rate: float) -> float:
-    """Return how likely no more than `failed` of `count` are, at a rate above failed / count."""
+    """Return the probability of at most `failed` failures, at a rate above failed / count."""
     highest = (
         (
             math.lgamma(count + 1)

@@ -1,7 +1,7 @@
-"""What happened when: a run as counts per step of time, and the messages that had it worst.
+"""A run as counts per step of time, and its worst messages.
 
-Made once, at the end, from the world's book (`Truth`) and the few notes on breakers: a run that is
-drawn costs nothing while it goes on.
+The series are made at the end, from the ground truth and the events of breakers, so that they cost
+nothing during the run.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ POINTS_MAX: Final = 2000
 STEPS_S: Final = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600)
 WORST_MAX: Final = 20
 LOST_MAX: Final = 10
-"""Of the worst ones: those that never arrived, as far as there are slow ones beside them."""
+"""Lost messages among the worst; more only if there are too few slow ones."""
 STORY_LINES_MAX: Final = 60
 CLOSED: Final = "closed"
 
 
 class BreakerMove(msgspec.Struct, frozen=True):
-    """A provider's breaker came to another position."""
+    """A provider's breaker changed its state."""
 
     at_s: float
     gate: str
 
 
 class FaultSpan(msgspec.Struct, frozen=True):
-    """A stretch of time in which something was wrong, and with whom; nobody: with us."""
+    """The time of a fault, and the providers that had it; none: the gateway itself."""
 
     at_s: float
     end_s: float
@@ -47,20 +47,20 @@ class FaultSpan(msgspec.Struct, frozen=True):
 
 
 class Series(msgspec.Struct, frozen=True):
-    """Counts of each step of time from 0 on; those of a provider under its name."""
+    """Counts for each step of time from 0 on, some of them by provider."""
 
     step_s: int
     arrivals: tuple[int, ...]
     """Messages that were submitted for the first time."""
     acceptances: tuple[int, ...]
-    """Messages that a provider took over for the first time."""
+    """Messages that a provider accepted for the first time."""
     backlog: tuple[int, ...]
-    """At the end of the step: submitted, and not taken over by any provider."""
+    """At the end of the step: submitted, and accepted by no provider."""
     attempts: dict[str, tuple[int, ...]]
     sent: dict[str, tuple[int, ...]]
-    """Messages that this provider sent out, repetitions included."""
+    """Messages that this provider sent on, duplicates included."""
     gates: dict[str, tuple[BreakerMove, ...]]
-    """Where breakers moved to, by provider; empty where there are none."""
+    """The breakers' changes, by provider; empty if the policy has no breakers."""
     shades: tuple[FaultSpan, ...]
 
     @property
@@ -70,7 +70,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class WorstMessage(msgspec.Struct, frozen=True):
-    """A message that had it worst. `latency_s` is None if it never arrived."""
+    """A lost or slow message. `latency_s` is None if it never arrived."""
 
     number: int
     submitted_s: float
@@ -79,7 +79,7 @@ class WorstMessage(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What a page shows of a run beside its figures."""
+    """What the page shows of a run besides its figures."""
 
     story: str
     series: Series
@@ -87,26 +87,26 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class EventLog:
-    """Listens to the journal for breakers that move and processes that die."""
+    """Records from the journal when breakers change and processes die."""
 
     NOTED: Final = ("breaker.moved", "world.process_died")
-    """What it hears of."""
+    """The journal's events that it listens to."""
 
     def __init__(self, clock: Clock, *, has_breakers: bool = True) -> None:
         self.has_breakers = has_breakers
         self.moves: list[tuple[float, str, str]] = []
-        """(when, whose breaker, to where), oldest first."""
+        """(time, provider, state), oldest first."""
         self.deaths_s: list[float] = []
         self._clock = clock
 
     def on_event(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Hear what an actor or the world said."""
+        """Record an event."""
         if event == "breaker.moved":
             self.moves.append((self._clock.now_s(), facts["provider"], facts["after"]))
         elif event == "world.process_died":
             now_s = self._clock.now_s()
             self.deaths_s.append(now_s)
-            # Its successor's breakers begin closed.
+            # The next process's breakers begin closed.
             last = {name: gate for _, name, gate in self.moves}
             self.moves += [(now_s, name, CLOSED) for name, gate in last.items() if gate != CLOSED]
 
@@ -203,7 +203,7 @@ def _backlog(arrivals: Iterable[int], acceptances: Iterable[int]) -> tuple[int, 
 
 
 def step_for(end_s: float, points_max: int = POINTS_MAX) -> int:
-    """Return the shortest handy step of which a run has no more than so many.
+    """Return the shortest round step that gives at most `points_max` steps.
 
     >>> step_for(3599.0), step_for(3700.0), step_for(60.0), step_for(9e7)
     (2, 2, 1, 46800)
@@ -215,7 +215,7 @@ def step_for(end_s: float, points_max: int = POINTS_MAX) -> int:
 
 
 def coarser(series: Series, points_max: int) -> Series:
-    """Return the same with fewer, longer steps: counts are added, the highest backlog is kept."""
+    """Return the same with at most `points_max` steps: counts are added, backlogs maximised."""
     factor = math.ceil(len(series.arrivals) / points_max)
     if factor <= 1:
         return series
@@ -235,7 +235,7 @@ def coarser(series: Series, points_max: int) -> Series:
 
 
 def gate_at(moves: Iterable[BreakerMove], at_s: float) -> str:
-    """Return where a breaker was at a time; it begins closed.
+    """Return a breaker's state at a time; it begins closed.
 
     >>> gate_at([Move(5.0, "open"), Move(9.0, "half_open")], 8.0)
     'open'
@@ -249,7 +249,7 @@ def gate_at(moves: Iterable[BreakerMove], at_s: float) -> str:
 
 
 def fault_spans(scenario: Scenario) -> tuple[FaultSpan, ...]:
-    """Return the stretches in which a scenario's faults are on, earliest first; ours as well."""
+    """Return the times of a scenario's faults, those of the gateway included, earliest first."""
     found: dict[tuple[float, float, str], list[str]] = {}
     for name in scenario.providers:
         for fault in scenario.timeline(name):
@@ -268,7 +268,7 @@ def fault_spans(scenario: Scenario) -> tuple[FaultSpan, ...]:
 
 
 def story_lines(events: Iterable[Event], begun_at: float) -> tuple[str, ...]:
-    """Return a message's events as lines; `begun_at` is the run's beginning, UTC."""
+    """Return a message's events as lines; `begun_at` is the run's start, UTC."""
     return tuple(
         f"{event.at - begun_at:.3f} s  {event.kind}  {_words(event.facts)}".rstrip()
         for event in events

@@ -72,7 +72,7 @@ class LoopRun(Simulation):
         Raises: OverloadedError while no process runs.
         """
         if self._is_down:
-            raise OverloadedError("nobody listens", RESTART_S)
+            raise OverloadedError("no process serves", RESTART_S)
         await trio.lowlevel.checkpoint()
         self._count += 1
         id_ = f"{self._count:032x}"

@@ -260,5 +260,5 @@ class Node:
             lost.
         """
         if self.gateway is None:
-            raise OverloadedError("nobody listens", CONNECT_AGAIN_S)
+            raise OverloadedError("no process serves", CONNECT_AGAIN_S)
         return await self.process.call(self.gateway, submission)

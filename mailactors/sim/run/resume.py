@@ -1,7 +1,7 @@
-"""Runs that were finished before: a file of JSON lines, so that hours of them can be cut off.
+"""Finished runs in a file of JSON lines, so that an interrupted command can resume.
 
-A run is known again by what made it: file, seed, policy, a digest of the scenario and of the
-configuration, and a digest of this package's own source.
+A run is identified by its file, seed, policy, a digest of scenario and configuration, and a digest
+of this package's source.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from mailactors.sim.scenario.policies import Task
 
 _SOURCES: Final = ("*.py", "*.sql")
 _BEGINNING: Final = b'{"inputs":'
-"""Of each line."""
+"""How each line begins."""
 
 
 class FinishedRun(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class FinishedRun(msgspec.Struct, frozen=True):
 
 
 class ResumeError(ConfigError):
-    """The file holds something else than finished runs."""
+    """The file does not hold finished runs."""
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def code_digest() -> str:
 
 
 def inputs_digest(task: Task) -> str:
-    """Return a digest of what a run is made of, beside its seed."""
+    """Return a digest of a run's scenario and configuration."""
     found = hashlib.blake2b(digest_size=16)
     found.update(task.scenario.model_dump_json().encode())
     found.update(task.config.model_dump_json().encode())
@@ -59,16 +59,16 @@ def inputs_digest(task: Task) -> str:
 
 
 class FinishedRuns:
-    """The file. It is read once; each run that is finished is appended at once."""
+    """The file: read once, appended to after each run."""
 
     def __init__(self, path: str) -> None:
-        """Read the file, which need not exist. Raises: ResumeError."""
+        """Read the file if it exists. Raises: ResumeError."""
         self._path = Path(path)
         self._known: dict[tuple[str, int, str, str, str], Report] = {}
         self._half_at_byte: int | None = None
-        """Where a line begins that was being written when the command was ended."""
+        """Where an incomplete last line begins, left by a command that was killed."""
         self._is_open = False
-        """Whether the last line has no end."""
+        """Whether the last line lacks its newline."""
         try:
             lines = self._path.read_bytes().splitlines(True) if self._path.exists() else []
         except OSError as error:
@@ -79,7 +79,7 @@ class FinishedRuns:
                 self._half_at_byte, self._is_open = sum(map(len, lines[:-1])), False
 
     def _read(self, text: bytes, number: int) -> bool:
-        """Take in a line; return False for half a one, which can only be the last."""
+        """Read a line; return False if it is incomplete, as only the last one may be."""
         try:
             line = msgspec.json.decode(text, type=FinishedRun)
         except msgspec.MsgspecError as error:
@@ -93,12 +93,12 @@ class FinishedRuns:
         return True
 
     def find(self, task: Task) -> Report | None:
-        """Return what this very run came to, if it was made before."""
+        """Return the report of this run, if it is in the file."""
         key = (task.path, task.seed, task.policy, inputs_digest(task), code_digest())
         return self._known.get(key)
 
     def add(self, task: Task, report: Report) -> None:
-        """Append a run; it is on disk when this returns."""
+        """Append a run; it is durable when this returns."""
         line = msgspec.json.encode(FinishedRun(inputs_digest(task), code_digest(), report)) + b"\n"
         with self._path.open("ab") as file:
             if self._half_at_byte is not None:

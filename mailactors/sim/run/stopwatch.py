@@ -1,7 +1,7 @@
-"""How long decisions take in real time, where virtual time says nothing.
+"""How long decisions take in real time, which virtual time does not show.
 
-Sits around the ways to the vendors, where a failure is seen first, and at the dispatcher's desk,
-where the decision is noted; nothing that it measures reaches an actor or the journal.
+It wraps the clients of the vendors, where a failure is first seen, and the dispatcher's histogram,
+where the decision is recorded; no measured time reaches an actor or the journal.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ MICROS: Final = 1e6
 
 
 class Stopwatch:
-    """Real time from a failure's end to the decision on what follows, over a whole run."""
+    """Real time from a failure's end to the next decision, over a whole run."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._real = SystemClock()
         self._ends: defaultdict[str, deque[tuple[float, float]]] = defaultdict(deque)
-        """(virtual, real) time of failures that nothing was decided on yet, by provider."""
+        """(virtual, real) time of failures without a decision yet, by provider."""
         self._taken_s = array("d")
 
     def wrap(self, factory: ProviderFactory) -> ProviderFactory:
-        """Return a factory of the same ways, with someone who looks at the clock."""
+        """Return a factory whose providers time their failures."""
 
         def make(name: str, settings: ProviderSettings, ports: Ports) -> Provider:
             return TimedProvider(name, factory(name, settings, ports), self)
@@ -42,18 +42,18 @@ class Stopwatch:
         return make
 
     def observe(self, gateway: Gateway) -> None:
-        """Watch the decisions of a gateway that is built but not yet running."""
+        """Observe the decisions of a gateway that is built but does not run yet."""
         gateway.desk.decided_s = _Decisions(gateway.desk, self)
 
     def failed(self, provider: str) -> None:
-        """Take the time: an attempt has just ended in a failure."""
+        """Start the time: an attempt has just failed."""
         self._ends[provider].append((self._clock.now_s(), self._real.wall_time()))
 
     def decided(self, provider: str, ended_s: float) -> None:
-        """Take the time again: what follows a failure that ended then is decided.
+        """Stop the time: the decision on a failure that ended at `ended_s` is made.
 
-        Failures of a provider come to the dispatcher in their order; those of which it never hears,
-        for an actor died on them, are passed over.
+        A provider's failures reach the dispatcher in order; those that never do, because an actor
+        died, are dropped.
         """
         ends = self._ends[provider]
         while ends and ends[0][0] < ended_s:
@@ -62,7 +62,7 @@ class Stopwatch:
             self._taken_s.append(self._real.wall_time() - ends.popleft()[1])
 
     def times(self) -> DecisionTimes | None:
-        """Return the quantiles, in microseconds; None of nothing."""
+        """Return the quantiles, in microseconds; None without a failure."""
         ordered = sorted(self._taken_s)
         if not ordered:
             return None
@@ -71,7 +71,7 @@ class Stopwatch:
 
 
 class _Decisions(Histogram):
-    """Stands in for the desk's histogram, and sees which failure is being decided on."""
+    """Replaces the dispatcher's histogram, to see the failure under its cursor."""
 
     def __init__(self, desk: DispatchDesk, stopwatch: Stopwatch) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class _Decisions(Histogram):
 
 
 class TimedProvider:
-    """A way to a vendor that says when an attempt has failed."""
+    """A provider that reports when an attempt has failed."""
 
     def __init__(self, name: str, inner: Provider, stopwatch: Stopwatch) -> None:
         self._name = name
@@ -95,7 +95,7 @@ class TimedProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        """The way's own."""
+        """The inner provider's."""
         return self._inner.capabilities
 
     async def connect(self) -> Session | Refusal:
@@ -107,16 +107,16 @@ class TimedProvider:
         return TimedSession(self._name, session, self._stopwatch)
 
     async def look_up(self, marker: str) -> LookUpResult:
-        """Ask the vendor."""
+        """Look up a message."""
         return await self._inner.look_up(marker)
 
     async def aclose(self) -> None:
-        """Close the way."""
+        """Close the inner provider."""
         await self._inner.aclose()
 
 
 class TimedSession:
-    """A session that says when its attempt has failed."""
+    """A session that reports when its attempt has failed."""
 
     __slots__ = ("_name", "_session", "_stopwatch")
 
@@ -126,12 +126,12 @@ class TimedSession:
         self._stopwatch = stopwatch
 
     async def send(self, mail: Mail) -> Outcome:
-        """Send; whatever is no acceptance is a failure."""
+        """Send; anything but an acceptance is a failure."""
         outcome = await self._session.send(mail)
         if not isinstance(outcome, Accepted):
             self._stopwatch.failed(self._name)
         return outcome
 
     async def aclose(self) -> None:
-        """Give the session back unused."""
+        """Return the session unused."""
         await self._session.aclose()

@@ -1,7 +1,6 @@
-"""Many runs, side by side: one process a core, each with one run at a time.
+"""Many runs side by side: one process for each job, with one run at a time.
 
-Results come back in the order of the tasks, whatever process finished first. A process that dies
-costs the run that it had, which is told by its name, and nothing else.
+A process that dies loses its current run, which is reported by its name, and no other.
 """
 
 from __future__ import annotations
@@ -21,91 +20,90 @@ from mailactors.sim.report.report import CrashedRun, Report, Result
 from mailactors.sim.scenario.policies import Task
 
 ENDS_WITHIN_S: Final = 5.0
-"""How long a process that was told to end may take before it is killed."""
-
-
+"""How long a terminated process may take before it is killed."""
 Progress: TypeAlias = Callable[[int, int], None]
-"""Is told the place of a task, and how many messages it has accepted so far."""
-MakeRun: TypeAlias = Callable[[Task, Callable[[int], None]], Report]
-"""Makes a run, and tells meanwhile how many messages it has accepted."""
+"""Receives the place of a task and the number of messages that it has accepted so far."""
+RunTask: TypeAlias = Callable[[Task, Callable[[int], None]], Report]
+"""Makes a run, and calls back with the number of messages that it has accepted so far."""
 OnResult: TypeAlias = Callable[[int, Result], None]
+"""Receives the place of a task and its result, in the order in which runs end."""
 
 
 def run_here(
-    tasks: Sequence[Task], make_run: MakeRun, progress: Progress, on_result: OnResult
+    tasks: Sequence[Task], run_task: RunTask, progress: Progress, on_result: OnResult
 ) -> bool:
     """Make the runs one after the other; return whether none was interrupted by Ctrl-C."""
     is_whole = True
     try:
         for place, task in enumerate(tasks):
-            on_result(place, _make_run(make_run, task, _telling(progress, place)))
+            on_result(place, _run(run_task, task, _progress_of(progress, place)))
     except* KeyboardInterrupt:
         is_whole = False
     return is_whole
 
 
 def run_side_by_side(
-    tasks: Sequence[Task], jobs: int, make_run: MakeRun, progress: Progress, on_result: OnResult
+    tasks: Sequence[Task], jobs: int, run_task: RunTask, progress: Progress, on_result: OnResult
 ) -> bool:
-    """Make the runs in so many processes; return whether none was interrupted by Ctrl-C.
+    """Make the runs in `jobs` processes; return whether none was interrupted by Ctrl-C.
 
-    `perform` must be a function of a module, for it is looked up there by each process. To be
-    called from the main thread, where Ctrl-C arrives.
+    `run_task` must be a module's function, since each process imports it. To be called from the
+    main thread, which receives Ctrl-C.
     """
-    crew = _Pool(make_run)
+    pool = _Pool(run_task)
     waiting = deque(enumerate(tasks))
     try:
         for _ in range(min(jobs, len(tasks))):
-            crew.hire(*waiting.popleft())
-        while crew.workers:
-            for worker in crew.heard():
-                said = worker.listen()
-                if isinstance(said, int):
-                    progress(worker.place, said)
+            pool.start(*waiting.popleft())
+        while pool.workers:
+            for worker in pool.ready():
+                received = worker.receive()
+                if isinstance(received, int):
+                    progress(worker.place, received)
                     continue
-                on_result(worker.place, said)
+                on_result(worker.place, received)
                 if worker.is_dead:
-                    crew.dismiss(worker)
+                    pool.stop(worker)
                 if waiting and worker.is_dead:
-                    crew.hire(*waiting.popleft())
+                    pool.start(*waiting.popleft())
                 elif waiting:
-                    worker.give(*waiting.popleft())
+                    worker.assign(*waiting.popleft())
                 elif not worker.is_dead:
-                    crew.dismiss(worker)
+                    pool.stop(worker)
     except KeyboardInterrupt:
         return False
     finally:
-        crew.end()
+        pool.end()
     return True
 
 
 class _Worker:
-    """A process, and the end of its pipe."""
+    """A process and our end of its pipe."""
 
     def __init__(self, process: BaseProcess, pipe: Connection, place: int, task: Task) -> None:
         self.process = process
         self.pipe = pipe
         self.is_dead = False
-        self.give(place, task)
+        self.assign(place, task)
 
-    def give(self, place: int, task: Task) -> None:
-        """Hand over a task. Whether the process still lives shows when it is listened to."""
+    def assign(self, place: int, task: Task) -> None:
+        """Send a task. If the process is dead, the next `receive` finds out."""
         self.place, self.task = place, task
         with contextlib.suppress(OSError):
             self.pipe.send(task)
 
-    def listen(self) -> int | Result:
-        """Return what it says: how far it is, or how its task ended."""
+    def receive(self) -> int | Result:
+        """Return its progress, or the result of its task."""
         try:
-            said: int | Result = self.pipe.recv()
+            received: int | Result = self.pipe.recv()
         except (EOFError, OSError):
             self.is_dead = True
             self.process.join(ENDS_WITHIN_S)
             return CrashedRun(self.task, f"its process died: {_words(self.process.exitcode)}")
-        return said
+        return received
 
     def end(self) -> None:
-        """Let it go, by force if need be."""
+        """Terminate the process; kill it if it does not end."""
         self.pipe.close()
         self.process.terminate()
         self.process.join(ENDS_WITHIN_S)
@@ -115,37 +113,37 @@ class _Worker:
 
 
 class _Pool:
-    """All processes."""
+    """The worker processes."""
 
-    def __init__(self, make_run: MakeRun) -> None:
+    def __init__(self, run_task: RunTask) -> None:
         self.workers: dict[int, _Worker] = {}
         """By the file descriptor of their pipe."""
-        self._make_run = make_run
+        self._run_task = run_task
         self._spawn = multiprocessing.get_context("spawn")
 
-    def hire(self, place: int, task: Task) -> None:
+    def start(self, place: int, task: Task) -> None:
         """Start a process on a task."""
         ours, theirs = self._spawn.Pipe()
-        process = self._spawn.Process(target=_work, args=(self._make_run, theirs), daemon=True)
-        # Its own start, which the first process's would do, lets the signal through again.
+        process = self._spawn.Process(target=_work, args=(self._run_task, theirs), daemon=True)
+        # Started here, since its start unblocks the signal that is blocked below.
         multiprocessing.resource_tracker.ensure_running()
         with _interrupts_for_us_only():
             process.start()
             theirs.close()
             self.workers[ours.fileno()] = _Worker(process, ours, place, task)
 
-    def heard(self) -> list[_Worker]:
-        """Wait for someone to say something; return those who did."""
+    def ready(self) -> list[_Worker]:
+        """Wait until a pipe is readable; return its worker, or several."""
         ready = wait([worker.pipe for worker in self.workers.values()])
         return [worker for worker in self.workers.values() if worker.pipe in ready]
 
-    def dismiss(self, worker: _Worker) -> None:
-        """End one."""
+    def stop(self, worker: _Worker) -> None:
+        """End one worker."""
         del self.workers[worker.pipe.fileno()]
         worker.end()
 
     def end(self) -> None:
-        """End all: those that are still at work are told at the same time."""
+        """End all workers, at the same time."""
         for worker in self.workers.values():
             worker.process.terminate()
         for worker in self.workers.values():
@@ -155,10 +153,10 @@ class _Pool:
 
 @contextlib.contextmanager
 def _interrupts_for_us_only() -> Iterator[None]:
-    """Keep Ctrl-C from processes that are started here, and from the middle of starting them.
+    """Keep Ctrl-C from the processes that are started here, and delay ours until they are started.
 
-    They inherit the blocked signal. Blocking it is not enough for us: another thread, such as a
-    progress bar's, may take it, and Python then interrupts this one.
+    They inherit the blocked signal. Blocking is not enough for this process: another thread, such
+    as the progress bar's, may take the signal, and Python then interrupts the main thread.
     """
     caught: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _frame: caught.append(number))
@@ -172,24 +170,24 @@ def _interrupts_for_us_only() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _work(make_run: MakeRun, pipe: Connection) -> None:
-    """Be a process: take tasks until there are none, or nobody listens any more."""
+def _work(run_task: RunTask, pipe: Connection) -> None:
+    """Run tasks in a worker process until either end of the pipe is closed."""
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             task: Task = pipe.recv()
-            pipe.send(_make_run(make_run, task, pipe.send))
+            pipe.send(_run(run_task, task, pipe.send))
 
 
-def _make_run(make_run: MakeRun, task: Task, on_progress: Callable[[int], None]) -> Result:
+def _run(run_task: RunTask, task: Task, on_progress: Callable[[int], None]) -> Result:
     try:
-        return make_run(task, on_progress)
+        return run_task(task, on_progress)
     except (BrokenPipeError, ConnectionResetError):
         raise
-    except Exception as error:  # a run's fault is its result: the others go on
+    except Exception as error:  # the run's result; the other runs go on
         return CrashedRun(task, "".join(traceback.format_exception(error)).rstrip())
 
 
-def _telling(progress: Progress, place: int) -> Callable[[int], None]:
+def _progress_of(progress: Progress, place: int) -> Callable[[int], None]:
     return lambda accepted: progress(place, accepted)
 
 

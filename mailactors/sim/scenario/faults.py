@@ -1,4 +1,4 @@
-"""What may go wrong with a provider, and when: the kinds of fault that a scenario may name."""
+"""The faults of a provider: each kind that a scenario may name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pydantic
 from pydantic import Field
 
 MOST: Final = 1e9
-"""No number of a file is larger: thirty years of seconds."""
+"""The largest number in a file: thirty years in seconds."""
 Seconds = Annotated[float, Field(ge=0, le=MOST, strict=True)]
 Duration = Annotated[float, Field(gt=0, le=MOST, strict=True)]
 Share = Annotated[float, Field(ge=0, le=1, strict=True)]
@@ -19,7 +19,7 @@ RefusalCode = Annotated[int, Field(ge=400, le=599, strict=True)]
 
 
 class Frozen(pydantic.BaseModel):
-    """A table of a scenario: nothing unknown in it, and it does not change."""
+    """A table of a scenario: strict and immutable."""
 
     model_config = pydantic.ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, hide_input_in_errors=True
@@ -34,15 +34,15 @@ class ProviderFault(Frozen):
     for_s: Duration
     """How long it lasts, in seconds."""
     providers: tuple[str, ...] = ()
-    """Whom it concerns; only in `[[faults]]` at the top of the file."""
+    """The providers that have it; only in `[[faults]]` at the top of the file."""
 
     @property
     def end_s(self) -> float:
-        """When it is over."""
+        """When it ends."""
         return self.at_s + self.for_s
 
     def is_on(self, now_s: float) -> bool:
-        """Whether it is going on; the end does not belong to it."""
+        """Whether it is active; its end does not belong to it."""
         return self.at_s <= now_s < self.end_s
 
 
@@ -76,7 +76,7 @@ class Slow(ProviderFault):
 
 
 class Stall(ProviderFault):
-    """It takes a share of messages and delivers them, but never answers."""
+    """It accepts a share of messages and delivers them, but never answers."""
 
     kind: Literal["stall"]
     """The kind of fault."""
@@ -96,7 +96,7 @@ class Ambiguous(ProviderFault):
 
 
 class Throttle(ProviderFault):
-    """It lowers its quota, and says with its 429 when to come back."""
+    """It lowers its quota, and answers 429 with Retry-After above it."""
 
     kind: Literal["throttle"]
     """The kind of fault."""
@@ -107,15 +107,14 @@ class Throttle(ProviderFault):
 
 
 class Capacity(ProviderFault):
-    """It serves so many messages a second, one after the other; the rest waits in its line."""
+    """It serves so many messages a second, one after the other; the others wait in its queue."""
 
     kind: Literal["capacity"]
     """The kind of fault."""
     per_s: Duration
     """Messages that it serves in a second."""
     keeps_abandoned: bool = False
-    """Whether it goes on with messages whose sender has hung up: they go out all the same, and
-    take their turn from others."""
+    """Whether it also serves messages whose sender has hung up: they go out, and delay others."""
 
 
 class Flap(ProviderFault):
@@ -134,7 +133,7 @@ class Flap(ProviderFault):
 
 
 class Auth(ProviderFault):
-    """It does not know our credentials any more: 401, or 535 on an SMTP wire."""
+    """It refuses the gateway's credentials: 401, or 535 on an SMTP wire."""
 
     kind: Literal["auth"]
     """The kind of fault."""
@@ -167,7 +166,7 @@ class Dns(ProviderFault):
     kind: Literal["dns"]
     """The kind of fault."""
     answer: Literal["nxdomain", "servfail", "slow"]
-    """What the resolver says: there is no such name; it failed; nothing for as long as we wait."""
+    """The resolver's answer: no such name; a failure; none within the client's timeout."""
 
 
 class Tls(ProviderFault):
@@ -180,7 +179,7 @@ class Tls(ProviderFault):
 
 
 class Later(Frozen):
-    """What a lie leads to, later. One of both."""
+    """What happens after a lie: a bounce, or a late delivery."""
 
     bounce_after_s: Duration | None = None
     """It never goes out and bounces after so many seconds, which a vendor with `delivery_events`
@@ -217,14 +216,14 @@ class Lie(ProviderFault):
 
 
 class Reject(ProviderFault):
-    """It refuses a share of messages for good."""
+    """It refuses a share of messages permanently."""
 
     kind: Literal["reject"]
     """The kind of fault."""
     rate: Share
     """The share of messages."""
     scope: Literal["recipient", "message"]
-    """Whether it refuses the mailbox, or the message itself."""
+    """Whether it refuses the mailbox or the message."""
     false_share: Share = 0.0
     """The share of those refusals that are wrong: the mailbox exists, the message is harmless."""
 
@@ -243,7 +242,7 @@ class DeferDomain(ProviderFault):
 
 
 class Garbage(ProviderFault):
-    """It answers a share of messages with what no one can parse, now and then 64 KiB of it."""
+    """It answers a share of messages with garbage, in some cases 64 KiB of it."""
 
     kind: Literal["garbage"]
     """The kind of fault."""

@@ -1,7 +1,7 @@
 """A scenario: a TOML file that says what happens and what must hold.
 
-Read once, checked strictly, frozen. Every fault of a file is told with the file, the key, the line
-where it can be found, and the nearest key that exists (`sim/problems.py`).
+It is read once, checked strictly, and frozen. Every error names the file, the key, its line where
+it can be found, and the nearest key that exists (`sim/scenario/problems.py`).
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from mailactors.sim.scenario.tables import Expect, ProviderPlan, Traffic, overla
 
 FILE_BYTES_MAX: Final = 1_000_000
 MESSAGES_MAX: Final = 20_000_000
-"""Of one run: hours of computing, and more than there is memory for."""
+"""Of one run; more would take hours and more memory than there is."""
 CRASHES_MAX: Final = 100_000
 ATTEMPT_S: Final = 120.0
 """Added to the default horizon: the last attempt may begin at the deadline."""
 SMTP_ATTEMPT_S: Final = 900.0
-"""The same with a provider on an SMTP wire, whose client waits ten minutes for an answer."""
+"""The same for a provider on an SMTP wire, whose client waits ten minutes for an answer."""
 SMTP_PORT: Final = 2525
-"""Of providers on an SMTP wire; the world has no ports, but a configuration asks for one."""
+"""The port of providers on an SMTP wire, which a configuration needs and the connector ignores."""
 
 
 class ScenarioError(ConfigError):
@@ -57,7 +57,7 @@ class Scenario(Frozen):
     duration_s: Duration
     """How long clients submit, in seconds."""
     horizon_s: Duration | None = None
-    """The run ends here at the latest; without it, one attempt after the longest deadline."""
+    """When the run ends at the latest; without it, one attempt after the longest deadline."""
     config: dict[str, Any] = Field(default={})
     """Keys of the gateway's configuration, merged over it."""
     traffic: Traffic
@@ -65,9 +65,9 @@ class Scenario(Frozen):
     providers: Annotated[dict[str, ProviderPlan], Field(min_length=1)]
     """By name, as in the gateway's configuration."""
     faults: tuple[SharedFault, ...] = ()
-    """Faults that several providers share, and our own: disk, clock, pauses."""
+    """Faults that several providers share, and the gateway's own: disk, clock, pauses."""
     crashes: tuple[Crash, ...] = ()
-    """What of ours dies."""
+    """Crashes of actors and of the process."""
     operations: tuple[Operation, ...] = ()
     """What a person does."""
     expect: Expect = Expect()
@@ -164,9 +164,9 @@ class Scenario(Frozen):
         return min((at_s for at_s in reloads if at_s > fault.at_s), default=None)
 
     def timeline(self, provider: str) -> tuple[ProviderFault, ...]:
-        """Return a provider's faults, those that it shares with others included.
+        """Return a provider's faults, including those that it shares with others.
 
-        What lasts until a reload lasts here until the first one that is planned after it.
+        A fault that lasts until a reload ends with the first reload that is planned after it.
         """
         shared = [
             f for f in self.faults if isinstance(f, ProviderFault) and provider in f.providers
@@ -182,17 +182,17 @@ class Scenario(Frozen):
 
     @property
     def spool_faults(self) -> tuple[SpoolFault, ...]:
-        """What goes wrong with our disk."""
+        """The faults of the spool's disk."""
         return tuple(each for each in self.faults if isinstance(each, SpoolFault))
 
     @property
     def clock_faults(self) -> tuple[ClockFault, ...]:
-        """What goes wrong with our wall clock."""
+        """The faults of the gateway's wall clock."""
         return tuple(each for each in self.faults if isinstance(each, ClockFault))
 
     @property
     def pauses(self) -> tuple[ProcessPause, ...]:
-        """When our process stands still."""
+        """When the gateway's process is suspended."""
         return tuple(each for each in self.faults if isinstance(each, ProcessPause))
 
     @property
@@ -208,7 +208,7 @@ class Scenario(Frozen):
 
     @property
     def last_fault_end_s(self) -> float | None:
-        """When the last fault is over, our own and crashes included; None without any."""
+        """When the last fault ends, crashes included; None without any."""
         ends_s = [fault.end_s for name in self.providers for fault in self.timeline(name)]
         ends_s += [each.end_s for each in self.faults if not isinstance(each, ProviderFault)]
         for crash in self.crashes:
@@ -218,7 +218,7 @@ class Scenario(Frozen):
 
 
 def _timed(scenario: Scenario) -> Iterator[tuple[str, Any]]:
-    """Yield everything that begins at a time, with its key."""
+    """Yield each fault, crash and operation with its key."""
     for name, plan in scenario.providers.items():
         for index, fault in enumerate(plan.faults):
             yield f"providers.{name}.faults.{index}", fault
@@ -228,7 +228,7 @@ def _timed(scenario: Scenario) -> Iterator[tuple[str, Any]]:
 
 
 def too_late(scenario: Scenario, end_s: float) -> Iterator[str]:
-    """Yield a line for each thing that would begin after the run's end."""
+    """Yield a line for each fault, crash and operation that would begin after the run's end."""
     for key, each in _timed(scenario):
         if each.at_s >= end_s:
             yield f"{key}.at_s: is after the end of the run, {end_s:g} s"
@@ -243,7 +243,7 @@ def scenario_schema() -> dict[str, Any]:
 def load_scenario(path: str) -> Scenario:
     """Read a scenario.
 
-    Raises: ScenarioError, with every fault and its key.
+    Raises: ScenarioError, with every error and its key.
     """
     try:
         if Path(path).stat().st_size > FILE_BYTES_MAX:
@@ -268,7 +268,7 @@ def parse_scenario(where: str, text: str) -> Scenario:
 def gateway_config(where: str, scenario: Scenario, path: str | None) -> Config:
     """Return the policy under test: the file's, or the default one, with the scenario's overrides.
 
-    A provider on an SMTP wire is of the kind `smtp` whatever the file says, at a host of the world.
+    A provider on an SMTP wire is of the kind `smtp` whatever the file says, at a simulated host.
 
     Raises: ConfigError for a bad configuration, ScenarioError where the two do not fit together.
     """
@@ -288,7 +288,7 @@ def gateway_config(where: str, scenario: Scenario, path: str | None) -> Config:
     except pydantic.ValidationError as error:
         problems = [f"config.{line}" for line in problem_lines(error)]
         raise ScenarioError(where, problems) from None
-    problems = list(_misfits(scenario, config))
+    problems = list(_mismatches(scenario, config))
     if problems:
         raise ScenarioError(where, problems)
     return config
@@ -299,8 +299,8 @@ def _is_on_smtp(scenario: Scenario, name: str) -> bool:
 
 
 def _on_smtp(name: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a provider's settings for the world's wire: what is its lane's and its client's own
-    stays, but nothing is encrypted there, and nobody logs in."""
+    """Return a provider's settings for the simulated wire: those of its lane and its client stay,
+    but there is no encryption and no login."""
     kept = {} if settings["kind"] != "smtp" else settings
     lane = {key: settings[key] for key in LaneSettings.model_fields if key in settings}
     wire = {
@@ -316,12 +316,12 @@ def _on_smtp(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def smtp_host(name: str) -> str:
-    """Return the name under which the world's connector finds a provider's SMTP server."""
+    """Return the host name of a provider's simulated SMTP server."""
     return f"{name}.smtp.example"
 
 
-def _misfits(scenario: Scenario, config: Config) -> Iterator[str]:
-    """Yield what the scenario and the gateway's configuration do not agree about."""
+def _mismatches(scenario: Scenario, config: Config) -> Iterator[str]:
+    """Yield the contradictions between the scenario and the gateway's configuration."""
     described, streams = scenario.providers, scenario.traffic.streams
     for name in config.providers:
         if name not in described:

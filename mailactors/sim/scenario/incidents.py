@@ -1,5 +1,7 @@
-"""What goes wrong on our own side, and what a person does meanwhile: disk, clock, pauses, crashes,
-operations. Data only; the runner carries them out."""
+"""Incidents of the gateway: faults of disk and clock, pauses, crashes and operations.
+
+Data only; `sim/run/injector.py` carries them out.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +25,9 @@ ACTORS: Final = (
     "dispatcher",
     "registry",
 )
-"""The supervisor's children of which there is one."""
+"""The supervisor's children that exist once."""
 LANE_ACTORS: Final = ("limiter", "breaker", "provider")
-"""Those of which each provider has one, such as `breaker:primary`."""
+"""Those that exist once for each provider, such as `breaker:primary`."""
 POINTS: Final = (
     "spool.commit",
     "spool.committed",
@@ -48,7 +50,7 @@ JITTER: Final = (1 / 30.5, 60 / 30.5)
 
 
 class SpoolFault(Frozen):
-    """A fault of ours: the disk under the spool."""
+    """A fault of the disk under the spool."""
 
     kind: Literal["spool"]
     """The kind of fault."""
@@ -68,7 +70,7 @@ class SpoolFault(Frozen):
 
 
 class ClockFault(Frozen):
-    """A fault of ours: the wall clock steps or drifts; the monotonic one does not."""
+    """A fault of the wall clock: it steps or drifts; the monotonic clock does not."""
 
     kind: Literal["clock"]
     """The kind of fault."""
@@ -96,7 +98,7 @@ class ClockFault(Frozen):
 
 
 class ProcessPause(Frozen):
-    """A fault of ours: the process stands still (a suspended machine) and goes on."""
+    """The process is suspended, as with its machine, and resumes."""
 
     kind: Literal["pause"]
     """The kind of fault."""
@@ -122,7 +124,7 @@ GATEWAY_KINDS: Final[dict[str, type[SpoolFault | ClockFault | ProcessPause]]] = 
 
 
 class Crash(Frozen):
-    """`[[crashes]]`: something of ours dies."""
+    """`[[crashes]]`: an actor or the process dies."""
 
     at_s: Seconds
     """When, in seconds from the start of the run."""
@@ -168,12 +170,12 @@ class Crash(Frozen):
 
     @property
     def is_between_commits(self) -> bool:
-        """Whether the process dies right after the next commit, before anybody is told of it."""
+        """Whether the process dies right after the next commit, before any reply is sent."""
         return self.what == f"process:{BETWEEN_COMMITS}"
 
 
 def describe_unknown(what: str) -> str:
-    """Say what is wrong with the `what` of a crash."""
+    """Return why the `what` of a crash is not known."""
     subject, _, name = what.partition(":")
     if subject == "actor":
         known = ", ".join((*ACTORS, *(f"{kind}:PROVIDER" for kind in LANE_ACTORS)))
@@ -209,7 +211,7 @@ _LANE_OPERATION: Final = re.compile(r"(pause|resume|reset):(.+)")
 
 
 class Operation(Frozen):
-    """`[[operations]]`: what a person does."""
+    """`[[operations]]`: an action of an operator."""
 
     at_s: Seconds
     """When, in seconds from the start of the run."""
@@ -229,7 +231,7 @@ class Operation(Frozen):
 
     @property
     def verb(self) -> str:
-        """What is done: reload, pause, resume, reset or cancel."""
+        """One of reload, pause, resume, reset, cancel."""
         return self.what.partition(":")[0]
 
     @property
@@ -246,7 +248,7 @@ class Operation(Frozen):
 
 
 def offset_s(faults: tuple[ClockFault, ...], now_s: float) -> float:
-    """Return by how much the wall clock is ahead at a monotonic time.
+    """Return by how many seconds the wall clock is ahead at a monotonic time.
 
     >>> offset_s((ClockFault(kind="clock", at_s=10, drift_per_s=-0.5, for_s=4),), 12.0)
     -1.0

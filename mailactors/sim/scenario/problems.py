@@ -1,4 +1,4 @@
-"""Says what is wrong with a scenario file: the key, its line where it can be found, the remedy."""
+"""Error messages for a scenario file: the key, its line where it can be found, the remedy."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _KEY_FIRST: Final = re.compile(r"([\w.%-]+): ")
 _STRING: Final = re.compile(r'"(?:[^"\\]|\\.)*"')
 _IN_ELEMENT: Final = 2
 """Brackets and braces around an inline table in a list."""
-FAULTS_MAX: Final = 20
-"""Told at once: who reads them mends the first ones first."""
+ERRORS_MAX: Final = 20
+"""Errors that are reported at once."""
 _WORDS: Final = {"missing": "is missing", "too_short": "is empty"}
 _ALL_KINDS: Final = [*KINDS, *GATEWAY_KINDS]
 
@@ -27,11 +27,11 @@ _ALL_KINDS: Final = [*KINDS, *GATEWAY_KINDS]
 def problems_of(
     error: pydantic.ValidationError, text: str, model: type[pydantic.BaseModel]
 ) -> list[str]:
-    """Return a line for each fault, as `key (line n): what is wrong`; `model` is of the file."""
+    """Return a line for each error, as `key (line n): what is wrong`; `model` is the file's."""
     faults, lines = error.errors(include_url=False), text.splitlines()
-    found = [line for fault in faults[:FAULTS_MAX] for line in _lines_of(fault, lines, model)]
-    if len(faults) > FAULTS_MAX:
-        found.append(f"and {len(faults) - FAULTS_MAX:,} more")
+    found = [line for fault in faults[:ERRORS_MAX] for line in _lines_of(fault, lines, model)]
+    if len(faults) > ERRORS_MAX:
+        found.append(f"and {len(faults) - ERRORS_MAX:,} more")
     return found
 
 
@@ -75,7 +75,7 @@ def _line(
 
 
 def _without_tags(location: Sequence[str | int]) -> tuple[str | int, ...]:
-    """Return a location as it is in the file: pydantic names the member of a union as well."""
+    """Return a location as in the file, without pydantic's names of union members."""
     found: list[str | int] = []
     for part in location:
         is_kind = part in _ALL_KINDS and len(found) > 1 and found[-2] == "faults"
@@ -90,10 +90,10 @@ def _kinds_at(location: Sequence[str | int]) -> list[str]:
 
 
 def line_of(location: Sequence[str | int], text: Sequence[str]) -> int | None:
-    """Return the line on which a key is, if only one can be meant.
+    """Return the line of a key; None if it is ambiguous.
 
-    The innermost table that is named in a header of its own is looked through; a key that appears
-    there twice (in a list of inline tables) could be either.
+    Only the innermost table with a header of its own is searched; a key that appears there twice,
+    in a list of inline tables, is ambiguous.
     """
     names = [part for part in location if isinstance(part, str)]
     if not names:
@@ -119,7 +119,7 @@ def line_of(location: Sequence[str | int], text: Sequence[str]) -> int | None:
 def _element(
     inside: Sequence[str | int], text: Sequence[str], begin: int, end: int
 ) -> tuple[int, int]:
-    """Narrow lines down to the inline table of a list that is meant: `key = [{…}, {…}]`."""
+    """Return the lines of one inline table in a list: `key = [{…}, {…}]`."""
     if len(inside) <= 1 or not isinstance(inside[1], int):
         return begin, end
     depth = place = 0
@@ -142,7 +142,7 @@ def _element(
 
 
 def _section(location: Sequence[str | int], text: Sequence[str]) -> tuple[int | None, int]:
-    """Return where the table of this location begins and ends, headers of lists counted."""
+    """Return where the table at this location begins and ends; headers of lists are counted."""
     if not location:
         return 0, len(text)
     counts: dict[str, int] = {}
@@ -164,7 +164,7 @@ def _section(location: Sequence[str | int], text: Sequence[str]) -> tuple[int | 
 
 
 def _known_keys(location: Sequence[Any], model: type[pydantic.BaseModel]) -> Iterator[str]:
-    """Yield the keys that are known beside the last part of a location."""
+    """Yield the known keys of the table that holds the last part of a location."""
     schema = model.model_json_schema()
     here: dict[str, Any] = schema
     for part in location[:-1]:
@@ -185,7 +185,7 @@ def _resolved(here: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _step(here: dict[str, Any], part: str | int, schema: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of the schema that is one part of a location further in."""
+    """Return the part of the schema for the next part of a location."""
     if isinstance(part, int):
         return dict(here.get("items", {}))
     mapping = here.get("discriminator", {}).get("mapping", {})

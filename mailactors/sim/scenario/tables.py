@@ -1,4 +1,4 @@
-"""The tables of a scenario file: traffic, providers, expectations. Every key says what it means."""
+"""The tables of a scenario file: traffic, providers, expectations. Every key has a docstring."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mailactors.sim.scenario.faults import Count, Duration, Fault, Frozen, Secon
 
 
 def overlaps(key: str, spans: Iterable[Any], words: str = "") -> Iterator[str]:
-    """Yield a line for each two of these that are on at the same time."""
+    """Yield a line for each two of these that overlap in time."""
     for first, second in pairwise(sorted(spans, key=lambda span: span.at_s)):
         if first.at_s + first.for_s > second.at_s:
             which = f"{words} " if words else "those "
@@ -23,7 +23,7 @@ def overlaps(key: str, spans: Iterable[Any], words: str = "") -> Iterator[str]:
 
 
 class Burst(Frozen):
-    """For this long the rate is another one."""
+    """A time with another rate."""
 
     at_s: Seconds
     """When it begins, in seconds from the start of the run."""
@@ -34,7 +34,7 @@ class Burst(Frozen):
 
 
 class Diurnal(Frozen):
-    """The day: the rate swings between `low_per_s` and the traffic's `rate_per_s`."""
+    """A daily cycle: the rate swings between `low_per_s` and the traffic's `rate_per_s`."""
 
     low_per_s: Seconds
     """Messages a second at the lowest, which is the start of each period."""
@@ -43,7 +43,7 @@ class Diurnal(Frozen):
 
 
 class Size(Frozen):
-    """Log-normal: what messages are accounted for with; their bodies are tiny."""
+    """Log-normal declared sizes; the bodies are tiny."""
 
     median: Duration
     """The median, in bytes."""
@@ -55,13 +55,13 @@ PoisonKind = Literal["crash_actor", "hang_worker", "refused_everywhere"]
 
 
 class Poison(Frozen):
-    """Messages that do harm, spread evenly over the traffic's time."""
+    """Poisonous messages, spread evenly over the traffic."""
 
     count: Count
     """How many."""
     kind: PoisonKind
     """`crash_actor`: they crash the actor that handles them. `hang_worker`: no provider answers
-    them, so that each try keeps its place until the adapter gives up, and they never go out.
+    them, so that each attempt keeps its slot until the adapter gives up, and they never go out.
     `refused_everywhere`: every provider refuses them as messages."""
 
 
@@ -81,9 +81,9 @@ class Traffic(Frozen):
     duplicate_submissions: Share = 0.0
     """The share of submissions that the client makes again, within 10 s, with the same key."""
     size_bytes: Size | None = None
-    """How large messages are said to be."""
+    """Declared sizes of messages."""
     poison: Poison | None = None
-    """Messages that do harm."""
+    """Poisonous messages."""
 
     @pydantic.model_validator(mode="after")
     def _is_possible(self) -> Self:
@@ -113,7 +113,7 @@ class Latency(Frozen):
 
 
 class VendorQuota(Frozen):
-    """What the vendor enforces with a 429, and never told the gateway. Absent: no limit."""
+    """Quotas that the vendor enforces with a 429, unknown to the gateway. Absent: no limit."""
 
     per_s: Count | None = None
     """Messages in any second."""
@@ -126,7 +126,7 @@ class VendorQuota(Frozen):
 
 
 class DeliveryEvents(Frozen):
-    """The vendor reports what became of a message, after a log-normal delay."""
+    """The vendor reports deliveries and bounces, after a log-normal delay."""
 
     delay_median_s: Duration
     """The median of the delay, in seconds."""
@@ -135,24 +135,23 @@ class DeliveryEvents(Frozen):
 
 
 class ProviderPlan(Frozen):
-    """`[providers.X]`: how a provider behaves, and what goes wrong with it."""
+    """`[providers.X]`: how a provider behaves, and its faults."""
 
     wire: Literal["port", "smtp"] = "port"
-    """`port`: the world answers in place of an adapter. `smtp`: the gateway's own SMTP client talks
-    to a server of the world, octet for octet, over streams in memory."""
+    """`port`: the simulator answers in place of an adapter. `smtp`: the gateway's own SMTP client
+    talks to a simulated server, octet for octet, over streams in memory."""
     latency_s: Latency = Latency()
     """How long it takes to answer."""
     quota: VendorQuota = VendorQuota()
-    """What it enforces; sliding windows."""
+    """Sliding windows that it enforces."""
     idempotency_window_s: Seconds = 0.0
-    """How long it recognises a message that it was sent before; 0: it does not."""
+    """How long it recognises the key of a message that it accepted; 0: it has no keys."""
     search_lag_s: Seconds | None = None
-    """It can be asked for a message by its marker, and knows it after so long; absent: it
-    cannot be asked."""
+    """How long after acceptance a look-up finds a message; absent: it has no look-ups."""
     delivery_events: DeliveryEvents | None = None
     """It reports deliveries and bounces; absent: it does not."""
     faults: tuple[Fault, ...] = ()
-    """What goes wrong with it."""
+    """Its faults."""
 
     @pydantic.model_validator(mode="after")
     def _fits_the_wire(self) -> Self:
@@ -193,18 +192,18 @@ class OracleGap(Frozen):
 
 
 class Expect(Frozen):
-    """What must hold at the end. What is absent is not asked."""
+    """What must hold at the end; an absent key is not checked."""
 
     delivered_min: Share | None = None
-    """The least share of accepted messages that truly arrive, of those that the oracle delivers."""
+    """The least share of accepted messages that arrive, of those that the oracle delivers."""
     within: Within = Within()
     """From submission to acceptance by a provider."""
     p99_s_by_domain: dict[str, Seconds] = Field(default={})
-    """The same, of those to a recipient domain."""
+    """The p99 of the messages to a recipient domain."""
     duplicates_max: Annotated[int, Field(ge=0, strict=True)] | None = None
-    """How often messages may go out again, declared risks included."""
+    """The most duplicates, declared risks included."""
     undeclared_duplicates_max: Annotated[int, Field(ge=0, strict=True)] | None = 0
-    """The same without those that were declared."""
+    """The most duplicates without a declared risk."""
     attempts_per_message_max: Duration | None = None
     """Attempts at any provider over accepted messages."""
     peak_attempts_per_s: dict[str, Duration] = Field(default={})
@@ -212,4 +211,4 @@ class Expect(Frozen):
     recovery_s_max: Seconds | None = None
     """How long the backlog may last after the last fault."""
     oracle_gap: OracleGap | None = None
-    """How far from the all-knowing scheduler the run may be."""
+    """How far from the oracle the run may be."""

@@ -147,7 +147,7 @@ class SmtpServer:
 
     async def _on_data(self) -> None:
         if not self._recipients:
-            await self._reply(b"554 5.5.1 nobody to receive it")
+            await self._reply(b"554 5.5.1 no valid recipients")
             return
         await self._reply(b"354 go ahead")
         message = await self._read_until(b"\r\n.\r\n")

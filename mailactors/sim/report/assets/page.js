@@ -34,7 +34,7 @@
     ctx.restore();
   }
 
-  // Breakers: a row for each provider, its position above, what is wrong with it below.
+  // Breakers: a row for each provider, its position above, its faults below.
   function drawLanes(u, rows, run) {
     const { ctx } = u, { left, top, width, height } = u.bbox, ratio = devicePixelRatio || 1;
     const rowHeight = height / rows.length, end = run.step_s * run.arrivals.length;
@@ -107,7 +107,7 @@
     const line = (label, stroke, more) => ({ label, stroke: colour(stroke), width: 1.5, points: { show: false }, value: rate, ...more });
     const names = Object.keys(run.attempts);
 
-    chart("flow", 190, [perSecond(run.arrivals), perSecond(run.acceptances)], [line("came in", "--came"), line("accepted by a provider", "--went")]);
+    chart("flow", 190, [perSecond(run.arrivals), perSecond(run.acceptances)], [line("submitted", "--came"), line("accepted by a provider", "--went")]);
     chart("backlog", 150, [run.backlog], [line("backlog", "--waits", { fill: colour("--waits-fill"), value: number })]);
     chart("providers", 190,
       names.flatMap((name) => [perSecond(run.attempts[name]), perSecond(run.sent[name])]),
@@ -118,7 +118,7 @@
 
     const rows = names.map((name) => ({ name, moves: run.gates[name] ?? null, shades: run.shades.filter((each) => each.providers.includes(name)) }));
     const ours = run.shades.filter((each) => each.providers.length === 0);
-    if (ours.length) rows.push({ name: "ourselves", moves: null, shades: ours });
+    if (ours.length) rows.push({ name: "gateway", moves: null, shades: ours });
     chart("breakers", 34 + rows.length * 38, [xs.map(() => null)], [{ label: "breaker" }], {
       scales: { y: { range: [0, rows.length], dir: -1 } },
       y: {
