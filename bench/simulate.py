@@ -2,8 +2,8 @@
 
     python -m bench.simulate --messages 7200 72000 720000
 
-Each length is a run of its own process, judges on, with all times of the scenario's file stretched
-alike, so that each has the same share of fault and calm. The last column compares the cost of a
+Each length is a run of its own process, checks on, with all times of the scenario's file stretched
+alike, so that each has the same share of faults. The last column compares the cost of a
 message with that of the first length.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mailactors.sim.runner import run_scenario
+from mailactors.sim.run.gateway import run_scenario
 from mailactors.sim.scenario import Scenario, gateway_config
 from tests.sim.makers import LIBRARY, divided
 

@@ -18,6 +18,8 @@ FORBIDDEN = {("runtime", "model"), ("model", "runtime"), ("smtpd", "api"), ("api
 """What the order alone would allow."""
 SPOOL = ("port", "store", "sqlite")
 """Each part of the spool may import those before it."""
+WINGS = ("scenario", "world", "vendor", "report", "oracle", "check", "run", "command")
+"""The folders of `sim/` and its command; each may import those before it."""
 PORTS = {"runtime/ports.py"}
 AMBIENT = {
     "time.time",
@@ -39,6 +41,8 @@ LINES_MAX = 400
 FUNCTION_LINES_MAX = 50
 
 FILES = sorted(PACKAGE.rglob("*.py"))
+SIM = [path for path in FILES if path.parent != PACKAGE / "sim" and PACKAGE / "sim" in path.parents]
+SIM += [PACKAGE / "sim" / "command.py"]
 
 
 def room_of(path: Path) -> str:
@@ -66,6 +70,12 @@ def imported_modules(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
     return found
+
+
+def imported_files(tree: ast.AST, package: str) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{package}."):
+            yield (node.module or "").removeprefix(f"{package}.")
 
 
 def calls(tree: ast.AST) -> Iterator[str]:
@@ -104,6 +114,20 @@ def test_a_part_of_the_spool_imports_only_parts_before_it(part: str) -> None:
     assert [] == wrong
 
 
+@pytest.mark.parametrize("path", SIM, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_wing_of_the_simulator_imports_only_wings_before_it(path: Path) -> None:
+    wing = path.relative_to(PACKAGE / "sim").parts[0].removesuffix(".py")
+    tree = ast.parse(path.read_text())
+
+    wrong = [
+        file
+        for file in imported_files(tree, "mailactors.sim")
+        if WINGS.index(file.split(".")[0]) > WINGS.index(wing)
+    ]
+
+    assert [] == wrong
+
+
 def test_the_rules_of_the_spool_are_in_plain_sql() -> None:
     dialect = (
         r"\b(iif|ifnull|json_\w+|CAST|INDEXED|PRAGMA|STRICT|sqlite_\w+|CROSS)\b|\?\d|OR REPLACE"
@@ -127,6 +151,20 @@ def test_only_the_engine_knows_its_driver() -> None:
     }
 
     assert {"spool/sqlite"} == users
+
+
+def test_the_simulator_has_no_circle() -> None:
+    root = PACKAGE / "sim"
+    left = {
+        ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__"): set(
+            imported_files(ast.parse(path.read_text()), "mailactors.sim")
+        )
+        for path in SIM
+    }
+    while free := {name for name, files in left.items() if not files & left.keys()}:
+        left = {name: files for name, files in left.items() if name not in free}
+
+    assert {} == left
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

@@ -1,1 +1,1 @@
-"""The simulator: the gateway's own actors in virtual time, on faults from a file, under judges."""
+"""The simulator: the gateway's own actors in virtual time, under faults from a file."""

@@ -1,4 +1,4 @@
-"""The `simulate` command: files in; a table, JSON, a page and an exit code out."""
+"""The `simulate` command: it reads scenario files and writes a table, JSON and a page."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import rich.console
 import rich.progress
 
 from mailactors.config import Config, ConfigError
-from mailactors.sim.many import DEFAULT, Result, Task, run_here, run_side_by_side
-from mailactors.sim.page import page_of
-from mailactors.sim.perform import perform
-from mailactors.sim.policies import LOOPS
-from mailactors.sim.printing import print_results, verdict_of
-from mailactors.sim.report import Report
-from mailactors.sim.resume import Finished
+from mailactors.sim.report.page import page_of
+from mailactors.sim.report.printing import print_results, verdict_of
+from mailactors.sim.report.report import Report, Result
+from mailactors.sim.run.resume import FinishedRuns
+from mailactors.sim.run.task import run_task
+from mailactors.sim.run.workers import run_here, run_side_by_side
 from mailactors.sim.scenario import ScenarioError, gateway_config, load_scenario, scenario_schema
+from mailactors.sim.scenario.policies import DEFAULT, LOOPS, Task
 
-GOOD: Final = 0
+PASSED: Final = 0
 FAILED: Final = 1
 BAD_FILE: Final = 2
 INTERRUPTED: Final = 130
@@ -29,15 +29,15 @@ INTERRUPTED: Final = 130
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for."""
+    """The command's arguments."""
 
     paths: Sequence[str]
     config: str | None = None
-    """The policy's file; without one, the default policy."""
+    """The policy, as a file of gateway configuration; None: the default policy."""
     seeds: Sequence[int] | None = None
-    """Without them, each file's own."""
+    """None: each file's own seed."""
     policies: Sequence[str] = ()
-    """To be compared: names of `LOOPS`, "default", or files of gateway configuration."""
+    """Policies to compare: names of `LOOPS`, "default", or files of gateway configuration."""
     jobs: int = 1
     json_to: str | None = None
     html_to: str | None = None
@@ -45,11 +45,11 @@ class Options:
 
 
 class OptionError(ConfigError):
-    """What was asked for cannot be done."""
+    """An argument is not usable."""
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
-    """Return the files themselves, and of each folder the `.toml` files in it, by name.
+    """Return the files, and for each folder the `.toml` files in it, sorted by name.
 
     Raises: ScenarioError for a folder without any.
     """
@@ -79,7 +79,7 @@ def simulate(options: Options) -> int:
     """
     tasks = list(plan(options))
     _check_writable(options)
-    finished = Finished(options.resume) if options.resume is not None else None
+    finished = FinishedRuns(options.resume) if options.resume is not None else None
     console = rich.console.Console(stderr=options.json_to == "-")
     results, is_whole = _run_all(tasks, options.jobs, finished)
     print_results(console, results)
@@ -92,8 +92,10 @@ def simulate(options: Options) -> int:
     if not is_whole:
         console.print(f"interrupted: {len(results)} of {len(tasks)} runs were finished")
         return INTERRUPTED
-    is_good = all(isinstance(each, Report) and verdict_of(each)[1] is not False for each in results)
-    return GOOD if is_good else FAILED
+    has_passed = all(
+        isinstance(each, Report) and verdict_of(each)[1] is not False for each in results
+    )
+    return PASSED if has_passed else FAILED
 
 
 def plan(options: Options) -> Iterator[Task]:
@@ -125,7 +127,7 @@ def _check_policies(options: Options) -> None:
 
 
 def _check_writable(options: Options) -> None:
-    """Complain now, not after hours."""
+    """Check the outputs before hours of runs. Raises: OptionError."""
     if options.html_to == "-":
         raise OptionError("--html", ["name a file: a page is not for a terminal"])
     for name, path in (
@@ -142,7 +144,7 @@ def _check_writable(options: Options) -> None:
 
 
 class _Bar:
-    """One progress bar over all runs, in messages; where there is no terminal, a line a run."""
+    """One progress bar over all runs, in messages; without a terminal, one line for each run."""
 
     def __init__(self, tasks: Sequence[Task]) -> None:
         self._tasks = tasks
@@ -165,12 +167,12 @@ class _Bar:
         )
 
     def progress(self, place: int, accepted: int) -> None:
-        """Show how many messages a run has accepted so far."""
+        """Show a run's progress."""
         self._done[place] = min(float(accepted), self._expected[place])
         self._show(place)
 
     def found(self, place: int) -> None:
-        """Show that a run was made before, which does not count for the rate."""
+        """Show that a run was resumed; it does not count for the rate."""
         self._ended += 1
         self._done[place] = self._expected[place] = 0.0
         self.bars.update(self._bar, total=sum(self._expected))
@@ -198,8 +200,10 @@ class _Bar:
         )
 
 
-def _run_all(tasks: list[Task], jobs: int, finished: Finished | None) -> tuple[list[Result], bool]:
-    """Return the results in the order of the tasks, and whether all could be made."""
+def _run_all(
+    tasks: list[Task], jobs: int, finished: FinishedRuns | None
+) -> tuple[list[Result], bool]:
+    """Return the results in the order of the tasks, and whether none was interrupted."""
     results: dict[int, Result] = {}
     bar = _Bar(tasks)
     left: list[int] = []
@@ -224,9 +228,9 @@ def _run_all(tasks: list[Task], jobs: int, finished: Finished | None) -> tuple[l
     with bar.bars:
         todo = [tasks[place] for place in left]
         if jobs > 1 and len(todo) > 1:
-            is_whole = run_side_by_side(todo, jobs, perform, progress, take)
+            is_whole = run_side_by_side(todo, jobs, run_task, progress, take)
         else:
-            is_whole = run_here(todo, perform, progress, take)
+            is_whole = run_here(todo, run_task, progress, take)
     return [results[place] for place in sorted(results)], is_whole
 
 

@@ -6,8 +6,8 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from mailactors.sim.report import Report
-from mailactors.sim.runner import run_scenario
+from mailactors.sim.report.report import Report
+from mailactors.sim.run.gateway import run_scenario
 from mailactors.sim.scenario import Scenario, gateway_config
 
 LIBRARY = Path(__file__).parent.parent.parent / "scenarios"
@@ -44,7 +44,7 @@ def divided(raw: Any, factor: float) -> Any:
 
 
 def small(*, duration_s: float = 20.0, rate_per_s: float = 10.0, **tables: Any) -> Scenario:
-    """Return a scenario with a primary and a secondary, healthy unless told otherwise."""
+    """Return a scenario with a primary and a secondary, without faults by default."""
     traffic = {"rate_per_s": rate_per_s, **tables.pop("traffic", {})}
     plain = {"story": "a test", "duration_s": duration_s, "horizon_s": duration_s + 300}
     providers = tables.pop("providers", {"primary": {}, "secondary": {}})

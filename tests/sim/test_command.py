@@ -13,9 +13,9 @@ import typer.testing
 
 from mailactors.cli import app
 from mailactors.sim import command
-from mailactors.sim.incidents import POINTS
-from mailactors.sim.perform import perform
-from mailactors.sim.runner import run_scenario
+from mailactors.sim.run.gateway import run_scenario
+from mailactors.sim.run.task import run_task
+from mailactors.sim.scenario.incidents import POINTS
 
 SMALL = """
 story = "a test"
@@ -104,15 +104,15 @@ def test_nothing_is_wider_than_the_terminal(scenario: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_the_runs_prove_together_is_said(scenario: Path) -> None:
+def test_upper_bound_of_the_losses_is_printed(scenario: Path) -> None:
     result = simulate(str(scenario), "--seeds", "1-3", "--json", str(scenario.with_suffix(".json")))
 
     runs = json.loads(scenario.with_suffix(".json").read_text())
     accepted = sum(each["accepted"] for each in runs)
-    found = re.search(r"small: 0 of (\d+) messages not delivered over 3 seeds: (.*)", result.stdout)
+    found = re.search(r"small, 3 seeds: 0 of (\d+) messages not delivered \((.*)\)", result.stdout)
     assert found is not None
     assert str(accepted) == found[1]
-    assert f"at 95 % confidence at most {1 - 0.05 ** (1 / accepted):.3g} are" == found[2]
+    assert f"95 % upper bound: {100 * (1 - 0.05 ** (1 / accepted)):.2g} %" == found[2]
 
 
 @pytest.mark.slow
@@ -138,9 +138,9 @@ def test_finished_runs_are_not_made_again(
 
     def count(task: Any, tell: Any) -> Any:
         made.append(task.seed)
-        return perform(task, tell)
+        return run_task(task, tell)
 
-    monkeypatch.setattr(command, "perform", count)
+    monkeypatch.setattr(command, "run_task", count)
     simulate(str(scenario), "--seeds", "1-4", "--resume", resume, "--json", second)
 
     assert [3, 4] == made
@@ -155,9 +155,9 @@ def test_interrupted_shows_what_was_finished(
     def interrupt(task: Any, tell: Any) -> Any:
         if task.seed == 2:
             raise KeyboardInterrupt
-        return perform(task, tell)
+        return run_task(task, tell)
 
-    monkeypatch.setattr(command, "perform", interrupt)
+    monkeypatch.setattr(command, "run_task", interrupt)
 
     result = simulate(str(scenario), "--seeds", "1-3")
 
@@ -170,7 +170,7 @@ def test_a_run_that_dies_is_named(scenario: Path, monkeypatch: pytest.MonkeyPatc
     def die(*_: Any) -> Any:
         raise RuntimeError("[bold]a bug[/bold]")
 
-    monkeypatch.setattr(command, "perform", die)
+    monkeypatch.setattr(command, "run_task", die)
 
     result = simulate(str(scenario), "--seed", "5")
 
@@ -199,7 +199,7 @@ def test_policies_are_compared_on_the_same_messages(scenario: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_loops_are_shown_but_not_held_to_anything(scenario: Path) -> None:
+def test_loops_have_no_expectations(scenario: Path) -> None:
     scenario.write_text(SMALL.replace("p99_s = 5", "p99_s = 0.001"))
 
     result = simulate(str(scenario), "--compare", "naive")
@@ -221,10 +221,10 @@ def test_loops_are_shown_but_not_held_to_anything(scenario: Path) -> None:
         (["--config", "missing.toml"], "missing.toml"),
     ],
 )
-def test_what_cannot_be_done_is_said_at_once(
+def test_unusable_arguments_are_refused_at_once(
     arguments: list[str], words: str, scenario: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command, "perform", run_scenario)  # must not come to that
+    monkeypatch.setattr(command, "run_task", run_scenario)  # must not come to that
 
     result = simulate(str(scenario), *arguments)
 
@@ -232,15 +232,15 @@ def test_what_cannot_be_done_is_said_at_once(
     assert words in result.stderr.replace("\n", " ")
 
 
-def test_where_there_is_no_terminal_each_run_is_told_of_when_it_ends(scenario: Path) -> None:
+def test_without_a_terminal_each_run_prints_a_line(scenario: Path) -> None:
     result = simulate(str(scenario), "--seeds", "1-2")
 
-    told = [line for line in result.stderr.splitlines() if "runs:" in line]
+    lines = [line for line in result.stderr.splitlines() if "runs:" in line]
     stem = scenario.stem
-    assert [f"{n} of 2 runs: {stem}, seed {n}: good" for n in (1, 2)] == told
+    assert [f"{n} of 2 runs: {stem}, seed {n}: all passed" for n in (1, 2)] == lines
 
 
-def test_points_that_no_run_came_by_are_named(scenario: Path) -> None:
+def test_points_that_no_run_passed_are_named(scenario: Path) -> None:
     result = simulate(str(scenario), "--json", str(scenario.with_suffix(".json")))
 
     (run,) = json.loads(scenario.with_suffix(".json").read_text())
@@ -249,7 +249,7 @@ def test_points_that_no_run_came_by_are_named(scenario: Path) -> None:
     assert set(POINTS) <= set(run["fault_points"])
     assert run["fault_points"]["provider.sent"] > 0
     words = " ".join(result.stdout.split())
-    assert f"fault points that no run came by: {', '.join(missed)}" in words
+    assert f"fault points that no run passed: {', '.join(missed)}" in words
 
 
 def test_schema_describes_the_file(scenario: Path) -> None:

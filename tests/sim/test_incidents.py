@@ -10,7 +10,7 @@ import pytest
 
 import mailactors
 from mailactors.dispatch.lane import Attempt, Done
-from mailactors.sim.incidents import (
+from mailactors.sim.scenario.incidents import (
     ACTORS,
     LANE_ACTORS,
     POINTS,
@@ -20,7 +20,7 @@ from mailactors.sim.incidents import (
     crash_times,
     offset_s,
 )
-from mailactors.sim.world import KeyedEntropy
+from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.wiring import build
 from tests.gateways import make_config, make_ports, open_store
 
@@ -92,7 +92,7 @@ def test_crash_that_is_not_repeated_comes_once() -> None:
         ("actor:breaker:primary", "breaker:primary", "primary", None, False),
     ],
 )
-def test_crash_says_whom(
+def test_crash_names_what_dies(
     what: str, actor: str | None, lane: str | None, point: str | None, between: bool
 ) -> None:
     crash = Crash(at_s=1, what=what)
@@ -115,7 +115,7 @@ def test_crash_says_whom(
         ("cancel:1%", "cancel", None, 0.01),
     ],
 )
-def test_operation_says_what(
+def test_operation_names_what_is_done(
     what: str, verb: str, provider: str | None, share: float | None
 ) -> None:
     operation = Operation(at_s=1, what=what)

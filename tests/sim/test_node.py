@@ -11,13 +11,14 @@ from mailactors.config import Config
 from mailactors.dispatch import provider
 from mailactors.dispatch.lane import Attempt
 from mailactors.model.outcome import Outcome
-from mailactors.sim import node
-from mailactors.sim.incidents import POINTS
-from mailactors.sim.node import Life, MortalExecutor, ProcessDiedError
-from mailactors.sim.report import Report
-from mailactors.sim.runner import WatchedStore, run_scenario
+from mailactors.sim.report.report import Report
+from mailactors.sim.run.gateway import run_scenario
+from mailactors.sim.run.node import Process, ProcessDiedError, ProcessExecutor
+from mailactors.sim.run.observed import ObservedStore
 from mailactors.sim.scenario import gateway_config
+from mailactors.sim.scenario.incidents import POINTS
 from mailactors.spool.sqlite import TEMPORARY
+from mailactors.wiring import Gateway
 from tests.sim.makers import fault, run, small
 from tests.spool.makers import NOW, make_accept
 
@@ -26,7 +27,7 @@ KILLED = [{"at_s": 3.0, "what": "process", "every_s": 4.0}]
 
 
 def violations(report: Report) -> set[str]:
-    return {each.judge for each in report.violations}
+    return {each.invariant for each in report.violations}
 
 
 @pytest.mark.slow
@@ -85,7 +86,7 @@ def test_actors_that_crash_lose_nothing(actor: str) -> None:
 
 
 @pytest.mark.slow
-def test_worn_out_actor_ends_the_process_and_another_goes_on() -> None:
+def test_exhausted_restarts_end_the_process_and_another_starts() -> None:
     crashes = [{"at_s": 3.0, "what": "actor:dispatcher", "every_s": 0.5}]
 
     report = run(small(crashes=crashes))
@@ -99,7 +100,7 @@ def test_worn_out_actor_ends_the_process_and_another_goes_on() -> None:
 
 
 async def test_dead_process_writes_nothing() -> None:
-    life = Life()
+    life = Process()
     written: list[int] = []
 
     class Slow:
@@ -112,18 +113,18 @@ async def test_dead_process_writes_nothing() -> None:
             pass
 
     with pytest.raises(ProcessDiedError, match="killed"):
-        await MortalExecutor(Slow(), life).run(lambda: written.append(1))
+        await ProcessExecutor(Slow(), life).run(lambda: written.append(1))
 
     assert [] == written
 
 
 @pytest.mark.slow
 def test_write_after_death_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def immortal(self: MortalExecutor, work: Any) -> Any:
+    async def immortal(self: ProcessExecutor, work: Any) -> Any:
         with trio.CancelScope(shield=True):
             return await self._inner.run(work)
 
-    monkeypatch.setattr(MortalExecutor, "run", immortal)
+    monkeypatch.setattr(ProcessExecutor, "run", immortal)
 
     slow = {"kind": "spool", "what": "slow", "commit_s": 0.3, "at_s": 1.0, "for_s": 60.0}
     scenario = small(crashes=KILLED, faults=[slow])
@@ -154,7 +155,7 @@ def test_process_that_ends_by_itself_is_caught(monkeypatch: pytest.MonkeyPatch) 
     async def failing(gateway: Any, **_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(node, "_run", failing)
+    monkeypatch.setattr(Gateway, "run", failing)
 
     assert "no process dies by itself" in violations(run(small(duration_s=5)))
 
@@ -196,8 +197,8 @@ def test_faulty_disk_loses_nothing(what: str) -> None:
     assert 0 == report.undeclared_duplicates
 
 
-def test_a_full_disk_of_this_machine_is_not_the_worlds() -> None:
-    store = WatchedStore.open(TEMPORARY)
+def test_a_full_disk_of_this_machine_is_not_a_simulated_one() -> None:
+    store = ObservedStore.open(TEMPORARY)
     store._db.pragma("max_page_count", store._db.pragma("page_count"))
 
     with pytest.raises(RuntimeError, match="this machine fails the simulator: no room"):
@@ -219,7 +220,7 @@ def test_wall_clock_that_steps(step_s: float) -> None:
 
 
 @pytest.mark.slow
-def test_machine_that_stands_still() -> None:
+def test_suspended_machine() -> None:
     faults = [{"kind": "pause", "at_s": 5.0, "for_s": 30.0}]
 
     report = run(small(faults=faults))

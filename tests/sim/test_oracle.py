@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.chance import latency_of
-from mailactors.sim.oracle import ask_oracle, letters_of
-from mailactors.sim.policies import run_loop
-from mailactors.sim.report import Oracle, Report
-from mailactors.sim.runner import run_scenario
+from mailactors.sim.oracle.oracle import oracle_bounds, planned_messages
+from mailactors.sim.oracle.providers import KnownProvider, Server
+from mailactors.sim.report.report import Oracle, Report
+from mailactors.sim.run.gateway import run_scenario
+from mailactors.sim.run.loops import run_loop
 from mailactors.sim.scenario import Scenario, gateway_config
-from mailactors.sim.sky import Server, Sky
-from mailactors.sim.truth import quantile
-from mailactors.sim.world import KeyedEntropy
+from mailactors.sim.vendor.draws import latency_of
+from mailactors.sim.world.entropy import KeyedEntropy
+from mailactors.sim.world.truth import quantile
 from tests.sim.makers import NAMES, fault, shortened, small
 
 LATENCY = {"latency_s": {"median": 0.2, "sigma": 0.0}}
@@ -24,7 +24,7 @@ ROUNDING = 1e-4
 
 
 def ask(scenario: Scenario, seed: int = 1) -> Oracle:
-    return ask_oracle(scenario, gateway_config("test", scenario, None), seed)
+    return oracle_bounds(scenario, gateway_config("test", scenario, None), seed)
 
 
 def alone(**plan: Any) -> dict[str, Any]:
@@ -34,15 +34,18 @@ def alone(**plan: Any) -> dict[str, Any]:
 def waits(scenario: Scenario, seed: int = 1) -> list[float]:
     """Return when messages are submitted."""
     config = gateway_config("test", scenario, None)
-    return [each.at_s for each in letters_of(scenario, config, KeyedEntropy(seed))]
+    return [each.at_s for each in planned_messages(scenario, config, KeyedEntropy(seed))]
 
 
-def test_in_fair_weather_it_takes_the_fastest_answer() -> None:
+def test_without_faults_the_oracle_takes_the_fastest_answer() -> None:
     scenario = small(providers={"primary": {}, "secondary": {}})
     entropy = KeyedEntropy(1)
-    skies = [Sky(n, plan, (), entropy) for n, plan in scenario.providers.items()]
+    providers = [KnownProvider(n, plan, (), entropy) for n, plan in scenario.providers.items()]
     fastest = sorted(
-        min(latency_of(sky.plan.latency_s, sky.chance.attempt(number, 1)) for sky in skies)
+        min(
+            latency_of(provider.plan.latency_s, provider.draws.attempt(number, 1))
+            for provider in providers
+        )
         for number in range(len(waits(scenario)))
     )
 
@@ -118,7 +121,7 @@ def test_failed_attempts_are_spent_where_that_is_faster_than_waiting() -> None:
         ([{"kind": "stall", "rate": 0.5}], 1.0),
     ],
 )
-def test_who_knows_only_rates_needs_as_many_attempts_as_they_say(
+def test_scheduler_by_rates_needs_the_expected_attempts(
     kinds: list[dict[str, Any]], expected: float
 ) -> None:
     faults = [{"at_s": 0, "for_s": 10_000, **kind} for kind in kinds]
@@ -129,7 +132,7 @@ def test_who_knows_only_rates_needs_as_many_attempts_as_they_say(
     assert expected == pytest.approx(found.by_rates.attempts_per_message, abs=1e-3)
 
 
-def test_who_knows_only_rates_goes_where_the_odds_are_best() -> None:
+def test_scheduler_by_rates_goes_where_the_odds_are_best() -> None:
     bad, worse = ({"kind": "errors", "at_s": 0, "for_s": 1e4, "rate": rate} for rate in (0.2, 0.5))
     scenario = small(
         providers={"a": {**LATENCY, "faults": [worse]}, "b": {**LATENCY, "faults": [bad]}}
@@ -138,8 +141,8 @@ def test_who_knows_only_rates_goes_where_the_odds_are_best() -> None:
     assert 1.25 == pytest.approx(ask(scenario).by_rates.attempts_per_message)
 
 
-def test_quotas_make_a_line_that_nobody_can_shorten() -> None:
-    # 20/s for 10 s against 10/s: of 200, half must wait; whoever is served last waits 10 s.
+def test_quotas_bound_the_waits() -> None:
+    # 20/s for 10 s against 10/s: of 200, half must wait; the last one waits 10 s.
     scenario = small(duration_s=10, rate_per_s=20, **alone(quota={"per_s": 10}))
     count = len(waits(scenario))
 
@@ -151,7 +154,7 @@ def test_quotas_make_a_line_that_nobody_can_shorten() -> None:
     assert count == found.delivered
 
 
-def test_capacity_makes_the_same_line() -> None:
+def test_capacity_bounds_the_waits_alike() -> None:
     capacity = {"kind": "capacity", "at_s": 0, "for_s": 1000, "per_s": 10}
     by_quota, by_capacity = (
         ask(small(duration_s=10, rate_per_s=20, **alone(**plan)))
@@ -162,16 +165,16 @@ def test_capacity_makes_the_same_line() -> None:
     assert by_quota.p99_s == pytest.approx(by_capacity.p99_s or math.nan, rel=0.1)
 
 
-def test_who_stands_in_a_line_keeps_their_turn_when_the_next_begins() -> None:
+def test_a_queued_message_keeps_its_turn_when_the_next_stretch_begins() -> None:
     lines = [
         {"kind": "capacity", "at_s": 0, "for_s": 10, "per_s": 1},
         {"kind": "capacity", "at_s": 10, "for_s": 10, "per_s": 2},
     ]
     scenario = small(**alone(faults=lines))
-    sky = Sky(
+    provider = KnownProvider(
         "primary", scenario.providers["primary"], scenario.timeline("primary"), KeyedEntropy(1)
     )
-    server = Server(sky)
+    server = Server(provider)
     turns = []
     for _ in range(15):
         turns.append(server.next_s(5.0))
@@ -183,7 +186,7 @@ def test_who_stands_in_a_line_keeps_their_turn_when_the_next_begins() -> None:
 
 def test_windows_hold_at_every_start() -> None:
     scenario = small(**alone(quota={"per_s": 3, "per_minute": 20}))
-    server = Server(Sky("primary", scenario.providers["primary"], (), KeyedEntropy(1)))
+    server = Server(KnownProvider("primary", scenario.providers["primary"], (), KeyedEntropy(1)))
     starts: list[float] = []
     for _ in range(50):
         starts.append(server.next_s(0.1))
@@ -195,7 +198,7 @@ def test_windows_hold_at_every_start() -> None:
         assert min(gaps) == pytest.approx(length_s, abs=1e-9)
 
 
-def test_what_nobody_could_deliver_is_not_asked_for() -> None:
+def test_undeliverable_messages_are_not_expected() -> None:
     traffic = {"poison": {"count": 3, "kind": "refused_everywhere"}}
     reject = {"kind": "reject", "at_s": 0, "for_s": 1e4, "rate": 1.0, "scope": "message"}
     wrong = {**reject, "false_share": 1.0}
@@ -215,7 +218,7 @@ def test_a_lie_delivers_nothing_a_delay_does(then: Any, share: float) -> None:
     assert share == ask(small(**alone(faults=[lie]))).delivered_rate
 
 
-def test_nobody_delivers_after_the_deadline() -> None:
+def test_nothing_is_delivered_after_the_deadline() -> None:
     down = {"kind": "refuse", "at_s": 0, "for_s": 1000}
     config = {"streams": {"transactional": {"expires_after_s": 990}}}
     scenario = small(**alone(faults=[down]), config=config, horizon_s=5000)
@@ -228,9 +231,9 @@ def test_nobody_delivers_after_the_deadline() -> None:
 
 MESSAGES = 200.0
 UNMATCHED = {
-    # Vendors that lie: nobody else knows which answers are true.
+    # Vendors that lie: only the oracle knows which answers are true.
     "accepts-then-loses",
-    # So short a time is all restarts: clients give up before anybody listens.
+    # So short a run is all restarts: clients give up before a process serves.
     "crash-loop",
 }
 """Where no policy delivers as much, so that only deliveries are compared."""
@@ -283,7 +286,7 @@ def scenarios() -> dict[str, Scenario]:
 def test_no_policy_beats_it(name: str) -> None:
     scenario = scenarios()[name]
     config = gateway_config("test", scenario, None)
-    oracle = ask_oracle(scenario, config, 3)
+    oracle = oracle_bounds(scenario, config, 3)
 
     runs = [
         run_loop(each, "test", scenario, config, 3, lambda _accepted: None)

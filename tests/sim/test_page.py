@@ -14,16 +14,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.sim.judges import Violation
-from mailactors.sim.page import page_of
-from mailactors.sim.report import Bound, Expectation, Oracle, Report
-from mailactors.sim.series import Move, Record, Series, Shade, Story
+from mailactors.sim.report.page import page_of
+from mailactors.sim.report.report import Bound, Expectation, Oracle, Report, Violation
+from mailactors.sim.report.series import BreakerMove, FaultSpan, Record, Series, WorstMessage
 from tests.chromium import PROGRAM, Tab, browsing
-from tests.sim.test_many import PLAIN
+from tests.sim.test_workers import PLAIN
 
 EVIL = "</script><script>document.title='owned'</script><img src=x onerror=alert(1)>\"'&"
 SECONDS = 3600
-ASSETS = resources.files("mailactors.sim") / "assets"
+ASSETS = resources.files("mailactors.sim.report") / "assets"
 
 
 def series_of(seconds: int, name: str = "primary") -> Series:
@@ -35,10 +34,13 @@ def series_of(seconds: int, name: str = "primary") -> Series:
         tuple(second % 50 for second in range(seconds)),
         {name: ones, "secondary": ones},
         {name: ones, "secondary": ones},
-        {name: (Move(seconds / 4, "open"), Move(seconds / 2, "closed")), "secondary": ()},
+        {
+            name: (BreakerMove(seconds / 4, "open"), BreakerMove(seconds / 2, "closed")),
+            "secondary": (),
+        },
         (
-            Shade(seconds / 4, seconds / 3, EVIL if name == EVIL else "refuse", (name,)),
-            Shade(seconds / 2, seconds / 2 + 1, "process died"),
+            FaultSpan(seconds / 4, seconds / 3, EVIL if name == EVIL else "refuse", (name,)),
+            FaultSpan(seconds / 2, seconds / 2 + 1, "process died"),
         ),
     )
 
@@ -46,8 +48,8 @@ def series_of(seconds: int, name: str = "primary") -> Series:
 def report_of(name: str = "primary", story: str = "A test.", seconds: int = SECONDS) -> Report:
     bound = Bound(100, 1.0, 0.1, 0.2, 0.3, 1.0)
     worst = (
-        Story(17, 3.5, None, (f"4.000 s  attempt  {story}",)),
-        Story(4, 1.0, 61.25, ("1.000 s  accepted",)),
+        WorstMessage(17, 3.5, None, (f"4.000 s  attempt  {story}",)),
+        WorstMessage(4, 1.0, 61.25, ("1.000 s  accepted",)),
     )
     return msgspec.structs.replace(
         PLAIN,
@@ -98,7 +100,7 @@ def test_all_figures_are_there_without_scripts() -> None:
 
     for words in (
         *("outage, seed 7, default:", "99.00%", "99 of 100", "61.250 s", "oracle 0.200"),
-        *("delivered_min", "missed", "held", "no undeclared duplicate", "message 4, at 12.500 s"),
+        *("delivered_min", "missed", "passed", "no undeclared duplicate", "message 4, at 12.500 s"),
         *("message 17: never arrived", "message 4: 61.250 s", "1.000 s  accepted"),
         *("mailactors simulate folder/outage.toml --seed 7", "0123abcd", "1 of 1 failed"),
         *("The charts need JavaScript", "1 of 100 messages not delivered"),
@@ -168,7 +170,7 @@ def _arrivals(text: str) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("name", ["uPlot.iife.min.js", "uPlot.min.css"])
-def test_what_others_wrote_is_unchanged_and_says_whose_it_is(name: str) -> None:
+def test_vendored_files_are_unchanged_and_attributed(name: str) -> None:
     digest = hashlib.sha256((ASSETS / name).read_bytes()).hexdigest()
 
     assert f"| `{name}` | {digest} |" in (ASSETS / "README.md").read_text()
@@ -241,7 +243,7 @@ def test_every_chart_is_drawn_and_nothing_is_asked_for(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [420, 1200])
-def test_nothing_sticks_out(width: int, tab: Tab, evil_page: Path) -> None:
+def test_no_element_overflows(width: int, tab: Tab, evil_page: Path) -> None:
     show(tab, evil_page, 1, width=width)
 
     assert tab.run("document.documentElement.scrollWidth") <= width

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mailactors.sim.plot import BLOCKS, PLAIN, Glyphs, plot_lines
-from mailactors.sim.series import Move, Series, Shade
+from mailactors.sim.report.plot import BLOCKS, PLAIN, Characters, plot_lines
+from mailactors.sim.report.series import BreakerMove, FaultSpan, Series
 
 LONG = 3600
 
@@ -19,13 +19,16 @@ def series_of(count: int) -> Series:
         tuple(range(count)),
         {},
         {},
-        {"primary": (Move(count / 4, "open"), Move(count / 2, "closed")), "secondary": ()},
-        (Shade(count / 4, count / 2, "refuse", ("primary",)),),
+        {
+            "primary": (BreakerMove(count / 4, "open"), BreakerMove(count / 2, "closed")),
+            "secondary": (),
+        },
+        (FaultSpan(count / 4, count / 2, "refuse", ("primary",)),),
     )
 
 
-def picture(count: int, width: int, glyphs: Glyphs = BLOCKS) -> dict[str, str]:
-    lines = [line.plain for line in plot_lines(series_of(count), width, glyphs)]
+def picture(count: int, width: int, characters: Characters = BLOCKS) -> dict[str, str]:
+    lines = [line.plain for line in plot_lines(series_of(count), width, characters)]
     return {line[:12].strip(): line[12:] for line in lines}
 
 
@@ -38,7 +41,7 @@ def test_no_line_is_longer_than_the_terminal(count: int, width: int) -> None:
     assert 7 == len(lines)
 
 
-def test_breaker_is_open_where_it_was() -> None:
+def test_breaker_is_drawn_open_while_it_is_open() -> None:
     lines = picture(LONG, 80)
 
     gates = lines["primary"][:54]
@@ -49,14 +52,14 @@ def test_breaker_is_open_where_it_was() -> None:
     assert "─" * 54 == lines["secondary"].rstrip()
 
 
-def test_faults_stand_under_what_they_did() -> None:
+def test_faults_are_drawn_at_their_times() -> None:
     lines = picture(LONG, 80)
 
     assert range(13, 27) == range(lines["faults"].index("━"), lines["faults"].rindex("━") + 1)
     assert lines["faults"].endswith("refuse")
 
 
-def test_rates_share_a_scale_and_say_their_highest() -> None:
+def test_rates_share_a_scale_and_are_labelled_with_their_maximum() -> None:
     lines = picture(LONG, 80)
 
     assert "█" * 54 == lines["arrivals"][:54]
@@ -73,7 +76,7 @@ def test_plain_terminals_get_plain_characters() -> None:
 
 
 def test_a_short_opening_is_seen() -> None:
-    moves = (Move(1810.0, "open"), Move(1810.5, "closed"))
+    moves = (BreakerMove(1810.0, "open"), BreakerMove(1810.5, "closed"))
     series = Series(1, (1,) * LONG, (1,) * LONG, (0,) * LONG, {}, {}, {"primary": moves}, ())
 
     lines = plot_lines(series, 80)

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.report import (
+from mailactors.sim.report.report import (
     Bound,
     Oracle,
     expectations_of,
     failure_rate_max,
     gap_of,
 )
-from mailactors.sim.tables import Expect
+from mailactors.sim.scenario.tables import Expect
 
 FIGURES: dict[str, Any] = {
     "accepted": 100,
@@ -66,13 +66,13 @@ def test_when_all_failed_nothing_is_proven() -> None:
     assert 1.0 == failure_rate_max(3, 3)
 
 
-def test_deliveries_are_held_to_what_could_be_delivered() -> None:
+def test_deliveries_are_compared_with_the_oracles() -> None:
     assert {"delivered_min": False} == held({"delivered_min": 0.95})
     assert {"delivered_min": True} == held({"delivered_min": 0.95}, oracle(delivered=92))
     assert {"delivered_min": True} == held({"delivered_min": 1.0}, oracle(delivered=80))
 
 
-def test_each_domain_is_held_to_its_own_limit() -> None:
+def test_each_domain_has_its_own_limit() -> None:
     asked = {"p99_s_by_domain": {"small.example": 0.9, "big.example": 100}}
 
     assert held(asked) == {
@@ -92,7 +92,7 @@ def test_gap_is_a_factor_of_the_oracle() -> None:
     }
 
 
-def test_what_was_not_measured_does_not_hold() -> None:
+def test_a_figure_that_was_not_measured_fails() -> None:
     assert {"within.p999_s": False} == held({"within": {"p999_s": 100}})
     assert {"oracle_gap.p99_max": False} == held({"oracle_gap": {"p99_max": 9}})
     assert {"oracle_gap.p99_max": False} == held({"oracle_gap": {"p99_max": 9}}, oracle(p99_s=None))

@@ -11,18 +11,17 @@ import jsonschema
 import pytest
 
 from mailactors.config import ConfigError, SmtpProviderSettings
-from mailactors.sim.faults import KINDS, Later, Lie
-from mailactors.sim.incidents import OWN_KINDS
 from mailactors.sim.scenario import (
-    FILE_BYTES_MAX,
     Scenario,
     ScenarioError,
     gateway_config,
     horizon_s,
     load_scenario,
-    parse_scenario,
     scenario_schema,
 )
+from mailactors.sim.scenario.faults import KINDS, Later, Lie
+from mailactors.sim.scenario.file import FILE_BYTES_MAX, parse_scenario
+from mailactors.sim.scenario.incidents import GATEWAY_KINDS
 from tests.sim.makers import LIBRARY
 
 GOOD = """
@@ -42,7 +41,7 @@ def problems(text: str) -> str:
     return str(caught.value)
 
 
-def test_of_many_faults_the_first_are_told() -> None:
+def test_only_the_first_of_many_errors_are_reported() -> None:
     many = ", ".join(['{ at_s = -1, for_s = 1, kind = "refuse" }'] * 2_000)
 
     found = problems(GOOD.replace('{ at_s = 1, for_s = 1, kind = "refuse" }', many))
@@ -104,10 +103,10 @@ def test_good_file_is_read() -> None:
     ],
 )
 def test_fault_of_a_file_is_named(before: str, after: str, words: str) -> None:
-    told = problems(GOOD.replace(before, after, 1))
+    message = problems(GOOD.replace(before, after, 1))
 
-    assert told.startswith("a.toml:")
-    assert words in told
+    assert message.startswith("a.toml:")
+    assert words in message
 
 
 @pytest.mark.parametrize(
@@ -134,9 +133,11 @@ def test_names_must_exist(more: str, words: str) -> None:
 def test_bursts_may_not_overlap() -> None:
     burst = "{ at_s = 1, for_s = 5, rate_per_s = 9 }"
 
-    told = problems(GOOD.replace("rate_per_s = 5", f"rate_per_s = 5\nbursts = [{burst}, {burst}]"))
+    message = problems(
+        GOOD.replace("rate_per_s = 5", f"rate_per_s = 5\nbursts = [{burst}, {burst}]")
+    )
 
-    assert "traffic.bursts (line 6): those at 1 and 1 s overlap" in told
+    assert "traffic.bursts (line 6): those at 1 and 1 s overlap" in message
 
 
 def test_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
@@ -344,11 +345,11 @@ def test_fault_of_a_full_file_is_named(before: str, after: str, words: str) -> N
 def test_all_faults_are_named_at_once() -> None:
     text = FULL.replace("breaker:primary", "breaker:primry").replace('"reload"\n', '"reset:x"\n')
 
-    told = problems(text)
+    message = problems(text)
 
-    assert "crashes.0.what" in told
-    assert "operations.0.what" in told
-    assert "until (line 14): waits for a reload" in told
+    assert "crashes.0.what" in message
+    assert "operations.0.what" in message
+    assert "until (line 14): waits for a reload" in message
 
 
 def test_end_of_the_run_is_known_only_with_the_policy() -> None:
@@ -440,5 +441,5 @@ def test_example_of_the_reference_is_sound() -> None:
 def test_reference_names_every_kind() -> None:
     text = (LIBRARY / "README.md").read_text()
 
-    for kind in (*KINDS, *OWN_KINDS):
+    for kind in (*KINDS, *GATEWAY_KINDS):
         assert f"| `{kind}`" in text, kind

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.printing import delivered_words
+from mailactors.sim.report.printing import delivered_words
 from mailactors.sim.scenario import gateway_config, load_scenario
 from tests.sim.makers import LIBRARY, NAMES, fault, run, shortened, small
 
@@ -25,7 +25,7 @@ LIBRARY_OF_OTHERS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_small_variant_keeps_every_promise(name: str) -> None:
+def test_small_variant_violates_no_invariant(name: str) -> None:
     report = run(shortened(name, MESSAGES))
 
     missed = {each.name for each in report.expectations if not each.ok}
@@ -71,7 +71,7 @@ def test_library_is_whole() -> None:
     ],
     ids=["refuse", "errors", "flap", "stall", "ambiguous", "throttle", "slow", "quota"],
 )
-def test_fault_is_felt_and_breaks_no_promise(plan: dict[str, Any], what: str) -> None:
+def test_fault_has_an_effect_and_violates_no_invariant(plan: dict[str, Any], what: str) -> None:
     healthy = {"breaker_moves": 0, "attempts_per_message": 1.0, "duplicates": 0, "p99_s": 1.0}
 
     report = run(small(providers={"primary": plan, "secondary": {}}))
@@ -83,7 +83,7 @@ def test_fault_is_felt_and_breaks_no_promise(plan: dict[str, Any], what: str) ->
 
 
 @pytest.mark.slow
-def test_clients_who_say_it_twice_get_one_message() -> None:
+def test_duplicate_submissions_are_one_message() -> None:
     report = run(small(traffic={"duplicate_submissions": 1.0}))
 
     assert () == report.violations
@@ -104,7 +104,7 @@ def test_times_are_counted_by_domain() -> None:
 
 
 @pytest.mark.slow
-def test_what_a_liar_accepted_is_told_beside_what_arrived() -> None:
+def test_messages_that_a_provider_lost_are_reported_apart() -> None:
     lies = fault("lie", then="drop")
 
     report = run(small(providers={"primary": lies}))

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.series import (
+from mailactors.sim.report.series import (
+    BreakerMove,
     EventLog,
-    Move,
+    FaultSpan,
     Series,
-    Shade,
     coarser,
     series_of,
     step_for,
-    stories_of,
     story_lines,
+    worst_messages,
 )
-from mailactors.sim.truth import Truth
+from mailactors.sim.world.truth import Truth
 from mailactors.spool.port import Event
 from tests.sim.makers import fault, small
 
@@ -84,16 +84,16 @@ def test_breakers_move_and_begin_closed_in_a_new_process() -> None:
         (2.0, "world.process_died", {"why": "killed"}),
     ]
     for clock.at_s, event, facts in story:
-        events.noted(event, facts)
+        events.on_event(event, facts)
 
     series = series_of(small(duration_s=5), truth_of([], {}), events)
 
-    assert (Move(1.0, "open"), Move(2.0, "closed")) == series.gates["primary"]
+    assert (BreakerMove(1.0, "open"), BreakerMove(2.0, "closed")) == series.gates["primary"]
     assert () == series.gates["secondary"]
-    assert [Shade(2.0, 3.0, "process died")] == list(series.shades)
+    assert [FaultSpan(2.0, 3.0, "process died")] == list(series.shades)
 
 
-def test_faults_and_operations_are_shades() -> None:
+def test_faults_and_operations_are_spans() -> None:
     scenario = small(
         duration_s=20,
         providers={"primary": fault("refuse"), "secondary": {}},
@@ -113,10 +113,10 @@ def test_faults_and_operations_are_shades() -> None:
     series = series_of(scenario, truth_of([], {}), EventLog(HandClock()))
 
     assert [
-        Shade(1, 3, "errors", ("primary", "secondary")),
-        Shade(3, 7, "spool enospc"),
-        Shade(5, 10, "refuse", ("primary",)),
-        Shade(9, 10, "reload"),
+        FaultSpan(1, 3, "errors", ("primary", "secondary")),
+        FaultSpan(3, 7, "spool enospc"),
+        FaultSpan(5, 10, "refuse", ("primary",)),
+        FaultSpan(9, 10, "reload"),
     ] == list(series.shades)
 
 
@@ -157,7 +157,7 @@ def test_worst_are_the_lost_then_the_slowest() -> None:
     taken = {number: number + 0.1 + (5.0 if number == 7 else 0.0) for number in range(38)}
     truth = truth_of(submitted, taken, lost=(3,))
 
-    worst = stories_of(truth, lambda number: (f"story {number}",))
+    worst = worst_messages(truth, lambda number: (f"story {number}",))
 
     assert 20 == len(worst)
     assert [(3, None), (38, None), (39, None), (7, 5.1)] == [
@@ -169,12 +169,12 @@ def test_worst_are_the_lost_then_the_slowest() -> None:
 def test_where_many_are_lost_some_of_the_slowest_are_shown_too() -> None:
     truth = truth_of([0.0] * 50, dict.fromkeys(range(15), 1.0))
 
-    worst = stories_of(truth, lambda _number: ())
+    worst = worst_messages(truth, lambda _number: ())
 
     assert [None] * 10 + [1.0] * 10 == [each.latency_s for each in worst]
 
 
-def test_story_is_told_from_the_beginning_of_the_run() -> None:
+def test_timeline_counts_from_the_start_of_the_run() -> None:
     events = [Event(1, 105.25, "attempt", {"provider": "primary", "error": None, "round": 2})]
 
     assert ('5.250 s  attempt  provider: "primary", round: 2',) == story_lines(events, 100.0)

@@ -16,8 +16,8 @@ from mailactors.model.outcome import (
     Uncertain,
 )
 from mailactors.providers.smtp.transport import FINAL_TIMEOUT_S
-from mailactors.sim.smtp_peer import IDLE_S, SmtpPeer
-from mailactors.sim.smtp_wire import CARRIED, WireConnector
+from mailactors.sim.vendor.smtp_client import SENDING, WireConnector
+from mailactors.sim.vendor.smtp_server import IDLE_S, SmtpServer
 from tests.sim.vendors import NAME, Rig, fault, mail, with_vendor
 
 WIRE = {"wire": "smtp"}
@@ -33,20 +33,22 @@ def test_message_goes_over_the_wire() -> None:
         assert Accepted("primary-1-1") == await rig.send(1)
         assert [0, 1] == list(rig.arrivals)
         assert 2 == rig.truth.attempts
-        assert [("began", NAME), ("sending", NAME, 0), ("arrived", NAME, 0)] == rig.watch.told[:3]
+        assert [("began", NAME), ("sending", NAME, 0), ("arrived", NAME, 0)] == rig.observer.calls[
+            :3
+        ]
 
     with_vendor(body, on_wire())
 
 
 def test_connections_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     count = []
-    serve = SmtpPeer.serve
+    serve = SmtpServer.serve
 
-    async def counting(self: SmtpPeer) -> None:
+    async def counting(self: SmtpServer) -> None:
         count.append(self)
         await serve(self)
 
-    monkeypatch.setattr(SmtpPeer, "serve", counting)
+    monkeypatch.setattr(SmtpServer, "serve", counting)
 
     async def body(rig: Rig) -> None:
         for number in range(5):
@@ -66,7 +68,7 @@ def test_session_that_is_given_back_was_no_attempt() -> None:
         await session.aclose()
         assert 0 == rig.truth.attempts
         assert [] == rig.truth.attempted_s[NAME].tolist()
-        assert "unused" == rig.watch.told[-1][0]
+        assert "unused" == rig.observer.calls[-1][0]
 
     with_vendor(body, on_wire())
 
@@ -95,7 +97,7 @@ def test_there_is_no_connection(plan: dict[str, Any], words: str) -> None:
     with_vendor(body, on_wire(plan))
 
 
-def test_who_refuses_connections_drops_those_that_there_are() -> None:
+def test_refused_connections_also_drop_pooled_ones() -> None:
     async def body(rig: Rig) -> None:
         assert isinstance(await rig.send(0), Accepted)
         await trio.sleep_until(10.0)
@@ -121,7 +123,7 @@ def test_who_refuses_connections_drops_those_that_there_are() -> None:
         (fault("defer_domain", domain="example.com", code=450), Deferred, Scope.RECIPIENT, 450),
     ],
 )
-def test_refusal_is_said_in_smtp(
+def test_refusal_is_translated_to_smtp(
     plan: dict[str, Any], kind: type[Any], scope: Scope, code: int
 ) -> None:
     async def body(rig: Rig) -> None:
@@ -145,7 +147,7 @@ def test_quota_is_a_throttle_with_a_time() -> None:
             (each.throttled, each.retry_after_s, each.reason.code) for each in late
         ]
         assert 3 == len(rig.arrivals)
-        assert ("throttled", NAME, 60.0) in rig.watch.told
+        assert ("throttled", NAME, 60.0) in rig.observer.calls
 
     with_vendor(body, on_wire({"quota": {"per_minute": 3}}))
 
@@ -159,7 +161,7 @@ def test_slow_answer_is_right() -> None:
     with_vendor(body, on_wire(fault("slow", latency_s=90)))
 
 
-def test_stalled_message_goes_out_and_nothing_is_heard() -> None:
+def test_stalled_message_goes_out_without_an_answer() -> None:
     async def body(rig: Rig) -> None:
         outcome = await rig.send(0)
 
@@ -197,7 +199,7 @@ def test_garbage_comes_in_two_shapes() -> None:
     with_vendor(body, on_wire(fault("garbage", rate=1.0)))
 
 
-def test_lie_is_told_on_the_wire_too() -> None:
+def test_lie_works_on_the_smtp_wire() -> None:
     async def body(rig: Rig) -> None:
         assert isinstance(await rig.send(0), Accepted)
         await trio.sleep(1000.0)
@@ -216,7 +218,7 @@ def test_capacity_serves_in_order() -> None:
     with_vendor(body, on_wire(fault("capacity", per_s=1)))
 
 
-def test_delivery_is_told_by_the_marker_on_the_wire() -> None:
+def test_delivery_event_has_the_marker_from_the_wire() -> None:
     async def body(rig: Rig) -> None:
         await rig.send(0)
         await trio.sleep(10.0)
@@ -247,7 +249,7 @@ def test_process_that_dies_after_the_dot() -> None:
 
 
 @pytest.mark.slow
-def test_two_at_once_to_one_mailbox_are_told_apart() -> None:
+def test_two_messages_at_once_to_one_mailbox_are_distinguished() -> None:
     async def body(rig: Rig) -> None:
         outcomes = await rig.send_many(120)
 
@@ -263,7 +265,12 @@ def test_two_at_once_to_one_mailbox_are_told_apart() -> None:
 def test_the_same_seed_is_the_same_story() -> None:
     async def body(rig: Rig) -> list[Any]:
         await rig.send_many(50, gap_s=0.02)
-        return [rig.watch.told, rig.arrivals, rig.world.journal.digest, list(rig.took_s.items())]
+        return [
+            rig.observer.calls,
+            rig.arrivals,
+            rig.world.journal.digest,
+            list(rig.took_s.items()),
+        ]
 
     plan = on_wire({"latency_s": {"median": 0.1, "sigma": 0.5}, **fault("errors", rate=0.5)})
     assert with_vendor(body, plan) == with_vendor(body, plan)
@@ -304,12 +311,12 @@ def test_server_knows_its_protocol() -> None:
 
 def test_421_takes_the_connection_with_it() -> None:
     async def body(rig: Rig) -> None:
-        token = CARRIED.set(0)
+        token = SENDING.set(0)
         answers = await converse(rig, "HELO x", "MAIL FROM:<>", "RCPT TO:<a@example.com>")
-        CARRIED.reset(token)
+        SENDING.reset(token)
 
         assert answers[3].startswith("421 4.4.2 ")
         assert "" == answers[4]
-        assert trio.current_time() < 1.0  # at once, not because nobody says anything
+        assert trio.current_time() < 1.0  # at once, not after a timeout
 
     with_vendor(body, on_wire(fault("defer_domain", domain="example.com")))

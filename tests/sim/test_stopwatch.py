@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.runner import run_scenario
+from mailactors.sim.run.gateway import run_scenario
+from mailactors.sim.run.stopwatch import Stopwatch
 from mailactors.sim.scenario import gateway_config
-from mailactors.sim.stopwatch import Stopwatch
 from tests.sim.makers import fault, run, small
 
 FAILING = {"primary": fault("errors", rate=0.5), "secondary": fault("refuse")}
@@ -68,7 +68,7 @@ def test_a_failure_that_was_never_decided_on_is_passed_over(real: list[float]) -
     assert times.p50 == times.p999 == pytest.approx(500_000, abs=1)
 
 
-def test_nothing_was_decided_nothing_is_said() -> None:
+def test_no_times_without_a_decision() -> None:
     assert run(small(duration_s=5)).decision_us is None
 
 
@@ -101,8 +101,8 @@ def test_real_time_is_not_in_the_journal(monkeypatch: pytest.MonkeyPatch) -> Non
     def hashed(**more: Any) -> str:
         return run_scenario("test", scenario, config, 1, **more).hash
 
-    slow = hashed(progress=lambda _now_s, _accepted: sum(range(20_000)))
-    monkeypatch.setattr(Stopwatch, "around", lambda _self, factory: factory)
-    monkeypatch.setattr(Stopwatch, "attend", lambda _self, _gateway: None)
+    slow = hashed(progress=lambda _accepted: sum(range(20_000)))
+    monkeypatch.setattr(Stopwatch, "wrap", lambda _self, factory: factory)
+    monkeypatch.setattr(Stopwatch, "observe", lambda _self, _gateway: None)
 
     assert slow == hashed()

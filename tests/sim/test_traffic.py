@@ -13,11 +13,12 @@ import trio
 from mailactors.errors import MailactorsError
 from mailactors.intake.submission import OverloadedError, Submission
 from mailactors.sim.scenario import Scenario
-from mailactors.sim.scheduling import JumpingClock
-from mailactors.sim.tables import Traffic
-from mailactors.sim.traffic import TRIES_MAX, Clients, arrival_times, rate_per_s
-from mailactors.sim.truth import Truth
-from mailactors.sim.world import KeyedEntropy, make_world
+from mailactors.sim.scenario.tables import Traffic
+from mailactors.sim.world.entropy import KeyedEntropy
+from mailactors.sim.world.scheduling import JumpingClock
+from mailactors.sim.world.traffic import TRIES_MAX, Clients, arrival_times, rate_per_s
+from mailactors.sim.world.truth import Truth
+from mailactors.sim.world.world import make_world
 from mailactors.spool.port import Receipt
 from tests.sim.makers import small
 
@@ -26,7 +27,7 @@ class Door:
     """Takes everything, but for the first tries of each message."""
 
     def __init__(self, *errors: Exception) -> None:
-        self.letters: list[tuple[float, Submission]] = []
+        self.messages: list[tuple[float, Submission]] = []
         self.errors = errors
         self.tries: Counter[str] = Counter()
 
@@ -36,7 +37,7 @@ class Door:
         self.tries[submission.subject] += 1
         if number < len(self.errors):
             raise self.errors[number]
-        self.letters.append((trio.current_time(), submission))
+        self.messages.append((trio.current_time(), submission))
         return Receipt(1, f"{int(submission.subject) + 1:032x}", "", "", 0.0, False)
 
 
@@ -85,7 +86,7 @@ def test_burst_replaces_the_day() -> None:
     assert 0.0 == rate_per_s(Traffic.model_validate(traffic), 0.0)
 
 
-def test_without_a_day_the_times_are_as_ever() -> None:
+def test_without_a_day_the_times_do_not_change() -> None:
     times = list(arrival_times(Traffic(rate_per_s=1.0), 1000.0, KeyedEntropy(1)))
 
     assert 1000 == pytest.approx(len(times), abs=100)
@@ -93,25 +94,25 @@ def test_without_a_day_the_times_are_as_ever() -> None:
     assert 1.0 == pytest.approx(statistics.stdev(gaps), abs=0.1)
 
 
-def test_every_message_is_written_down_when_it_is_submitted_first() -> None:
+def test_every_message_is_recorded_at_its_first_submission() -> None:
     door = Door(OverloadedError("full", 5.0))
 
     truth, _ = submit_all(small(duration_s=20), door)
 
-    first = {letter.subject: at_s for at_s, letter in door.letters}
-    assert len(door.letters) == len(truth.submitted_s) == truth.refused == len(truth.accepted)
+    first = {message.subject: at_s for at_s, message in door.messages}
+    assert len(door.messages) == len(truth.submitted_s) == truth.refused == len(truth.accepted)
     for number, at_s in enumerate(truth.submitted_s):
         assert at_s + 5.0 == pytest.approx(first[str(number)])
 
 
-def test_client_whose_answer_is_lost_comes_again_with_the_same_key() -> None:
+def test_client_whose_answer_is_lost_retries_with_the_same_key() -> None:
     door = Door(MailactorsError("500"), MailactorsError("500"))
 
     truth, _ = submit_all(small(duration_s=5), door)
 
     assert 0 == truth.given_up
     assert len(truth.accepted) == len(truth.submitted_s) > 20
-    assert all(letter.key == f"message-{letter.subject}" for _, letter in door.letters)
+    assert all(message.key == f"message-{message.subject}" for _, message in door.messages)
 
 
 def test_client_gives_up_in_the_end() -> None:
@@ -132,7 +133,7 @@ def test_sizes_are_log_normal_and_only_accounted_for() -> None:
     assert 5000 == pytest.approx(statistics.median(sizes), rel=0.1)
     assert max(sizes) > 15_000
     assert sum(sizes) == truth.bytes_submitted
-    assert {"A simulated message.\n"} == {letter.text for _, letter in door.letters}
+    assert {"A simulated message.\n"} == {message.text for _, message in door.messages}
 
 
 def test_poison_is_spread_over_the_time() -> None:

@@ -1,4 +1,4 @@
-"""The world's book: exact, and small."""
+"""The ground truth and a vendor's memory: exact, and small."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.sim.book import Book, Entry, digest_of
-from mailactors.sim.truth import Receipts, Times, Truth
+from mailactors.sim.vendor.memory import Entry, VendorMemory, digest_of
+from mailactors.sim.world.truth import Receipts, Times, Truth
 from tests.sim.vendors import mail
 
 
@@ -84,7 +84,7 @@ def test_attempt_that_is_given_back_is_the_right_one() -> None:
     assert (3, 2) == (truth.attempts, truth.peaks["a"].highest)
 
 
-def test_backlog_is_what_nobody_took_over() -> None:
+def test_backlog_is_what_no_provider_accepted() -> None:
     truth = Truth(("a",))
     for number in range(10):
         truth.submit(float(number))
@@ -99,19 +99,19 @@ def test_backlog_is_what_nobody_took_over() -> None:
     assert truth.recovery_s(9.0, 2) is None
 
 
-def test_book_finds_by_marker() -> None:
-    book = Book()
+def test_memory_finds_by_marker() -> None:
+    memory = VendorMemory()
     for number in range(5000):
-        book.add(mail(number).marker, Entry(number, 1, float(number), number))
-    book.add("no number", Entry(1, 2, 3.0, 4))
-    book.add(mail(7).marker, Entry(7, 2, 9.0, 9))
+        memory.add(mail(number).marker, Entry(number, 1, float(number), number))
+    memory.add("no number", Entry(1, 2, 3.0, 4))
+    memory.add(mail(7).marker, Entry(7, 2, 9.0, 9))
 
-    assert all(book.find(mail(n).marker) == (n, 1, float(n), n) for n in range(5000) if n != 7)
-    assert (7, 2, 9.0, 9) == book.find(mail(7).marker)
-    assert (1, 2, 3.0, 4) == book.find("no number")
-    assert book.find(mail(5000).marker) is None
-    assert book.find("nothing") is None
-    assert 5002 == len(book)
+    assert all(memory.find(mail(n).marker) == (n, 1, float(n), n) for n in range(5000) if n != 7)
+    assert (7, 2, 9.0, 9) == memory.find(mail(7).marker)
+    assert (1, 2, 3.0, 4) == memory.find("no number")
+    assert memory.find(mail(5000).marker) is None
+    assert memory.find("nothing") is None
+    assert 5002 == len(memory)
 
 
 def test_digest_is_of_the_whole_request() -> None:
@@ -129,17 +129,17 @@ def test_digest_is_of_the_whole_request() -> None:
 @pytest.mark.slow
 def test_a_million_messages_fit() -> None:
     count = 20_000
-    truth, book = Truth(("a",)), Book()
+    truth, memory = Truth(("a",)), VendorMemory()
     for number in range(count):
         truth.submit(1.0, 100)
         truth.accepted.setdefault(number, f"{number + 1:032x}")
         truth.attempt("a", 1.0)
         truth.take(number, 1.0)
         truth.arrive("a", number, 1.0)
-        book.add(f"{number + 1:032x}", Entry(number, 1, 1.0, 1))
+        memory.add(f"{number + 1:032x}", Entry(number, 1, 1.0, 1))
 
     things: list[Any] = [truth.submitted_s, truth._sizes, truth.accepted._ids]
     things += [truth.taken._first, truth.arrivals._first, *truth.attempted_s.values()]
-    things += [*truth.arrived_s.values(), *vars(book).values()]
+    things += [*truth.arrived_s.values(), *vars(memory).values()]
 
     assert sum(map(sys.getsizeof, things)) / count < 200

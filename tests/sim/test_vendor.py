@@ -17,9 +17,10 @@ from mailactors.model.outcome import (
     Uncertain,
 )
 from mailactors.providers.port import Found, LookUpFailed, NotFound
-from mailactors.sim.faults import Auth
-from mailactors.sim.providers import ANSWER_WITHIN_S, CONNECT_WITHIN_S, Vendor
-from mailactors.sim.world import EPOCH_S
+from mailactors.sim.scenario.faults import Auth
+from mailactors.sim.vendor.client import ANSWER_WITHIN_S, CONNECT_WITHIN_S, client_of
+from mailactors.sim.vendor.vendor import Vendor
+from mailactors.sim.world.world import EPOCH_S
 from tests.sim.vendors import FLAT, NAME, Rig, fault, mail, with_vendor
 
 
@@ -27,7 +28,7 @@ def shares(outcomes: list[Outcome], kind: type[Any]) -> float:
     return sum(isinstance(each, kind) for each in outcomes) / len(outcomes)
 
 
-# Fair weather
+# Without faults
 
 
 def test_message_is_accepted_and_goes_out() -> None:
@@ -38,7 +39,7 @@ def test_message_is_accepted_and_goes_out() -> None:
         assert {0: [0.1]} == rig.arrivals
         assert [0.1] == rig.truth.arrived_s[NAME].tolist()
         assert [0.0] == rig.truth.attempted_s[NAME].tolist()
-        assert [("began", NAME), ("sending", NAME, 0), ("arrived", NAME, 0)] == rig.watch.told
+        assert [("began", NAME), ("sending", NAME, 0), ("arrived", NAME, 0)] == rig.observer.calls
 
     with_vendor(body)
 
@@ -51,7 +52,7 @@ def test_session_that_is_given_back_was_no_attempt() -> None:
 
         assert 1 == rig.truth.attempts
         assert [0.0] == rig.truth.attempted_s[NAME].tolist()
-        assert ("unused", NAME, pytest.approx(0.1)) == rig.watch.told[-1]
+        assert ("unused", NAME, pytest.approx(0.1)) == rig.observer.calls[-1]
 
     with_vendor(body)
 
@@ -153,7 +154,9 @@ def test_flap_comes_and_goes() -> None:
         (418, Uncertain, None),
     ],
 )
-def test_errors_mean_what_adapters_say(code: int, kind: type[Any], scope: Scope | None) -> None:
+def test_errors_have_the_outcomes_of_the_adapters(
+    code: int, kind: type[Any], scope: Scope | None
+) -> None:
     async def body(rig: Rig) -> None:
         outcome: Any = await rig.send(0)
 
@@ -179,7 +182,7 @@ def test_errors_carry_their_enhanced_code_and_meet_a_share() -> None:
     with_vendor(body, fault("errors", rate=0.3, code=451, enhanced="4.3.2"))
 
 
-def test_quota_says_when_to_come_back() -> None:
+def test_quota_answers_with_retry_after() -> None:
     async def body(rig: Rig) -> None:
         outcomes = await rig.send_many(5)
 
@@ -190,7 +193,7 @@ def test_quota_says_when_to_come_back() -> None:
         assert [(True, 60.0, 429)] * 2 == [
             (each.throttled, each.retry_after_s, each.reason.code) for each in throttled
         ]
-        assert 2 == rig.watch.told.count(("throttled", NAME, 60.0))
+        assert 2 == rig.observer.calls.count(("throttled", NAME, 60.0))
         await trio.sleep(61.0)
         assert isinstance(await rig.send(9), Accepted)
 
@@ -240,7 +243,7 @@ def test_reload_that_is_late_leaves_credentials_bad() -> None:
         waiting = Auth.model_validate({"kind": "auth", "at_s": 10, "until": "reload"})
         planned = waiting.model_copy(update={"for_s": 20.0})
         vendor = Vendor(NAME, rig.vendor.plan, (planned,), rig.world, rig.truth)
-        rig.client = vendor.client(rig.watch)
+        rig.client = client_of(vendor, rig.observer)
 
         await trio.sleep_until(50.0)
         assert isinstance(await rig.send(0), Rejected)
@@ -323,7 +326,7 @@ def test_answer_that_is_too_slow_leaves_a_doubt_and_goes_out() -> None:
     with_vendor(body, fault("slow", latency_s=90))
 
 
-def test_stalled_message_goes_out_and_nothing_is_heard() -> None:
+def test_stalled_message_goes_out_without_an_answer() -> None:
     async def body(rig: Rig) -> None:
         outcome = await rig.send(0)
 
@@ -371,7 +374,7 @@ def test_capacity_serves_in_order() -> None:
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_who_hangs_up_in_the_line(keeps: bool) -> None:
+def test_client_that_hangs_up_in_the_queue(keeps: bool) -> None:
     async def body(rig: Rig) -> None:
         outcomes = await rig.send_many(100)
 
@@ -433,7 +436,7 @@ def test_what_is_left_at_the_end_arrives_at_its_time() -> None:
         assert {0: [7200.1]} == rig.arrivals
         assert 0.1 == pytest.approx(trio.current_time())
         await trio.sleep(1.0)
-        assert [] == rig.evidence  # nobody is there to hear of it
+        assert [] == rig.evidence  # no process serves
 
     with_vendor(body, {**fault("lie", then={"delay_s": 7200}), **EVENTS})
 
@@ -441,7 +444,7 @@ def test_what_is_left_at_the_end_arrives_at_its_time() -> None:
 EVENTS = {"delivery_events": {"delay_median_s": 5, "delay_sigma": 0}}
 
 
-def test_lie_that_bounces_is_told_later() -> None:
+def test_lie_that_bounces_is_reported_later() -> None:
     async def body(rig: Rig) -> None:
         await rig.send(0)
         await trio.sleep_until(300.0)
@@ -466,7 +469,7 @@ def test_lie_meets_a_share() -> None:
     with_vendor(body, fault("lie", rate=0.2, then="drop"))
 
 
-def test_delivery_is_told_after_a_while() -> None:
+def test_delivery_is_reported_after_a_delay() -> None:
     async def body(rig: Rig) -> None:
         await rig.send(0)
         await trio.sleep_until(5.0)
@@ -549,7 +552,7 @@ def test_doubt_is_settled_by_the_key() -> None:
     with_vendor(body, {**KEYED, **fault("stall", for_s=10, rate=1.0)})
 
 
-def test_key_that_is_still_in_hand() -> None:
+def test_key_of_a_request_in_progress() -> None:
     async def body(rig: Rig) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(rig.send, 0)
@@ -605,7 +608,7 @@ def test_look_up_finds_what_the_vendor_lied_about() -> None:
         (fault("garbage", rate=1.0), "garbage"),
     ],
 )
-def test_look_up_meets_the_same_weather(plan: dict[str, Any], words: str) -> None:
+def test_look_up_meets_the_same_faults(plan: dict[str, Any], words: str) -> None:
     async def body(rig: Rig) -> None:
         found = await rig.client.look_up("0" * 32)
 
@@ -623,7 +626,7 @@ def test_call_that_dies_before_the_body_is_there_leaves_nothing() -> None:
         for number in range(200):
             await rig.die(number, after_s=0.05)
         await trio.sleep(10.0)
-        # Half way through, the body of every second one was there.
+        # Half way through, every second body has arrived.
         assert 0.5 == pytest.approx(len(rig.arrivals) / 200, abs=0.1)
         assert all(len(times) == 1 for times in rig.arrivals.values())
 
@@ -643,13 +646,13 @@ def test_call_that_dies_after_the_body_goes_out_at_its_time(
         await trio.sleep_until(30.0)
         assert {0: [out_s]} == rig.arrivals
         assert {} == rig.sent
-        assert ("arrived", NAME, 0) == rig.watch.told[-1]
+        assert ("arrived", NAME, 0) == rig.observer.calls[-1]
 
     with_vendor(body, plan)
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_call_that_dies_in_the_line(keeps: bool) -> None:
+def test_call_that_dies_in_the_queue(keeps: bool) -> None:
     async def body(rig: Rig) -> None:
         await rig.send_many(1)
         async with trio.open_nursery() as nursery:
@@ -665,7 +668,7 @@ def test_vendor_outlives_the_process() -> None:
     async def body(rig: Rig) -> None:
         await rig.send(0)
         await rig.send(0)
-        rig.client = rig.vendor.client(rig.watch)
+        rig.client = client_of(rig.vendor, rig.observer)
 
         assert Accepted("primary-0-1") == await rig.send(0)
         assert isinstance(await rig.send(1), Deferred)

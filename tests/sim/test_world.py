@@ -13,15 +13,16 @@ from typing import Any, TypeVar
 import pytest
 import trio
 
-from mailactors.sim import scheduling
 from mailactors.sim.scenario import Scenario
-from mailactors.sim.scheduling import (
+from mailactors.sim.world import scheduling
+from mailactors.sim.world.entropy import KeyedEntropy
+from mailactors.sim.world.scheduling import (
     JumpingClock,
     SchedulingError,
     run_seeded,
     seeded_scheduling,
 )
-from mailactors.sim.world import COMMIT_S, EPOCH_S, KeyedEntropy, World, make_world
+from mailactors.sim.world.world import COMMIT_S, EPOCH_S, World, make_world
 from mailactors.spool.port import SpoolBusyError
 from tests.sim.makers import run, small
 
@@ -59,7 +60,7 @@ def test_ties_are_broken_by_the_seed_alone() -> None:
     assert order_of_ties(2) != orders[0]
 
 
-@pytest.mark.parametrize("name", [scheduling.SWITCH, scheduling.DICE])
+@pytest.mark.parametrize("name", [scheduling.SWITCH, scheduling.RANDOM])
 def test_a_trio_without_its_private_names_is_refused(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +89,7 @@ def test_a_runner_that_lacks_what_is_needed_is_refused(
         scheduling.present_runner()
 
 
-def test_time_passes_at_once_for_who_is_alone_and_not_before_others() -> None:
+def test_a_lone_sleeper_passes_time_without_a_turn() -> None:
     seen: list[tuple[str, float]] = []
 
     async def work(name: str, clock: JumpingClock) -> None:
@@ -232,7 +233,7 @@ def spool(what: str, at_s: float = 10.0, for_s: float = 5.0, **more: Any) -> dic
     return {"kind": "spool", "what": what, "at_s": at_s, "for_s": for_s, **more}
 
 
-def test_disk_says_what_is_wrong_with_it_now() -> None:
+def test_disk_returns_its_active_fault() -> None:
     scenario = own(spool("eio", 100.0), spool("enospc"))
 
     async def body(made: World) -> list[str | None]:
@@ -254,7 +255,7 @@ async def commit_s(made: World, at_s: float) -> float:
     return made.clock.now_s() - at_s
 
 
-def test_slow_disk_takes_its_time() -> None:
+def test_slow_disk_delays_commits() -> None:
     async def body(made: World) -> list[float]:
         return [await commit_s(made, at_s) for at_s in (1.0, 10.0, 20.0)]
 
@@ -294,7 +295,7 @@ def test_agenda_keeps_to_its_times() -> None:
     assert [("a", 10, 10), ("b", 10, 10), ("late", 5, 20), ("c", 30, 21)] == seen
 
 
-def test_nothing_is_planned_without_somebody_to_do_it() -> None:
+def test_planning_needs_a_nursery() -> None:
     async def body(made: World) -> None:
         with pytest.raises(RuntimeError, match=r"World\.spawn"):
             made.plan(30.0, lambda _at_s: None)

@@ -11,11 +11,12 @@ from mailactors.config import SmtpProviderSettings
 from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Refusal, Rejected
 from mailactors.providers.port import Mail, Provider
-from mailactors.sim.providers import Vendor
-from mailactors.sim.scheduling import JumpingClock, run_seeded
-from mailactors.sim.tables import ProviderPlan
-from mailactors.sim.truth import Truth
-from mailactors.sim.world import World, make_world
+from mailactors.sim.scenario.tables import ProviderPlan
+from mailactors.sim.vendor.client import client_of
+from mailactors.sim.vendor.vendor import Vendor
+from mailactors.sim.world.scheduling import JumpingClock, run_seeded
+from mailactors.sim.world.truth import Truth
+from mailactors.sim.world.world import World, make_world
 from mailactors.spool.port import RecordDeliveryEvent
 
 T = TypeVar("T")
@@ -26,26 +27,26 @@ FLAT = {"latency_s": {"median": 0.1, "sigma": 0}}
 SMTP = SmtpProviderSettings(host="primary.smtp.example", port=2525, tls="none")
 
 
-class Watcher:
-    """Writes down what judges are told."""
+class RecordingObserver:
+    """Records what the checks would receive."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def began(self, provider: str) -> None:
-        self.told.append(("began", provider))
+        self.calls.append(("began", provider))
 
     def unused(self, provider: str, began_s: float) -> None:
-        self.told.append(("unused", provider, began_s))
+        self.calls.append(("unused", provider, began_s))
 
     def sending(self, provider: str, number: int) -> None:
-        self.told.append(("sending", provider, number))
+        self.calls.append(("sending", provider, number))
 
     def arrived(self, provider: str, number: int) -> None:
-        self.told.append(("arrived", provider, number))
+        self.calls.append(("arrived", provider, number))
 
     def throttled(self, provider: str, retry_after_s: float) -> None:
-        self.told.append(("throttled", provider, retry_after_s))
+        self.calls.append(("throttled", provider, retry_after_s))
 
 
 class Rig:
@@ -54,11 +55,11 @@ class Rig:
     def __init__(self, plan: dict[str, Any], seed: int, clock: JumpingClock) -> None:
         self.world: World = make_world(seed, clock)
         self.truth = Truth((NAME,))
-        self.watch = Watcher()
+        self.observer = RecordingObserver()
         made = ProviderPlan.model_validate(plan)
         self.vendor = Vendor(NAME, made, made.faults, self.world, self.truth)
         self.vendor.testify = self._testify
-        self.client: Provider = self.vendor.client(self.watch, SMTP)
+        self.client: Provider = client_of(self.vendor, self.observer, SMTP)
         self.evidence: list[RecordDeliveryEvent] = []
         self.sent: dict[int, Outcome | Refusal] = {}
         self.took_s: dict[int, float] = {}

@@ -1,0 +1,1 @@
+"""The invariants, checked at every commit, attempt and arrival."""

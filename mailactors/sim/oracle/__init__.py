@@ -1,0 +1,1 @@
+"""The bounds that no policy can beat."""

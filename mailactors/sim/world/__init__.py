@@ -1,0 +1,1 @@
+"""Virtual time, chance, clients, and the record of what truly happened."""

@@ -1,0 +1,202 @@
+"""Clients: they submit messages, retry when they are asked to, and some submit twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol
+
+import trio
+
+from mailactors.errors import MailactorsError
+from mailactors.intake.submission import (
+    KeyConflictError,
+    OverloadedError,
+    Submission,
+    SubmissionRejectedError,
+)
+from mailactors.model.message import Address
+from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.tables import Poison, PoisonKind, Traffic
+from mailactors.sim.world.entropy import KeyedEntropy, log_normal
+from mailactors.sim.world.scheduling import sleep, sleep_until
+from mailactors.sim.world.truth import Truth
+from mailactors.sim.world.world import World
+from mailactors.spool.port import Receipt
+
+SENDER: Final = Address("shop@sender.example")
+MAILBOXES: Final = 1000
+"""Recipients in each domain."""
+TRIES_MAX: Final = 10
+REPEAT_WITHIN_S: Final = 10.0
+"""The second of two duplicate submissions comes within this time."""
+LOST_AGAIN_S: Final = 1.0
+"""How long a client whose answer was lost waits before it retries."""
+
+
+class SubmissionPort(Protocol):
+    """Where clients submit: a node whose process may be down, or a loop."""
+
+    async def submit(self, submission: Submission, /) -> Receipt:
+        """Return the receipt. Raises: what the gateway's door raises."""
+        ...
+
+
+def segments(traffic: Traffic, duration_s: float) -> list[tuple[float, float, float]]:
+    """Return (from, to, highest rate) of each stretch of the traffic, in order."""
+    found, at_s = [], 0.0
+    for burst in sorted(traffic.bursts, key=lambda each: each.at_s):
+        found.append((at_s, min(burst.at_s, duration_s), traffic.rate_per_s))
+        at_s = burst.at_s + burst.for_s
+        found.append((burst.at_s, min(at_s, duration_s), burst.rate_per_s))
+    found.append((at_s, duration_s, traffic.rate_per_s))
+    return [(start_s, end_s, rate) for start_s, end_s, rate in found if start_s < end_s]
+
+
+def rate_per_s(traffic: Traffic, at_s: float) -> float:
+    """Return how many messages a second are offered at a time."""
+    for burst in traffic.bursts:
+        if burst.at_s <= at_s < burst.at_s + burst.for_s:
+            return burst.rate_per_s
+    day = traffic.diurnal
+    if day is None:
+        return traffic.rate_per_s
+    height = (1.0 - math.cos(2.0 * math.pi * at_s / day.period_s)) / 2.0
+    return day.low_per_s + (traffic.rate_per_s - day.low_per_s) * height
+
+
+def arrival_times(traffic: Traffic, duration_s: float, entropy: KeyedEntropy) -> Iterator[float]:
+    """Yield the times of a Poisson process whose rate changes over time.
+
+    Unit exponentials are stretched by the rate of their segment. With `diurnal`, the highest rate
+    is drawn and thinned (Lewis and Shedler, 1979).
+    """
+    number = candidate = 0
+    left = -math.log(1.0 - entropy.draw("arrival", number))
+    for start_s, end_s, highest in segments(traffic, duration_s):
+        at_s = start_s
+        while highest > 0 and at_s + left / highest < end_s:
+            at_s += left / highest
+            is_kept = True
+            if traffic.diurnal is not None:
+                candidate += 1
+                draw = entropy.draw("diurnal", candidate)
+                is_kept = draw * highest < rate_per_s(traffic, at_s)
+            if is_kept:
+                yield at_s
+            number += 1
+            left = -math.log(1.0 - entropy.draw("arrival", number))
+        left -= (end_s - at_s) * highest
+
+
+def poison_times(poison: Poison | None, duration_s: float) -> Iterator[float]:
+    """Yield the times from which on the next message is poison, evenly over the traffic."""
+    for index in range(poison.count if poison is not None else 0):
+        assert poison is not None
+        yield duration_s * (index + 0.5) / poison.count
+
+
+def pick(weights: dict[str, float], draw: float) -> str:
+    """Return a name by its weight.
+
+    >>> pick({"a": 1.0, "b": 3.0}, 0.3)
+    'b'
+    """
+    if len(weights) == 1:
+        return next(iter(weights))
+    left = draw * math.fsum(weights.values())
+    for name, weight in weights.items():
+        left -= weight
+        if left < 0:
+            return name
+    return next(reversed(weights))
+
+
+def recipient_domain(traffic: Traffic, entropy: KeyedEntropy, number: int) -> str:
+    """Return the domain of a message's recipient."""
+    domains = traffic.recipient_domains
+    if len(domains) == 1:
+        return next(iter(domains))
+    return pick(domains, entropy.draw("domain", number))
+
+
+class Clients:
+    """All clients of a run."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        port: SubmissionPort,
+        world: World,
+        truth: Truth,
+        on_receipt: Callable[[int, str], object],
+    ) -> None:
+        self._scenario = scenario
+        self._port = port
+        self._world = world
+        self._truth = truth
+        self._on_receipt = on_receipt
+
+    def poison(self, number: int | None) -> PoisonKind | None:
+        """Return a message's kind of poison; known from its first submission on."""
+        return None if number is None else self._truth.poison.get(number)
+
+    async def run(self) -> None:
+        """Submit every message; return when each client has an answer or has given up."""
+        traffic, draw = self._scenario.traffic, self._world.entropy.draw
+        duration_s = self._scenario.duration_s
+        poison_at = poison_times(traffic.poison, duration_s)
+        poison_s = next(poison_at, math.inf)
+        async with trio.open_nursery() as nursery:
+            for number, at_s in enumerate(arrival_times(traffic, duration_s, self._world.entropy)):
+                await sleep_until(at_s)
+                if at_s >= poison_s and traffic.poison is not None:
+                    self._truth.poison[number] = traffic.poison.kind
+                    poison_s = next(poison_at, math.inf)
+                self._truth.submit(self._world.clock.now_s(), self._size_bytes(number))
+                nursery.start_soon(self._client, number)
+                if traffic.duplicate_submissions and (
+                    draw("repeat", number) < traffic.duplicate_submissions
+                ):
+                    delay_s = REPEAT_WITHIN_S * draw("repeat.delay", number)
+                    nursery.start_soon(self._client, number, delay_s)
+
+    async def _client(self, number: int, delay_s: float = 0.0) -> None:
+        if delay_s:
+            await sleep(delay_s)
+        submission = self._submission(number)
+        for _ in range(TRIES_MAX):
+            try:
+                receipt = await self._port.submit(submission)
+            except OverloadedError as error:
+                self._truth.refused += 1
+                await sleep(error.retry_after_s)
+            except (SubmissionRejectedError, KeyConflictError):
+                raise  # a defect: every submission here is valid
+            except MailactorsError:  # the API would answer 500: it may have been accepted
+                self._truth.refused += 1
+                await sleep(LOST_AGAIN_S)
+            else:
+                self._on_receipt(number, receipt.id)
+                return
+        if not delay_s:
+            self._truth.given_up += 1
+
+    def _size_bytes(self, number: int) -> int:
+        size = self._scenario.traffic.size_bytes
+        if size is None:
+            return 0
+        return round(log_normal(size.median, size.sigma, self._world.entropy.draw("size", number)))
+
+    def _submission(self, number: int) -> Submission:
+        traffic, draw = self._scenario.traffic, self._world.entropy.draw
+        domain = recipient_domain(traffic, self._world.entropy, number)
+        mailbox = int(MAILBOXES * draw("mailbox", number))
+        return Submission(
+            sender=SENDER,
+            to=(Address(f"user{mailbox}@{domain}"),),
+            subject=str(number),
+            text="A simulated message.\n",
+            stream=pick(traffic.streams, draw("stream", number)) if traffic.streams else "",
+            key=f"message-{number}",
+        )
