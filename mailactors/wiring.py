@@ -131,7 +131,7 @@ class Gateway:
         async with self.lanes.changing:
             await self.supervisor.stop()
 
-    async def testify(self, event: RecordDeliveryEvent) -> None:
+    async def record_delivery_event(self, event: RecordDeliveryEvent) -> None:
         """Record what a vendor reported of a delivery; to do so again changes nothing.
 
         Raises: SpoolError when it is not known to be durable: then report it again.

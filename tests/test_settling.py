@@ -569,7 +569,7 @@ async def report(
     gateway: Gateway, kind: Any, who: str = "bob@example.com", by: str = "primary"
 ) -> None:
     message = await status(gateway, "1")
-    await gateway.testify(RecordDeliveryEvent(message.id, by, who, kind, EPOCH_S))
+    await gateway.record_delivery_event(RecordDeliveryEvent(message.id, by, who, kind, EPOCH_S))
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("delivered", "sent"), ("bounced", "bounced")])
@@ -608,7 +608,7 @@ async def test_an_event_of_another_provider_or_address_tells_nothing(
             before = await timeline(gateway)
             await report(gateway, "delivered", by="secondary")
             await report(gateway, "delivered", who="eve@example.com")
-            await gateway.testify(
+            await gateway.record_delivery_event(
                 RecordDeliveryEvent("none", "primary", "bob@example.com", "bounced", EPOCH_S)
             )
 

@@ -58,7 +58,7 @@ class Rig:
         self.observer = RecordingObserver()
         made = ProviderPlan.model_validate(plan)
         self.vendor = Vendor(NAME, made, made.faults, self.world, self.truth)
-        self.vendor.testify = self._testify
+        self.vendor.on_event = self._send_event
         self.client: Provider = client_of(self.vendor, self.observer, SMTP)
         self.evidence: list[RecordDeliveryEvent] = []
         self.sent: dict[int, Outcome | Refusal] = {}
@@ -96,7 +96,7 @@ class Rig:
         every = self.truth.arrivals.items()
         return {number: [round(at_s, 6) for at_s in times] for number, times in every}
 
-    async def _testify(self, event: RecordDeliveryEvent) -> None:
+    async def _send_event(self, event: RecordDeliveryEvent) -> None:
         await trio.lowlevel.checkpoint()
         self.evidence.append(event)
 

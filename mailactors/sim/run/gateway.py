@@ -90,7 +90,7 @@ class GatewayRun(Simulation):
         async with trio.open_nursery() as nursery:
             self.world.spawn = nursery.start_soon
             for vendor in self.vendors.values():
-                vendor.testify = self._testify
+                vendor.on_event = self._send_event
             await nursery.start(self.node.run)
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as watching:
@@ -189,13 +189,13 @@ class GatewayRun(Simulation):
 
     # While it runs
 
-    async def _testify(self, event: RecordDeliveryEvent) -> None:
+    async def _send_event(self, event: RecordDeliveryEvent) -> None:
         """Send a delivery event to the gateway as a webhook would: retry until it is taken."""
         for _ in range(EVENT_TRIES_MAX):
             gateway = self.node.gateway
             if gateway is not None:
                 with contextlib.suppress(SpoolError):
-                    await gateway.testify(event)
+                    await gateway.record_delivery_event(event)
                     return
             await trio.sleep(EVENT_RETRY_S)
 

@@ -61,7 +61,7 @@ class Vendor:
         self.plan = plan
         self.world = world
         self.truth = truth
-        self.testify: Callable[[RecordDeliveryEvent], Awaitable[None]] | None = None
+        self.on_event: Callable[[RecordDeliveryEvent], Awaitable[None]] | None = None
         """Receives the vendor's delivery events; None: it sends none."""
         self._timeline = FaultTimeline(faults, actual_end)
         self._draws = ProviderDraws(world.entropy, name)
@@ -303,11 +303,11 @@ class Vendor:
 
     def _report(self, call: Call, kind: Literal["delivered", "bounced"], at_s: float) -> None:
         """Send a delivery event for each recipient, by the vendor's own clock."""
-        if self.testify is None or self.plan.delivery_events is None or self.world.is_over:
+        if self.on_event is None or self.plan.delivery_events is None or self.world.is_over:
             return
         for recipient in call.recipients:
             event = RecordDeliveryEvent(call.marker, self.name, recipient, kind, EPOCH_S + at_s)
-            self.world.spawn(self.testify, event)
+            self.world.spawn(self.on_event, event)
 
     def shape_of(self, call: Call) -> float:
         """Return the draw for what garbage looks like and how a connection is dropped."""
