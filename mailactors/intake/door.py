@@ -223,9 +223,8 @@ class Door:
         assert isinstance(result, Receipt)
         message = accept.message
         is_replay = result.id != message.id
-        if (
-            result.is_replay != is_replay
-        ):  # it joined another; or the writer crashed and did it twice
+        if result.is_replay != is_replay:
+            # It joined another submission, or the writer crashed and applied it twice.
             result = msgspec.structs.replace(result, is_replay=is_replay)
         word = "replayed" if result.is_replay else "accepted"
         self.results.add(word)
