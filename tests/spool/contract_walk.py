@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 import msgspec
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mailactors.model.lifecycle import FINAL, NEXT, PENDING, State
@@ -61,6 +61,7 @@ class WalkContract(Contract):
         suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
     )
     @given(seed=st.integers(0, 2**32), steps=st.integers(40, 120))
+    @example(seed=5299, steps=78)  # a delivery event settles what is being repeated
     def test_no_order_of_commands_leaves_the_table(self, seed: int, steps: int) -> None:
         rng = random.Random(seed)  # lists drawn by hypothesis are too short to get anywhere
         with self.make_store() as store:

@@ -99,6 +99,7 @@ def settle_by_event(db: Rows, command: RecordOutcome, now: float) -> None:
     if len(delivered) == len(command.steps):  # otherwise the other steps count the attempt
         db.run("UPDATE messages SET attempts = attempts + ? WHERE seq = ?", (tries, command.seq))
     finish(db, command.seq, len(delivered), now)
+    close_doubts(db, command.seq)
     facts = {
         "kind": "delivery event",
         "provider": next(iter(delivered.values())),
