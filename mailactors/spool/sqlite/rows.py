@@ -65,20 +65,25 @@ class SqliteDialect:
 
 
 class SqliteRows:
-    """A connection as `Rows`, which has the words for each method."""
+    """A connection as `Rows`, which has the words for each method.
+
+    Statements share one cursor: each is complete when its method returns, and a new cursor would
+    cost as much as a small statement.
+    """
 
     def __init__(self, db: apsw.Connection) -> None:
         self.dialect = SqliteDialect(db)
         self._db = db
-        self._execute = db.execute
+        self._cursor = db.cursor()
+        self._execute = self._cursor.execute
         self._changes = db.changes
+        self._total_changes = db.total_changes
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        # All at once, so that no cursor stays open over a commit.
         return self._execute(sql, values).fetchall()
 
     def each(self, sql: str, values: Sequence[Any] = ()) -> Generator[Row, None, None]:
-        with contextlib.closing(self._execute(sql, values)) as cursor:
+        with contextlib.closing(self._db.execute(sql, values)) as cursor:
             yield from cursor
 
     def value(self, sql: str, values: Sequence[Any] = ()) -> Any:
@@ -89,6 +94,6 @@ class SqliteRows:
         return self._changes()
 
     def run_each(self, sql: str, values: Sequence[Sequence[Any]]) -> int:
-        before = self._db.total_changes()
-        self._db.executemany(sql, values)
-        return self._db.total_changes() - before
+        before = self._total_changes()
+        self._cursor.executemany(sql, values)
+        return self._total_changes() - before

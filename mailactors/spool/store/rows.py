@@ -26,7 +26,7 @@ class Dialect(Protocol):
         ...
 
     def along(self, index: str) -> str:
-        """Return a hint, after a table, to read along an index. PostgreSQL: empty, it counts."""
+        """Return a hint, to stand after a table. PostgreSQL: empty, for it keeps statistics."""
         ...
 
     def next_epoch(self) -> int:
@@ -72,7 +72,7 @@ class Rows(Protocol):
         ...
 
     def value(self, sql: str, values: Sequence[Any] = ()) -> Any:
-        """Return the first column of the first row, or None if there is none."""
+        """Return the only value of a query, or None if there is no row."""
         ...
 
     def run(self, sql: str, values: Sequence[Any] = ()) -> int:
