@@ -1,4 +1,4 @@
-"""The pace that a provider taught us by refusing what came too fast. Plain functions.
+"""A pace learnt from a provider's refusals as too fast. Plain functions.
 
 A limit is a property of the provider, not of the message that met it. All refusals of attempts
 that were in flight when the first of them came are one lesson. What the provider served in the
