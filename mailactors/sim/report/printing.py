@@ -56,11 +56,11 @@ def verdict_of(report: Report) -> tuple[str, bool | None]:
 
 def _table(reports: Sequence[Report]) -> rich.table.Table:
     policies = dict.fromkeys(report.policy for report in reports)
-    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False, padding=0)
     table.add_column("run", overflow="fold")
     table.add_column("policy" if len(policies) > 1 else "seed", no_wrap=True)
     for title in COLUMNS:
-        table.add_column(title, overflow="fold", justify="right")
+        table.add_column(title, no_wrap=True, justify="right")
     table.add_column("", no_wrap=True)
     seen: tuple[str, int] | None = None
     for number, report in enumerate(reports):
@@ -88,6 +88,15 @@ def shown(value: float | None, form: str = ",.2f") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
+def seconds(value: float | None) -> str:
+    """Return a time in seconds for a narrow column.
+
+    >>> seconds(0.386), seconds(1315.4)
+    ('0.39', '1,315')
+    """
+    return shown(value, ",.0f" if value is not None and value >= 1000 else ",.2f")
+
+
 def percent(share: float | None) -> str:
     """Return a share in percent; only 1 is shown as 100%.
 
@@ -110,8 +119,8 @@ def delivered_words(report: Report) -> str:
 def _cells(report: Report) -> tuple[str, ...]:
     return (
         percent(report.delivered_rate),
-        shown(report.p50_s),
-        shown(report.p99_s),
+        seconds(report.p50_s),
+        seconds(report.p99_s),
         f"{report.duplicates}, {report.undeclared_duplicates}",
         shown(report.attempts_per_message, ".3f"),
         f"{max(report.peak_attempts_per_s.values(), default=0):,}",
@@ -122,8 +131,8 @@ def _cells(report: Report) -> tuple[str, ...]:
 def _bound_cells(bound: Bound) -> tuple[str, ...]:
     return (
         percent(bound.delivered_rate),
-        shown(bound.p50_s),
-        shown(bound.p99_s),
+        seconds(bound.p50_s),
+        seconds(bound.p99_s),
         "0, 0",
         shown(bound.attempts_per_message, ".3f"),
     )
