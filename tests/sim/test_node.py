@@ -46,8 +46,10 @@ def test_killed_again_and_again_nothing_is_lost(seed: int) -> None:
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_each_point(point: str) -> None:
     crashes = [{"at_s": 3.0, "what": f"process:{point}", "every_s": 5.0}]
-    asked = {"search_lag_s": 1.0, **fault("ambiguous", 0, 20, rate=0.2, accepted=0.5)}
-    providers = {"primary": asked if point.startswith("settler") else {}, "secondary": {}}
+    lossy = fault("ambiguous", 0, 20, rate=0.2, accepted=0.5)
+    looked_up, repeated = {"search_lag_s": 1.0, **lossy}, {"idempotency_window_s": 3600, **lossy}
+    settled = {"settler.doubt": looked_up, "settler.looked": looked_up, "settler.outcome": repeated}
+    providers = {"primary": settled.get(point, {}), "secondary": {}}
 
     report = run(small(crashes=crashes, providers=providers))
 
