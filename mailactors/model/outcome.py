@@ -42,6 +42,7 @@ class Deferred(msgspec.Struct, frozen=True, omit_defaults=True, tag="deferred"):
 
     `throttled` marks a refusal for going too fast (429, SES's 454): the limiter's affair, neither
     a failure of the provider nor of the message. `retry_after_s` is a lower bound by the provider.
+    `at_once`: nothing stands against another attempt here and now, with these recipients alone.
     """
 
     scope: Scope
@@ -49,14 +50,20 @@ class Deferred(msgspec.Struct, frozen=True, omit_defaults=True, tag="deferred"):
     retry_after_s: float | None = None
     throttled: bool = False
     refused: dict[str, Refusal] = {}
+    at_once: bool = False
 
 
 class Rejected(msgspec.Struct, frozen=True, omit_defaults=True, tag="rejected"):
-    """Certainly not accepted; will not work here, however often it is tried."""
+    """Certainly not accepted; will not work here, however often it is tried.
+
+    `is_sure` is False where a recipient was refused without proof that it is the recipient's fault:
+    each other provider is asked once before that is final.
+    """
 
     scope: Scope
     reason: Reason
     refused: dict[str, Refusal] = {}
+    is_sure: bool = True
 
 
 Refusal: TypeAlias = Deferred | Rejected
