@@ -212,14 +212,17 @@ def decide_step(
             return Step(n, State.SENT)
         case Uncertain(reason=reason):
             return Step(n, State.UNCERTAIN, now + plan.uncertain_wait_s, reason_line(reason))
-        case Rejected(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason):
+        case Rejected(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason, is_sure=True):
             return Step(n, State.BOUNCED, error=reason_line(reason))
-        case Deferred(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason):
+        case Deferred(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason, at_once=False):
             due_at = now + max(wait_s, (outcome.retry_after_s or 0.0) * jitter)
             return Step(n, State.DEFERRED, due_at, reason_line(reason))
         case Deferred(reason=reason) | Rejected(reason=reason):
             assert onward is not None
-            return Step(n, onward.state, now + onward.wait_s, reason_line(reason))
+            is_recipients = outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
+            has_bounced = onward.state is State.FAILED and is_recipients
+            state = State.BOUNCED if has_bounced else onward.state
+            return Step(n, state, now + onward.wait_s, reason_line(reason))
         case NotAttempted():
             raise AssertionError("what was not attempted has no outcome to decide on")
         case _:
@@ -236,6 +239,9 @@ def decide_onward(
     """
     if all(isinstance(each, Deferred) and each.throttled for each in outcomes):
         rule = "throttled: the lane waits, the message keeps its place"
+        return NextTry(State.LEASED, 0.0, progress, rule)
+    if all(isinstance(each, Deferred) and each.at_once for each in outcomes):
+        rule = "not refused: the rest goes in a transaction of its own, at once"
         return NextTry(State.LEASED, 0.0, progress, rule)
     if all(is_refusal_of_message(each) for each in outcomes):
         return _bar(progress, lane, plan, draw)
@@ -281,8 +287,12 @@ def next_round(progress: Progress, prefer: str = "") -> Progress:
 
 
 def is_recipients_own(outcome: Outcome) -> bool:
-    """Whether the recipient's side deferred, as it would to any other provider."""
-    return isinstance(outcome, Deferred) and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
+    """Whether the recipient's side deferred, so that no other provider would fare better."""
+    return (
+        isinstance(outcome, Deferred)
+        and outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
+        and not outcome.at_once
+    )
 
 
 def is_bounce(outcome: Outcome) -> bool:
@@ -291,16 +301,16 @@ def is_bounce(outcome: Outcome) -> bool:
 
 
 def is_refusal_of_message(outcome: Outcome) -> bool:
-    """Whether this lane will not take the message, however often it is asked."""
-    return isinstance(outcome, Rejected) and outcome.scope is Scope.MESSAGE
+    """Whether this lane will not take these deliveries, however often it is asked."""
+    return isinstance(outcome, Rejected) and (outcome.scope is Scope.MESSAGE or not outcome.is_sure)
 
 
 def is_worth_another_lane(outcome: Outcome) -> bool:
-    """Whether the failure is the provider's, or its view of the message."""
-    return isinstance(outcome, Deferred | Rejected) and outcome.scope in {
-        Scope.PROVIDER,
-        Scope.MESSAGE,
-    }
+    """Whether these deliveries go on at once: the failure is not known to be the recipient's."""
+    if not isinstance(outcome, Deferred | Rejected):
+        return False
+    is_open = outcome.at_once if isinstance(outcome, Deferred) else not outcome.is_sure
+    return outcome.scope in {Scope.PROVIDER, Scope.MESSAGE} or is_open
 
 
 def outcome_word(outcome: Outcome) -> str:

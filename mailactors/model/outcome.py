@@ -43,6 +43,7 @@ class Deferred(msgspec.Struct, frozen=True, omit_defaults=True, tag="deferred"):
     `throttled` marks a refusal of the rate (429, SES's 454): the limiter slows down, and it counts
     neither against the provider nor against the message. `retry_after_s` is the provider's lower
     bound.
+    `at_once`: nothing stands against another attempt here and now, with these recipients alone.
     """
 
     scope: Scope
@@ -50,14 +51,20 @@ class Deferred(msgspec.Struct, frozen=True, omit_defaults=True, tag="deferred"):
     retry_after_s: float | None = None
     throttled: bool = False
     refused: dict[str, Refusal] = {}
+    at_once: bool = False
 
 
 class Rejected(msgspec.Struct, frozen=True, omit_defaults=True, tag="rejected"):
-    """Certainly not accepted; another attempt through this provider would fail too."""
+    """Certainly not accepted; will not work here, however often it is tried.
+
+    `is_sure` is False where a recipient was refused without proof that it is the recipient's fault:
+    each other provider is asked once before that is final.
+    """
 
     scope: Scope
     reason: Reason
     refused: dict[str, Refusal] = {}
+    is_sure: bool = True
 
 
 Refusal: TypeAlias = Deferred | Rejected

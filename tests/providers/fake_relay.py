@@ -47,11 +47,14 @@ class FakeRelay:
         *,
         tls: ssl.SSLContext | None = None,
         is_implicit: bool = False,
+        drops_input: bool = False,
     ) -> None:
         self.nursery = nursery
         self.tls = tls
         """What STARTTLS leads to, and with `is_implicit` every connection begins with."""
         self.is_implicit = is_implicit
+        self.drops_input = drops_input
+        """Reads one command and forgets what came with it, whatever it offers."""
         self.script: dict[str, Answer | Sequence[Answer]] = {**GOOD, **(script or {})}
         self.lines: list[bytes] = []
         """Every command line of every connection."""
@@ -97,6 +100,7 @@ class FakeRelay:
             else:
                 self.lines.append(heard)
                 key = heard.decode()
+                buffer = b"" if self.drops_input else buffer
             is_body = not is_body and self._peek(key)[:3] == b"354"
             if key == "STARTTLS" and self.tls is not None:
                 await self._answer(stream, key)

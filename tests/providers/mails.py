@@ -27,7 +27,8 @@ def make_mail(*recipients: str, raw: bytes | None = None, text: str = "hello\n")
 
 def make_provider(connector: Connector | None = None, **settings: object) -> SmtpProvider:
     """Return a provider without TLS unless said otherwise, over TCP unless given a connector."""
-    parsed = SmtpSettings.model_validate({"host": "relay.example", "tls": "none"} | settings)
+    usual = {"host": "relay.example", "tls": "none", "hello_name": "[127.0.0.1]"}
+    parsed = SmtpSettings.model_validate(usual | settings)
     return SmtpProvider("relay", parsed, SystemClock(), connector or TcpConnector())
 
 

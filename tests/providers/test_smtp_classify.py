@@ -17,15 +17,16 @@ from mailactors.model.outcome import (
     Verdict,
     decide_verdict,
 )
-from mailactors.providers.smtp import classify as tables
 from mailactors.providers.smtp.classify import (
     classify,
     decide_outcome,
     parse_queue_id,
     parse_retry_hint,
 )
-from mailactors.providers.smtp.protocol import Transaction, Verb
+from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import SmtpReply
+from mailactors.providers.smtp.rulings import BY_CODE
+from mailactors.providers.smtp.transaction import Transaction
 
 BOB, CAT, DAN = "bob@y.example", "cat@z.example", "dan@z.example"
 
@@ -90,7 +91,6 @@ def test_refusal_means(verb: Verb, line: str, kind: type, scope: Scope) -> None:
     [
         ("450 4.2.0 <b>: Recipient address rejected: Greylisted", 300),
         ("451 4.7.1 Greylisting in action, please come back in 00:04:59", 300),
-        ("451 4.7.1 please try again later", 300),
         ("450 greylisted, try again in 10 minutes", 600),
         ("450 4.2.1 mailbox busy, retry after 30 seconds", 30),
         ("450 4.2.1 mailbox busy", None),
@@ -101,6 +101,20 @@ def test_greylisting_waits_at_least_300_seconds(line: str, wait_s: float | None)
 
     assert isinstance(refusal, Deferred)
     assert (Scope.RECIPIENT, wait_s) == (refusal.scope, refusal.retry_after_s)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "451 4.7.1 please try again later",
+        "450 4.7.1 <b@y.example>: Recipient address rejected: Access denied",
+        "451 4.7.0 temporarily refused",
+    ],
+)
+def test_access_policy_is_no_greylisting(line: str) -> None:
+    refusal = classify(Verb.RCPT, make_reply(line))
+
+    assert Deferred(Scope.MESSAGE, make_reply(line).to_reason()) == refusal
 
 
 @pytest.mark.parametrize(
@@ -131,15 +145,12 @@ def test_unlisted_code_is_said_to_be_unmapped() -> None:
 
 
 def test_each_code_stands_once_and_agrees_with_its_class() -> None:
-    for verb, rows in tables._BY_CODE.items():
+    for verb, rows in BY_CODE.items():
         codes = [code for codes in rows.values() for code in codes]
         assert len(set(codes)) == len(codes), verb
-        # A 4yz may work later, by its very meaning; only 432 says that it will not by itself.
+        # A 4yz may work later, by its very meaning.
         assert all(
-            code // 100 == 5 or code == 432
-            for ruling, codes in rows.items()
-            for code in codes
-            if ruling.is_final
+            code // 100 == 5 for ruling, codes in rows.items() for code in codes if ruling.is_final
         )
 
 
@@ -186,6 +197,110 @@ def test_all_refused_differently_may_still_work_for_some() -> None:
     assert isinstance(outcome, Deferred)
     assert outcome.scope is Scope.RECIPIENT
     assert list(outcome.refused) == [BOB, CAT]
+
+
+@pytest.mark.parametrize("code", ["550", "551", "553", "501", "521", "510"])
+def test_bare_refusal_of_a_recipient_proves_nothing(code: str) -> None:
+    refusal = classify(Verb.RCPT, make_reply(f"{code} not here"))
+
+    assert isinstance(refusal, Rejected)
+    assert (Scope.RECIPIENT, False) == (refusal.scope, refusal.is_sure)
+
+
+@pytest.mark.parametrize("enhanced", ["5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.2.1", "5.2.2"])
+def test_enhanced_code_of_a_mailbox_is_proof(enhanced: str) -> None:
+    refusal = classify(Verb.RCPT, make_reply(f"550 {enhanced} not here"))
+
+    assert isinstance(refusal, Rejected)
+    assert (Scope.RECIPIENT, True) == (refusal.scope, refusal.is_sure)
+
+
+def test_recipients_that_a_transaction_has_no_room_for_go_in_a_further_one() -> None:
+    answers = {BOB: "250 ok", CAT: "452 4.5.3 too many recipients", DAN: "550 too many recipients"}
+
+    outcome = decide_outcome(make_transaction(answers, data="354 go", final="250 queued as X"))
+
+    assert isinstance(outcome, Accepted)
+    refused = [outcome.refused[r] for r in (CAT, DAN)]
+    assert [True, True] == [isinstance(r, Deferred) and r.at_once for r in refused]
+
+
+def test_where_not_one_recipient_fits_nothing_is_split() -> None:
+    outcome = decide_outcome(make_transaction({BOB: "452 4.5.3 too many recipients"}))
+
+    assert isinstance(outcome, Deferred)
+    assert (Scope.MESSAGE, False) == (outcome.scope, outcome.at_once)
+    assert not any(isinstance(r, Deferred) and r.at_once for r in outcome.refused.values())
+
+
+@pytest.mark.parametrize(
+    ("line", "is_together", "scope"),
+    [
+        ("421 4.3.2 shutting down", False, Scope.PROVIDER),
+        ("421 closing connection", False, Scope.PROVIDER),
+        ("421 see you", True, Scope.PROVIDER),
+        ("421 see you", False, Scope.DOMAIN),
+        ("421 4.7.0 not you", True, Scope.DOMAIN),
+        ("421 too much mail for z.example, closing", True, Scope.DOMAIN),
+    ],
+)
+def test_421_at_a_recipient_is_the_servers_own_or_the_domains(
+    line: str, is_together: bool, scope: Scope
+) -> None:
+    transaction = make_transaction({BOB: "250 ok", CAT: line})
+    transaction.is_read_together = is_together
+
+    outcome = decide_outcome(transaction)
+
+    assert isinstance(outcome, Deferred)
+    assert scope is outcome.scope
+
+
+@pytest.mark.parametrize("answers", [{}, {BOB: "250 ok"}, {BOB: "550 5.1.1 no"}])
+def test_421_that_answers_nothing_is_certainly_not_sent(answers: dict[str, str]) -> None:
+    transaction = make_transaction(answers)
+    transaction.closing = make_reply("421 4.3.2 shutting down")
+
+    outcome = decide_outcome(transaction)
+
+    assert isinstance(outcome, Deferred)
+    assert Scope.PROVIDER is outcome.scope
+    assert [r for r, line in answers.items() if line[0] == "5"] == list(outcome.refused)
+
+
+def test_refusal_after_the_dot_concerns_whom_it_names() -> None:
+    answers = {BOB: "250 ok", CAT: "250 ok", DAN: "550 5.1.1 no"}
+    final = "550 5.1.1 <cat@z.example> no such user"
+
+    outcome = decide_outcome(make_transaction(answers, data="354 go", final=final))
+
+    assert isinstance(outcome, Deferred)
+    assert outcome.at_once
+    assert decide_verdict(outcome) is Verdict.SUCCESS
+    assert [DAN, CAT] == list(outcome.refused)
+    assert outcome.refused[CAT] == classify(Verb.RCPT, make_reply(final))
+
+
+def test_refusal_after_the_dot_that_names_nobody_is_the_messages() -> None:
+    final = "550 5.1.1 <concat@z.example> no such user"
+
+    outcome = decide_outcome(
+        make_transaction({BOB: "250 ok", CAT: "250 ok"}, data="354 go", final=final)
+    )
+
+    assert isinstance(outcome, Rejected)
+    assert Scope.MESSAGE is outcome.scope
+
+
+def test_refusal_after_the_dot_that_names_everybody_is_everybodys() -> None:
+    final = "550 5.2.1 <bob@y.example>, <cat@z.example>: disabled"
+
+    outcome = decide_outcome(
+        make_transaction({BOB: "250 ok", CAT: "250 ok"}, data="354 go", final=final)
+    )
+
+    assert isinstance(outcome, Rejected)
+    assert Scope.RECIPIENT is outcome.scope
 
 
 def test_hang_up_over_one_recipient_leaves_the_others_to_another_time() -> None:

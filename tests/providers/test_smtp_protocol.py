@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from base64 import b64decode
 from collections.abc import Callable
 
 import pytest
@@ -62,6 +63,19 @@ def test_reply_may_be_terse(line: bytes) -> None:
     assert [reply.code for reply in parse(line)] == [250]
 
 
+@pytest.mark.parametrize(
+    ("reply", "code"),
+    [
+        (b"550-5.7.1 policy\r\n554 5.7.1 see the URL\r\n", 554),
+        (b"450-4.2.1 busy\r\n451 4.3.0 later\r\n", 451),
+        (b"550-5.7.1 no\r\n451 4.7.1 or later\r\n", 451),
+        (b"451-4.7.1 later\r\n550 5.7.1 or never\r\n", 451),
+    ],
+)
+def test_refusal_with_two_codes_is_a_refusal(reply: bytes, code: int) -> None:
+    assert [code] == [each.code for each in parse(reply)]
+
+
 def test_enhanced_code_of_another_class_is_none() -> None:
     assert parse(b"550 2.1.5 confused\r\n")[0].enhanced is None
     assert parse(b"550 5.1.1000 long\r\n")[0].enhanced is None
@@ -78,6 +92,9 @@ def test_enhanced_code_of_another_class_is_none() -> None:
         b"250ok\r\n",
         b"650 ok\r\n",
         b"250-a\r\n251 b\r\n",
+        b"550-a\r\n250 b\r\n",
+        b"250-a\r\n550 b\r\n",
+        b"354-a\r\n554 b\r\n",
         b"\xff\xfe\x00\r\n",
         b"HTTP/1.1 400 Bad Request\r\n",
         b"250 " + b"x" * REPLY_LINE_OCTETS_MAX + b"\r\n",
@@ -291,6 +308,60 @@ def test_lone_dot_ends_a_data_without_recipients_and_the_next_mail_resets() -> N
     assert client.take_outgoing().startswith(b"RSET\r\nMAIL")
 
 
+def test_only_a_lone_dot_follows_a_stray_354_after_a_refused_mail() -> None:
+    client = make_client(b"250-relay\r\n250 PIPELINING\r\n")
+    client.mail(ANN, [BOB])
+    client.take_outgoing()
+
+    client.feed(b"550 5.7.1 not from you\r\n250 ok\r\n354 go on\r\n")
+
+    assert client.take_outgoing() == b".\r\n"
+    assert client.state is not SmtpState.BODY
+    client.feed(b"250 ok\r\n")
+    assert client.state is SmtpState.READY
+    assert client.transaction.accepted == []
+    assert client.transaction.final is None
+
+
+@pytest.mark.parametrize("answers", [1, 2])
+def test_421_that_comes_with_the_answer_before_it_is_kept(answers: int) -> None:
+    client = make_client()
+    client.mail(ANN, [BOB, CAT])
+
+    for _ in range(answers - 1):
+        client.feed(b"250 ok\r\n")
+    client.feed(b"250 ok\r\n421 4.3.2 closing\r\n")
+
+    assert client.state is SmtpState.CLOSED
+    assert client.transaction.closing is not None
+    assert client.transaction.closing.code == 421
+
+
+def test_421_is_known_to_have_been_read_together() -> None:
+    together = make_client(b"250-relay\r\n250 PIPELINING\r\n")
+    together.mail(ANN, [BOB])
+    together.feed(b"250 ok\r\n421 closing\r\n")
+    apart = make_client(b"250-relay\r\n250 PIPELINING\r\n")
+    apart.mail(ANN, [BOB])
+    apart.feed(b"250 ok\r\n")
+    apart.feed(b"421 closing\r\n")
+
+    assert together.transaction.is_read_together
+    assert not apart.transaction.is_read_together
+
+
+def test_server_whose_pipelining_is_not_trusted_is_asked_one_by_one() -> None:
+    client = SmtpClient("me.example", pipelines=False)
+    client.feed(b"220 hi\r\n")
+    client.hello()
+    client.feed(b"250-relay\r\n250 PIPELINING\r\n")
+    client.take_outgoing()
+
+    client.mail(ANN, [BOB])
+
+    assert client.take_outgoing() == b"MAIL FROM:<ann@x.example>\r\n"
+
+
 def test_refused_mail_without_pipelining_ends_it() -> None:
     client = make_client()
     client.mail(ANN, [BOB])
@@ -340,6 +411,45 @@ def test_login_answers_prompts_and_gives_up_in_the_end() -> None:
     assert said == [b"AUTH LOGIN\r\n", b"YW5u\r\n", b"aHVudGVyMg==\r\n", b"*\r\n"]
     with pytest.raises(GarbageError):
         client.feed(b"334 more\r\n")
+
+
+PLAIN = b"AGFubgBodW50ZXIy"
+
+
+def test_plain_says_its_response_again_to_an_empty_challenge() -> None:
+    client = make_client(b"250-relay\r\n250 AUTH PLAIN\r\n")
+    client.authenticate("ann", "hunter2")
+    assert client.take_outgoing() == b"AUTH PLAIN " + PLAIN + b"\r\n"
+
+    client.feed(b"334 \r\n")
+
+    assert client.take_outgoing() == PLAIN + b"\r\n"
+    client.feed(b"235 2.7.0 ok\r\n")
+    assert (client.state, client.reply.code) == (SmtpState.READY, 235)
+
+
+def test_mechanism_may_be_named() -> None:
+    client = make_client()
+
+    client.authenticate("ann", "hunter2", "LOGIN")
+
+    assert client.take_outgoing() == b"AUTH LOGIN\r\n"
+    with pytest.raises(UnsendableError):
+        make_client().authenticate("ann", "token", "XOAUTH2")
+
+
+def test_xoauth2_sends_the_token_and_acknowledges_an_error() -> None:
+    client = make_client(b"250-relay\r\n250 AUTH XOAUTH2\r\n")
+    client.authenticate("ann@x.example", "ya29.token", "XOAUTH2")
+    said = client.take_outgoing()
+    assert said.startswith(b"AUTH XOAUTH2 ")
+    assert b64decode(said.split()[2]) == b"user=ann@x.example\x01auth=Bearer ya29.token\x01\x01"
+
+    client.feed(b"334 eyJzdGF0dXMiOiI0MDEifQ==\r\n")
+
+    assert client.take_outgoing() == b"\r\n"
+    client.feed(b"535 5.7.8 expired\r\n")
+    assert client.state is SmtpState.READY
 
 
 EVENTS: dict[str, Callable[[SmtpClient], object]] = {

@@ -16,7 +16,6 @@ Source: RFC 5321 §3.3, §4.1.1, §4.3.2; RFC 2920 (PIPELINING), 3207 (STARTTLS)
 from __future__ import annotations
 
 import enum
-from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +27,12 @@ from mailactors.providers.smtp.replies import (
     SmtpReply,
     parse_extensions,
 )
+from mailactors.providers.smtp.transaction import Transaction
 from mailactors.providers.smtp.wire import (
+    PASSWORD_AUTH,
     TERMINATOR,
     UnsendableError,
+    auth_lines,
     check_address,
     check_credential,
     check_hello_name,
@@ -85,26 +87,11 @@ class Command:
     recipient: str = ""
 
 
-@dataclass
-class Transaction:
-    """What the server has said about one message so far; None: nothing."""
-
-    recipients: tuple[str, ...]
-    mail: SmtpReply | None = None
-    answers: dict[str, SmtpReply] = field(default_factory=dict)
-    data: SmtpReply | None = None
-    final: SmtpReply | None = None
-
-    @property
-    def accepted(self) -> list[str]:
-        """The recipients that the server took, in our order."""
-        return [r for r, reply in self.answers.items() if reply.is_positive]
-
-
 class SmtpClient:
-    """One connection's worth of client protocol."""
+    """One connection's worth of client protocol; `pipelines` False makes no use of PIPELINING."""
 
-    def __init__(self, hello_name: str) -> None:
+    def __init__(self, hello_name: str, *, pipelines: bool = True) -> None:
+        self._pipelines = pipelines
         self._hello_name = check_hello_name(hello_name).encode()
         self._parser = ReplyParser()
         self._outgoing = bytearray()
@@ -117,6 +104,8 @@ class SmtpClient:
         self.reply = SmtpReply(220, (b"",))
         """The newest reply."""
         self.replies_count = 0
+        self._read_at = 0
+        """`replies_count` when the newest octets came."""
         self.transaction = Transaction(())
 
     @property
@@ -128,6 +117,20 @@ class SmtpClient:
     def is_quiet(self) -> bool:
         """Whether the server has said nothing that is still incomplete."""
         return self._parser.is_empty
+
+    @property
+    def has_unanswered_rcpt(self) -> bool:
+        """Whether commands that went out together with MAIL have no answer, though MAIL has."""
+        return (
+            self.is_pipelining
+            and self.transaction.mail is not None
+            and self.awaited in (Verb.RCPT, Verb.DATA)
+        )
+
+    @property
+    def is_pipelining(self) -> bool:
+        """Whether commands go out without waiting for the answers before them (RFC 2920)."""
+        return self._pipelines and self.extensions.pipelining
 
     def take_outgoing(self) -> bytes:
         """Return what has to be written, once."""
@@ -153,18 +156,18 @@ class SmtpClient:
         self._parser.clear()
         self.extensions = Extensions()
 
-    def authenticate(self, username: str, password: str) -> None:
-        """Log in by PLAIN (RFC 4616) or, if only that is offered, LOGIN.
+    def authenticate(self, username: str, secret: str, mechanism: str = "") -> None:
+        """Log in by PLAIN (RFC 4616), LOGIN or XOAUTH2; without a mechanism by the first offered.
 
-        Raises: UnsendableError, when neither is offered or a credential holds CR, LF or NUL.
+        `secret` is the password, for XOAUTH2 the access token.
+
+        Raises: UnsendableError, when none is offered or a credential holds CR, LF or NUL.
         """
-        user, secret = check_credential(username), check_credential(password)
-        if "PLAIN" in self.extensions.auth:
-            line, credentials = b"AUTH PLAIN " + b64encode(b"\0" + user + b"\0" + secret), []
-        elif "LOGIN" in self.extensions.auth:
-            line, credentials = b"AUTH LOGIN", [b64encode(user), b64encode(secret)]
-        else:
+        user, password = check_credential(username), check_credential(secret)
+        mechanism = mechanism or next((m for m in PASSWORD_AUTH if m in self.extensions.auth), "")
+        if mechanism not in self.extensions.auth:
             raise UnsendableError("the server offers neither AUTH PLAIN nor AUTH LOGIN")
+        line, credentials = auth_lines(mechanism, user, password)
         self._move(SmtpState.AUTH, SmtpState.READY)
         self._credentials = deque(credentials)
         self._say(Command(Verb.AUTH, line))
@@ -238,7 +241,7 @@ class SmtpClient:
         self._write_held()
 
     def _write_held(self) -> None:
-        while self._held and (self.extensions.pipelining or not self._awaited):
+        while self._held and (self.is_pipelining or not self._awaited):
             command = self._held.popleft()
             assert not any(octet in command.line for octet in b"\r\n\0")
             self._outgoing += command.line + b"\r\n"
@@ -251,6 +254,7 @@ class SmtpClient:
 
         Raises: GarbageError for what is no answer to what was asked; the state is CLOSED then.
         """
+        self._read_at = self.replies_count
         try:
             for reply in self._parser.feed(data):
                 self._hear(reply)
@@ -281,6 +285,8 @@ class SmtpClient:
             self.transaction.final = reply
         elif reply.code != 421:
             raise GarbageError(f"an answer to nothing that was asked: {reply.code}")
+        else:
+            self.transaction.closing = reply
         self._close()
 
     def _close(self) -> None:
@@ -310,6 +316,10 @@ class SmtpClient:
             # With nothing left to say, "*" gives up (RFC 4954 §4): the server then answers 501.
             if command.line == b"*":
                 raise GarbageError("a second challenge that nothing answers")
+            # A server that overlooks an initial response asks for it with an empty challenge;
+            # XOAUTH2's other challenge is an error, which an empty line acknowledges.
+            if command.line.startswith(b"AUTH XOAUTH2") and reply.text:
+                self._credentials = deque([b""])
             line = self._credentials.popleft() if self._credentials else b"*"
             self._outgoing += line + b"\r\n"
             self._awaited.append(Command(Verb.AUTH, line))
@@ -328,6 +338,7 @@ class SmtpClient:
             self._settle()
 
     def _on_rcpt(self, command: Command, reply: SmtpReply) -> None:
+        self.transaction.is_read_together = self.replies_count - self._read_at > 1
         self.transaction.answers[command.recipient] = _definite(reply)
         nobody = len(self._held) == 1 and not self.transaction.accepted
         if nobody:

@@ -6,16 +6,22 @@ pooled connection that turns out dead before it answered MAIL, which says nothin
 
 from __future__ import annotations
 
+import math
+import re
 import ssl
 from collections import deque
 from typing import Final
 
+import msgspec
 import trio
 
 from mailactors.model import mime
 from mailactors.model.headers import UnrenderableError
+from mailactors.model.message import Envelope
 from mailactors.model.outcome import (
+    Accepted,
     Deferred,
+    NotAttempted,
     Outcome,
     Phase,
     Reason,
@@ -27,8 +33,11 @@ from mailactors.providers.port import Capabilities, LookUpFailed, LookUpResult, 
 from mailactors.providers.smtp.classify import classify, decide_outcome
 from mailactors.providers.smtp.protocol import SmtpState, Verb
 from mailactors.providers.smtp.settings import SmtpSettings
+from mailactors.providers.smtp.token import TokenError, TokenSource
+from mailactors.providers.smtp.transaction import Transaction
 from mailactors.providers.smtp.transport import Connection, LostError
 from mailactors.providers.smtp.wire import (
+    XOAUTH2,
     UnsendableError,
     check_message,
     stuff_dots,
@@ -37,6 +46,14 @@ from mailactors.runtime.ports import Clock, Connector
 
 TRUSTED_IDLE_S: Final = 1.0
 """A connection that was in use so lately is not asked whether it lives: at MAIL it will show."""
+ACCEPTED_WITHIN_S: Final = 60.0
+REFUSED_IN_A_ROW: Final = 3
+"""Others get through while a message was taken so lately, and fewer were refused since then."""
+OTHER_MECHANISM: Final = (502, 504, 534, 538)
+"""What servers say of an AUTH mechanism that they offer and do not have (RFC 4954 §4, §6)."""
+BAD_CREDENTIALS: Final = 535
+_OURS: Final = (Scope.MESSAGE, Scope.PROVIDER)
+_NO_PIPELINING: Final = re.compile(r"pipelin|synchroni[sz]ation|time(d)? ?out|time limit", re.I)
 
 
 class SmtpProvider:
@@ -51,6 +68,11 @@ class SmtpProvider:
         self._connector = connector
         self._idle: deque[tuple[float, Connection]] = deque()
         self._is_closing = False
+        self.pipelines = True
+        """False once a server that offers PIPELINING was found not to read what it is sent."""
+        self._accepted_s = -math.inf
+        self._refused_in_a_row = 0
+        self._tokens = TokenSource(settings.token_command) if settings.token_command else None
         self._tls = (
             None if settings.tls == "none" else ssl.create_default_context(cafile=settings.ca_file)
         )
@@ -89,6 +111,28 @@ class SmtpProvider:
     def statistics(self) -> dict[str, int]:
         """Return what is worth showing: the connections that wait for work."""
         return {"idle_connections_count": len(self._idle)}
+
+    @property
+    def others_get_through(self) -> bool:
+        """Whether the relay takes messages now, so that it refuses neither us nor the account."""
+        is_lately = self._clock.now_s() - self._accepted_s <= ACCEPTED_WITHIN_S
+        return is_lately and self._refused_in_a_row < REFUSED_IN_A_ROW
+
+    def learn(self, outcome: Outcome, connection: Connection) -> None:
+        """Remember whether messages are taken, and whether PIPELINING can be relied on.
+
+        A server that reads one command and drops the rest of its input goes silent, or complains.
+        """
+        if isinstance(outcome, Accepted):
+            self._accepted_s, self._refused_in_a_row = self._clock.now_s(), 0
+        elif isinstance(outcome, Deferred | Rejected) and outcome.scope in _OURS:
+            self._refused_in_a_row += 1
+        client = connection.client
+        if client.is_pipelining and (
+            (connection.is_silent and client.has_unanswered_rcpt)
+            or any(_NO_PIPELINING.search(text) for text in _refusals(client.transaction))
+        ):
+            self.pipelines = False
 
     async def open(self) -> Connection | Refusal:
         """Return a new connection, greeted, under TLS and logged in as the settings say."""
@@ -141,6 +185,7 @@ class SmtpProvider:
             self._settings.hello_name,
             connect_timeout_s=self._settings.connect_timeout_s,
             command_timeout_s=self._settings.command_timeout_s,
+            pipelines=self.pipelines,
         )
 
     async def _introduce(self, connection: Connection) -> Refusal | None:
@@ -181,16 +226,43 @@ class SmtpProvider:
         await connection.start_tls(self._tls, self._settings.host)
 
     async def _log_in(self, connection: Connection) -> Refusal | None:
-        username, password = self._settings.username, self._settings.password
-        if username is None or password is None:
+        """Try the mechanisms that are offered, one after another, until one is known."""
+        mechanisms, offered = self._settings.mechanisms, connection.client.extensions.auth
+        if not mechanisms:
             return None
-        try:
-            connection.client.authenticate(username, password.get_secret_value())
-        except UnsendableError as error:
-            return Rejected(Scope.PROVIDER, Reason(f"auth: {error}"))
+        refusal: Refusal = Rejected(
+            Scope.PROVIDER,
+            Reason(f"auth: the server offers neither AUTH {' nor AUTH '.join(mechanisms)}"),
+        )
+        for mechanism in (each for each in mechanisms if each in offered):
+            try:
+                await self._authenticate(connection, mechanism)
+            except (UnsendableError, TokenError) as error:
+                kind = Deferred if isinstance(error, TokenError) else Rejected
+                return kind(Scope.PROVIDER, Reason(f"auth: {error}"))
+            reply = connection.client.reply
+            if reply.is_positive:
+                return None
+            refusal = classify(Verb.AUTH, reply)
+            if reply.code not in OTHER_MECHANISM:
+                break
+        return refusal
+
+    async def _authenticate(self, connection: Connection, mechanism: str) -> None:
+        """Make one attempt, or two where the first token is refused as one that has expired."""
+        client, username = connection.client, self._settings.username or ""
+        if mechanism != XOAUTH2:
+            assert self._settings.password is not None
+            client.authenticate(username, self._settings.password.get_secret_value(), mechanism)
+            await connection.exchange()
+            return
+        assert self._tokens is not None
+        token = await self._tokens.token()
+        client.authenticate(username, token, mechanism)
         await connection.exchange()
-        reply = connection.client.reply
-        return None if reply.is_positive else classify(Verb.AUTH, reply)
+        if client.reply.code == BAD_CREDENTIALS and connection.is_open:
+            client.authenticate(username, await self._tokens.token(refused=token), mechanism)
+            await connection.exchange()
 
 
 class SmtpSession:
@@ -232,26 +304,30 @@ class SmtpSession:
         """Run one transaction; None if a reused connection was dead before it answered MAIL."""
         client = self._connection.client
         self._connection.messages_count += 1
+        smtputf8, recipients, left = choose_recipients(mail, client.extensions.smtputf8)
         client.mail(
             mail.envelope.sender,
-            mail.envelope.recipients,
+            recipients,
             octets=len(message),
             eight_bit=not message.isascii(),
-            smtputf8=mime.needs_smtputf8(mail.content, mail.envelope),
+            smtputf8=smtputf8,
         )
-        transaction = client.transaction
+        transaction, lost = client.transaction, None
         try:
             await self._connection.exchange()
             if client.state is SmtpState.BODY:
                 await self._connection.send_message(stuff_dots(message))
-        except LostError as lost:
-            if self._is_reused and transaction.mail is None:
-                return None
-            return decide_outcome(transaction, (lost.phase, lost.reason))
+        except LostError as error:
+            lost = error.phase, error.reason
         is_idle_timeout = transaction.mail is not None and transaction.mail.code == 421
-        if self._is_reused and (is_idle_timeout or transaction.mail is None):
+        if self._is_reused and (transaction.mail is None or (is_idle_timeout and lost is None)):
             return None
-        return decide_outcome(transaction)
+        others = self._provider.others_get_through
+        outcome = decide_outcome(transaction, lost, others_get_through=others)
+        self._provider.learn(outcome, self._connection)
+        if left and not isinstance(outcome, NotAttempted):
+            outcome = msgspec.structs.replace(outcome, refused=outcome.refused | left)
+        return outcome
 
     async def _attempt_anew(self, mail: Mail, message: bytes) -> Outcome:
         fresh = await self._provider.open()
@@ -261,3 +337,31 @@ class SmtpSession:
         outcome = await self._attempt(mail, message)
         assert outcome is not None, "a new connection is not retried"
         return outcome
+
+
+def choose_recipients(
+    mail: Mail, offers_smtputf8: bool
+) -> tuple[bool, tuple[str, ...], dict[str, Refusal]]:
+    """Say who is in the transaction, whether it needs SMTPUTF8, and what becomes of the rest.
+
+    Where only hidden recipients need SMTPUTF8, as a Bcc does that no header names, the others go
+    without it: their own servers may not have it, and would bounce what asks for it.
+
+    Source: RFC 6531 §3.2, §3.5
+    """
+    sender, recipients = mail.envelope.sender, mail.envelope.recipients
+    plain = tuple(r for r in recipients if r.rpartition("@")[0].isascii())
+    needs = mime.needs_smtputf8(mail.content, Envelope(sender, plain))
+    if needs or not plain or len(plain) == len(recipients):
+        return needs or not plain, recipients, {}
+    refusal: Refusal = (
+        Deferred(Scope.RECIPIENT, Reason("waits for a transaction with SMTPUTF8"), at_once=True)
+        if offers_smtputf8
+        else Rejected(Scope.MESSAGE, Reason("the server does not offer SMTPUTF8"))
+    )
+    return False, plain, dict.fromkeys((r for r in recipients if r not in plain), refusal)
+
+
+def _refusals(transaction: Transaction) -> list[str]:
+    heard = (transaction.mail, *transaction.answers.values(), transaction.data, transaction.closing)
+    return [reply.text for reply in heard if reply is not None and reply.is_refusal]

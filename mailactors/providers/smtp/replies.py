@@ -77,6 +77,23 @@ def clean_text(text: bytes | str) -> str:
     ].strip()
 
 
+def merge_codes(code: int, newer: int) -> int:
+    """Return the code of a reply whose lines have different ones.
+
+    Refusals agree on what matters: the command was not carried out. Of a temporary and a permanent
+    one the temporary stands, since it may work later.
+
+    Raises: GarbageError when the lines are not all refusals.
+
+    >>> merge_codes(550, 554), merge_codes(550, 451)
+    (554, 451)
+    """
+    classes = {code // 100, newer // 100}
+    if code != newer and not classes <= {4, 5}:
+        raise GarbageError(f"one reply with two codes, {code} and {newer}")
+    return newer if len(classes) == 1 else min(code, newer)
+
+
 class ReplyParser:
     """Turn a stream of octets, split anywhere, into replies.
 
@@ -119,14 +136,12 @@ class ReplyParser:
         if match is None:
             raise GarbageError(f"not a reply: {clean_text(line)[:80]!r}")
         code = int(match[1])
-        if self._lines and code != self._code:
-            raise GarbageError(f"one reply with two codes, {self._code} and {code}")
-        self._code = code
+        self._code = merge_codes(self._code, code) if self._lines else code
         self._octets_count += len(line)
         self._lines.append(match[3] or b"")
         if match[2] == b"-":
             return None
-        reply = SmtpReply(code, tuple(self._lines))
+        reply = SmtpReply(self._code, tuple(self._lines))
         self._lines.clear()
         self._octets_count = 0
         return reply

@@ -10,6 +10,7 @@ Source: RFC 5321 §4.5.3.2 (timeouts); RFC 3207 (STARTTLS), RFC 8314 §3.3 (impl
 from __future__ import annotations
 
 import contextlib
+import math
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -76,9 +77,12 @@ class Connection:
         *,
         connect_timeout_s: float,
         command_timeout_s: float,
+        pipelines: bool = True,
     ) -> None:
-        self.client = SmtpClient(hello_name)
+        self.client = SmtpClient(hello_name, pipelines=pipelines)
         self.is_open = True
+        self.is_silent = False
+        """The server did not answer in time."""
         self.messages_count = 0
         self._stream = stream
         self._timeouts_s = dict.fromkeys(Verb, connect_timeout_s)
@@ -123,18 +127,24 @@ class Connection:
 
         The dot has a write of its own. `send_all` does not say how much of a failed write was sent,
         so only this makes "lost before the dot" certain. It costs one small packet, and no wait.
+        What the server says before the dot is read before the dot: a refusal ends the message, and
+        anything else, an early 250 too, is no answer to it.
 
         Raises: LostError; with Phase.FINAL only if the dot may have left.
         """
         async with self._guard():
-            lost = None
-            try:
-                await self._write_message(stuffed)
-            except LostError as error:
-                lost = error
+            lost = await self._write_message(stuffed)
             if lost is not None:
-                await self._hear_last_words()
+                if self.client.state is SmtpState.BODY:
+                    await self._hear_last_words()
                 raise lost
+            self.client.end_of_message()
+            try:
+                with self._losing(Phase.FINAL, BLOCK_TIMEOUT_S, "write of the final dot"):
+                    await self._write()
+            except LostError:
+                await self._hear_last_words()
+                raise
         await self.exchange()
 
     async def is_stale(self) -> bool:
@@ -174,14 +184,34 @@ class Connection:
         self.is_open = False
         await trio.aclose_forcefully(self._stream)
 
-    async def _write_message(self, stuffed: bytes) -> None:
-        view = memoryview(stuffed)
-        for start in range(0, len(view), BLOCK_OCTETS):
-            with self._losing(Phase.BODY, BLOCK_TIMEOUT_S, "write of the message"):
-                await self._stream.send_all(view[start : start + BLOCK_OCTETS])
-        self.client.end_of_message()
-        with self._losing(Phase.FINAL, BLOCK_TIMEOUT_S, "write of the final dot"):
-            await self._write()
+    async def _write_message(self, stuffed: bytes) -> LostError | None:
+        """Write all but the dot, and listen meanwhile. Return why it must not go on, if so."""
+        lost: LostError | None = None
+
+        async def listen() -> None:
+            nonlocal lost
+            try:
+                with self._losing(Phase.BODY, math.inf, "answer"):
+                    await self._hear_one()
+                lost = LostError(Phase.BODY, "the server answered before the message was sent")
+            except LostError as error:
+                lost = error
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            view = memoryview(stuffed)
+            try:
+                for start in range(0, len(view), BLOCK_OCTETS):
+                    with self._losing(Phase.BODY, BLOCK_TIMEOUT_S, "write of the message"):
+                        await self._stream.send_all(view[start : start + BLOCK_OCTETS])
+                await trio.lowlevel.checkpoint()  # so that what is there is read before the dot
+            except LostError as error:
+                lost = lost or error
+            nursery.cancel_scope.cancel()
+        if lost is None and not self.client.is_quiet:
+            lost = LostError(Phase.BODY, "the server began to answer before the message was sent")
+        return lost
 
     async def _write(self) -> None:
         if outgoing := self.client.take_outgoing():
@@ -221,6 +251,7 @@ class Connection:
             with trio.fail_after(timeout_s):
                 yield
         except trio.TooSlowError:
+            self.is_silent = True
             raise LostError(phase, f"no {what} within {timeout_s:g} s") from None
         except GarbageError as error:
             raise LostError(phase, f"garbage: {error}") from None

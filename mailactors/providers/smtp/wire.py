@@ -9,6 +9,7 @@ Source: RFC 5321 §2.3.8, §4.1.1.4, §4.5.2 (transparency), §4.5.3.1; CVE-2023
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from typing import Final
 
 from mailactors.errors import MailactorsError
@@ -21,6 +22,11 @@ PATH_OCTETS_MAX: Final = 254
 
 TERMINATOR: Final = b".\r\n"
 """Ends a message whose last octets are CRLF."""
+
+PASSWORD_AUTH: Final = ("PLAIN", "LOGIN")
+"""Mechanisms that take a password, the preferred one first."""
+XOAUTH2: Final = "XOAUTH2"
+"""Takes an access token."""
 
 _HELLO_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Za-z.:]+\]")
 
@@ -69,6 +75,21 @@ def check_credential(text: str) -> bytes:
     if any(octet in b"\r\n\0" for octet in encoded):
         raise UnsendableError("a user name or password with CR, LF or NUL")
     return encoded
+
+
+def auth_lines(mechanism: str, user: bytes, secret: bytes) -> tuple[bytes, list[bytes]]:
+    """Return the AUTH command of a mechanism, and the lines that answer its challenges.
+
+    PLAIN's and XOAUTH2's response goes with the command, and once more to a server that asks.
+
+    Source: RFC 4616 (PLAIN), RFC 4954 §4; developers.google.com/gmail/imap/xoauth2-protocol
+    """
+    if mechanism == "LOGIN":
+        return b"AUTH LOGIN", [b64encode(user), b64encode(secret)]
+    plain = b"\0" + user + b"\0" + secret
+    bearer = b"user=" + user + b"\1auth=Bearer " + secret + b"\1\1"
+    response = b64encode(bearer if mechanism == XOAUTH2 else plain)
+    return b"AUTH %s %s" % (mechanism.encode(), response), [response]
 
 
 def check_message(message: bytes) -> None:

@@ -311,6 +311,8 @@ def _on_smtp(name: str, settings: dict[str, Any]) -> dict[str, Any]:
         "ca_file": None,
         "username": None,
         "password": None,
+        "token_command": None,
+        "auth": (),
     }
     return {**kept, **lane, **wire}
 

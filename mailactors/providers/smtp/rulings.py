@@ -1,0 +1,260 @@
+"""What a relay's refusal means: the table. The first row that fits a reply is what it means.
+
+Words come before codes, because relays refuse the submitter, a sender or a rate at any command with
+any 5yz; the rows about one mailbox come before those about everybody. A new server's habit is a new
+row, with its source. Real replies stand beside what is made of them in
+`tests/providers/smtp_replies.py`.
+
+Source: RFC 5321 §4.2.2-3, §4.5.3.1.10; RFC 3463; RFC 4954 §6; RFC 6647; RFC 7504; each row's own.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from mailactors.model.outcome import Scope
+from mailactors.providers.smtp.protocol import Verb
+from mailactors.providers.smtp.replies import SmtpReply
+
+GREYLIST_RETRY_S: Final = 300.0
+"""What greylisting servers commonly ask for (RFC 6647 §5, item 1; Postgrey's default)."""
+HOUR_RETRY_S: Final = 300.0
+"""After a limit on the hour: it may end at any minute of it."""
+DAY_RETRY_S: Final = 1800.0
+"""After a limit on the day, or on what was paid for. Short, since a text can be misread."""
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What one row says.
+
+    `is_sure` and `at_once` are those of the outcome (`model.outcome`).
+    """
+
+    is_final: bool
+    scope: Scope
+    throttled: bool = False
+    retry_after_s: float | None = None
+    is_sure: bool = True
+    at_once: bool = False
+
+
+LATER_RECIPIENT: Final = Ruling(False, Scope.RECIPIENT)
+LATER_DOMAIN: Final = Ruling(False, Scope.DOMAIN)
+LATER_MESSAGE: Final = Ruling(False, Scope.MESSAGE)
+"""The next lane at once; nothing is final, and this lane is not blamed."""
+LATER_PROVIDER: Final = Ruling(False, Scope.PROVIDER)
+GREYLISTED: Final = Ruling(False, Scope.RECIPIENT, retry_after_s=GREYLIST_RETRY_S)
+THROTTLED: Final = Ruling(False, Scope.PROVIDER, throttled=True)
+THROTTLED_HOUR: Final = Ruling(False, Scope.PROVIDER, True, HOUR_RETRY_S)
+THROTTLED_DAY: Final = Ruling(False, Scope.PROVIDER, True, DAY_RETRY_S)
+OWN_TRANSACTION: Final = Ruling(False, Scope.RECIPIENT, at_once=True)
+NEVER_RECIPIENT: Final = Ruling(True, Scope.RECIPIENT)
+UNSURE_RECIPIENT: Final = Ruling(True, Scope.RECIPIENT, is_sure=False)
+NEVER_MESSAGE: Final = Ruling(True, Scope.MESSAGE)
+NEVER_PROVIDER: Final = Ruling(True, Scope.PROVIDER)
+
+MAIL_VERBS: Final = (Verb.MAIL, Verb.RCPT, Verb.DATA, Verb.FINAL)
+"""The commands whose refusal may be about this message, and not only about the connection."""
+_RCPT: Final = (Verb.RCPT,)
+_EVERY: Final = tuple(Verb)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A kind of refusal: what is left empty fits everything.
+
+    `codes`: how the reply's code begins. `enhanced`: codes, or subjects such as "5.7.".
+    """
+
+    ruling: Ruling
+    verbs: tuple[Verb, ...]
+    codes: tuple[str, ...]
+    source: str
+    enhanced: tuple[str, ...] = ()
+    words: str = ""
+
+    def fits(self, verb: Verb, reply: SmtpReply) -> bool:
+        """Whether the row speaks of this reply."""
+        enhanced = reply.enhanced or ""
+        return (
+            verb in self.verbs
+            and str(reply.code).startswith(self.codes)
+            and (not self.enhanced or enhanced.startswith(self.enhanced_subjects)
+                 or enhanced in self.enhanced)
+            and (not self.words or re.search(self.words, reply.text, re.IGNORECASE) is not None)
+        )  # fmt: skip
+
+    @property
+    def enhanced_subjects(self) -> tuple[str, ...]:
+        """Those of `enhanced` that stand for all codes of their subject."""
+        return tuple(each for each in self.enhanced if each.endswith("."))
+
+
+_SURE: Final = ("5.1.1", "5.1.2", "5.1.3", "5.1.4", "5.1.6", "5.1.10", "5.2.1")
+NO_SUCH_USER: Final = (
+    r"(user|recipient|mailbox|addressee|account|address)s? (is |was )?(unknown|not found"
+    r"|unallocated|inactive|invalid|unavailable|disabled)|no longer valid|not in recipient list"
+    r"|(no such|unknown|invalid|no) (user|recipient|mailbox|local part|such address)"
+    r"|does ?n.t (exist|have)|rejected: (inactive|invalid|unknown)"
+)
+"""Says of a mailbox that it is not there; proves it only together with a code that says so."""
+
+ROWS: Final = (
+    # One recipient's own.
+    Row(GREYLISTED, MAIL_VERBS, ("4",), "RFC 6647 §5; Postgrey", words=r"gr[ae]y-?list"),
+    Row(LATER_DOMAIN, _RCPT, ("421",), "Gmail's 421 4.7.0 (support.google.com/a/answer/3726730)",
+        words=r"(rcpt|recipient'?s?|this) domain"),
+    Row(LATER_PROVIDER, _RCPT, ("421",), "RFC 5321 §3.8; RFC 3463 §3.4", enhanced=("4.3.",)),
+    Row(LATER_PROVIDER, _RCPT, ("421",), "RFC 5321 §3.8",
+        words=r"closing|shut(ting)? ?down|not available|unavailable|restart|maintenance"
+              r"|time(d)? ?out|time limit|too many errors|busy"),
+    Row(UNSURE_RECIPIENT, MAIL_VERBS, ("5",), "Exchange Online's NDR codes (learn.microsoft.com)",
+        words=r"RESOLVER\.RST|restricted to (group|recipients)|recipient.{0,20}restrict"),
+    Row(LATER_RECIPIENT, MAIL_VERBS, ("4", "5"),
+        "Gmail's 4.2.1; Exchange Online's 5.2.121 and 432 4.3.2; Yandex's 4.2.1; Comcast's 4.1.1",
+        words=r"receiv(ing|ed) (mail|messages|e-?mails?) (too quickly|at a rate)"
+              r"|for this recipient\b|recipient (has exceeded|thread limit|rate limit)"
+              r"|to this recipient per"
+              r"|too many (recent messages|messages (on|in) the)"),
+    Row(LATER_RECIPIENT, _RCPT, ("552",), "RFC 5321 §4.2.2", enhanced=("5.2.2",)),
+    Row(LATER_RECIPIENT, _RCPT, ("552",), "RFC 5321 §4.2.2; Orange's 552 5.1.1",
+        words=r"over ?quota|quota exceed|storage|mailbox (is )?full"),
+    Row(NEVER_RECIPIENT, _RCPT, ("5",), "RFC 3463 §3.2-3; RFC 7505 §4.1", enhanced=_SURE),
+    # The account's quotas and rates.
+    Row(THROTTLED_DAY, _EVERY, ("4", "5"),
+        "Gmail's 550 5.4.5; SES's 454; Exchange Online's SubmissionQuotaExceeded; SendGrid's 451",
+        words=r"(daily|per day|24.?h(ou)?rs?).{0,60}(limit|quota|exceed|max)"
+              r"|(limit|quota|max\w*|exceed\w*).{0,60}(daily|per day|24.?h(ou)?rs?|today)"
+              r"|credits? (exceed|expir|limit)|(maximum|enough) credits|submissionquota|refusequota"
+              r"|(send(ing)?|messag(e|ing)|monthly|plan) (limits?|quota).{0,20}(exceed|reach)"
+              r"|(exceeded|reached) (your|the|its) (sending|messag(e|ing)|monthly) (limit|quota)"),
+    Row(THROTTLED_HOUR, _EVERY, ("4", "5"), "cPanel's max emails per hour (docs.cpanel.net)",
+        words=r"(exceed|limit|max|too m).{0,80}\bhour|\bhour.{0,60}(exceed|limit|max)"),
+    Row(THROTTLED, MAIL_VERBS, ("4", "5"), "Postfix's smtpd_client_recipient_rate_limit",
+        words=r"too many recipients from"),
+    Row(OWN_TRANSACTION, _RCPT, ("4", "5"),
+        "RFC 5321 §4.5.3.1.10; Gmail's 452 4.5.3 and 451 4.3.0; go-smtp's 552 5.5.3",
+        words=r"too many (rcpt|recipient|address)|(max|limit).{0,25}recipients|separate transaction"
+              r"|recipients?.{0,20}(limit|per (message|transaction|session))|out of allow rcpt"
+              r"|domains per transaction"),
+    Row(OWN_TRANSACTION, _RCPT, ("4", "5"), "RFC 3463 §3.6", enhanced=("4.5.3", "5.5.3")),
+    Row(THROTTLED, _EVERY, ("4", "5"),
+        "SES; Mailtrap's 550 5.7.0; Rspamd's 451 4.7.1; MailChannels' [STF]; Outlook's 432 4.3.2",
+        words=r"throttl|rate.?limit|(sending|mail|message|submission) rate|per (second|minute)"
+              r"|too (many|much) (e-?mails?|messages?|mails?|times|requests|sessions|connects"
+              r"|(\w+ ){0,2}connections?|(failed )?(log ?in|auth\w*))|too (fast|quickly|frequent)"
+              r"|concurren\w+ .{0,25}limit|slow down|frequency limit|(excessive|unexpected) volume"
+              r"|unusual (rate|sending|amount|volume)|(session|connection|peak smtp relay) limit"
+              r"|reached its limit"
+              r"|per connection (reached|limit|exceed)|connections .{0,40}exceed"),
+    # The account, our host, the sender.
+    Row(NEVER_PROVIDER, MAIL_VERBS, ("5",),
+        "Exim's and cPanel's 550 relay refusals; smtp2go; Zoho's 554 5.1.8; Brevo; Gmail's relay",
+        words=r"authentication (is )?required|must (be )?authenticat|smtp auth"
+              r"|not (been )?authenticated|unauthenticated sender|without authentication"
+              r"|not logged in|credentials"
+              r"|(your|smtp|sender) (account|mailbox|address) (\w+ ){0,3}(suspend|disabl|block|lock"
+              r"|expir|deactivat|restrict)|account ha[sd] been (suspended|restricted)"
+              r"|account .{0,15}not (yet )?activ|outgoing (e?-?mail )?(is |was )?(blocked|disabled)"
+              r"|unauthori[sz]ed ip|ip (address )?.{0,20}not (allowed|authori[sz]ed|registered)"
+              r"|licen[cs]e expired|unpaid|billing|\b(helo|ehlo)\b"),
+    Row(LATER_PROVIDER, MAIL_VERBS, ("4",), "Postfix's reject_unknown_helo_hostname",
+        words=r"\b(helo|ehlo)\b"),
+    Row(NEVER_MESSAGE, MAIL_VERBS, ("5",), "RFC 3463 §3.2", enhanced=("5.1.7", "5.1.8")),
+    Row(LATER_MESSAGE, MAIL_VERBS, ("4",), "RFC 3463 §3.2", enhanced=("4.1.7", "4.1.8")),
+    Row(NEVER_PROVIDER, MAIL_VERBS, ("5",),
+        "Postfix's reject_sender_login_mismatch; SES; SendGrid; Exchange Online's SendAsDenied",
+        words=r"relay(ing)? (access )?(denied|not (permitted|allowed)|prohibited|disallowed)"
+              r"|(unable|not permitted|not allowed) to relay|as a relay|sender rejected"
+              r"|sender (address )?(is )?(rejected|denied|invalid|not (verified|owned|allowed))"
+              r"|invalid sender|not owned by|from (address|header).{0,40}\b(not|isn.t)\b"
+              r"|verified sender|address is not verified|sendasdenied|permissions? to send as"
+              r"|must be (the )?same as|not (allowed|authori[sz]ed) to send"),
+    Row(NEVER_MESSAGE, MAIL_VERBS, ("5",), "Spamhaus DBL, URIBL; QQ Mail",
+        words=r"\bdbl\b|[su]r?ibl|(sender|mailfrom|sending) (address|domain).{0,30}(block|list)"
+              r"|(black|block).{0,10}recipient|rejected by recipient"),
+    Row(LATER_MESSAGE, MAIL_VERBS, ("4", "5"), "Postfix's reject_rbl_client; Spamhaus; Outlook",
+        words=r"blocked using|client host|bl(ac|o)c?k ?list|banned send|listed (at|by|in|on)\b"
+              r"|spamhaus|dnsbl|\brbl\b|your (reverse )?hostname|reverse dns|\bptr\b"
+              r"|poor reputation|connections? (will )?not (be )?accepted|adresse ip"),
+    Row(NEVER_MESSAGE, MAIL_VERBS, ("5",), "RFC 1870 §6; Exim",
+        words=r"(message|mail|size).{0,30}(too (big|large|long)|exceed)"),
+    # What the command and the enhanced code leave.
+    Row(UNSURE_RECIPIENT, _RCPT, ("5",), "Outlook's 550 5.5.0; Yandex's 550 5.7.1; Trend Micro",
+        words=NO_SUCH_USER),
+    Row(NEVER_MESSAGE, MAIL_VERBS, ("5",), "RFC 3463 §3.3-4", enhanced=("5.3.4", "5.2.3", "5.6.7")),
+    Row(NEVER_MESSAGE, (Verb.MAIL,), ("5",), "RFC 3463 §3.2", enhanced=("5.1.",)),
+    Row(NEVER_PROVIDER, (Verb.MAIL,), ("5",), "RFC 3463 §3.8", enhanced=("5.7.",)),
+    Row(NEVER_RECIPIENT, _RCPT, ("5",), "RFC 3463 §3.3", enhanced=("5.2.2",)),
+    Row(UNSURE_RECIPIENT, _RCPT, ("5",), "RFC 3463 §3.2-5", enhanced=("5.1.", "5.2.", "5.4.")),
+    Row(LATER_PROVIDER, _RCPT, ("5",), "RFC 3463 §3.4, §3.6", enhanced=("5.3.", "5.5.")),
+    Row(NEVER_MESSAGE, _RCPT, ("5",), "RFC 3463 §3.8: policy, never a mailbox", enhanced=("5.7.",)),
+    Row(LATER_MESSAGE, _RCPT, ("450", "451"), "IONOS' 450; Barracuda's 450; Mimecast's 451",
+        words=r"\bpolicy\b|\babuse\b|open relay"),
+    Row(LATER_DOMAIN, _RCPT, ("450", "451", "452"), "RFC 3463 §3.5", enhanced=("4.4.",)),
+    Row(LATER_PROVIDER, _RCPT, ("450", "451", "452"), "RFC 3463 §3.4", enhanced=("4.3.",)),
+    Row(LATER_MESSAGE, _RCPT, ("450", "451", "452"),
+        "Postfix's access policy: 4.7.1 is greylisting only where the text says so",
+        enhanced=("4.7.",)),
+    Row(LATER_MESSAGE, (Verb.FINAL,), ("450", "451", "452"), "RFC 3463 §3.7-8: a filter that cannot"
+        " decide yet", enhanced=("4.6.", "4.7.")),
+)  # fmt: skip
+
+BY_CODE: Final[dict[Verb, dict[Ruling, tuple[int, ...]]]] = {
+    # A load balancer's bad node greets with 554 as a blocked address does: the breaker's affair.
+    Verb.GREETING: {LATER_PROVIDER: (421, 450, 451, 454, 500, 520, 521, 550, 554)},
+    Verb.EHLO: {LATER_PROVIDER: (421, 450, 451, 454, 500, 501, 502, 503, 504, 521, 550, 554)},
+    Verb.STARTTLS: {LATER_PROVIDER: (421, 451, 454, 500, 501, 502, 503, 554)},
+    Verb.AUTH: {
+        # 432 asks for a change of password (RFC 4954 §6), or for fewer connections (Outlook).
+        LATER_PROVIDER: (421, 432, 451, 454, 503),
+        NEVER_PROVIDER: (500, 501, 502, 504, 525, 530, 534, 535, 538, 550, 553, 554),
+    },
+    Verb.MAIL: {
+        # A 550 without a reason says nothing of the account: the breaker counts, nobody is final.
+        LATER_PROVIDER: (421, 450, 451, 452, 454, 455, 500, 502, 503, 504, 550, 551, 554),
+        NEVER_MESSAGE: (501, 552, 553, 555),
+        NEVER_PROVIDER: (530, 535),
+    },
+    Verb.RCPT: {
+        # The relay hangs up over one recipient: about the others, and the relay, it says nothing.
+        LATER_DOMAIN: (421,),
+        # 552 was once "too many recipients", and is to be read as 452 (RFC 5321 §4.5.3.1.10).
+        LATER_RECIPIENT: (432, 450, 451, 452, 552),
+        LATER_PROVIDER: (454, 455, 500, 502, 503, 504),
+        NEVER_RECIPIENT: (556,),
+        UNSURE_RECIPIENT: (501, 510, 511, 521, 540, 541, 542, 550, 551, 553),
+        # Policy without a reason: never cause to suppress a mailbox.
+        NEVER_MESSAGE: (554, 555),
+        NEVER_PROVIDER: (530, 535),
+    },
+    Verb.DATA: {
+        LATER_PROVIDER: (421, 450, 451, 452, 454, 500, 501, 502, 503, 504),
+        NEVER_MESSAGE: (550, 552, 554),
+        NEVER_PROVIDER: (530, 535),
+    },
+    Verb.FINAL: {
+        LATER_PROVIDER: (421, 432, 450, 451, 452, 454),
+        NEVER_MESSAGE: (500, 501, 503, 541, 550, 551, 552, 553, 554, 555, 571),
+        NEVER_PROVIDER: (530, 535),
+    },
+}
+"""What a bare code means, where no row knows more."""
+
+_RULINGS: Final = {
+    (verb, code): ruling
+    for verb, rulings in BY_CODE.items()
+    for ruling, codes in rulings.items()
+    for code in codes
+}
+
+
+def find_ruling(verb: Verb, reply: SmtpReply) -> Ruling | None:
+    """Return what the table says of a refusal, or None when no row has it."""
+    for row in ROWS:
+        if row.fits(verb, reply):
+            return row.ruling
+    return _RULINGS.get((verb, reply.code))
