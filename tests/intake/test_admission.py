@@ -34,7 +34,7 @@ BOB = Address("bob@example.com")
 
 
 def admit(**fields: Any) -> Message:
-    return decide_admission(Submission(**{"to": (BOB,), **fields}), RULES, "id1", NOW)
+    return decide_admission(Submission(**{"to": (BOB,), "text": "Hi", **fields}), RULES, "id1", NOW)
 
 
 def faults(**fields: Any) -> tuple[Fault, ...]:
