@@ -127,7 +127,7 @@ def filters_of(query: schemas_control.MessagesQuery) -> Filters:
     recipient = query.recipient
     if recipient:
         try:
-            recipient = normal_address(recipient)
+            recipient = normal_address(recipient, special_use=True)
         except email_validator.EmailNotValidError as error:
             fault = FaultView(str(error), parameter="recipient")
             detail = f"recipient: {fault.detail}"

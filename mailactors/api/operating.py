@@ -127,7 +127,7 @@ class Operating:
         reason = " ".join(body.reason.split())
         faults = [] if reason.isprintable() else [FaultView("is not printable", "/reason")]
         try:
-            address = normal_address(body.address)
+            address = normal_address(body.address, special_use=True)
         except email_validator.EmailNotValidError as error:
             raise validation_problem([FaultView(str(error), "/address"), *faults]) from None
         if faults:
@@ -141,7 +141,7 @@ class Operating:
         writer = self._writer()
         address = read_query(schemas_control.AddressQuery).address
         try:
-            address = normal_address(address)
+            address = normal_address(address, special_use=True)
         except email_validator.EmailNotValidError as error:
             fault = FaultView(str(error), parameter="address")
             detail = f"address: {fault.detail}"

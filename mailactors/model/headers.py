@@ -190,8 +190,8 @@ def _free_text(name: str, value: str, pointer: str) -> str:
 def _structured(name: str, value: str, pointer: str) -> str:
     """Return a value with its comments encoded (RFC 2047 §5 (2)), if it needs no more than that.
 
-    >>> _structured("List-Post", "NO (für Gäste)", "/headers/0/value")
-    'NO (=?utf-8?q?f=C3=BCr_G=C3=A4ste?=)'
+    >>> _structured("List-Post", "NO (Bücher)", "/headers/0/value")
+    'NO (=?utf-8?q?B=C3=BCcher?=)'
     """
     if "\\" in value:
         raise UnrenderableError(pointer, "must be ASCII where it has a backslash")

@@ -62,7 +62,7 @@ _CONTENT_TYPE = re.compile(
     re.IGNORECASE,
 )
 _PARAMETER = re.compile(r'; *([A-Za-z0-9-]+)=(?:"([^"]*)"|([^;" ]+))')
-_METHOD = re.compile(r"^METHOD:([A-Za-z0-9-]+)[ \t]*$", re.IGNORECASE | re.MULTILINE)
+_METHOD = re.compile(r"^METHOD:([A-Za-z0-9-]+)[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
 _LONG_QUOTED_LINE = re.compile(rb"^(.{74,})(=20|=09)\r$", re.MULTILINE)
 
 
