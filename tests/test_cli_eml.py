@@ -136,7 +136,7 @@ def test_of_several_authors_the_sender_sends(send: Send) -> None:
         (LETTER.replace(b"Cc:", b"From:"), "has no single author in From"),
     ],
 )
-def test_a_file_that_cannot_be_sent_is_told_before_it_is(
+def test_a_file_that_cannot_be_sent_is_refused_before_it_is_submitted(
     letter: bytes, expected: str, send: Send
 ) -> None:
     body, said = send(letter)
@@ -151,7 +151,7 @@ def test_what_is_in_the_file_is_not_given_beside_it(send: Send) -> None:
     )
 
 
-def test_what_the_gateway_refuses_in_a_file_is_told(send: Send) -> None:
+def test_what_the_gateway_refuses_in_a_file_is_printed(send: Send) -> None:
     problem = {"title": "Not valid", "errors": [{"pointer": "/raw", "detail": "is too long"}]}
 
     _, said = send(LETTER, answer=reply(422, problem))

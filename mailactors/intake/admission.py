@@ -230,7 +230,8 @@ def _check_options(submission: Submission, rules: AdmissionRules, now: float) ->
     shorts += [(f"/tags/{i}", tag) for i, tag in enumerate(submission.tags)]
     for key, value in submission.metadata.items():
         name = key.replace("~", "~0").replace("/", "~1")
-        shorts.append((f"/metadata/{name}", key + value))
+        is_short = len(key) <= SHORT_TEXT_MAX  # else the answer would be as long as the question
+        shorts.append((f"/metadata/{name}" if is_short else "/metadata", key + value))
     for pointer, text in shorts:
         if len(text) > SHORT_TEXT_MAX:
             yield Fault(pointer, f"is longer than {SHORT_TEXT_MAX} characters")

@@ -40,8 +40,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         """Return octets of attachments and raw, and characters of texts: what there is to do."""
-        texts = (self.text or "", self.html or "", *(each.content for each in self.alternatives))
-        files = (self.raw or b"", *(each.content for each in self.attachments))
+        texts = [self.text or "", self.html or "", *(value for _, value in self.headers)]
+        texts += [each.content for each in self.alternatives]
+        files = [self.raw or b"", *(each.content for each in self.attachments)]
         return sum(map(len, texts)) + sum(map(len, files))
 
 

@@ -22,9 +22,8 @@ _WORD_ROOM_MIN: Final = 30  # below this the first encoded word begins on a line
 _TEXT_CHARSET: Final = re.compile(
     r"(?:utf-|us-ascii|iso-|windows-|cp\d|koi8-|shift_|euc-|gb|big5)[\w-]*"
 )
-_PHRASE_SAFE: Final = frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/"
-)  # the only bytes that the Q encoding may leave alone inside a phrase (RFC 2047 §5 (3))
+_PHRASE_SAFE: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/"
+# the only bytes that the Q encoding may leave alone inside a phrase (RFC 2047 §5 (3))
 _Q_OF_BYTE: Final = tuple(
     chr(byte) if byte in _PHRASE_SAFE else "_" if byte == 0x20 else f"={byte:02X}"
     for byte in range(256)
@@ -46,8 +45,9 @@ def encoded_words(text: str, room: int, room_after: int = LINE_WIDTH - 1) -> str
     first = room if room >= _WORD_ROOM_MIN else room_after
     rooms = first - _WORD_OVERHEAD, room_after - _WORD_OVERHEAD
     data = text.encode()
-    quoted = "".join(map(_Q_OF_BYTE.__getitem__, data))
-    if len(quoted) <= (len(data) + 2) // 3 * 4:
+    quoted_length = len(data) + 2 * len(data.translate(None, _PHRASE_SAFE + b" "))
+    if quoted_length <= (len(data) + 2) // 3 * 4:
+        quoted = "".join(map(_Q_OF_BYTE.__getitem__, data))
         return " ".join(_quoted_words(quoted, *rooms))
     return " ".join(_base64_words(data, *rooms))
 

@@ -76,8 +76,9 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def size(self) -> int:
         """Return octets of attachments and raw, and characters of texts: what there is to do."""
-        texts = (self.text or "", self.html or "", *(each.content for each in self.alternatives))
-        files = (self.raw or b"", *(each.content for each in self.attachments))
+        texts = [self.text or "", self.html or "", *(value for _, value in self.headers)]
+        texts += [each.content for each in self.alternatives]
+        files = [self.raw or b"", *(each.content for each in self.attachments)]
         return sum(map(len, texts)) + sum(map(len, files))
 
 

@@ -24,6 +24,7 @@ from typing import Final, TypeAlias
 
 from mailactors.model.headers import (
     HEADER_BLOCK_OCTETS_MAX,
+    HEADER_VALUE_OCTETS_MAX,
     UnrenderableError,
     check_hidden,
     check_size,
@@ -38,8 +39,8 @@ from mailactors.model.message import Address, Alternative, Attachment, Content, 
 from mailactors.model.raw import check_raw, header_section
 
 LARGE_OCTETS: Final = 65_536
-"""Contents of this size and more are checked and rendered off the event loop: under a millisecond
-of work is left on it."""
+"""Contents of this size and more are checked and rendered off the event loop, where that would
+take more than a few milliseconds."""
 CONTENT_TYPE_OCTETS_MAX: Final = 512
 
 Part: TypeAlias = list[bytes]
@@ -101,10 +102,11 @@ def check_content(content: Content) -> None:
     if content.raw is not None:
         check_raw(content.raw)
         return
+    # A value that is too long alone is refused at its own place, by header_line.
+    lengths = [min(len(value), HEADER_VALUE_OCTETS_MAX) for _, value in content.headers]
+    _check_block(sum(lengths))
     lines = _message_lines(content, "id@localhost", 0.0, "marker")
-    if len("\r\n".join(lines).encode()) + 2 > HEADER_BLOCK_OCTETS_MAX:
-        problem = f"must have at most {HEADER_BLOCK_OCTETS_MAX} octets of headers"
-        raise UnrenderableError("/headers", problem)
+    _check_block(len("\r\n".join(lines).encode()) + 2)
     _canonical(content.text or "", "/text")
     _canonical(content.html or "", "/html")
     for index, attachment in enumerate(content.attachments):
@@ -113,6 +115,13 @@ def check_content(content: Content) -> None:
         _alternative_type(alternative, f"/alternatives/{index}/content_type")
         _canonical(alternative.content, f"/alternatives/{index}/content")
     _check_hidden(content)
+
+
+def _check_block(octets: int) -> None:
+    """Refuse headers that are too large together: before the work, and when they are folded."""
+    if octets > HEADER_BLOCK_OCTETS_MAX:
+        problem = f"must have at most {HEADER_BLOCK_OCTETS_MAX} octets of headers"
+        raise UnrenderableError("/headers", problem)
 
 
 def needs_smtputf8(content: Content, envelope: Envelope) -> bool:

@@ -352,6 +352,7 @@ LARGE = 7_000_000
         ({"text": None, "raw": b"From: a@b\r\nX: y\r\n" + b" z\r\n" * (LARGE // 4)}, "/raw"),
         ({"headers": tuple((f"X-{n}", " v" * 15_000) for n in range(50))}, "/headers"),
         ({"stream": "s" * LARGE}, "/stream"),
+        ({"metadata": {"k" * LARGE: ""}}, "/metadata"),
     ],
 )
 def test_what_is_large_in_a_header_is_refused_and_not_repeated(
