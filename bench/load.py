@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import threading
 import time
@@ -71,15 +72,16 @@ def measure(title: str, port: int, count: int, *, by_batch: bool) -> None:
         with serving(Path(folder), CONFIG.format(port=port)) as served:
             started_s = time.perf_counter() - began_s
             memory = Memory(served)
-            began_s = time.perf_counter()
+            began_s, began_cpu_s = time.perf_counter(), cpu_s(served)
             submit(served, count, by_batch=by_batch)
             accepted_s = time.perf_counter() - began_s
             wait_until_sent(served, count)
-            total_s = time.perf_counter() - began_s
+            total_s, total_cpu_s = time.perf_counter() - began_s, cpu_s(served) - began_cpu_s
             peak = memory.stop()
     print(
         f"{title}: {count} messages; accepted {count / accepted_s:,.0f}/s, "
-        f"accepted and delivered {count / total_s:,.0f}/s; ready after {started_s:.2f} s; "
+        f"accepted and delivered {count / total_s:,.0f}/s, "
+        f"{total_cpu_s / count * 1e3:.2f} ms of CPU each; ready after {started_s:.2f} s; "
         f"memory {memory.before_mb:.0f} MB at rest, {peak:.0f} MB at most"
     )
 
@@ -99,6 +101,12 @@ def measure_waiting(count: int) -> None:
         f"{count} messages wait: memory grew from {memory.before_mb:.0f} MB "
         f"by {after_mb - memory.before_mb:.0f} MB, by {peak - memory.before_mb:.0f} MB at most"
     )
+
+
+def cpu_s(served: Served) -> float:
+    """Return the CPU time that the service has used, in seconds (proc(5), fields 14 and 15)."""
+    stat = Path(f"/proc/{served.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
 
 
 class Memory:

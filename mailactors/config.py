@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Self
+from typing import Annotated, Any, Final, Self, get_args, get_origin
 
 import pydantic
 import pydantic_settings
@@ -48,7 +48,7 @@ class _Frozen(pydantic.BaseModel):
 
 
 class LaneSettings(_Frozen):
-    """What every provider has beside its own settings."""
+    """The settings that every provider has beside its own."""
 
     concurrency_max: Annotated[int, Field(ge=1, le=1000)] = 32
     quota: Quota = Quota()
@@ -88,11 +88,11 @@ class ServiceSettings(_Frozen):
     default_from: str = "mailactors@mail.example"
     """The sender of the short form, which has none."""
     drain_s: Annotated[float, Field(ge=0)] = 10.0
-    """How long a stop waits for what is in flight."""
+    """How long a stop waits for attempts in flight."""
     per_minute: Annotated[int, Field(gt=0)] | None = None
-    """Messages that the whole service accepts."""
+    """Messages that the whole service accepts a minute."""
     backlog_max: Annotated[int, Field(gt=0)] = 1_000_000
-    """Deliveries on their way beyond which nothing new is accepted."""
+    """Pending deliveries beyond which new messages are refused."""
     tls_cert: str | None = None
     """PEM file with the certificate and its chain; with `tls_key` the API speaks HTTPS."""
     tls_key: str | None = None
@@ -119,12 +119,12 @@ class ServiceSettings(_Frozen):
 
 
 class RetentionSettings(_Frozen):
-    """`[retention]`: when what is over and done is forgotten."""
+    """`[retention]`: when finished messages are deleted."""
 
     final_after_s: Annotated[float, Field(gt=0)] = 30 * 86400.0
     """Messages that have been final for longer are deleted."""
     bodies_after_s: Annotated[float, Field(gt=0)] = 3 * 86400.0
-    """Their bodies go earlier: they are most of the space, and other people's secrets."""
+    """Their bodies are deleted earlier: they are most of the space, and confidential."""
 
 
 class IdempotencySettings(_Frozen):
@@ -145,7 +145,7 @@ DEMO_PROVIDERS: Final[dict[str, ProviderSettings]] = {
     "secondary": SimulatedProviderSettings(latency_s=0.25, error_rate=0.05),
     "tertiary": SimulatedProviderSettings(latency_s=0.4, error_rate=0.02),
 }
-"""What serves without a configuration: three providers that fail a little and send nothing."""
+"""The providers without a configuration: three that fail at times and send nothing."""
 
 
 class Config(pydantic_settings.BaseSettings):
@@ -175,7 +175,7 @@ class Config(pydantic_settings.BaseSettings):
         dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
         file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
-        """Read nothing but what is given, so that a test's or a simulation's tree is its own."""
+        """Read the arguments only: the environment must not change a test or a simulation."""
         return (init_settings,)
 
     @pydantic.model_validator(mode="after")
@@ -201,7 +201,7 @@ def load_config(path: str | None, service: Mapping[str, str] | None = None) -> C
 
     Args:
         path: a TOML file, or None.
-        service: keys of `[service]` that win over both, such as a command line's.
+        service: keys of `[service]` that win over both, such as those of a command line.
 
     Raises: ConfigError, with every fault and its key.
     """
@@ -224,17 +224,17 @@ def load_config(path: str | None, service: Mapping[str, str] | None = None) -> C
 
 
 def parse_toml(where: str, text: str, complaint: type[ConfigError] = ConfigError) -> dict[str, Any]:
-    """Return the tables of a text. Raises: `complaint`."""
+    """Return the tables of a TOML text. Raises: `complaint`."""
     try:
         return tomllib.loads(text)
     except RecursionError:
         raise complaint(where, ["is not TOML that can be read: it is nested too deeply"]) from None
-    except ValueError as error:  # what the parser says itself, and that a number is too long
+    except ValueError as error:  # a fault of syntax, or a number that is too long
         raise complaint(where, [f"is not TOML: {error}"]) from None
 
 
 def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both tables as one; where both say something, `above` wins.
+    """Return both tables as one; where both have a value, that of `above` wins.
 
     >>> merge({"a": {"x": 1, "y": 1}}, {"a": {"y": 2}})
     {'a': {'x': 1, 'y': 2}}
@@ -249,9 +249,9 @@ def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def stray_variables(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each variable that looks like one of ours and is none.
+    """Yield a line for each variable that looks like one of ours but is not.
 
-    Only those with the delimiter: others, such as MAILACTORS_PORT, may be an orchestrator's.
+    Only variables with the delimiter: MAILACTORS_PORT may be an orchestrator's.
     """
     for variable in sorted(environment):
         name = variable.upper().removeprefix(ENVIRONMENT_PREFIX)
@@ -282,33 +282,38 @@ def problem_lines(error: pydantic.ValidationError) -> Iterator[str]:
             yield fault["msg"].removeprefix("Value error, ")
 
 
-_KINDS: Final = ["simulated", "smtp"]
-_TABLES: Final[dict[str, tuple[type[pydantic.BaseModel], ...]]] = {
-    "": (Config,),
-    "service": (ServiceSettings,),
-    "log": (LogSettings,),
-    "idempotency": (IdempotencySettings,),
-    "retention": (RetentionSettings,),
-    "streams.*": (StreamSettings,),
-    "providers.*": (SimulatedProviderSettings, SmtpProviderSettings),
-    "providers.*.quota": (Quota,),
-    "providers.*.breaker": (BreakerSettings,),
-}
-"""What may be in each table; a star stands for a name of the user's."""
-
-
 def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
-    """Return a hint that names the nearest known name, or nothing."""
+    """Return a hint with the nearest known name, or an empty text."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _known_keys(location: list[str]) -> list[str]:
     """Return the keys that are known beside the last part of a location."""
-    table = location[:-1]
-    if table[:1] in (["streams"], ["providers"]):
-        table[1] = "*"
-    return [key for model in _TABLES[".".join(table)] for key in model.model_fields]
+    found: list[Any] = [Config]
+    for part in location[:-1]:
+        found = [inner for annotation in found for inner in _inside(annotation, part)]
+    return [key for each in found for model in _models(each) for key in model.model_fields]
+
+
+def _inside(annotation: Any, part: str) -> Iterator[Any]:
+    """Yield what may stand one part of a location further in; a dictionary's key is any name."""
+    if get_origin(annotation) is dict:
+        yield get_args(annotation)[1]
+    else:
+        fields = [model.model_fields for model in _models(annotation)]
+        yield from (known[part].annotation for known in fields if part in known)
+
+
+def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
+    """Yield the settings that an annotation names."""
+    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models(inner)
+
+
+_KINDS: Final = [str(each.model_fields["kind"].default) for each in _models(ProviderSettings)]
 
 
 def effective(config: Config) -> dict[str, Any]:

@@ -142,6 +142,10 @@ SMTP = '[providers.p]\nkind = "smtp"\nhost = "mx.example"\n'
             "streams.service.shre: there is no such key; did you mean 'share'?",
         ),
         (
+            "[streams.share]\nshre = 1",  # named like a key of its own
+            "streams.share.shre: there is no such key; did you mean 'share'?",
+        ),
+        (
             SIMULATED + "latency = 1",
             "providers.p.latency: there is no such key; did you mean 'latency_s'?",
         ),
@@ -207,7 +211,7 @@ def test_an_error_names_its_key_and_the_nearest_that_exists(
         assert "did you mean" not in problem
 
 
-def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once(tmp_path: Path) -> None:
     text = "[service]\nlisen = '1'\n[log]\nlevel = 'loud'\n[providers.p]\nkind = 'smtp'\nport = 0"
 
     found = problems(tmp_path, text)
@@ -225,14 +229,14 @@ def test_an_error_never_repeats_a_secret(tmp_path: Path) -> None:
     assert len(found) == 2
 
 
-def test_what_is_not_toml_is_told_with_its_line(tmp_path: Path) -> None:
+def test_what_is_not_toml_is_reported_with_its_line(tmp_path: Path) -> None:
     (problem,) = problems(tmp_path, "[service]\nlisten = \n")
 
     assert problem.startswith("is not TOML: ")
     assert "line 2" in problem
 
 
-def test_what_is_not_text_is_told(tmp_path: Path) -> None:
+def test_what_is_not_text_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "mailactors.toml"
     file.write_bytes(b"\xff\xfe\x00")
 
@@ -240,7 +244,7 @@ def test_what_is_not_text_is_told(tmp_path: Path) -> None:
         load_config(str(file))
 
 
-def test_a_file_that_is_missing_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(str(tmp_path / "none.toml"))
 
@@ -299,7 +303,7 @@ def test_a_variable_for_no_key_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     assert caught.value.problems == ["service.lisen: there is no such key; did you mean 'listen'?"]
 
 
-def test_variables_of_others_are_let_be() -> None:
+def test_variables_of_other_programs_are_ignored() -> None:
     others = {"MAILACTORS_URL": "http://x", "MAILACTORS_PORT": "tcp://10.0.0.1:80", "A__B": "1"}
 
     assert list(stray_variables(others)) == []

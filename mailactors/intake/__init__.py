@@ -1,1 +1,1 @@
-"""The door that every way in shares: admission, then the idempotency registry, then the spool."""
+"""Intake of every submission: admission, then the idempotency registry, then the spool."""

@@ -1,6 +1,6 @@
-"""Admission: whether a submission may become a message. Plain functions, all faults at once.
+"""Admission: decides whether a submission may become a message, and reports all faults at once.
 
-What is admitted here can be rendered and sent: later rooms do not check again.
+An admitted message can be rendered and sent: later rooms do not check it again.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from mailactors.model.message import (
     Message,
     domain_of,
     fingerprint,
+    without_defaults,
 )
 from mailactors.model.mime import check_content
 from mailactors.model.raw import message_id_of
 
 MESSAGE_BYTES_MAX: Final = 10 * 1024 * 1024
-"""Text, HTML and decoded attachments together; what Postmark and Postfix take by default."""
+"""Text, HTML and decoded attachments together; the default limit of Postmark and Postfix."""
 ATTACHMENTS_MAX: Final = 50
 ALTERNATIVES_MAX: Final = 10
 SUBJECT_CHARACTERS_MAX: Final = 2000
@@ -47,31 +48,36 @@ _HEADER_ALLOWED: Final = re.compile(
     "|".join([*HEADERS_ALLOWED, "List-[a-z0-9-]+", "X-[a-z0-9-]+"]), re.IGNORECASE
 )
 ADDRESSES_REMEMBERED: Final = 16_384
-"""Some 4 MB when full."""
+"""About 4 MB when full."""
 _SPECIAL_USE: Final = re.compile(r"(?:[a-z0-9-]+\.)*(?:test|local|localhost)", re.IGNORECASE)
 """Domains that no mail reaches (RFC 6761, RFC 6762), in which people try things out."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
+_FIELDS_BEFORE: Final = (
+    *("sender", "to", "cc", "bcc", "reply_to", "subject", "text", "html", "headers"),
+    *("attachments", "raw", "stream", "expires_in_s", "send_at", "tags", "metadata"),
+)
+
 
 class StreamRules(msgspec.Struct, frozen=True):
-    """What admission needs to know of a stream."""
+    """The part of a stream's settings that admission uses."""
 
     expires_after_s: float
 
 
 class AdmissionRules(msgspec.Struct, frozen=True):
-    """What the configuration says about admission. `streams` is not empty; the first is default."""
+    """The settings of admission. `streams` is not empty; the first is the default."""
 
     default_from: Address
     streams: dict[str, StreamRules]
     key_window_s: float
     fingerprint_window_s: float
     per_minute: int | None = None
-    """Messages that the whole service accepts; None for no limit."""
+    """Messages that the whole service accepts a minute; None for no limit."""
     backlog_max: int = 1_000_000
-    """Deliveries on the way beyond which nothing new is accepted."""
+    """Pending deliveries beyond which new messages are refused."""
     free_bytes_min: int = 0
-    """Room on the spool's disk that new messages may not use up."""
+    """Room on the spool's disk that is kept for the messages already accepted."""
     all_simulated: bool = False
     """No provider sends anything, so addresses under .test, .local and localhost are as good."""
 
@@ -84,11 +90,11 @@ class AdmissionRules(msgspec.Struct, frozen=True):
 def decide_admission(
     submission: Submission, rules: AdmissionRules, message_id: str, now: float
 ) -> Message:
-    """Turn a submission into a message, or say everything that is wrong with it.
+    """Turn a submission into a message, or raise everything that is wrong with it.
 
     Args:
         submission: what the client asked for.
-        rules: the configuration's part.
+        rules: the settings of admission.
         message_id: the new message's id, and its marker.
         now: UTC seconds.
 
@@ -115,11 +121,20 @@ def decide_admission(
 def submission_fingerprint(submission: Submission) -> str:
     """Return what makes two submissions the same: everything but the key and the client's id.
 
-    As submitted, without configured defaults, so that a reload turns no replay into a conflict.
+    As submitted, without configured defaults, so that a reload turns no replay into a conflict;
+    by the names of the fields that were given, so that a new optional field does not either.
     """
-    plain = msgspec.structs.replace(submission, scope="", key=None, client_id="")
-    values = msgspec.structs.astuple(plain)
-    return fingerprint(values if submission.alternatives else values[:-1])
+    content = msgspec.structs.replace(submission, scope="", key=None, client_id="")
+    return fingerprint(without_defaults(content))
+
+
+def fingerprint_before(submission: Submission) -> str:
+    """Return the fingerprint as versions before 0.2 made it, of positions and defaults.
+
+    Keys that such a version stored are found by it. To be deleted in 0.3, together with
+    `IdempotencyKey.fingerprint_before`: one `idempotency.window_s` after the upgrade no key has it.
+    """
+    return fingerprint((*(getattr(submission, name) for name in _FIELDS_BEFORE), "", None, ""))
 
 
 def _check_addresses(
@@ -156,7 +171,7 @@ def _check_addresses(
 def normal_address(address: str, *, special_use: bool = False) -> str:
     """Return an address as it is sent: Unicode normalized, the domain in ASCII (RFC 5891).
 
-    Remembered, since senders and many recipients come again and a check takes 60 µs.
+    Cached: senders and many recipients recur, and a check takes 60 µs.
 
     Args:
         address: as a client gave it.

@@ -1,7 +1,7 @@
-"""The door: takes a submission and returns once it is durable, or says why not.
+"""The door: takes a submission and returns once it is durable, or raises why it is not.
 
-Used alike by the HTTP API, the SMTP listener and the simulator. Whoever waits here may go away:
-the commit happens in the spool's actor, and the same key returns the answer.
+The HTTP API and the simulator both use it. A caller may be cancelled while it waits: the commit
+happens in the spool's actor, and a later submission with the same key gets the answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from typing import Final
 import msgspec
 import trio
 
-from mailactors.intake.admission import AdmissionRules, decide_admission, submission_fingerprint
+from mailactors.intake.admission import (
+    AdmissionRules,
+    decide_admission,
+    fingerprint_before,
+    submission_fingerprint,
+)
 from mailactors.intake.registry import RETRY_AFTER_S, Submit
 from mailactors.intake.submission import (
     Fault,
@@ -45,11 +50,11 @@ from mailactors.spool.port import (
 )
 
 ACCEPT_WITHIN_S: Final = 10.0
-"""How long a submission may take to become durable before its client is told to come again."""
+"""A submission that is not durable within this time is answered with "try again"."""
 NEARLY_FULL_RETRY_S: Final = 30.0
-"""How long to keep away while there is too much on its way, or too little room for more."""
+"""Retry-After while the backlog is too long, or the disk nearly full."""
 FINGERPRINT_SCOPE: Final = "\x00fingerprint:"
-"""Keys that we derived live apart from those that clients gave."""
+"""Keys derived from content have scopes apart from those of clients' keys."""
 
 
 class Door:
@@ -64,7 +69,7 @@ class Door:
     ) -> None:
         self.rules = rules
         self.results = Tally()
-        """Submissions by what became of them."""
+        """Submissions by result."""
         self._registry = registry
         self._signals = signals
         self._ports = ports
@@ -82,8 +87,8 @@ class Door:
         Raises:
             SubmissionRejectedError: it is faulty.
             KeyConflictError: its key was used with other content.
-            OverloadedError: there is no room now; nothing was accepted, or nobody knows yet (the
-                same key will tell).
+            OverloadedError: there is no room now. Nothing was accepted, or it is not known yet:
+                submit again with the same key.
         """
         try:
             self.check_room()
@@ -123,7 +128,7 @@ class Door:
         return result.results
 
     async def _make_durable(self, accept: Accept | AcceptMany) -> Result:
-        """Return what the registry answers, or raise OverloadedError with what a client is told."""
+        """Return the registry's answer, or raise OverloadedError with a reason for the client."""
         reply: Reply[Result] = Reply()
         try:
             self._registry.put_nowait(Submit(accept, reply))
@@ -136,18 +141,18 @@ class Door:
             raise OverloadedError(f"not durable yet: {error}", RETRY_AFTER_S) from None
 
     def seconds_until_room(self) -> float:
-        """Return how long a new message would be refused for now; 0 when there is room."""
+        """Return for how long the full disk refuses new messages; 0 when there is room."""
         return max(0.0, self._signals.full_until_s.value - self._ports.clock.now_s())
 
     def minute_left(self) -> tuple[int, int] | None:
-        """Return the service's limit a minute and what is left of it, or None without one."""
+        """Return (limit a minute, what is left of it), or None without a limit."""
         if self.rules.per_minute is None:
             return None
         self._minute.forget(self._ports.clock.now_s())
         return self.rules.per_minute, max(0, self.rules.per_minute - self._minute.total)
 
     def check_room(self) -> None:
-        """Raise OverloadedError when nothing new may come in."""
+        """Raise OverloadedError when new messages are refused."""
         if not self._is_open:
             raise StoppingError
         rules, room = self.rules, self._signals.room.value
@@ -176,7 +181,7 @@ class Door:
         self._minute.add(now_s, count)
 
     async def _try_to_admit(self, submission: Submission) -> Accept | SubmissionRejectedError:
-        """Check one of many; others get their turn in between, for this takes its time."""
+        """Check one of many; a checkpoint lets other tasks run in between."""
         await trio.lowlevel.checkpoint()
         try:
             return await self._admit(submission)
@@ -207,13 +212,13 @@ class Door:
         )
 
     def _key(self, submission: Submission, now: float) -> IdempotencyKey:
-        """Return the client's key, or one made of the content, which lives shorter."""
-        print_ = submission_fingerprint(submission)
-        if submission.key is not None:
-            expires_at = now + self.rules.key_window_s
-            return IdempotencyKey(submission.scope, submission.key, print_, expires_at)
-        expires_at = now + self.rules.fingerprint_window_s
-        return IdempotencyKey(FINGERPRINT_SCOPE + submission.scope, print_, print_, expires_at)
+        """Return the client's key, or one made of the content, which expires sooner."""
+        scope, key, window_s = submission.scope, submission.key, self.rules.key_window_s
+        print_, before = submission_fingerprint(submission), fingerprint_before(submission)
+        if key is None:
+            scope, key = FINGERPRINT_SCOPE + scope, print_
+            window_s = self.rules.fingerprint_window_s
+        return IdempotencyKey(scope, key, print_, now + window_s, before)
 
     def _receipt_or_conflict(
         self, accept: Accept, result: Receipt | Conflict
@@ -230,7 +235,8 @@ class Door:
         assert isinstance(result, Receipt)
         message = accept.message
         is_replay = result.id != message.id
-        if result.is_replay != is_replay:  # it joined another; or its writer died, and did it twice
+        if result.is_replay != is_replay:
+            # It joined another submission, or the writer crashed and applied it twice.
             result = msgspec.structs.replace(result, is_replay=is_replay)
         word = "replayed" if result.is_replay else "accepted"
         self.results.add(word)

@@ -1,9 +1,8 @@
 """The idempotency registry: many submissions of one message become one.
 
 Owns the submissions that are being accepted at this moment. A second one with the same key and
-content joins the first instead of writing again. What was accepted before is the spool's to know:
-its unique constraint on keys is the authority, and this actor only a cache in front of it that
-forwards and never waits.
+content joins the first instead of writing again. The authority is the spool's unique constraint on
+keys; this actor is a cache in front of it, which forwards and never waits.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from mailactors.spool.port import Accept, AcceptMany, Result
 MAILBOX_CAPACITY: Final = 2048
 RETRY_AFTER_S: Final = 1.0
 PENDING_MAX: Final = 8192
-"""Submissions remembered while they are being accepted; the oldest is forgotten first."""
+"""Submissions remembered while they are being accepted; the oldest is dropped first."""
 
 
 class Submit(msgspec.Struct, frozen=True):
     """Accept a message, or join the one with the same key that is being accepted.
 
-    Several at once are not joined here but by the spool, in the order in which they came.
+    The registry joins single messages only; the spool finds duplicates among several at once.
     """
 
     accept: Accept | AcceptMany
@@ -43,7 +42,7 @@ class _Pending(msgspec.Struct, frozen=True):
 
 
 def open_registry() -> Mailbox[Submit]:
-    """Build the registry's mailbox; who waits for an item that it died on is told."""
+    """Build the registry's mailbox; a submission that the actor crashed on fails."""
 
     def lost(submit: Submit, error: Exception) -> None:
         submit.reply.fail(ActorCrashedError(describe(error)))
@@ -52,7 +51,7 @@ def open_registry() -> Mailbox[Submit]:
 
 
 class RegistryActor:
-    """The shell."""
+    """Forwards each new submission to the spool, and lets repeated ones wait for its answer."""
 
     def __init__(self, mailbox: Mailbox[Submit], spool: Mailbox[Write], faults: Faults) -> None:
         self._mailbox = mailbox
@@ -61,7 +60,7 @@ class RegistryActor:
         self._pending: dict[tuple[str, str], _Pending] = {}
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Forward what is new, join what is not."""
+        """Handle submissions until cancelled."""
         task_status.started()
         while True:
             await self._mailbox.wait()
@@ -84,7 +83,7 @@ class RegistryActor:
             self._pending[name] = _Pending(key.fingerprint, submit.reply)
 
     def _forward(self, submit: Submit) -> bool:
-        """Hand the command to the spool's writer, unless it is too far behind."""
+        """Send the command to the spool's writer; False, with the reply failed, if that is full."""
         try:
             self._spool.put_nowait(Write(submit.accept, submit.reply))
         except MailboxFullError:
@@ -93,7 +92,7 @@ class RegistryActor:
         return True
 
     def _prune(self) -> None:
-        """Forget what was answered: from then on the spool knows it."""
+        """Drop what was answered: from then on the spool knows it."""
         done = [name for name, pending in self._pending.items() if pending.reply.is_done]
         for name in done:
             del self._pending[name]

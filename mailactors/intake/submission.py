@@ -1,4 +1,4 @@
-"""What comes to the door, and what the door may answer. Values and errors only."""
+"""Submissions, and the errors that refuse them. Values only."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from mailactors.model.message import Address, Alternative, Attachment
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A client's request, decoded but not yet checked.
 
-    `scope` is whose it is (an API key's name, or empty); idempotency keys live within it. `key` is
-    the client's idempotency key, if it gave one; `client_id` what it calls the message.
+    `scope` names the client (an API key's name, or empty); idempotency keys are unique within it.
+    `key` is the client's idempotency key, if it gave one; `client_id` its own name of the message.
     `send_at` is UTC seconds since the epoch.
     """
 
@@ -47,18 +47,18 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fault(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a submission. `pointer` is a JSON pointer (RFC 6901)."""
+    """One error of a submission. `pointer` is a JSON pointer (RFC 6901)."""
 
     pointer: str
     detail: str
 
 
 class IntakeError(MailactorsError):
-    """The door did not take the submission."""
+    """The submission was not accepted."""
 
 
 class SubmissionRejectedError(IntakeError):
-    """The submission is not acceptable, and will not become so by being sent again."""
+    """The submission is faulty: the same one would be refused again."""
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         super().__init__("; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults))
@@ -74,7 +74,7 @@ class KeyConflictError(IntakeError):
 
 
 class OverloadedError(IntakeError):
-    """There is no room for more just now. Nothing was accepted; try again after a while."""
+    """There is no room now; try again after `retry_after_s`."""
 
     def __init__(self, why: str, retry_after_s: float) -> None:
         super().__init__(why)
@@ -82,7 +82,7 @@ class OverloadedError(IntakeError):
 
 
 class RateLimitedError(OverloadedError):
-    """The service's own limit is used up; `limit` a minute, `retry_after_s` until there is room."""
+    """The service's own limit, `limit` a minute, is used up for `retry_after_s`."""
 
     def __init__(self, limit: int, retry_after_s: float) -> None:
         super().__init__(f"more than {limit} messages a minute", retry_after_s)

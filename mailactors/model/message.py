@@ -1,10 +1,11 @@
-"""What a client submitted, immutable once accepted.
+"""Messages as they were accepted; immutable from then on.
 
-Limits are here because they bound every later room; the checks are intake's.
+The limits that bound every later room are here; intake checks them.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterable
@@ -13,13 +14,13 @@ from typing import Final
 import msgspec
 
 RECIPIENTS_MAX: Final = 50
-"""Deliveries of one message; the lowest limit of the vendors we know (SES, Postmark, Resend)."""
+"""Recipients of one message; the lowest limit among SES, Postmark and Resend."""
 
 
 NAME_HIDDEN_MIN: Final = 3
-"""A shorter local part is found in any text, and tells nobody who it is."""
+"""A shorter local part occurs in any text, and identifies no person."""
 _WORD: Final = r"(?<![^\W_])%s(?![^\W_])"
-"""A name that is no part of a longer word: `lose@…` does not hide what was closed."""
+"""A name that is not part of a longer word: `lose@…` does not hide "closed"."""
 
 
 class Address(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,7 +53,7 @@ class Alternative(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Content(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The canonical parts of a message, from which each attempt renders what its lane needs.
+    """The parts of a message, from which each attempt renders what its provider needs.
 
     Bcc recipients are only in the envelope. `raw`, where given, is a whole MIME message that is
     passed on byte for byte; then `text`, `html`, `headers`, `attachments` and `alternatives` are
@@ -83,7 +84,7 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """Who sends and who receives (RFC 5321 §2.3.1); one delivery a recipient, in this order."""
+    """Sender and recipients (RFC 5321 §2.3.1); one delivery for each recipient, in this order."""
 
     sender: str
     recipients: tuple[str, ...]
@@ -92,8 +93,9 @@ class Envelope(msgspec.Struct, frozen=True):
 class Message(msgspec.Struct, frozen=True):
     """One accepted message. Times are UTC seconds since the epoch.
 
-    `id` is ours and is the marker: the same on every attempt and provider. `message_id` is the
-    RFC 5322 Message-ID without its angle brackets, `date_s` the Date header's time.
+    `id` is ours, and also the marker that every attempt through every provider carries.
+    `message_id` is the RFC 5322 Message-ID without its angle brackets, `date_s` the Date header's
+    time.
     """
 
     id: str
@@ -126,6 +128,33 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(_ENCODER.encode(parts)).hexdigest()
 
 
+def without_defaults(value: object) -> object:
+    """Return a struct as a map of the fields that differ from their defaults, at every depth.
+
+    A field that a later version adds, with a default, leaves the map of older values as it was.
+
+    >>> without_defaults((Address("ann@example.com"), Address("bob@example.com", "Bob")))
+    [{'address': 'ann@example.com'}, {'address': 'bob@example.com', 'name': 'Bob'}]
+    """
+    if isinstance(value, msgspec.Struct):
+        fields = [(name, getattr(value, name), default) for name, default in _fields(type(value))]
+        return {
+            name: without_defaults(given) for name, given, default in fields if given != default
+        }
+    if isinstance(value, tuple):
+        return [without_defaults(each) for each in value]
+    return value
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[tuple[str, object], ...]:
+    """Return each field's name and default; NODEFAULT, which equals nothing, for none."""
+    return tuple(
+        (each.name, each.default_factory() if callable(each.default_factory) else each.default)
+        for each in msgspec.structs.fields(kind)
+    )
+
+
 def domain_of(address: str) -> str:
     """Return what follows the last @, in lower case.
 
@@ -136,7 +165,7 @@ def domain_of(address: str) -> str:
 
 
 def without_recipients(text: str, recipients: Iterable[str]) -> str:
-    """Return what a provider said without whom it said it of, in whatever form it names them.
+    """Return a provider's text with the recipients' names and addresses replaced by `***`.
 
     >>> without_recipients('user "Bob77" unknown (bob77=40example.com)', ["bob77@example.com"])
     'user "***" unknown (***=40example.com)'
@@ -151,7 +180,7 @@ def without_recipients(text: str, recipients: Iterable[str]) -> str:
 
 
 def _may_name(text: str, name: str) -> bool:
-    # Each name is a pattern of its own to compile, and hardly any is found.
+    # A cheap test first: a pattern for each name costs time to compile, and few names occur.
     if text.isascii() and name.isascii():
         return name.lower() in text.lower()
     return True

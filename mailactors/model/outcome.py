@@ -1,7 +1,7 @@
-"""What one attempt may end in: a closed union, matched to the end with `assert_never`.
+"""How an attempt ended: a closed union, matched exhaustively with `assert_never`.
 
-The distinction that everything rests on: `Deferred` and `Rejected` say that the message was
-certainly not accepted; `Uncertain` says that it may have been. Nothing turns one into the other.
+`Deferred` and `Rejected` say that the provider certainly did not accept the message; `Uncertain`
+says that it may have. No code turns one into the other: everything else depends on it.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ import msgspec
 
 
 class Scope(enum.Enum):
-    """What a refusal is about, and so whom it concerns."""
+    """What a refusal is about: whether another recipient or provider would be refused too."""
 
     RECIPIENT = "recipient"
-    """This mailbox: no other provider would fare better."""
+    """This mailbox: every other provider would refuse it too."""
     DOMAIN = "domain"
     """This recipient domain, as seen from this provider: never a reason to open a breaker."""
     MESSAGE = "message"
-    """This message: another provider may see it otherwise."""
+    """This message: another provider may accept it."""
     PROVIDER = "provider"
-    """The provider itself: others are not concerned."""
+    """The provider itself: another provider may accept the message."""
 
 
 class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why, in words for a person and codes for a table. The text is hostile input, cut and cleaned.
+    """Why: text for a person, codes for a table. The text is hostile input, cut and cleaned.
 
     `code` is the raw SMTP or HTTP status; `enhanced` is the RFC 3463 code, such as "5.1.1".
     """
@@ -40,8 +40,9 @@ class Reason(msgspec.Struct, frozen=True, omit_defaults=True):
 class Deferred(msgspec.Struct, frozen=True, omit_defaults=True, tag="deferred"):
     """Certainly not accepted; may work later.
 
-    `throttled` marks a refusal for going too fast (429, SES's 454): the limiter's affair, neither
-    a failure of the provider nor of the message. `retry_after_s` is a lower bound by the provider.
+    `throttled` marks a refusal of the rate (429, SES's 454): the limiter slows down, and it counts
+    neither against the provider nor against the message. `retry_after_s` is the provider's lower
+    bound.
     """
 
     scope: Scope
@@ -52,7 +53,7 @@ class Deferred(msgspec.Struct, frozen=True, omit_defaults=True, tag="deferred"):
 
 
 class Rejected(msgspec.Struct, frozen=True, omit_defaults=True, tag="rejected"):
-    """Certainly not accepted; will not work here, however often it is tried."""
+    """Certainly not accepted; another attempt through this provider would fail too."""
 
     scope: Scope
     reason: Reason
@@ -70,7 +71,7 @@ class Accepted(msgspec.Struct, frozen=True, omit_defaults=True, tag="accepted"):
 
 
 class Phase(enum.Enum):
-    """How far an attempt had come when it was lost."""
+    """How far an attempt had come when the connection was lost."""
 
     CONNECT = "connect"
     GREETING = "greeting"
@@ -82,7 +83,7 @@ class Phase(enum.Enum):
     FINAL = "final"
     """The whole body was sent and no answer came: the only phase of SMTP that is uncertain."""
     UNKNOWN = "unknown"
-    """The process or an actor died between the intent and the outcome."""
+    """The process or an actor died between intent and outcome."""
 
 
 class Uncertain(msgspec.Struct, frozen=True, omit_defaults=True, tag="uncertain"):
@@ -94,7 +95,7 @@ class Uncertain(msgspec.Struct, frozen=True, omit_defaults=True, tag="uncertain"
 
 
 class Why(enum.Enum):
-    """Why a lane did not even try."""
+    """Why a lane sent nothing."""
 
     LIMITER = "limiter"
     BREAKER = "breaker"
@@ -110,7 +111,7 @@ class Why(enum.Enum):
 
 
 class NotAttempted(msgspec.Struct, frozen=True, omit_defaults=True, tag="not_attempted"):
-    """Nothing was sent and nothing counts; `until_s` (monotonic) is when asking makes sense."""
+    """Nothing was sent, and it counts as no attempt; ask again at `until_s` (monotonic)."""
 
     why: Why
     until_s: float = 0.0
@@ -138,7 +139,7 @@ def split_by_recipient(outcome: Outcome, recipients: Sequence[str]) -> dict[str,
 
 
 class Verdict(enum.Enum):
-    """What the breaker learns of an attempt: the provider's health, not the message's fate."""
+    """What an attempt says about the provider's health; the breaker counts it."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -146,10 +147,10 @@ class Verdict(enum.Enum):
 
 
 def decide_verdict(outcome: Outcome) -> Verdict:
-    """Say whether an outcome speaks for or against the provider.
+    """Return what an outcome says about the provider's health.
 
-    A bounce is a healthy provider's answer; a 429 belongs to the limiter; what was not attempted
-    says nothing. Losing a connection after the body is the provider's failure like any other.
+    A bounce is a healthy provider's answer. A 429 is the limiter's to handle, and an attempt that
+    was not made says nothing: both are ignored. A connection lost after the body is a failure.
     """
     match outcome:
         case Accepted():

@@ -1,8 +1,9 @@
-"""The port that every provider fulfils: connect, then send, with room for an intent between.
+"""The port that every provider implements: connect, then send.
 
-The gateway commits its intent between the two steps, so `connect` must not let a provider see any
-of the message, and `send` begins with the first byte that could matter (MAIL FROM, or the request
-line). Neither raises for what the world does: refusals and losses are values (`model.outcome`).
+The gateway commits its intent between the two. So `connect` sends no part of the message, and
+`send` begins with the first byte that could make the provider accept it (MAIL FROM, or the request
+line). Neither raises for a fault of the network or the provider: refusals and lost connections are
+values (`model.outcome`).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from mailactors.model.outcome import Outcome, Reason, Refusal
 
 
 class Mail(msgspec.Struct, frozen=True):
-    """What one attempt hands to a provider.
+    """What a provider gets of one attempt.
 
-    `envelope` holds only the recipients of this attempt; `is_partial` says that the message has
-    others, so that a provider which derives recipients from visible headers must not send it.
-    `marker` is the message's own id; `message_id` (no brackets) and `date_s` go into the headers.
+    `envelope` holds only the recipients of this attempt. `is_partial`: the message has others, so
+    a provider that takes the recipients from the visible headers must not send it. `marker` is the
+    message's id; `message_id` (no brackets) and `date_s` go into the headers.
     """
 
     marker: str
@@ -32,10 +33,10 @@ class Mail(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """What names this very mail to a vendor that recognises repetitions.
+        """The idempotency key for a vendor that recognises repeats.
 
-        The marker; for a partial envelope its recipients with it, or the vendor would take it for
-        the mail that went to others of them, and not send it.
+        It is the marker. For a partial envelope a hash of the recipients is added: otherwise the
+        vendor would take it for the mail to the other recipients, and not send it.
         """
         if not self.is_partial:
             return self.marker
@@ -43,15 +44,15 @@ class Mail(msgspec.Struct, frozen=True):
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a provider can do beyond sending; policy reads it, adapters declare it."""
+    """What a provider can do beyond sending; providers declare it, policies read it."""
 
     own_envelope: bool
-    """Carries recipients apart from the headers: may send to some recipients only, and raw MIME."""
+    """Takes recipients apart from the headers: can send to some of them only, and raw MIME."""
     idempotency_window_s: float = 0.0
-    """How long after a send the vendor recognises `Mail.key` as a repeated one; 0: it does not.
-    Within it the same message may be sent again and goes out once."""
+    """For how long after a send the vendor recognises `Mail.key`; 0: not at all. Within it a
+    message may be repeated and goes out once."""
     look_up_lag_s: float | None = None
-    """How long after a send `look_up` may still miss it; None: the vendor cannot be asked."""
+    """How long after a send `look_up` may still miss it; None: there is no look-up."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -61,11 +62,11 @@ class Found(msgspec.Struct, frozen=True):
 
 
 class NotFound(msgspec.Struct, frozen=True):
-    """The vendor does not have it, or not yet: means something only after its indexing lag."""
+    """The vendor does not have it, or not yet: proves something only after its look-up lag."""
 
 
 class LookUpFailed(msgspec.Struct, frozen=True):
-    """The vendor did not answer the question: nothing is known."""
+    """The vendor did not answer; nothing is known."""
 
     reason: Reason
 
@@ -74,17 +75,17 @@ LookUpResult: TypeAlias = Found | NotFound | LookUpFailed
 
 
 class Session(Protocol):
-    """A way to the provider that is open and authenticated, for one attempt."""
+    """An open, authenticated connection to the provider, for one attempt."""
 
     async def send(self, mail: Mail) -> Outcome:
-        """Send and return what became of it; the session goes back to its pool or is closed.
+        """Send and return the outcome; the session goes back to its pool or is closed.
 
         Every phase has its own timeout. Cancellation closes the session.
         """
         ...
 
     async def aclose(self) -> None:
-        """Give the session back unused."""
+        """Return the session to its pool unused, or close it."""
         ...
 
 
@@ -97,14 +98,14 @@ class Provider(Protocol):
         ...
 
     async def connect(self) -> Session | Refusal:
-        """Return a session, pooled or new, or why there is none (certainly nothing was sent)."""
+        """Return a session, pooled or new, or why there is none; nothing was sent."""
         ...
 
     async def look_up(self, marker: str) -> LookUpResult:
         """Ask the vendor whether it has the message with this marker (`Mail.marker`).
 
-        `LookUpFailed` where `capabilities.look_up_lag_s` is None. Has its own timeout, never raises
-        for what the world does.
+        `LookUpFailed` where `capabilities.look_up_lag_s` is None. Has its own timeout, and raises
+        for no fault of the network or the vendor.
         """
         ...
 

@@ -1,7 +1,7 @@
-"""The `simulated` provider: a provider made of numbers, for first use, tests and rehearsals.
+"""The `simulated` provider, for first use and tests: it sends nothing.
 
-Sends nothing. Answers after a log-normal latency, fails as often as it is told to, or as a script
-says; all of it may be changed while it runs (`behaviour`).
+It answers after a log-normal latency and fails at a set rate, or as a script says; all of it may be
+changed while it runs (`behaviour`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from mailactors.providers.port import (
 from mailactors.runtime.ports import Clock, Entropy
 
 RECEIVED_MAX: Final = 10_000
-"""Deliveries that are remembered; the oldest are forgotten first."""
+"""Deliveries that are remembered; the oldest are dropped first."""
 _NORMAL: Final = statistics.NormalDist()
 
 Answer: TypeAlias = Outcome | Callable[[Mail], Outcome]
@@ -53,12 +53,12 @@ class SimulatedSettings(pydantic.BaseModel):
     """The median of its log-normal latency."""
     latency_sigma: float = pydantic.Field(default=0.4, ge=0)
     error_rate: float = pydantic.Field(default=0.0, ge=0, le=1)
-    """The share of messages that it answers with a 503."""
+    """Share of messages answered with a 503, 0 to 1."""
     own_envelope: bool = True
     idempotency_window_s: float = pydantic.Field(default=0.0, ge=0)
-    """For how long it recognises a repeated key and answers with the first id; 0: it does not."""
+    """For how long it recognises a key and answers with the first id; 0: not at all."""
     look_up_lag_s: float | None = pydantic.Field(default=None, ge=0)
-    """How long a look-up may miss what it has; None: it cannot be asked."""
+    """How long a look-up misses a message that it has; None: there is no look-up."""
 
 
 @dataclass
@@ -71,15 +71,15 @@ class Behaviour:
     is_refusing: bool = False
     """Refuse every connection."""
     is_mute: bool = False
-    """Answer no look-up (until it is cancelled)."""
+    """Answer no look-up (until cancelled)."""
     is_stalling: bool = False
-    """Take the body, deliver it, and never answer (until it is cancelled)."""
+    """Take the body, deliver it, and never answer (until cancelled)."""
     script: deque[Answer] = field(default_factory=deque)
-    """Answers to give first, before chance decides again."""
+    """Answers to give first, in order; then chance decides again."""
 
 
 class SimulatedProvider:
-    """Keeps what it accepted: `received`, the markers with their recipients, newest last."""
+    """Keeps what it accepted in `received`: (marker, recipients), newest last."""
 
     def __init__(
         self, name: str, settings: SimulatedSettings, clock: Clock, entropy: Entropy
@@ -111,11 +111,11 @@ class SimulatedProvider:
         return SimulatedSession(self)
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
         await trio.lowlevel.checkpoint()
 
     async def look_up(self, marker: str) -> LookUpResult:
-        """Find what it took, once its lag has passed."""
+        """Find what it received, once its lag has passed."""
         self.look_ups += 1
         await trio.sleep(self._latency_s(self._entropy.draw("look", self.name, self.look_ups)))
         if self.behaviour.is_mute:
@@ -129,7 +129,7 @@ class SimulatedProvider:
         return Found(found) if self._clock.now_s() >= at_s + lag_s else NotFound()
 
     async def answer(self, mail: Mail) -> Outcome:
-        """Take a message, wait for the latency, and say what became of it."""
+        """Wait for the latency and return the outcome; remember the message if it was received."""
         self.calls += 1
         key = (self.name, mail.marker, self.calls)
         await trio.sleep(self._latency_s(self._entropy.draw("latency", *key)))
@@ -151,7 +151,7 @@ class SimulatedProvider:
         return outcome
 
     def _known_as(self, mail: Mail) -> str:
-        """Return the id that it gave to this very mail before, or "" if it does not know it."""
+        """Return the id that it gave to this key before, or "" if it does not recognise it."""
         at_s, known = self._by_key.get(mail.key, (-math.inf, ""))
         return known if self._clock.now_s() < at_s + self._settings.idempotency_window_s else ""
 
@@ -187,9 +187,9 @@ class SimulatedSession:
         self._provider = provider
 
     async def send(self, mail: Mail) -> Outcome:
-        """Let the provider answer."""
+        """Return the provider's answer."""
         return await self._provider.answer(mail)
 
     async def aclose(self) -> None:
-        """Nothing to give back."""
+        """Do nothing."""
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""Conflated cells: the latest value of something, with a version, never a queue."""
+"""Cells: the latest value of something and its version; older values are not queued."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class Cell(Generic[T]):
-    """Holds the latest published value; readers see it at once and may be nudged on a change.
+    """Holds the latest published value, which listeners may be called on.
 
     A reader that remembers `version` knows whether anything was published since. Publishing an
     equal value is no change.
@@ -39,5 +39,5 @@ class Cell(Generic[T]):
                 listener()
 
     def listen(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, which must not block, on every change from now on."""
+        """Call `listener`, which must not block, after every change from now on."""
         self._listeners.append(listener)

@@ -1,7 +1,7 @@
-"""Deadlines of waits, all kept by one task: a cancel scope for each costs more than the wait.
+"""Deadlines of many waits, all kept by one task: a cancel scope each would cost more than the wait.
 
-Most waits end long before their deadline, in about the order in which they began; so each length
-of time has a queue of its own, and what is over at its front is forgotten.
+Most waits end long before their deadline, in about the order in which they began. So each timeout
+has a queue of its own, in the order of its deadlines, and finished waits are dropped at its front.
 """
 
 from __future__ import annotations
@@ -18,55 +18,55 @@ from mailactors.runtime.timer import Timer
 
 
 class Awaited(Protocol):
-    """Something that is waited for."""
+    """What a task waits for."""
 
     is_done: bool
 
 
 class _Wait(msgspec.Struct):
-    until_s: float
+    deadline_s: float
     thing: Awaited
     give_up: Callable[[], None]
 
 
 class Deadlines:
-    """Ends waits that take too long."""
+    """Ends waits whose deadline passes."""
 
     def __init__(self) -> None:
         self._clock = SystemClock()
         self._queues: dict[float, deque[_Wait]] = {}
-        """By length of time: in each, who came first is over first."""
-        self._alarm = Timer(self._end, self._clock)
+        """By timeout; the deadlines in each are in order."""
+        self._timer = Timer(self._end, self._clock)
 
     async def run(self) -> None:
-        """Keep the time."""
-        await self._alarm.run()
+        """Watch the deadlines until cancelled."""
+        await self._timer.run()
 
     def limit(self, thing: Awaited, within_s: float, give_up: Callable[[], None]) -> None:
-        """Call `give_up` when the thing is not done in time."""
+        """Call `give_up` if the thing is not done within `within_s` seconds."""
         queue = self._queues.setdefault(within_s, deque())
         while queue and queue[0].thing.is_done:
             queue.popleft()
-        until_s = self._clock.now_s() + within_s
-        queue.append(_Wait(until_s, thing, give_up))
-        self._alarm.advance(until_s)
+        deadline_s = self._clock.now_s() + within_s
+        queue.append(_Wait(deadline_s, thing, give_up))
+        self._timer.advance(deadline_s)
 
     def _end(self) -> None:
         now_s = self._clock.now_s()
         for queue in list(self._queues.values()):
-            while queue and (queue[0].thing.is_done or queue[0].until_s <= now_s):
+            while queue and (queue[0].thing.is_done or queue[0].deadline_s <= now_s):
                 wait = queue.popleft()
                 if not wait.thing.is_done:
                     wait.give_up()
-        fronts = [queue[0].until_s for queue in self._queues.values() if queue]
-        self._alarm.set(min(fronts, default=float("inf")))
+        fronts = [queue[0].deadline_s for queue in self._queues.values() if queue]
+        self._timer.set(min(fronts, default=float("inf")))
 
 
 _DEADLINES: Final = trio.lowlevel.RunVar[Deadlines]("deadlines")
 
 
 def deadlines() -> Deadlines:
-    """Return the one of this run of Trio."""
+    """Return the deadlines of this run of Trio, and start their task on the first call."""
     try:
         return _DEADLINES.get()
     except LookupError:

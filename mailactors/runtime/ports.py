@@ -1,7 +1,7 @@
-"""The ports: the only ways by which time, chance, threads, faults and the network come in.
+"""The ports: the only access to time, chance, threads, faults and the network.
 
 The service builds them from the operating system (`system_ports`), the simulator from a seed. No
-other module may ask the world for the time, for randomness or for a socket; a test holds that.
+other module reads a clock, a random source or a socket; a test checks that.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Clock(Protocol):
 
 
 class Entropy(Protocol):
-    """Chance, keyed: the same key under the same seed is the same number, whoever asks first."""
+    """Keyed chance: under one seed a key always gives the same number, in any order of draws."""
 
     def draw(self, *key: str | int) -> float:
         """Return a number in [0, 1) for this key, such as ("backoff", message_id, attempt)."""
@@ -38,7 +38,7 @@ class Entropy(Protocol):
 
 
 class Ids(Protocol):
-    """Unique names for messages and attempts."""
+    """Unique ids of messages and attempts."""
 
     def new_id(self) -> str:
         """Return 32 hexadecimal digits that sort by time of creation (UUIDv7, RFC 9562 §5.7)."""
@@ -46,10 +46,10 @@ class Ids(Protocol):
 
 
 class Faults(Protocol):
-    """Named points in production code at which a test or the simulator may do harm."""
+    """Named points in production code at which a test or the simulator may inject a fault."""
 
     def point(self, name: str) -> None:
-        """Do nothing in the service; elsewhere perhaps raise, or end the process."""
+        """Do nothing in the service; in a test or a simulation, raise or end the process."""
         ...
 
 
@@ -59,41 +59,41 @@ class Executor(Protocol):
     async def run(self, work: Callable[[], T]) -> T:
         """Run `work` to its end, one at a time, in the order of the calls; pass on what it raises.
 
-        Not cancellable: a commit that has begun is finished, whoever still waits for it.
+        Not cancellable: a commit that has begun is finished, even if no task waits for it.
         """
         ...
 
     def close(self) -> None:
-        """Give back the thread, if there is one."""
+        """Release the thread, if there is one."""
         ...
 
 
 class Connector(Protocol):
-    """Opens byte streams to other hosts (name resolution and TCP; TLS is laid over it)."""
+    """Opens byte streams to other hosts: name resolution and TCP, without TLS."""
 
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
         """Return a connected stream.
 
-        Raises: OSError when the name does not resolve or nobody answers.
+        Raises: OSError when the name does not resolve or no address accepts.
         """
         ...
 
 
 class Journal(Protocol):
-    """Where actors say what they decided: log lines in the service, a hash in the simulator."""
+    """Records what actors decided: log lines in the service, a hash in the simulator."""
 
     def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
         """Record one event, a dotted name such as `attempt.done`, with plain values as facts.
 
-        `level` is debug, info, warning or error. A recipient goes under the key `recipient` and is
-        hashed on its way to a log; bodies and secrets are never passed at all.
+        `level` is debug, info, warning or error. A recipient is passed as `recipient`, which the
+        log hashes; bodies and secrets are never passed.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Ports:
-    """Everything that an actor may know of the world outside its mailbox."""
+    """What an actor may use outside its mailbox."""
 
     clock: Clock
     entropy: Entropy
@@ -105,14 +105,14 @@ class Ports:
 
 
 class SystemClock:
-    """The operating system's clocks. `now_s` is Trio's, so that a mock clock rules tests."""
+    """The operating system's clocks. `now_s` is Trio's, so that tests can use a mock clock."""
 
     def now_s(self) -> float:
         """Return Trio's monotonic seconds."""
         return trio.current_time()
 
     def wall_time(self) -> float:
-        """Return the system's idea of UTC."""
+        """Return the system's UTC seconds."""
         return time.time()
 
 
@@ -141,7 +141,7 @@ class SystemIds:
 
 
 def format_uuid7(millis: int, random_bits: int) -> str:
-    """Lay out a UUIDv7 from 48 bits of Unix milliseconds and 74 random bits.
+    """Return a UUIDv7 of 48 bits of Unix milliseconds and 74 random bits.
 
     >>> format_uuid7(0x017F22E279B0, (0xCC3 << 62) | 0x18C4DC0C0C07398F)
     '017f22e279b07cc398c4dc0c0c07398f'
@@ -154,14 +154,14 @@ def format_uuid7(millis: int, random_bits: int) -> str:
 
 
 class NoFaults:
-    """Production's fault port: every point is a no-op."""
+    """The fault port of the service: every point is a no-op."""
 
     def point(self, name: str) -> None:
         """Do nothing."""
 
 
 class ThreadExecutor:
-    """One job at a time on Trio's worker threads; the service's way to run blocking storage."""
+    """Runs one job at a time on Trio's worker threads; the service's spool uses it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -172,11 +172,11 @@ class ThreadExecutor:
         return await trio.to_thread.run_sync(work, limiter=self._limiter)
 
     def close(self) -> None:
-        """Nothing to give back: Trio keeps idle threads for a few seconds and ends them."""
+        """Do nothing: Trio ends its idle threads after a few seconds."""
 
 
 class TcpConnector:
-    """Real sockets, Happy Eyeballs (RFC 8305) by Trio."""
+    """Opens real sockets, with Trio's Happy Eyeballs (RFC 8305)."""
 
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
         """Return a connected TCP stream with TCP_NODELAY."""
@@ -184,7 +184,7 @@ class TcpConnector:
 
 
 class SilentJournal:
-    """Records nothing; for tests and benchmarks that look elsewhere."""
+    """Records nothing; for tests and benchmarks."""
 
     def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
         """Do nothing."""

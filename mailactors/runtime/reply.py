@@ -1,4 +1,4 @@
-"""Reply slots: one answer, many waiters, fulfilled without waiting for anyone."""
+"""Reply slots: one answer for many waiters; the actor that fills one never waits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class ActorCrashedError(MailactorsError):
-    """The actor died on this very item; whether it took effect is not known to the asker."""
+    """The actor crashed while it handled this item; whether it took effect is not known."""
 
 
 class DeadlineError(MailactorsError):
@@ -24,9 +24,9 @@ class DeadlineError(MailactorsError):
 class Reply(Generic[T]):
     """A slot that is filled once, with a value or an exception.
 
-    Filling it never blocks and wakes every waiter; filling it again is ignored, so that a crash
-    report and a late answer cannot fight. `on_done` is called once, at the moment of filling: it
-    is for waking an actor that does not want to wait (`Mailbox.nudge`).
+    Filling it never blocks and wakes every waiter. Only the first filling counts, so a late answer
+    after a crash report is ignored. `on_done` is called once, when the slot is filled: it wakes an
+    actor that does other work meanwhile (`Mailbox.nudge`).
     """
 
     def __init__(self, on_done: Callable[[], None] | None = None) -> None:
@@ -51,7 +51,7 @@ class Reply(Generic[T]):
             self._finish()
 
     def follow(self, other: Reply[T]) -> None:
-        """Let this slot be filled with whatever `other` is filled with."""
+        """Fill this slot with the answer of `other`, now or when it comes."""
         if other.is_done:
             self._copy(other)
         else:

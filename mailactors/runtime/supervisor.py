@@ -1,8 +1,8 @@
 """Keeps actors alive: ordered start, restart with a limit, stop in reverse.
 
-A crashed actor is built anew and finds its mailboxes as they were (`runtime.mailbox`). What
-crashes too often is a fault that a restart does not cure: the supervisor gives up, and with it the
-process, so that whoever watches the process learns of it.
+A crashed actor is built anew and finds its mailboxes as they were (`runtime.mailbox`). A restart
+does not cure an actor that crashes too often: the supervisor gives up and the process ends with an
+error, which its process manager can see.
 
 Source: the one_for_one strategy and restart intensity of Erlang/OTP's supervisor.
 """
@@ -31,7 +31,7 @@ class InjectedCrashError(MailactorsError):
 
 
 class Runnable(Protocol):
-    """An actor's shell."""
+    """An actor, as the supervisor runs it."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Call `task_status.started()` when ready for work, then work until cancelled."""
@@ -42,8 +42,7 @@ class Runnable(Protocol):
 class Restarts:
     """How often an actor may crash before the process gives up.
 
-    The first restart is at once; each further one within the window waits `delay_s` times as
-    often as there were crashes.
+    Before a restart the supervisor waits `delay_s` times the crashes within the window.
     """
 
     count_max: int
@@ -55,11 +54,11 @@ ACTOR_RESTARTS: Final = Restarts(count_max=5, within_s=30.0)
 """For actors of the mail path. OTP's default is 1 in 5 s; ours lose nothing, so more is fair."""
 
 SERVER_RESTARTS: Final = Restarts(count_max=1_000_000, within_s=60.0, delay_s=0.5)
-"""For listeners: after the first bind mail flows without them, so they are tried for ever."""
+"""For listeners: after the first bind mail flows without them, so they may always restart."""
 
 
 DELAY_MAX_S: Final = 30.0
-"""The longest wait before a restart."""
+"""Upper bound of the wait before a restart."""
 
 
 class _Start:
@@ -78,19 +77,19 @@ class _Start:
 
 @dataclass(frozen=True)
 class Child:
-    """An actor as the supervisor knows it: how to build it, and what outlives it."""
+    """How to build an actor, and what outlives it."""
 
     name: str
     build: Callable[[], Runnable]
     mailboxes: tuple[Mailbox[Any], ...] = ()
     restarts: Restarts = ACTOR_RESTARTS
     fatal: tuple[type[Exception], ...] = ()
-    """Errors after which a restart would do harm: the supervisor gives up at once."""
+    """After one of these errors a restart would do harm: the supervisor gives up at once."""
 
 
 @dataclass
-class _Kept:
-    """A child's present run."""
+class _Running:
+    """A child's present run, and its crashes so far."""
 
     child: Child
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -99,7 +98,7 @@ class _Kept:
     injected: Exception | None = None
     is_started: bool = False
     is_stopping: bool = False
-    is_renewed: bool = False
+    is_restarting: bool = False
     ended: trio.Event = field(default_factory=trio.Event)
 
 
@@ -111,135 +110,135 @@ class ChildStatistics(msgspec.Struct, frozen=True):
 
 
 class Supervisor:
-    """Runs its children until told to stop."""
+    """Runs its children until `stop`."""
 
     def __init__(self, children: Sequence[Child], clock: Clock, journal: Journal) -> None:
-        self._kept = [_Kept(child) for child in children]
+        self._running = [_Running(child) for child in children]
         self._nursery: trio.Nursery | None = None
         self._clock = clock
         self._journal = journal
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Start the children in order, keep them, and return once all were stopped.
+        """Start the children in order, restart those that crash, return once all are stopped.
 
         Raises: RestartsExhaustedError (in a group); whatever a child's first start raises.
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for kept in list(self._kept):
-                if not kept.is_stopping:
-                    await nursery.start(self._keep, kept)
+            for running in list(self._running):
+                if not running.is_stopping:
+                    await nursery.start(self._supervise, running)
             task_status.started()
 
     async def stop(self) -> None:
         """Stop the children one after the other, last started first."""
-        for kept in reversed(self._kept):
-            await self._stop_one(kept)
+        for running in reversed(self._running):
+            await self._stop_one(running)
 
     def mailbox_statistics(self) -> list[MailboxStatistics]:
         """Return how full each child's mailboxes are."""
-        return [box.statistics() for kept in self._kept for box in kept.child.mailboxes]
+        return [box.statistics() for running in self._running for box in running.child.mailboxes]
 
     def append(self, child: Child) -> None:
         """Add a child before `run`; it starts last and stops first."""
         assert self._nursery is None
-        self._kept.append(_Kept(child))
+        self._running.append(_Running(child))
 
     async def add(self, child: Child, *, before: str) -> None:
         """Start one more child; it stops after the child named `before`, as if started sooner."""
         assert self._nursery is not None
-        kept = _Kept(child)
-        self._kept.insert(self._kept.index(self._find(before)), kept)
-        await self._nursery.start(self._keep, kept)
+        running = _Running(child)
+        self._running.insert(self._running.index(self._find(before)), running)
+        await self._nursery.start(self._supervise, running)
 
     async def remove(self, name: str) -> None:
         """Stop one child for good."""
-        kept = self._find(name)
-        await self._stop_one(kept)
-        self._kept.remove(kept)
+        running = self._find(name)
+        await self._stop_one(running)
+        self._running.remove(running)
 
     def restart(self, name: str) -> None:
-        """Let a child be built anew, as after a crash, but on purpose: it does not count."""
-        kept = self._find(name)
-        kept.is_renewed = True
-        kept.scope.cancel()
+        """Build a child anew, as after a crash; it does not count as one."""
+        running = self._find(name)
+        running.is_restarting = True
+        running.scope.cancel()
 
     def crash(self, name: str) -> None:
-        """Make a child crash where it stands (tests, the simulator)."""
-        kept = self._find(name)
-        kept.injected = InjectedCrashError(f"{name} was made to crash")
-        kept.scope.cancel()
+        """Make a child crash at its present checkpoint (tests, the simulator)."""
+        running = self._find(name)
+        running.injected = InjectedCrashError(f"{name} was made to crash")
+        running.scope.cancel()
 
     def statistics(self) -> list[ChildStatistics]:
         """Return each child's name and how often it has crashed."""
-        return [ChildStatistics(k.child.name, k.crash_count) for k in self._kept]
+        return [ChildStatistics(k.child.name, k.crash_count) for k in self._running]
 
-    def _find(self, name: str) -> _Kept:
-        for kept in self._kept:
-            if kept.child.name == name:
-                return kept
+    def _find(self, name: str) -> _Running:
+        for running in self._running:
+            if running.child.name == name:
+                return running
         raise KeyError(name)
 
-    async def _stop_one(self, kept: _Kept) -> None:
-        kept.is_stopping = True
-        kept.scope.cancel()
-        if kept.is_started:
-            await kept.ended.wait()
+    async def _stop_one(self, running: _Running) -> None:
+        running.is_stopping = True
+        running.scope.cancel()
+        if running.is_started:
+            await running.ended.wait()
 
-    async def _keep(self, kept: _Kept, task_status: trio.TaskStatus[None]) -> None:
-        """Run one child again and again; only its first start may fail the whole."""
+    async def _supervise(self, running: _Running, task_status: trio.TaskStatus[None]) -> None:
+        """Run one child again and again; a failure of its first start is raised."""
         start = _Start(task_status)
-        kept.is_started = True
+        running.is_started = True
         try:
-            while not kept.is_stopping:
-                error = await self._run_once(kept, start)
-                is_renewed, kept.is_renewed = kept.is_renewed, False
-                if error is None and is_renewed:
+            while not running.is_stopping:
+                error = await self._run_once(running, start)
+                is_restarting, running.is_restarting = running.is_restarting, False
+                if error is None and is_restarting:
                     continue
                 if error is None:
                     return
-                if not start.is_over or isinstance(error, kept.child.fatal):
+                if not start.is_over or isinstance(error, running.child.fatal):
                     raise error
-                await self._after_crash(kept, error)
+                await self._after_crash(running, error)
         finally:
-            kept.ended.set()
+            running.ended.set()
 
-    async def _run_once(self, kept: _Kept, start: _Start) -> Exception | None:
-        """Run a child until it is stopped (None) or crashes (why)."""
-        kept.injected = None
-        kept.scope = trio.CancelScope()
+    async def _run_once(self, running: _Running, start: _Start) -> Exception | None:
+        """Run a child. Return the error that it crashed of, or None when it was stopped."""
+        running.injected = None
+        running.scope = trio.CancelScope()
         try:
-            with kept.scope:
-                await kept.child.build().run(start)
+            with running.scope:
+                await running.child.build().run(start)
         except Exception as error:
             return error
-        injected: Exception | None = kept.injected
+        injected: Exception | None = running.injected
         if injected is not None:
             return injected
-        if kept.scope.cancelled_caught or kept.is_stopping:
-            start.started()  # whoever was told to stop before it was ready has not failed
+        if running.scope.cancelled_caught or running.is_stopping:
+            start.started()  # stopped before it was ready: no failure
             return None
-        return MailactorsError(f"{kept.child.name} ended by itself")
+        return MailactorsError(f"{running.child.name} ended by itself")
 
-    async def _after_crash(self, kept: _Kept, error: Exception) -> None:
-        """Count a crash, settle the mailboxes, and wait for as long as the table says."""
-        kept.crash_count += 1
+    async def _after_crash(self, running: _Running, error: Exception) -> None:
+        """Count a crash, deal with its mailboxes, and wait before the restart."""
+        running.crash_count += 1
         self._journal.note(
-            "actor.crashed", level="error", actor=kept.child.name, error=describe(error)
+            "actor.crashed", level="error", actor=running.child.name, error=describe(error)
         )
-        for mailbox in kept.child.mailboxes:
+        for mailbox in running.child.mailboxes:
             mailbox.crash(error)
         now_s = self._clock.now_s()
-        restarts = kept.child.restarts
-        if not may_restart(kept.crashes_at, restarts, now_s):
+        restarts = running.child.restarts
+        if not may_restart(running.crashes_at, restarts, now_s):
             raise RestartsExhaustedError(
-                f"{kept.child.name} crashed more than {restarts.count_max} times "
+                f"{running.child.name} crashed more than {restarts.count_max} times "
                 f"in {restarts.within_s:g} s; the last time: {describe(error)}"
             ) from error
         if restarts.delay_s:
-            kept.scope = trio.CancelScope()
-            with kept.scope:
-                await trio.sleep(min(DELAY_MAX_S, restarts.delay_s * len(kept.crashes_at)))
+            running.scope = trio.CancelScope()
+            with running.scope:
+                await trio.sleep(min(DELAY_MAX_S, restarts.delay_s * len(running.crashes_at)))
 
 
 def may_restart(crashes_at: deque[float], restarts: Restarts, now_s: float) -> bool:

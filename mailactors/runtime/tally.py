@@ -1,4 +1,4 @@
-"""Counts and distributions that outlive the actors which make them; metrics read them."""
+"""Counters and histograms that outlive the actors that update them; metrics read them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ LATENCY_BOUNDS_S: Final = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
     *(0.25, 0.5, 1.0, 2.5, 10.0),
 )
-"""From a tenth of the promised decision latency (1 ms) to what would be an outage."""
+"""From a tenth of the promised decision latency (1 ms) to the length of an outage."""
 
 
 class Tally:
-    """How often each combination of labels was seen."""
+    """Counts each combination of labels."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, ...], int] = {}
 
     def add(self, *labels: str, count: int = 1) -> None:
-        """Count one more, or several."""
+        """Add to the count of one combination of labels."""
         self.counts[labels] = self.counts.get(labels, 0) + count
 
 
 class Histogram:
-    """How values are distributed over fixed bounds."""
+    """Counts values between fixed bounds, and sums them."""
 
     def __init__(self, bounds: Sequence[float] = LATENCY_BOUNDS_S) -> None:
         self.bounds = tuple(bounds)

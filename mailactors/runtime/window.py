@@ -1,4 +1,4 @@
-"""Sliding windows that count conservatively, in a bounded number of parts."""
+"""Sliding windows in a bounded number of buckets; they never count too little."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 BUCKETS: Final = 60
-"""A window is counted in this many parts and one more: at most 1/60 of a quota stays unused."""
+"""A window is this many buckets and one more: at most 1/60 of a quota stays unused."""
 ROUNDING_S: Final = 1e-6
 
 
 @dataclass
 class Window:
-    """Permits given in a sliding window, by bucket; counts a little more than the window."""
+    """Permits given in a sliding window, by bucket; the count covers up to one bucket more."""
 
     length_s: float
     count_max: int
@@ -33,7 +33,7 @@ class Window:
             self.total -= self.buckets.popleft()[1]
 
     def add(self, at_s: float, count: int) -> None:
-        """Count permits given at a time not before those counted already."""
+        """Count permits given at `at_s`, which is not before the latest counted time."""
         number = int(at_s // self.bucket_s)
         if not self.buckets or self.buckets[-1][0] != number:
             self.buckets.append([number, 0])
@@ -41,7 +41,7 @@ class Window:
         self.total += count
 
     def take_back(self, at_s: float) -> None:
-        """Uncount a permit given at that time; nothing, if it has left the window already."""
+        """Remove a permit given at `at_s`; do nothing if that time has left the window."""
         number = int(at_s // self.bucket_s)
         for bucket in reversed(self.buckets):
             if bucket[0] == number and bucket[1] > 0:
@@ -50,9 +50,9 @@ class Window:
                 return
 
     def opens_at_s(self, now_s: float, count: int = 1) -> float:
-        """Return when `count` permits are to be had: now, or when enough buckets have left.
+        """Return when `count` permits are available: now, or when enough buckets have left.
 
-        `count` is at most `count_max`: more would never be had.
+        `count` is at most `count_max`: more would never be available.
         """
         self.forget(now_s)
         left, at_s = self.total, now_s

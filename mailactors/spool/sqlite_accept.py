@@ -84,21 +84,22 @@ def _stored_receipt(row: Sequence[Any], *, is_replay: bool) -> Receipt:
 def _known(
     db: apsw.Connection, key: IdempotencyKey, id_: str, now: float
 ) -> Receipt | Conflict | None:
+    # A key made of the content is its fingerprint, which versions before 0.2 made otherwise.
+    before = key.fingerprint_before if key.key == key.fingerprint else key.key
     rows = fetch(
         db,
         "SELECT fingerprint, keys.expires_at, open_count,"
         " seq, id, message_id, client_id, accepted_at, stream"
-        " FROM keys JOIN messages USING (seq) WHERE scope = ? AND key = ?",
-        (key.scope, key.key),
+        " FROM keys JOIN messages USING (seq) WHERE scope = ? AND key IN (?, ?)",
+        (key.scope, key.key, before),
     )
-    if not rows:
-        return None
-    ((fingerprint, expires_at, open_count, *stored),) = rows
-    receipt = _stored_receipt(stored, is_replay=True)
-    # The same id is the same command again, however long ago its key ran out.
-    if now >= expires_at and open_count == 0 and receipt.id != id_:
-        return None
-    return receipt if fingerprint == key.fingerprint else Conflict(receipt.id)
+    for fingerprint, expires_at, open_count, *stored in rows:
+        receipt = _stored_receipt(stored, is_replay=True)
+        # The same id is the same command again, however long ago its key ran out.
+        if now < expires_at or open_count or receipt.id == id_:
+            is_same = fingerprint in (key.fingerprint, key.fingerprint_before)
+            return receipt if is_same else Conflict(receipt.id)
+    return None
 
 
 def _insert(db: apsw.Connection, fresh: Sequence[tuple[int, Accept]], now: float) -> None:

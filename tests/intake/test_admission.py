@@ -19,6 +19,7 @@ from mailactors.intake.admission import (
     AdmissionRules,
     StreamRules,
     decide_admission,
+    fingerprint_before,
     normal_address,
     submission_fingerprint,
 )
@@ -62,7 +63,7 @@ def many(count: int) -> tuple[Address, ...]:
     return tuple(Address(f"r{n}@example.com") for n in range(count))
 
 
-def test_what_is_not_said_is_the_configurations() -> None:
+def test_omitted_fields_come_from_the_configuration() -> None:
     message = admit(subject="Hello", text="Hi")
 
     assert message.envelope.sender == "default@sender.example"
@@ -73,7 +74,7 @@ def test_what_is_not_said_is_the_configurations() -> None:
     assert message.expires_at == NOW + 3600
 
 
-def test_what_is_said_is_kept() -> None:
+def test_given_fields_are_kept() -> None:
     file = Attachment("a.txt", b"a", "text/plain")
     message = admit(
         sender=Address("ann@sender.example", "Ann"),
@@ -96,7 +97,7 @@ def test_what_is_said_is_kept() -> None:
     assert (message.content.tags, message.content.metadata) == (("a",), {"order": "17"})
 
 
-def test_all_faults_are_told_at_once_with_their_pointers() -> None:
+def test_all_faults_are_reported_at_once_with_their_pointers() -> None:
     found = pointers(
         sender=Address("nobody"),
         to=(BOB, Address("b@"), Address("@c")),
@@ -510,7 +511,7 @@ def test_the_smaller_lifetime_wins(
     assert message.expires_at - NOW == expected
 
 
-def test_the_fingerprint_is_of_the_content_and_not_of_who_asks() -> None:
+def test_the_fingerprint_is_of_the_content_and_not_of_the_client() -> None:
     plain = Submission(to=(BOB,), subject="Hello", metadata={"a": "1", "b": "2"})
     same = Submission(
         to=(BOB,), subject="Hello", metadata={"b": "2", "a": "1"}, scope="s", key="k", client_id="c"
@@ -536,3 +537,53 @@ def test_any_other_content_has_another_fingerprint(change: dict[str, Any]) -> No
     after = submission_fingerprint(Submission(**{**plain, **change}))
 
     assert before != after
+
+
+LETTER = Submission(
+    sender=Address("ann@example.com", "Änn"),
+    to=(BOB,),
+    cc=(Address("carl@example.com", "Carl"),),
+    subject="Hello",
+    text="Hi",
+    headers=(("X-A", "1"),),
+    attachments=(Attachment("a.txt", b"\x00\xff"),),
+    send_at=NOW,
+    tags=("t",),
+    metadata={"b": "2", "a": "1"},
+    scope="s",
+    key="k",
+    client_id="c",
+)
+
+
+def test_fingerprints_are_what_they_were_when_keys_were_stored_by_them() -> None:
+    now = "c161d8af680f7e652adc7cb6c3644fe985300259a22458f62bc66bd0a288ed93"
+    before = "182ed235013f29ea8b4f5d38266b4c991cd92d8c93beeb88af81804528d10610"
+
+    assert now == submission_fingerprint(LETTER)
+    assert before == fingerprint_before(LETTER)
+
+
+class LaterSubmission(Submission, frozen=True, kw_only=True):
+    """What a later version may add."""
+
+    unsubscribe: str = ""
+
+
+def test_a_field_that_comes_later_turns_no_replay_into_a_conflict() -> None:
+    fields = msgspec.structs.asdict(LETTER)
+
+    same, other = LaterSubmission(**fields), LaterSubmission(**fields, unsubscribe="https://x")
+
+    assert submission_fingerprint(LETTER) == submission_fingerprint(same)
+    assert submission_fingerprint(LETTER) != submission_fingerprint(other)
+    assert fingerprint_before(LETTER) == fingerprint_before(same)
+
+
+def test_a_default_that_is_written_out_is_no_other_content() -> None:
+    implicit, explicit = Attachment("a", b""), Attachment("a", b"", "application/" + "octet-stream")
+
+    one = Submission(to=(BOB,), attachments=(implicit,))
+    other = Submission(to=(Address("bob@example.com", ""),), attachments=(explicit,), metadata={})
+
+    assert submission_fingerprint(one) == submission_fingerprint(other)

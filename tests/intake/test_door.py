@@ -1,4 +1,4 @@
-"""The door: an answer means durable, and everything else is said in words that help."""
+"""The door: a receipt means durable, and every refusal has a reason that helps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mailactors.intake.admission import AdmissionRules, StreamRules, submission_fingerprint
+from mailactors.intake.admission import (
+    AdmissionRules,
+    StreamRules,
+    fingerprint_before,
+    submission_fingerprint,
+)
 from mailactors.intake.door import ACCEPT_WITHIN_S, FINGERPRINT_SCOPE, NEARLY_FULL_RETRY_S, Door
 from mailactors.intake.registry import RETRY_AFTER_S, Submit
 from mailactors.intake.submission import (
@@ -55,7 +60,7 @@ RULES = AdmissionRules(
 
 @dataclass
 class Rig:
-    """A door in front of a registry that is played by the test."""
+    """A door in front of a registry whose part the test plays."""
 
     capacity: int = 10
     signals: SpoolSignals = field(default_factory=SpoolSignals)
@@ -195,7 +200,9 @@ async def test_a_disk_that_is_known_to_be_full_costs_no_wait(autojump_clock: Moc
         (SpoolSpace(backlog=RULES.backlog_max), "too many messages are on their way"),
     ],
 )
-async def test_too_little_room_is_overload_before_it_is_none(room: SpoolSpace, words: str) -> None:
+async def test_too_little_room_is_overload_before_the_disk_is_full(
+    room: SpoolSpace, words: str
+) -> None:
     async with answering(None) as rig:
         rig.signals.room.publish(room)
         with pytest.raises(OverloadedError, match=words) as caught:
@@ -243,7 +250,7 @@ async def test_many_are_answered_one_by_one_in_their_order() -> None:
     }
 
 
-async def test_a_closed_door_says_so_before_it_looks() -> None:
+async def test_a_closed_door_refuses_before_it_checks_the_submission() -> None:
     rig = Rig()
     rig.door.close()
 
@@ -263,7 +270,7 @@ async def test_a_faulty_submission_goes_no_further() -> None:
     assert rig.registry.statistics().waiting == 0
 
 
-async def test_what_has_begun_is_answered_though_the_door_is_closed() -> None:
+async def test_a_submission_that_has_begun_is_answered_after_the_door_closes() -> None:
     async with trio.open_nursery() as nursery:
         rig = Rig()
         got: list[Receipt] = []
@@ -279,7 +286,7 @@ async def test_what_has_begun_is_answered_though_the_door_is_closed() -> None:
     assert len(got) == 1
 
 
-async def test_a_client_that_goes_away_takes_nothing_back() -> None:
+async def test_a_client_that_disconnects_does_not_undo_its_submission() -> None:
     rig = Rig()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -300,6 +307,7 @@ async def test_a_clients_key_is_kept_for_the_long_window() -> None:
     key = accept.key
     assert (key.scope, key.key) == ("s", "k")
     assert key.fingerprint == submission_fingerprint(letter())
+    assert key.fingerprint_before == fingerprint_before(letter())
     assert key.expires_at == pytest.approx(EPOCH_S + trio.current_time() + 86400, abs=1)
     assert accept.digest == fingerprint(accept.packed)
 
@@ -312,6 +320,7 @@ async def test_without_a_key_the_content_is_one_in_a_scope_of_its_own() -> None:
     key = accept.key
     assert key.scope == FINGERPRINT_SCOPE + "s"
     assert key.key == key.fingerprint == submission_fingerprint(letter())
+    assert key.fingerprint_before == fingerprint_before(letter())
     assert key.expires_at == pytest.approx(EPOCH_S + trio.current_time() + 60, abs=1)
 
 

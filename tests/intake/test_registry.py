@@ -23,7 +23,7 @@ from tests.spool.makers import make_accept
 
 @dataclass
 class Rig:
-    """A registry in front of a spool that is played by the test."""
+    """A registry in front of a spool whose part the test plays."""
 
     spool: Mailbox[Write]
     plan: CrashPlan
@@ -70,7 +70,7 @@ async def test_one_with_the_same_key_and_content_joins_the_first() -> None:
         assert [await reply.wait(1) for reply in replies] == [receipt("m0")] * 5
 
 
-async def test_those_who_joined_share_the_firsts_failure() -> None:
+async def test_joined_submissions_share_the_firsts_failure() -> None:
     async with running() as rig:
         replies = [rig.submit(make_accept(f"m{n}", key="k")) for n in range(2)]
         (write,) = await rig.forwarded()
@@ -81,7 +81,7 @@ async def test_those_who_joined_share_the_firsts_failure() -> None:
                 await reply.wait(1)
 
 
-async def test_the_same_key_with_other_content_is_the_spools_to_decide() -> None:
+async def test_the_same_key_with_other_content_goes_to_the_spool() -> None:
     async with running() as rig:
         first = rig.submit(make_accept("m1", key="k", fingerprint="a"))
         second = rig.submit(make_accept("m2", key="k", fingerprint="b"))
@@ -108,7 +108,7 @@ async def test_the_same_key_in_another_scope_is_another_key() -> None:
         ]
 
 
-async def test_what_was_answered_is_asked_of_the_spool_again() -> None:
+async def test_a_key_that_was_answered_goes_to_the_spool_again() -> None:
     async with running() as rig:
         rig.submit(make_accept("m1", key="k"))
         (first,) = await rig.forwarded()
@@ -120,7 +120,7 @@ async def test_what_was_answered_is_asked_of_the_spool_again() -> None:
         assert await again.wait(1) == receipt("m1")
 
 
-async def test_a_spool_that_is_behind_is_told_at_once() -> None:
+async def test_a_full_spool_mailbox_is_overload_at_once() -> None:
     async with running(capacity=1) as rig:
         first = rig.submit(make_accept("m1"))
         second = rig.submit(make_accept("m2"))
@@ -145,7 +145,7 @@ async def test_one_that_was_refused_is_not_joined() -> None:
         assert await again.wait(1) == receipt("m2")
 
 
-async def test_only_the_one_it_died_on_is_told() -> None:
+async def test_only_the_submission_that_it_crashed_on_fails() -> None:
     async with running(registry__submit=1) as rig:
         first, second = rig.submit(make_accept("m1")), rig.submit(make_accept("m2"))
         with pytest.raises(ActorCrashedError):

@@ -1,4 +1,4 @@
-"""The life of a delivery: every pair of states, what is final, and a message's one word."""
+"""Every pair of states, what is final, and the public names of deliveries and messages."""
 
 import itertools
 import typing
@@ -12,10 +12,14 @@ from mailactors.model.lifecycle import (
     FINAL,
     NEXT,
     PENDING,
+    STATES_OF,
     IllegalTransitionError,
     State,
+    Status,
     check_transition,
+    status_of,
     summarize,
+    summarize_statuses,
 )
 
 WITHDRAWN = "expired suppressed cancelled"
@@ -27,7 +31,7 @@ FOLLOWING = {
     "uncertain": "sent bounced failed ready deferred held sending",
     "held": "sent bounced failed ready",
 }
-"""Written out once more: whoever changes the table has to mean it."""
+"""The table written out once more, so that a change of it is deliberate."""
 PAIRS = list(itertools.product(State, State))
 
 
@@ -38,7 +42,7 @@ def is_legal(before: State, after: State) -> bool:
 @pytest.mark.parametrize(
     ("before", "after"), [pair for pair in PAIRS if is_legal(*pair)], ids=" to ".join
 )
-def test_a_step_of_the_table_is_let_pass(before: State, after: State) -> None:
+def test_a_step_of_the_table_is_allowed(before: State, after: State) -> None:
     check_transition(before, after)
 
 
@@ -58,7 +62,7 @@ def test_the_table_has_every_state_and_cannot_be_changed() -> None:
     assert issubclass(IllegalTransitionError, MailactorsError)
 
 
-def test_final_and_pending_part_the_states() -> None:
+def test_every_state_is_either_final_or_pending() -> None:
     assert {state.value for state in FINAL} == {"sent", "bounced", "failed", *WITHDRAWN.split()}
     assert FINAL | PENDING == set(State)
     assert FINAL & PENDING == set()
@@ -84,7 +88,7 @@ def test_nothing_is_sent_without_an_intent() -> None:
     before_sent = {state for state in State if State.SENT in NEXT[state]}
     before_sending = {state for state in State if State.SENDING in NEXT[state]}
 
-    # Those that wait had one before: it turned out that an earlier attempt was accepted.
+    # A pending delivery had an intent before: evidence says that attempt was accepted.
     assert before_sent == PENDING
     assert before_sending == {State.LEASED, State.UNCERTAIN}
 
@@ -126,3 +130,57 @@ def test_a_message_is_pending_as_long_as_any_delivery_is(states: frozenset[State
 
     assert (status in {state.value for state in PENDING}) == bool(states & PENDING)
     assert status == "partial" or State(status) in states
+
+
+@pytest.mark.parametrize("state", State)
+def test_every_state_has_a_public_name_that_leads_back_to_it(state: State) -> None:
+    assert state in STATES_OF[status_of(state)]
+    assert state in STATES_OF[status_of(state, is_scheduled=True)]
+
+
+def test_the_public_sees_neither_leases_nor_intents_but_the_final_states_as_they_are() -> None:
+    assert status_of(State.READY) is status_of(State.LEASED) is Status.QUEUED
+    assert status_of(State.SENDING) is Status.PROCESSING
+    assert {status_of(state).value for state in FINAL} == {state.value for state in FINAL}
+
+
+def test_only_a_ready_delivery_can_be_scheduled() -> None:
+    scheduled = {state for state in State if status_of(state, is_scheduled=True) == "scheduled"}
+
+    assert scheduled == {State.READY}
+    assert STATES_OF[Status.SCHEDULED] == {State.READY}
+    assert STATES_OF[Status.QUEUED] == {State.READY, State.LEASED}
+
+
+@pytest.mark.parametrize("status", Status)
+def test_deliveries_that_agree_give_the_message_their_status(status: Status) -> None:
+    assert summarize_statuses(frozenset({status})) == status.value
+
+
+@pytest.mark.parametrize(
+    ("statuses", "expected"),
+    [
+        ("sent deferred", "deferred"),
+        ("queued deferred", "queued"),
+        ("scheduled queued", "queued"),
+        ("scheduled deferred", "deferred"),
+        ("scheduled cancelled", "scheduled"),
+        ("queued held", "held"),
+        ("held uncertain", "uncertain"),
+        ("uncertain processing", "processing"),
+        ("sent bounced", "partial"),
+        ("expired cancelled", "partial"),
+    ],
+)
+def test_the_most_telling_status_is_the_messages(statuses: str, expected: str) -> None:
+    assert summarize_statuses(frozenset(map(Status, statuses.split()))) == expected
+
+
+@given(st.frozensets(st.sampled_from(State), min_size=1))
+def test_the_public_status_of_a_message_is_the_public_name_of_its_state(
+    states: frozenset[State],
+) -> None:
+    summary = summarize(states)
+    expected = summary if summary == "partial" else status_of(State(summary)).value
+
+    assert summarize_statuses(frozenset(map(status_of, states))) == expected

@@ -61,13 +61,13 @@ def test_without_exceptions_all_recipients_share_the_outcome(outcome: Outcome) -
     ],
     ids=name,
 )
-def test_a_recipient_that_was_refused_has_a_fate_of_its_own(outcome: Outcome) -> None:
+def test_a_refused_recipient_has_an_outcome_of_its_own(outcome: Outcome) -> None:
     apart = split_by_recipient(outcome, ["later", "fine", "gone"])
 
     assert list(apart.items()) == [("later", LATER), ("fine", outcome), ("gone", GONE)]
 
 
-def test_a_refusal_of_somebody_else_concerns_nobody() -> None:
+def test_a_refusal_of_another_recipient_changes_no_outcome() -> None:
     outcome = Accepted("1", {"stranger": GONE})
 
     assert split_by_recipient(outcome, ["fine"]) == {"fine": outcome}

@@ -34,7 +34,7 @@ GONE = Rejected(Scope.RECIPIENT, Reason("no such user", 550))
 
 
 class KeyedEntropy:
-    """The same key is the same number under the same seed, whoever asks first."""
+    """The same key is the same number under the same seed, in any order of draws."""
 
     def __init__(self, seed: int = 1) -> None:
         self._seed = seed
@@ -123,7 +123,7 @@ async def test_without_sigma_every_latency_is_the_median(autojump_clock: MockClo
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 1.0])
-async def test_it_fails_as_often_as_it_is_told_to(rate: float, autojump_clock: MockClock) -> None:
+async def test_it_fails_at_the_set_rate(rate: float, autojump_clock: MockClock) -> None:
     provider = make(error_rate=rate)
 
     outcomes, _ = await send_many(provider, 1000)
@@ -145,7 +145,7 @@ async def test_a_script_comes_first_and_chance_after(autojump_clock: MockClock) 
     assert [marker for marker, _ in provider.received] == ["m1"]
 
 
-async def test_only_those_who_were_not_refused_received_it(autojump_clock: MockClock) -> None:
+async def test_only_recipients_that_were_not_refused_receive_it(autojump_clock: MockClock) -> None:
     provider = make()
     provider.behaviour.script.append(Accepted("1", {"gone@example.com": GONE}))
 
@@ -166,7 +166,7 @@ async def test_only_what_was_lost_at_the_end_was_received(
     assert len(provider.received) == (1 if phase is Phase.FINAL else 0)
 
 
-async def test_it_refuses_connections_when_told_to() -> None:
+async def test_it_refuses_connections_while_it_is_refusing() -> None:
     provider = make()
     provider.behaviour.is_refusing = True
 
@@ -200,7 +200,7 @@ async def test_its_behaviour_may_change_while_it_runs(autojump_clock: MockClock)
     assert latency_s == pytest.approx(5.0)
 
 
-async def test_the_same_seed_is_the_same_story(autojump_clock: MockClock) -> None:
+async def test_the_same_seed_gives_the_same_outcomes(autojump_clock: MockClock) -> None:
     first = await send_many(make(error_rate=0.3, entropy=KeyedEntropy(1)), 50)
     again = await send_many(make(error_rate=0.3, entropy=KeyedEntropy(1)), 50)
     other = await send_many(make(error_rate=0.3, entropy=KeyedEntropy(2)), 50)
@@ -236,7 +236,7 @@ def test_the_settings_say_whether_it_carries_an_envelope(own_envelope: bool) -> 
     assert capabilities.idempotency_window_s == 0
 
 
-async def test_closing_gives_nothing_back() -> None:
+async def test_closing_is_a_checkpoint_only() -> None:
     provider = make()
     session = await provider.connect()
 
@@ -296,7 +296,7 @@ async def test_a_look_up_finds_what_was_taken_after_the_lag(autojump_clock: Mock
     assert [NotFound(), NotFound(), Found("p-1"), NotFound()] == sightings
 
 
-async def test_who_cannot_be_asked_says_so(autojump_clock: MockClock) -> None:
+async def test_without_look_ups_a_look_up_fails(autojump_clock: MockClock) -> None:
     silent, refusing = make(), make(look_up_lag_s=0.0)
     refusing.behaviour.is_refusing = True
 

@@ -1,8 +1,12 @@
 """Mailboxes: bounds, batches, and what survives an actor."""
 
+from collections import deque
+
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailactors.runtime.mailbox import Mailbox, MailboxFullError
 
@@ -191,7 +195,7 @@ async def test_a_wait_that_is_cancelled_loses_nothing(
     assert list(mailbox.take()) == [1]
 
 
-async def test_a_wait_that_is_cancelled_as_an_item_comes_loses_nothing() -> None:
+async def test_a_wait_that_is_cancelled_as_an_item_arrives_loses_nothing() -> None:
     mailbox, _ = open_mailbox()
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as nursery:
@@ -205,7 +209,77 @@ async def test_a_wait_that_is_cancelled_as_an_item_comes_loses_nothing() -> None
     assert list(mailbox.take()) == [1]
 
 
-async def test_whoever_has_always_something_to_do_can_be_cancelled() -> None:
+async def test_an_item_handed_to_a_sleeping_receiver_counts_against_the_bound() -> None:
+    mailbox, _ = open_mailbox(capacity=1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        mailbox.put_nowait(1)
+
+        with pytest.raises(MailboxFullError):
+            mailbox.put_nowait(2)
+
+    assert mailbox.waiting == 1
+    assert list(mailbox.take()) == [1]
+
+
+async def test_an_item_and_nudges_for_a_sleeping_receiver_wake_it_once() -> None:
+    mailbox, _ = open_mailbox()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        mailbox.nudge()
+        mailbox.put_nowait(1)
+        mailbox.nudge()
+
+    assert list(mailbox.take()) == [1]
+    with trio.move_on_after(0) as scope:
+        await mailbox.wait()
+    assert scope.cancelled_caught
+
+
+async def test_a_nudge_that_a_cancelled_receiver_got_is_not_left_behind() -> None:
+    mailbox, _ = open_mailbox()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        mailbox.nudge()
+        nursery.cancel_scope.cancel()
+    mailbox.put_nowait(1)
+    await mailbox.wait()
+
+    assert list(mailbox.take()) == [1]
+
+
+async def test_redelivered_items_come_before_those_that_arrived_meanwhile() -> None:
+    mailbox, _ = open_mailbox()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(mailbox.wait)
+        await trio.testing.wait_all_tasks_blocked()
+        mailbox.put_nowait(1)
+        mailbox.put_nowait(2)
+    mailbox.group()
+    mailbox.put_nowait(3)
+
+    mailbox.crash(ValueError())
+
+    assert [*mailbox.take()] == [1, 2, 3]
+
+
+async def test_the_bound_may_change_while_items_wait() -> None:
+    mailbox, _ = open_mailbox(capacity=1)
+    mailbox.put_nowait(1)
+
+    mailbox.capacity = 2
+    mailbox.put_nowait(2)
+    mailbox.capacity = 1
+    with pytest.raises(MailboxFullError, match="m: 1 items"):
+        mailbox.put_nowait(3)
+
+    assert list(mailbox.take()) == [1, 2]
+
+
+async def test_a_receiver_that_never_sleeps_can_be_cancelled() -> None:
     mailbox, _ = open_mailbox()
     mailbox.put_nowait(1)
 
@@ -227,3 +301,41 @@ async def test_a_nudge_while_something_is_handled_is_not_forgotten() -> None:
         await mailbox.wait()
 
     assert list(mailbox.take()) == []
+
+
+@given(st.lists(st.sampled_from(["put", "nudge", "group", "done", "crash", "cancel"])))
+def test_every_item_is_handled_or_reported_once_and_none_twice(steps: list[str]) -> None:
+    """Against a model: what waits in order, of which the first few are under the cursor."""
+
+    async def play() -> None:
+        mailbox, lost = open_mailbox(capacity=5, batch_max=3)
+        waiting: deque[int] = deque()
+        handled: list[int] = []
+        for number, step in enumerate(steps):
+            under = list(mailbox.under_cursor)
+            if step == "put" and mailbox.waiting < mailbox.capacity:
+                mailbox.put_nowait(number)
+                waiting.append(number)
+            elif step == "nudge":
+                mailbox.nudge()
+            elif step == "group" and not under:
+                with trio.move_on_after(0):
+                    await mailbox.wait()
+                assert mailbox.group() == list(waiting)[: len(mailbox.under_cursor)]
+            elif step == "done":
+                mailbox.done()
+                handled += [waiting.popleft() for _ in under]
+            elif step == "crash":
+                mailbox.crash(ValueError())
+                if len(under) == 1:
+                    assert lost.pop() == waiting.popleft()
+            elif step == "cancel" and not waiting:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(mailbox.wait)
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.cancel_scope.cancel()
+            assert mailbox.waiting == len(waiting)
+        assert lost == []
+        assert mailbox.statistics().handled == len(handled)
+
+    trio.run(play, clock=trio.testing.MockClock(autojump_threshold=0))

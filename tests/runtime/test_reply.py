@@ -144,7 +144,7 @@ async def test_filling_calls_back_once() -> None:
     assert calls == [1]
 
 
-def test_a_cell_counts_changes_and_tells_listeners() -> None:
+def test_a_cell_counts_changes_and_calls_its_listeners() -> None:
     cell = Cell("a")
     seen: list[str] = []
     cell.listen(lambda: seen.append(cell.value))

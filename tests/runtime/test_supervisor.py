@@ -147,12 +147,12 @@ class BadStart:
         raise OSError("address in use")
 
 
-async def test_the_first_start_may_fail_the_whole() -> None:
+async def test_a_failure_of_the_first_start_is_raised() -> None:
     with pytest.RaisesGroup(OSError, flatten_subgroups=True):
         await supervise(Child("server", BadStart, restarts=Restarts(1000, 60.0))).run()
 
 
-async def test_restarts_are_spaced_where_the_table_says_so(
+async def test_restarts_are_spaced_by_the_crashes_in_the_window(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
     starts: list[float] = []

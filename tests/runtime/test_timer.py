@@ -1,4 +1,4 @@
-"""Alarms: they ring once, at the time that they were last set to."""
+"""Timers call back once, at the time that they were last set to."""
 
 from __future__ import annotations
 
@@ -13,78 +13,78 @@ from mailactors.runtime.timer import Timer
 
 
 @contextlib.asynccontextmanager
-async def kept() -> AsyncIterator[tuple[Timer, list[float]]]:
-    rung: list[float] = []
-    alarm = Timer(lambda: rung.append(trio.current_time()), SystemClock())
+async def running() -> AsyncIterator[tuple[Timer, list[float]]]:
+    calls: list[float] = []
+    timer = Timer(lambda: calls.append(trio.current_time()), SystemClock())
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(alarm.run)
+        nursery.start_soon(timer.run)
         await trio.testing.wait_all_tasks_blocked()
-        yield alarm, rung
+        yield timer, calls
         nursery.cancel_scope.cancel()
 
 
-async def test_an_alarm_rings_once(autojump_clock: trio.testing.MockClock) -> None:
-    async with kept() as (alarm, rung):
-        alarm.set(3.0)
+async def test_a_timer_calls_back_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with running() as (timer, calls):
+        timer.set(3.0)
         await trio.sleep(100)
 
-    assert rung == [3.0]
+    assert calls == [3.0]
 
 
-async def test_an_alarm_that_is_put_off_rings_later_only(
+async def test_a_postponed_timer_calls_back_later_only(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with kept() as (alarm, rung):
-        alarm.set(3.0)
+    async with running() as (timer, calls):
+        timer.set(3.0)
         await trio.sleep(2)
-        alarm.set(9.0)
+        timer.set(9.0)
         await trio.sleep(100)
 
-    assert rung == [9.0]
+    assert calls == [9.0]
 
 
-async def test_an_alarm_that_is_set_sooner_rings_sooner_only(
+async def test_a_timer_that_is_set_earlier_calls_back_earlier_only(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with kept() as (alarm, rung):
-        alarm.set(9.0)
+    async with running() as (timer, calls):
+        timer.set(9.0)
         await trio.sleep(2)
-        alarm.set(3.0)
+        timer.set(3.0)
         await trio.sleep(100)
 
-    assert rung == [3.0]
+    assert calls == [3.0]
 
 
-async def test_an_alarm_for_a_time_that_has_passed_rings_at_once(
+async def test_a_timer_for_a_past_time_calls_back_at_once(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with kept() as (alarm, rung):
+    async with running() as (timer, calls):
         await trio.sleep(5)
-        alarm.set(3.0)
+        timer.set(3.0)
         await trio.sleep(1)
 
-    assert rung == [5.0]
+    assert calls == [5.0]
 
 
-async def test_an_alarm_that_is_set_to_never_is_silent(
+async def test_a_timer_that_is_set_to_never_does_not_call_back(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    async with kept() as (alarm, rung):
-        alarm.set(3.0)
-        alarm.set(float("inf"))
+    async with running() as (timer, calls):
+        timer.set(3.0)
+        timer.set(float("inf"))
         await trio.sleep(100)
 
-    assert rung == []
+    assert calls == []
 
 
-async def test_an_alarm_may_be_set_before_it_is_kept(
+async def test_a_timer_may_be_set_before_it_runs(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    rung: list[float] = []
-    alarm = Timer(lambda: rung.append(trio.current_time()), SystemClock())
-    alarm.set(3.0)
+    calls: list[float] = []
+    timer = Timer(lambda: calls.append(trio.current_time()), SystemClock())
+    timer.set(3.0)
 
     with trio.move_on_after(10):
-        await alarm.run()
+        await timer.run()
 
-    assert rung == [3.0]
+    assert calls == [3.0]

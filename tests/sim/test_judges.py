@@ -322,7 +322,7 @@ def test_stop_that_leaves_mail_behind(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def hasty(self: Gateway) -> None:
         await stop(self)
-        self.desk.outcomes._items.append(Any)  # type: ignore[arg-type]  # any item will do
+        self.desk.outcomes.put_nowait(Any)  # type: ignore[arg-type]  # any item will do
 
     monkeypatch.setattr(Gateway, "stop", hasty)
 

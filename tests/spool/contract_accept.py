@@ -6,6 +6,7 @@ import msgspec
 
 from mailactors.model.lifecycle import State
 from mailactors.spool.port import (
+    Accept,
     Cancel,
     Claim,
     Claimed,
@@ -32,6 +33,12 @@ from tests.spool.makers import (
     send_one,
     states,
 )
+
+
+def with_former(accept: Accept, fingerprint: str) -> Accept:
+    """Let a command also name the fingerprint that versions before 0.2 made."""
+    key = msgspec.structs.replace(accept.key, fingerprint_before=fingerprint)
+    return msgspec.structs.replace(accept, key=key)
 
 
 class AcceptContract(Contract):
@@ -83,6 +90,40 @@ class AcceptContract(Contract):
         result = one(store, make_accept("m2", key="k", fingerprint="other"))
 
         assert Conflict("m1") == result
+
+    def test_a_fingerprint_in_the_former_form_is_known_again(self, store: Store) -> None:
+        receive(store, make_accept("m1", key="k", fingerprint="former"))
+
+        same = one(store, with_former(make_accept("m2", key="k"), "former"))
+        other = one(store, with_former(make_accept("m3", key="k"), "another"))
+
+        assert isinstance(same, Receipt)
+        assert (same.id, same.is_replay) == ("m1", True)
+        assert other == Conflict("m1")
+
+    def test_a_content_whose_key_has_the_former_form_is_known_again(self, store: Store) -> None:
+        receive(store, make_accept("m1", key="former", fingerprint="former"))
+
+        again = make_accept("m2", key="same", fingerprint="same")
+
+        assert receive(store, with_former(again, "former")).id == "m1"
+
+    def test_a_clients_key_is_not_taken_for_a_fingerprint(self, store: Store) -> None:
+        receive(store, make_accept("m1", key="former", fingerprint="former"))
+
+        receipt = receive(store, with_former(make_accept("m2", key="k"), "former"))
+
+        assert (receipt.id, receipt.is_replay) == ("m2", False)
+
+    def test_a_former_key_that_expired_hides_no_live_one(self, store: Store) -> None:
+        receive(store, make_accept("m1", key="former", fingerprint="former"))
+        one(store, Cancel("m1"))
+        again = with_former(make_accept("m2", key="same", at=NOW + KEY_S), "former")
+        receive(store, again, NOW + KEY_S)
+
+        third = with_former(make_accept("m3", key="same", at=NOW + KEY_S), "former")
+
+        assert receive(store, third, NOW + KEY_S).id == "m2"
 
     def test_an_expired_key_of_a_pending_message_still_holds(self, store: Store) -> None:
         receive(store, make_accept("m1", key="k"))

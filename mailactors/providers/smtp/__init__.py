@@ -1,4 +1,4 @@
-"""Our own SMTP client: sans-io below, Trio above, one provider on top."""
+"""Our own SMTP client: a sans-IO protocol, a Trio connection, and the provider."""
 
 from mailactors.providers.smtp.provider import SmtpProvider
 from mailactors.providers.smtp.settings import SmtpSettings

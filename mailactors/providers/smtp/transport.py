@@ -1,8 +1,8 @@
 """One SMTP connection on Trio: the protocol, the stream under it, and a timeout for each phase.
 
-Owns the stream. Turns everything that a network does into `LostError`, with how far it had come;
-never decides what that means for a message. Whatever interrupts an exchange, cancellation included,
-closes the stream at once: a connection whose place in the conversation is unknown is of no use.
+Owns the stream. Turns every network error into `LostError` with the phase that it interrupted;
+never decides what that means for a message. An interrupted exchange, cancellation included, closes
+the stream at once: the state of its conversation is unknown, so it cannot be used again.
 
 Source: RFC 5321 §4.5.3.2 (timeouts); RFC 3207 (STARTTLS), RFC 8314 §3.3 (implicit TLS).
 """
@@ -22,21 +22,21 @@ from mailactors.providers.smtp.protocol import SmtpClient, SmtpState, Verb
 from mailactors.providers.smtp.replies import GarbageError, clean_text
 
 STALE_LOOK_S: Final = 0.001
-"""How long to listen for what a server said while its connection was idle."""
+"""How long to read what a server sent while its connection was idle."""
 LEAVE_WITHIN_S: Final = 0.1
-"""A QUIT that does not fit into the socket at once is not said."""
+"""A QUIT that does not fit into the socket at once is not sent."""
 DATA_TIMEOUT_S: Final = 120.0
 """For the answer to DATA (RFC 5321 §4.5.3.2.4)."""
 BLOCK_TIMEOUT_S: Final = 180.0
 """For each write of a part of the message (§4.5.3.2.5)."""
 FINAL_TIMEOUT_S: Final = 600.0
-"""For the answer to the final dot (§4.5.3.2.6): to give up sooner is to make duplicates."""
+"""For the answer to the final dot (§4.5.3.2.6): giving up sooner would make duplicates."""
 TLS_TIMEOUT_S: Final = 60.0
-"""For the handshake, of which RFC 5321 knows nothing."""
+"""For the handshake; RFC 5321 has no figure for it."""
 QUIT_TIMEOUT_S: Final = 2.0
-"""For the answer to QUIT, which nobody needs."""
+"""For the answer to QUIT, which is not needed."""
 LAST_WORDS_TIMEOUT_S: Final = 1.0
-"""For reading what the server said before it closed on us; what there is, is there already."""
+"""For reading what the server sent before it closed; that has arrived already."""
 
 BLOCK_OCTETS: Final = 65536
 RECEIVE_OCTETS: Final = 16384
@@ -58,7 +58,7 @@ PHASES: Final = {
 
 
 class LostError(Exception):
-    """The connection is gone; `phase` says how far it had come, `reason` why."""
+    """The connection is lost: in which `phase`, and the `reason`."""
 
     def __init__(self, phase: Phase, text: str) -> None:
         super().__init__(text)
@@ -67,7 +67,7 @@ class LostError(Exception):
 
 
 class Connection:
-    """A stream with an SMTP client on it; `is_open` until anything goes wrong."""
+    """A stream with an SMTP client on it; `is_open` until it is closed or lost."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class Connection:
         }
 
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
-        """Lay TLS over the stream and shake hands. The name is checked against `host`.
+        """Start TLS on the stream and check the server's name against `host`.
 
-        Raises: LostError, with what is wrong with the certificate, if that is it.
+        Raises: LostError; its reason names what is wrong with a certificate.
         """
         tls = trio.SSLStream(self._stream, context, server_hostname=host)
         async with self._guard():
@@ -105,7 +105,7 @@ class Connection:
                     raise LostError(Phase.TLS, _describe_tls(error)) from None
 
     async def exchange(self) -> None:
-        """Write what is to be said and read until nothing is awaited.
+        """Write the pending commands, and read until every one is answered.
 
         Raises: LostError
         """
@@ -121,8 +121,8 @@ class Connection:
     async def send_message(self, stuffed: bytes) -> None:
         """Write a message, dots stuffed, then the final dot, and read the answer.
 
-        The dot has a write of its own. `send_all` does not tell how much of a failed write left, so
-        this is what makes "lost before the dot" certain; it costs one small packet, and no wait.
+        The dot has a write of its own. `send_all` does not say how much of a failed write was sent,
+        so only this makes "lost before the dot" certain. It costs one small packet, and no wait.
 
         Raises: LostError; with Phase.FINAL only if the dot may have left.
         """
@@ -138,11 +138,11 @@ class Connection:
         await self.exchange()
 
     async def is_stale(self) -> bool:
-        """Say whether an idle connection has ended, or the server has spoken unasked."""
+        """Return whether an idle connection has ended, or the server has sent something unasked."""
         if not self.is_open or not self.client.is_quiet:
             return True
         try:
-            # A deadline of now would be met before the socket is asked. Cancelling harms none.
+            # A deadline of now would expire before the socket is read. Cancelling is harmless.
             with trio.move_on_after(STALE_LOOK_S):
                 await self._stream.receive_some(RECEIVE_OCTETS)
                 return True
@@ -151,7 +151,7 @@ class Connection:
         return False
 
     async def quit(self) -> None:
-        """Take leave within a moment and close; never raises for what the server does."""
+        """Send QUIT, wait briefly for its answer, and close; raises for no fault of the server."""
         try:
             if self.is_open and self.client.state in (SmtpState.READY, SmtpState.IDLE):
                 self.client.quit()
@@ -162,7 +162,7 @@ class Connection:
             await self.aclose()
 
     async def leave(self) -> None:
-        """Say QUIT and close without waiting for the answer: an outcome is known and waits."""
+        """Send QUIT and close without waiting for the answer: an outcome waits to be returned."""
         if self.is_open and self.client.state is SmtpState.READY:
             self.client.quit()
             with contextlib.suppress(LostError), trio.move_on_after(LEAVE_WITHIN_S):
@@ -170,7 +170,7 @@ class Connection:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close at once, without a word."""
+        """Close at once, without QUIT."""
         self.is_open = False
         await trio.aclose_forcefully(self._stream)
 
@@ -198,8 +198,8 @@ class Connection:
     async def _hear_last_words(self) -> None:
         """Read a refusal that came before the whole message was written, if there is one.
 
-        A server that has seen enough answers and hangs up; its answer is worth more than our error.
-        It lands in `transaction.final`, which goes before any loss.
+        A server may refuse early and close; its answer says more than our write error. The client
+        keeps it as `transaction.final`, which takes precedence over the lost connection.
         """
         with trio.move_on_after(LAST_WORDS_TIMEOUT_S):
             try:

@@ -1,7 +1,7 @@
-"""What may go onto the wire: checks of every argument, and the framing of a message.
+"""Checks of every SMTP argument, and the framing of a message, before anything is written.
 
-Nothing in an argument may end the line that it stands in, nothing in a message may end the message:
-the two ways by which SMTP is injected and smuggled. Decides before anything is written.
+No argument may end its line and no part of a message may end the message: those are the two ways of
+SMTP injection and smuggling.
 
 Source: RFC 5321 §2.3.8, §4.1.1.4, §4.5.2 (transparency), §4.5.3.1; CVE-2023-51764 (smuggling).
 """
@@ -14,26 +14,26 @@ from typing import Final
 from mailactors.errors import MailactorsError
 
 LINE_OCTETS_MAX: Final = 998
-"""Of a message, without its CRLF (RFC 5321 §4.5.3.1.6, RFC 5322 §2.1.1)."""
+"""Longest line of a message, without its CRLF (RFC 5321 §4.5.3.1.6, RFC 5322 §2.1.1)."""
 
 PATH_OCTETS_MAX: Final = 254
-"""Of an address; with its angle brackets 256 (RFC 5321 §4.5.3.1.3)."""
+"""Longest address; with its angle brackets 256 (RFC 5321 §4.5.3.1.3)."""
 
 TERMINATOR: Final = b".\r\n"
-"""What ends a message that itself ends in CRLF."""
+"""Ends a message whose last octets are CRLF."""
 
 _HELLO_NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Za-z.:]+\]")
 
 
 class UnsendableError(MailactorsError):
-    """This cannot be said in SMTP, or not to this server; nothing of it was written."""
+    """SMTP, or this server, cannot carry this; nothing of it was written."""
 
 
 def check_address(address: str, *, smtputf8: bool) -> bytes:
     """Return an address as it stands between the angle brackets.
 
-    Spaces are refused although a quoted local part may hold them (RFC 5321 §4.1.2): no mailbox
-    worth the risk of a parser that disagrees has one.
+    Spaces are refused although a quoted local part may hold them (RFC 5321 §4.1.2): parsers
+    disagree about them, and real mailboxes have none.
 
     Raises: UnsendableError
     """
@@ -48,7 +48,7 @@ def check_address(address: str, *, smtputf8: bool) -> bytes:
 
 
 def check_hello_name(name: str) -> str:
-    """Return the name that we call ourselves, a domain or an address literal.
+    """Return our name in EHLO, a domain or an address literal.
 
     Raises: UnsendableError
     """
@@ -74,8 +74,8 @@ def check_credential(text: str) -> bytes:
 def check_message(message: bytes) -> None:
     """Refuse a message that cannot be passed on octet for octet.
 
-    A bare CR or LF is what servers disagree about, so it is refused, never repaired: repair would
-    break a signature, and leaving it in is smuggling.
+    Servers disagree about a bare CR or LF. It is refused and not repaired: a repair would break a
+    signature, and to pass it on would allow smuggling.
 
     Raises: UnsendableError
     """
@@ -90,7 +90,7 @@ def check_message(message: bytes) -> None:
 def stuff_dots(message: bytes) -> bytes:
     r"""Return a checked message for the wire: dots doubled, CRLF at its end, without terminator.
 
-    The missing last CRLF is all that is ever added: SMTP cannot carry a message without it.
+    Only a missing last CRLF is added: SMTP cannot carry a message without it.
 
     >>> stuff_dots(b".a\r\n.\r\n..b")
     b'..a\r\n..\r\n...b\r\n'

@@ -86,6 +86,7 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
     key: str
     fingerprint: str
     expires_at: float
+    fingerprint_before: str = ""  # as versions before 0.2 made it; to be deleted in 0.3
 
 
 class Accept(msgspec.Struct, frozen=True):
