@@ -72,8 +72,8 @@ def send(
     ] = None,
     subject: Annotated[str, typer.Option("--subject", "-s")] = "",
     body: Annotated[str | None, typer.Option("--body", "-b", help="Or standard input.")] = None,
-    message_id: Annotated[
-        str | None, typer.Option("--id", help="Your name for it; the same again sends nothing.")
+    client_id: Annotated[
+        str | None, typer.Option("--id", help="Your id for it; the same again sends nothing.")
     ] = None,
     sender: Annotated[str | None, typer.Option("--from")] = None,
     stream: Annotated[str | None, typer.Option(help="Such as transactional, otp or bulk.")] = None,
@@ -89,9 +89,8 @@ def send(
     Each run sends a message, however often it has to try; with --id, each id sends one.
 
     With --eml, recipients and sender are those of To, Cc and From, unless given here. The file is
-    passed on byte for byte, but that a file without any CR gets the line ends of mail, CRLF, and
-    that a byte order mark and the first line of an mbox are taken out. A file with a Bcc header is
-    refused: every recipient would see it.
+    passed on as it is, but for line ends (CRLF), a byte order mark and the first line of an mbox.
+    A file with a Bcc header is refused: every recipient would see it.
     """
     if eml is not None:
         if subject or body is not None:
@@ -102,7 +101,7 @@ def send(
         mail["sender"] = sender
     else:
         raise typer.BadParameter("name one or more recipients", param_hint="TO...")
-    mail |= {"id": message_id, "stream": stream}
+    mail |= {"id": client_id, "stream": stream}
     answer = _talk(url, lambda client: _send(client, mail), retry_for)
     if as_json:
         print(json.dumps(answer))
@@ -112,12 +111,14 @@ def send(
 
 @app.command()
 def status(
-    name: Annotated[str | None, typer.Argument(help="An id; without one, the latest.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="The gateway's id or yours; else the latest.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
-    """Show messages: where they are, through whom, after how many attempts."""
+    """Show messages: their status, the provider, and the number of attempts."""
     query: dict[str, str | int] = {"limit": limit} if name is None else {"id": name}
     answer = _talk(url, lambda client: client.request("GET", "/statuses", query=query))
     if as_json:
@@ -157,7 +158,7 @@ def backup(
 def ledger(
     spool: Annotated[
         Path | None,
-        typer.Option(help="A spool's file, to be read as it is; nothing need run."),
+        typer.Option(help="A spool's file, read as it is, also while no gateway runs."),
     ] = None,
     url: Annotated[
         str | None,
@@ -167,7 +168,7 @@ def ledger(
 ) -> None:
     """Account for every delivery ever accepted, and for each that may have been sent twice.
 
-    Exit code 0: it adds up; 1: it does not; 2: there is no gateway, or no usable spool.
+    Exit code 0: the sums agree; 1: they do not; 2: there is no gateway, or no usable spool.
     """
     if spool is not None and url is not None:
         raise typer.BadParameter("give --spool or --url, not both", param_hint="--spool")
@@ -278,7 +279,7 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; what is wrong is said in words, not in a traceback."""
+    """Run the command line; an error of ours is printed as a sentence, not as a traceback."""
     try:
         app()
     except (MailactorsError, OSError) as error:
@@ -311,8 +312,9 @@ def _read_ledger(path: Path) -> dict[str, Any]:
     from mailactors.runtime.ports import SystemClock
     from mailactors.spool.reading import read_spool
 
-    found, pending = read_spool(str(path), views.ask_ledger)
-    view = views.ledger_view(found, pending, None, SystemClock().wall_time())
+    now = SystemClock().wall_time()
+    found, pending = read_spool(str(path), partial(views.ask_ledger, now=now))
+    view = views.ledger_view(found, pending, None, now)
     answer = msgspec.to_builtins(view)
     assert isinstance(answer, dict)
     return answer
@@ -325,7 +327,7 @@ async def _send(client: Client, mail: Mail) -> dict[str, Any]:
 
 
 def _talk(url: str, ask: Callable[[Client], Awaitable[T]], retry_for_s: float = 0.0) -> T:
-    """Ask the gateway; end with a clear word when it does not answer or refuses."""
+    """Ask the gateway; print why and exit when it does not answer or refuses."""
     import anyio  # here, and the client: the other commands start faster without them
 
     from mailactors.client import Client, ClientError, NotAGatewayError, UnavailableError
@@ -347,7 +349,7 @@ def _talk(url: str, ask: Callable[[Client], Awaitable[T]], retry_for_s: float = 
 
 
 def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:
-    """Return a file as a mail: its message, and whom its headers name where nobody else is."""
+    """Return a file as a mail: its message, its headers' recipients and sender unless given."""
     from mailactors.model import raw  # here: the other commands start faster without it
     from mailactors.model.headers import HEADER_BLOCK_OCTETS_MAX, UnrenderableError
 
@@ -356,15 +358,13 @@ def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:
         data, changes = raw.mend_file(file)
     except UnrenderableError as error:
         _fail(f"{path} {error.problem}")
-    for change in changes:
-        print(f"mailactors: {path}: {change}", file=sys.stderr)
-    head = raw.header_section(data)[:HEADER_BLOCK_OCTETS_MAX]  # the gateway refuses more
-    headers = email.parser.HeaderParser().parsestr(head.decode(errors="replace"))
+    if changes:
+        print(f"mailactors: {path}: {', '.join(changes)}", file=sys.stderr)
+    head = raw.header_section(data)[:HEADER_BLOCK_OCTETS_MAX].decode(errors="replace")
+    headers = email.parser.HeaderParser().parsestr(head)
     if "Bcc" in headers:
-        _fail(
-            f"{path} has a Bcc header, which every recipient would see;"
-            " take it out, and name all recipients as arguments"
-        )
+        problem = "has a Bcc header, which every recipient would see"
+        _fail(f"{path} {problem}; take it out, and name all recipients as arguments")
 
     def named(*names: str) -> list[str]:
         values = [value for name in names for value in headers.get_all(name, [])]
@@ -383,12 +383,13 @@ def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:
 
 def _print_statuses(statuses: list[dict[str, Any]]) -> None:
     table = rich.table.Table()
-    for title in ("id", "to", "status", "provider", "attempts", "updated", "error"):
+    titles = ("id", "client id", "to", "status", "provider", "attempts", "updated", "error")
+    for title in titles:
         table.add_column(title, overflow="fold")  # an id that is cut is of no use
     for each in statuses:
         recipients = ", ".join(each["to"]) if isinstance(each["to"], list) else each["to"]
-        cells = (each["id"], recipients, each["status"], each["provider"] or "")
-        table.add_row(*cells, str(each["attempts"]), each["updated_at"], each["error"] or "")
+        cells = (each["id"], each["client_id"], recipients, each["status"], each["provider"])
+        table.add_row(*cells, str(each["attempts"]), each["updated_at"], each["error"])
     # What a provider says is no markup.
     rich.console.Console(markup=False, highlight=False, emoji=False).print(table)
 

@@ -13,6 +13,7 @@ import trio
 
 from mailactors import __version__
 from mailactors.api.app import create_app
+from mailactors.api.parts import ApiParts
 from mailactors.api.server import ApiServer, Listening
 from mailactors.config import Config, ConfigError, ServiceSettings
 from mailactors.errors import MailactorsError
@@ -114,20 +115,21 @@ class Service:
                 self.gateway.ports.journal.note("reload.waits", level="warning", notes=ignored)
 
     def _http(self, gateway: Gateway) -> Child:
-        app = create_app(
-            gateway.door,
-            gateway.reader,
-            gateway.lanes,
-            gateway.clock,
+        parts = ApiParts(
+            door=gateway.door,
+            reader=gateway.reader,
+            lanes=gateway.lanes,
+            clock=gateway.clock,
             signals=gateway.signals,
             journal=gateway.ports.journal,
+            ids=gateway.ports.ids,
             stopping=self.listening.shutdown,
             writer=SpoolWriter(gateway.writes),
-            ids=gateway.ports.ids,
             reload=self.reload,
             metrics=lambda: expose(gateway),
             watch=gateway.watch,
         )
+        app = create_app(parts)
 
         def make() -> ApiServer:
             return ApiServer(app, self.listening, gateway.ports.journal)

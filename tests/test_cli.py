@@ -155,7 +155,7 @@ def test_programs_are_answered_in_json(gateway: Served, run: Run) -> None:
     _, found, _ = run("status", "json", *url)
 
     (status,) = json.loads(found)["statuses"]
-    assert status["message_id"] == json.loads(sent)["id"]
+    assert status["id"] == json.loads(sent)["id"]
     assert status["to"] == ["bob@example.com"]
 
 
@@ -269,8 +269,9 @@ def test_something_else_that_answers_is_told(
 
 
 def status_of(**changes: Any) -> dict[str, Any]:
-    plain: dict[str, Any] = {"id": "17", "to": ["bob@example.com"], "status": "sent"}
-    plain |= {"provider": None, "attempts": 1, "updated_at": "2026-01-01T00:00:00Z", "error": None}
+    plain: dict[str, Any] = {"id": "17", "client_id": None, "to": ["bob@example.com"]}
+    plain |= {"status": "sent", "provider": None, "attempts": 1, "error": None}
+    plain |= {"updated_at": "2026-01-01T00:00:00Z"}
     return {**plain, **changes}
 
 
@@ -284,6 +285,17 @@ def test_what_a_provider_says_is_no_markup(
     out = capsys.readouterr().out
     assert "[/red] 550 [bold]no[/bold] :smile:" in out
     assert "[/x]" in out
+
+
+def test_the_gateways_id_and_yours_are_both_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+
+    cli._print_statuses([status_of(id="01a2", client_id="order-7", status="scheduled")])
+
+    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[3].split("│")[1:-1]]
+    assert ["01a2", "order-7", "bob@example.com", "scheduled", "", "1"] == cells[:6]
 
 
 def test_an_id_is_whole_however_narrow_the_terminal(

@@ -119,8 +119,8 @@ def test_a_stopped_spool_is_shown_and_as_json(spool: Path, run: Run) -> None:
 
     assert (code, err) == (0, "")
     assert "3 deliveries accepted" in " ".join(out.split())
-    assert {"ready": 3} == as_json["states"]
-    assert as_json["oldest_s"]["ready"] >= 0.0
+    assert {"queued": 3} == as_json["states"]
+    assert as_json["oldest_s"]["queued"] >= 0.0
 
 
 @pytest.mark.parametrize("options", [(), ("--json",)])

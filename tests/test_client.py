@@ -30,8 +30,8 @@ from mailactors.client import (
     Key,
     KeyConflictError,
     NotAGatewayError,
+    NotDoneError,
     NotFoundError,
-    NotSettledError,
     Problem,
     RejectedError,
     Sent,
@@ -59,8 +59,8 @@ latency_s = 0.01
 """
 CANARY = "canary-7f3a"
 QUICK = Backoff(base_s=0.001, cap_s=0.01)
-ACCEPTED = reply(202, {"id": "m1", "message_id": "m1@mail.example", "status": "accepted"})
-REPLAYED = reply(200, {"id": "m1", "message_id": "m1@mail.example", "status": "accepted"})
+ACCEPTED = reply(202, {"id": "m1", "rfc_message_id": "m1@mail.example", "status": "accepted"})
+REPLAYED = reply(200, {"id": "m1", "rfc_message_id": "m1@mail.example", "status": "accepted"})
 PROBLEM = "urn:mailactors:problem:"
 FULL = {"type": PROBLEM + "overloaded", "title": "There is no room just now", "status": 503}
 FAULTY = {
@@ -151,7 +151,7 @@ def test_a_dropped_connection_never_makes_two_messages(
 
     assert 4 == len(proxy.requests)
     (message,) = messages_to(gateway, recipient)
-    assert message["message_id"] == sent.id
+    assert message["id"] == sent.id
     assert sent.is_replay
 
 
@@ -170,7 +170,7 @@ def test_many_messages_through_cut_connections_are_each_sent_once(
     with cutting(gateway.url, 3, after_answer=True) as proxy:
         *sent, refused = run(lambda: main(proxy.url))
 
-    ids = [messages_to(gateway, each)[0]["message_id"] for each in to]
+    ids = [messages_to(gateway, each)[0]["id"] for each in to]
     assert [1] * 20 == [len(messages_to(gateway, each)) for each in to]
     assert ids == [each.id for each in sent]
     assert isinstance(refused, RejectedError)
@@ -226,7 +226,7 @@ def test_a_message_is_found_by_a_name_that_no_path_could_hold(
         async with Client(gateway.url) as client:
             sent = await client.send(to="bob@example.com", text="Hi", id=name)
             assert (await client.status(name)).id == sent.id
-            assert (await client.status(sent.id)).name == name
+            assert (await client.status(sent.id)).client_id == name
             with pytest.raises(NotFoundError):
                 await client.status("nobody")
 
@@ -506,7 +506,7 @@ def test_a_batch_is_cut_by_count_and_by_size() -> None:
 
 def status_page(*states: str) -> Answer:
     deliveries = [{"recipient": "a@example.com", "status": state} for state in states]
-    status = {"id": "one", "message_id": "m1", "status": states[0], "attempts": 1}
+    status = {"id": "m1", "client_id": "one", "status": states[0], "attempts": 1}
     return reply(200, {"statuses": [status | {"deliveries": deliveries}], "next": None})
 
 
@@ -525,18 +525,18 @@ def wait(url: str, timeout_s: float = 5.0) -> Callable[[], Awaitable[Any]]:
 def test_waiting_ends_when_nothing_more_happens_by_itself(
     states: tuple[str, ...], is_final: bool, run: Run[Any]
 ) -> None:
-    busy = [status_page("ready"), CUT_LATE, status_page("held", "deferred"), status_page("new")]
+    busy = [status_page("queued"), CUT_LATE, status_page("held", "deferred"), status_page("new")]
     with scripted(*busy, status_page(*states)) as peer:
         status = run(wait(peer.url))
 
-    assert (status.is_final, status.is_settled) == (is_final, True)
+    assert (status.is_final, status.is_done) == (is_final, True)
     assert 5 == len(peer.requests)
 
 
 def test_waiting_has_an_end(run: Run[Any]) -> None:
     with (
-        scripted(status_page("sending")) as peer,
-        pytest.raises(NotSettledError, match="'one' is sending still") as caught,
+        scripted(status_page("processing")) as peer,
+        pytest.raises(NotDoneError, match="'one' is still processing") as caught,
     ):
         run(wait(peer.url, 0.1))
 
@@ -544,7 +544,7 @@ def test_waiting_has_an_end(run: Run[Any]) -> None:
 
 
 def test_waiting_for_a_gateway_that_is_gone_has_an_end_too(run: Run[Any]) -> None:
-    with scripted(CUT_EARLY) as peer, pytest.raises(NotSettledError, match="unknown"):
+    with scripted(CUT_EARLY) as peer, pytest.raises(NotDoneError, match="unknown"):
         run(wait(peer.url, 0.1))
 
 

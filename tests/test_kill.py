@@ -71,7 +71,7 @@ def kill_in_mid_load(served: Served) -> list[str]:
 
 def is_settled(served: Served) -> bool:
     """Whether every message is final or held."""
-    open_states = {"ready", "deferred", "leased", "sending", "uncertain"}
+    open_states = {"queued", "deferred", "processing", "uncertain"}
     _, page = served.call("GET", "/statuses?limit=1000")
     return not open_states & {each["status"] for each in page["statuses"]}
 

@@ -86,7 +86,8 @@ def test_the_first_example_works_as_it_is_printed(tmp_path: Path) -> None:
         listed = served.call("GET", "/statuses")[1]["statuses"]
 
         assert (code, accepted["message"]) == (202, "Email process initiated.")
-        assert [(each["id"], each["to"]) for each in listed] == [("1", ["chahak@example.com"])]
+        (found,) = listed
+        assert (found["client_id"], found["to"]) == ("1", ["chahak@example.com"])
         assert f"curl {served.url}/statuses" in text
         assert "spool      spool.db" in text
         assert "primary (simulated), secondary (simulated), tertiary (simulated)" in text
@@ -101,7 +102,7 @@ def test_a_signal_ends_it_in_order_with_everything_recorded(
     with serving(tmp_path, config(latency_s=0.4)) as served:
         for n in range(5):
             submit(served, str(n))
-        wait_until(lambda: status(served, "4") == "sending")
+        wait_until(lambda: status(served, "4") == "processing")
         served.process.send_signal(number)
         code = served.process.wait(20)
 
@@ -114,7 +115,7 @@ def test_a_signal_ends_it_in_order_with_everything_recorded(
 def test_what_is_in_flight_past_the_drain_is_uncertain_at_the_next_start(tmp_path: Path) -> None:
     with serving(tmp_path, config(latency_s=600, drain_s=0.2)) as served:
         submit(served, "1")
-        wait_until(lambda: status(served, "1") == "sending")
+        wait_until(lambda: status(served, "1") == "processing")
         code = served.stop()
 
     assert (code, states(tmp_path)) == (0, {"uncertain": 1})
@@ -128,7 +129,7 @@ def test_what_is_in_flight_past_the_drain_is_uncertain_at_the_next_start(tmp_pat
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     with serving(tmp_path, config(latency_s=600, drain_s=600)) as served:
         submit(served, "1")
-        wait_until(lambda: status(served, "1") == "sending")
+        wait_until(lambda: status(served, "1") == "processing")
         served.process.send_signal(signal.SIGINT)
         wait_until(lambda: "service.stopping" in events(tmp_path))
         before_s = time.monotonic()

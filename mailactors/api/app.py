@@ -1,27 +1,22 @@
-"""The application: its routes with their handlers, and what holds for every request.
+"""The application: the routes, and what holds for every request.
 
-A handler only waits. The commit happens in the spool's actor, so a client that hangs up cancels
-nothing but the wait, and the same key returns the answer (quart-trio cancels the handler then).
+A handler only waits for the spool's actor, which commits. A client that hangs up cancels only that
+wait (quart-trio cancels its handler), and the same idempotency key returns the answer.
 """
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-import trio
 from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from mailactors.api.accepting import Accepting
-from mailactors.api.asking import Asking
-from mailactors.api.events import Feeding
 from mailactors.api.exchange import BODY_BYTES_MAX, LimitedRequest
-from mailactors.api.operating import Operating
-from mailactors.api.parts import ApiParts, Metrics, Reload
+from mailactors.api.parts import ApiParts
 from mailactors.api.problems import (
     SLUG_OF_STATUS,
     ProblemError,
@@ -29,15 +24,9 @@ from mailactors.api.problems import (
     problem_response,
 )
 from mailactors.api.routes import LIMITED, ROUTES
-from mailactors.api.settling import Settling
-from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
-from mailactors.observe.watchdog import WatchdogStatus
-from mailactors.runtime.ports import Clock, Ids, Journal, SystemIds
-from mailactors.spool.actor import SpoolSignals
+from mailactors.runtime.ports import Journal
 from mailactors.spool.port import SpoolError, SpoolFullError
-from mailactors.spool.reader import SpoolReader
-from mailactors.spool.writer import SpoolWriter
 
 BODY_WITHIN_S: Final = 30.0
 """How long a body may take to arrive."""
@@ -46,75 +35,22 @@ LIMIT_WINDOW_S: Final = 60
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-def create_app(
-    door: Door,
-    reader: SpoolReader,
-    lanes: Mapping[str, Lane],
-    clock: Clock,
-    *,
-    signals: SpoolSignals,
-    journal: Journal,
-    stopping: trio.Event | None = None,
-    writer: SpoolWriter | None = None,
-    ids: Ids | None = None,
-    reload: Reload | None = None,
-    metrics: Metrics | None = None,
-    watch: WatchdogStatus | None = None,
-) -> QuartTrio:
-    """Build the ASGI application.
-
-    Args:
-        door: where messages are accepted.
-        reader: where the spool is asked.
-        lanes: the providers' desks, by name, in the configuration's order.
-        clock: for lanes' times, and for how long the disk has been full.
-        signals: the spool's; tells that its disk is full, and that something was committed.
-        journal: where faults of ours are noted, without anything that a client sent.
-        stopping: set when the service begins to stop; it is not ready then, and streams end.
-        writer: takes commands by hand; without it there are none.
-        ids: names messages that are retried by hand.
-        reload: takes over the configuration; without it there is nothing to reload.
-        metrics: returns them all; without it there are none.
-        watch: what the watchdog found; without it the ledger says that nobody watches.
-    """
-    parts = ApiParts(
-        door=door,
-        reader=reader,
-        lanes=lanes,
-        clock=clock,
-        signals=signals,
-        journal=journal,
-        stopping=trio.Event() if stopping is None else stopping,
-        ids=SystemIds(clock) if ids is None else ids,
-        writer=writer,
-        reload=reload,
-        metrics=metrics,
-        watch=watch,
-    )
-    return _build(parts)
-
-
-def _build(parts: ApiParts) -> QuartTrio:
+def create_app(parts: ApiParts) -> QuartTrio:
+    """Build the ASGI application over the gateway's parts."""
     app = QuartTrio("mailactors.api", static_folder=None)
     app.request_class = LimitedRequest
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
     app.config["BODY_TIMEOUT"] = BODY_WITHIN_S
     app.url_map.merge_slashes = False  # a redirect would lose the body
     app.url_map.strict_slashes = False
-    _add_routes(app, parts)
+    for route in ROUTES:
+        handler = partial(route.handler, parts)
+        app.add_url_rule(route.rule, route.operation_id, handler, methods=[route.method])
     _handle_errors(app, parts.journal)
     app.before_request(_refuse_other_sites)
     app.after_request(_harden)
-    _tell_limits(app, parts.door)
+    _show_limits(app, parts.door)
     return app
-
-
-def _add_routes(app: QuartTrio, parts: ApiParts) -> None:
-    groups = (Accepting(parts), Asking(parts), Operating(parts), Settling(parts), Feeding(parts))
-    for route in ROUTES:
-        name = route.operation_id
-        (handler,) = (getattr(group, name) for group in groups if hasattr(group, name))
-        app.add_url_rule(route.rule, name, handler, methods=[route.method])
 
 
 async def _refuse_other_sites() -> None:
@@ -139,15 +75,15 @@ async def _harden(response: Response) -> Response:
     return response
 
 
-def _tell_limits(app: QuartTrio, door: Door) -> None:
-    """Add what is left of the service's own limit to whatever brings messages in.
+def _show_limits(app: QuartTrio, door: Door) -> None:
+    """Add what is left of the service's own limit to each answer of a route that accepts messages.
 
     The limit slides: `t` is when a refused request has room again, and else when all that was
     used up to now is given back.
     Source: draft-ietf-httpapi-ratelimit-headers-10.
     """
 
-    async def tell(response: Response) -> Response:
+    async def add_headers(response: Response) -> Response:
         limit = door.minute_left()
         if limit is not None and request.endpoint in LIMITED:
             is_refused = response.status_code == 429
@@ -156,11 +92,11 @@ def _tell_limits(app: QuartTrio, door: Door) -> None:
             response.headers["RateLimit"] = f'"service";r={limit[1]};t={seconds}'
         return response
 
-    app.after_request(tell)
+    app.after_request(add_headers)
 
 
 def _handle_errors(app: QuartTrio, journal: Journal) -> None:
-    """Let every error end as problem+json; what is a fault of ours is noted, without its words."""
+    """Answer every error as problem+json; log a fault of ours, without the text of its error."""
 
     async def on_problem(error: ProblemError) -> Response:
         return problem_response(error)
@@ -188,7 +124,7 @@ def _handle_errors(app: QuartTrio, journal: Journal) -> None:
 
 
 def http_problem(error: HTTPException) -> Response:
-    """Return what the framework refused as a problem."""
+    """Return the framework's refusal as a problem."""
     headers = {}
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         headers["Allow"] = ", ".join(sorted(error.valid_methods))

@@ -1,7 +1,7 @@
 """From a batch's bytes to its messages, each decoded apart, and from outcomes to results.
 
-Plain functions. The body is cut first and decoded message by message, so that what is wrong with
-one is only its own fault, and others get their turn in between.
+Plain functions. The body is split first and decoded message by message, so that a fault of one
+message refuses only that one, and other requests run in between.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import Final, TypeAlias
 
 import msgspec
 
+from mailactors.api.bodies import full_submission, refusal_of
 from mailactors.api.decoding import decode_body
+from mailactors.api.exchange import url_of
 from mailactors.api.problems import FaultView, Problem, ProblemError, problem_of
 from mailactors.api.schemas import BATCH_MAX, BatchItem, BatchResult
-from mailactors.api.submissions import full_submission, refusal_of
 from mailactors.intake.submission import IntakeError, Submission
 from mailactors.spool.port import Receipt
 
@@ -25,13 +26,13 @@ _PLACES: Final = [(f"message_{index}", msgspec.Raw, None) for index in range(BAT
 _ARRAY: Final = msgspec.json.Decoder(
     msgspec.defstruct("Array", _PLACES, array_like=True, forbid_unknown_fields=True)
 )
-"""Cuts an array without decoding it, and ends at the first element too many: a list of Raw is
-built to its end before it is found too long, 1.2 GiB and 5 s for 32 MiB of small numbers."""
+"""Splits an array without decoding it, and stops at the first element too many. A list of Raw is
+built to its end before its length is checked: 1.2 GiB and 5 s for 32 MiB of small numbers."""
 _ITEM: Final = msgspec.json.Decoder(BatchItem)
 
 
 class Read(msgspec.Struct, frozen=True):
-    """A message as the client sent it, and what it asks for."""
+    """A message as the client sent it, and as the door takes it."""
 
     item: BatchItem
     submission: Submission
@@ -43,7 +44,7 @@ Entry: TypeAlias = Read | ProblemError
 def cut_array(body: bytes) -> Sequence[bytes | msgspec.Raw]:
     """Return the elements of a JSON array, as they stand in the body.
 
-    Raises: ProblemError when it is none, or has too many.
+    Raises: ProblemError when it is not an array, or has too many.
     """
     try:
         return [item for item in msgspec.structs.astuple(_ARRAY.decode(body)) if item is not None]
@@ -57,7 +58,7 @@ def cut_array(body: bytes) -> Sequence[bytes | msgspec.Raw]:
 
 
 def cut_lines(body: bytes) -> Sequence[bytes | msgspec.Raw]:
-    """Return the lines that are not empty; what is on them is looked at later.
+    """Return the lines that are not empty, not decoded.
 
     >>> cut_lines(b'{"to": 1}\\r\\n\\nno JSON')
     [b'{"to": 1}', b'no JSON']
@@ -85,14 +86,16 @@ def read_entry(data: bytes | msgspec.Raw) -> Entry:
 
 
 def result_of(index: int, entry: Entry, outcome: Receipt | IntakeError | None) -> BatchResult:
-    """Return what became of a message; `outcome` is the door's word on one that it saw."""
+    """Return a message's result; `outcome` is the door's, for a message that could be decoded."""
     if isinstance(entry, ProblemError):
         return _refused(index, entry)
     if isinstance(outcome, IntakeError):
         return _refused(index, refusal_of(outcome, entry.item))
     assert outcome is not None
     status = 200 if outcome.is_replay else 202
-    return BatchResult(status, outcome.id, outcome.message_id, f"/v1/messages/{outcome.id}")
+    return BatchResult(
+        status, outcome.id, outcome.client_id, outcome.message_id, url_of(outcome.id)
+    )
 
 
 def _refused(index: int, error: ProblemError) -> BatchResult:

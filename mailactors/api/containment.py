@@ -1,9 +1,9 @@
-"""One HTTP connection that cannot take the service with it.
+"""One HTTP connection whose failure ends no other.
 
-hypercorn 0.18 on Trio lets some exceptions of a connection out into the nursery of all of them, and
-so a stranger's request ends the server: a websocket upgrade followed by one more byte (hypercorn
-#225), or an HTTP/2 request that is answered before its body ended (#312, #329, #334). Here they end
-at their own connection. Three more leaks are stopped beside them:
+hypercorn 0.18 on Trio lets some exceptions of a connection out into the nursery of all of them, so
+that one request ends the server: a websocket upgrade followed by one more byte (hypercorn #225), or
+an HTTP/2 request that is answered before its body ended (#312, #329, #334). Here they end with
+their own connection. Three more defects are mended:
 
 - a send to a peer that never reads is shielded from cancellation and has no deadline;
 - closing, and starting the idle timer, are cancelled together with the request that was answered,
@@ -11,8 +11,8 @@ at their own connection. Three more leaks are stopped beside them:
 - the read timeout would also cut off a client that has sent everything and waits for its answer:
   here it counts only while a body is owed.
 
-Nothing is patched: this subclass is what our own server starts. It stands on the insides of
-hypercorn 0.18, which is why the dependency is pinned so tightly.
+Nothing is patched: `api.server` starts this subclass. It relies on internals of hypercorn 0.18, so
+the dependency is pinned to it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RECEIVE_BYTES: Final = 65536
 
 
 class ContainedConnection(TCPServer):
-    """A connection whose failures are noted and go no further."""
+    """A connection whose failures are logged and end only itself."""
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class ContainedConnection(TCPServer):
         self._send_within_s = send_within_s
 
     async def run(self) -> None:
-        """Serve the connection to its end, whatever that is."""
+        """Serve the connection to its end."""
         try:
             await super().run()
         except* Exception as group:
-            # What else there is, Cancelled above all, is raised again by `except*` itself.
+            # `except*` raises the rest again, above all Cancelled.
             self._journal.note("api.connection", level="warning", error=describe(group))
 
     async def protocol_send(self, event: Event) -> None:

@@ -1,8 +1,8 @@
-"""Bodies and queries become typed values here, or clean faults; nowhere else.
+"""Decodes bodies and queries into typed values, or says what is wrong with them.
 
-What is not JSON is a 400, what is JSON but not what was asked for a 422 with a JSON pointer. Every
-body goes through a typed decoder, which never builds what it does not know: nesting, huge numbers
-and unknown fields end at the first byte that is wrong.
+A body that is not JSON is a 400; JSON of another shape is a 422 with a JSON pointer. Typed decoders
+never build what they do not know: they stop at the first wrong byte of nesting, huge numbers and
+unknown fields.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ JSON_MEDIA_TYPE: Final = "application/json"
 _WHERE = re.compile(r"(.*?)(?: - at (?:`key` in )?`(\$[^`]*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_UNLISTED = re.compile(r"Invalid enum value .*", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _WORDS: Final = {
     "`str`": "a string",
@@ -44,7 +45,7 @@ _NESTED: Final[Mapping[str, type[msgspec.Struct]]] = {"attachments": AttachmentI
 def check_content_type(content_type: str | None, *media_types: str) -> str:
     """Return the media type of a body that is declared as one of these, JSON if none is given.
 
-    A form's content type is curl's default, so the refusal says what to add.
+    curl sends a form's content type by default, so the refusal says which header to add.
 
     Raises: ProblemError.
     """
@@ -110,7 +111,7 @@ def _bad_parameter(fault: FaultView) -> ProblemError:
 
 
 def _fault(text: str, shape: type[msgspec.Struct]) -> FaultView:
-    """Read msgspec's words: what is wrong, and where (`$.to[1]` is `/to/1`)."""
+    """Parse msgspec's error text: what is wrong, and where (`$.to[1]` is `/to/1`)."""
     found = _WHERE.fullmatch(text)
     assert found is not None
     what, where = found[1], found[2] or "$"
@@ -119,6 +120,8 @@ def _fault(text: str, shape: type[msgspec.Struct]) -> FaultView:
         return FaultView(_unknown_words(unknown[1], steps, shape), pointer_of([*steps, unknown[1]]))
     if missing := _MISSING.fullmatch(what):
         return FaultView("is required", pointer_of([*steps, missing[1]]))
+    if _UNLISTED.fullmatch(what) and (choices := _choices(shape, steps)):
+        return FaultView(f"is none of {', '.join(choices)}", pointer_of(steps))
     return FaultView(_plain_words(what), pointer_of(steps))
 
 
@@ -130,15 +133,28 @@ def _unknown_words(name: str, steps: Sequence[str], shape: type[msgspec.Struct])
     return f"is not known; {hint}" if known else "is not known"
 
 
+def _choices(shape: type[msgspec.Struct], steps: Sequence[str]) -> list[str]:
+    """Return the values of a top-level enumeration, or none for another field."""
+    shaped = msgspec.inspect.type_info(shape)
+    assert isinstance(shaped, msgspec.inspect.StructType)
+    for type_ in [field.type for field in shaped.fields if [field.encode_name] == steps]:
+        for kind in type_.types if isinstance(type_, msgspec.inspect.UnionType) else (type_,):
+            if isinstance(kind, msgspec.inspect.EnumType):
+                return [str(each.value) for each in kind.cls]
+            if isinstance(kind, msgspec.inspect.LiteralType):
+                return [str(each) for each in kind.values]
+    return []
+
+
 def _plain_words(text: str) -> str:
-    """Say it in JSON's words and in lower case: "expected a string, got an integer"."""
+    """Return the text with JSON's type names in lower case: "expected a string, got a number"."""
     for word, plain in _WORDS.items():
         text = text.replace(word, plain)
     return text[:1].lower() + text[1:]
 
 
 def _refuse_duplicates(body: bytes) -> None:
-    """Refuse an object that names a field twice: two readers would read two messages."""
+    """Refuse an object that names a field twice: readers differ in which one they take."""
     json.loads(body.decode(), object_pairs_hook=_unique, parse_int=str, parse_float=str)
 
 

@@ -1,15 +1,14 @@
-"""Server-sent events: what happens in the spool, as it happens, to whoever listens.
+"""Server-sent events: each event of the spool, soon after its commit, to every client that follows.
 
-A stream reads from the spool where its client left off, a page at a time and only when it has sent
-the page before; so a slow client holds nothing here but its place. It looks whether there was a
-commit every `POLL_S`, and asks the spool only then.
+A stream reads from the spool after the last event that its client has, a page at a time, and the
+next page only when the one before was sent; so a slow client costs no memory but its position. It
+checks every `POLL_S` whether there was a commit, and asks the spool only then.
 
 Source: HTML, section 9.2 (server-sent events).
 """
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Final, Self
@@ -23,11 +22,12 @@ from mailactors.api import schemas_control, views
 from mailactors.api.exchange import read_query
 from mailactors.api.parts import ApiParts
 from mailactors.api.problems import FaultView, ProblemError
+from mailactors.model.facts import public_facts
 from mailactors.spool.port import FeedEvent, SpoolError
 
 MEDIA_TYPE: Final = "text/event-stream"
 STREAMS_MAX: Final = 32
-"""Clients that listen at once; each costs two questions a second at most."""
+"""Streams that are open at once; each asks the spool twice a second at most."""
 STREAMS_RETRY_S: Final = 5.0
 PAGE: Final = 100
 """Events read at once."""
@@ -36,36 +36,29 @@ HEARTBEAT_S: Final = 15.0
 """Silence after which a comment is sent, so that proxies keep the connection."""
 DIGITS_MAX: Final = 16
 RECONNECT_MS: Final = 1000
-"""How long a client is told to wait before it comes again."""
+"""How long the stream asks a client to wait before it connects again."""
 
 
-class Feeding:
-    """The handler, and the streams that it has given out."""
-
-    def __init__(self, parts: ApiParts) -> None:
-        self._parts = parts
-        self._open: weakref.WeakSet[EventBody] = weakref.WeakSet()
-
-    async def events(self) -> Response:
-        """Return a stream of events after the one that the client knows, or from now on."""
-        after = wanted_after()
-        latest = await self._parts.reader.ask(lambda spool: spool.latest_event_seq())
-        if after is not None and after > latest:
-            raise _bad_place(f"there is no such event yet; the latest is {latest}")
-        if len(self._open) >= STREAMS_MAX:
-            detail = f"{STREAMS_MAX} clients are listening already"
-            raise ProblemError("overloaded", detail, retry_after_s=STREAMS_RETRY_S)
-        if request.method == "HEAD":
-            return Response(b"", content_type=MEDIA_TYPE)
-        body = EventBody(self._parts, latest if after is None else after, self._open)
-        response = Response(body, content_type=MEDIA_TYPE)
-        response.timeout = None
-        response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it back
-        return response
+async def follow_events(parts: ApiParts) -> Response:
+    """Return a stream of events after the one that the client knows, or from now on."""
+    after = wanted_after()
+    latest = await parts.reader.ask(lambda spool: spool.latest_event_seq())
+    if after is not None and after > latest:
+        raise _bad_place(f"there is no such event yet; the latest is {latest}")
+    if len(parts.streams) >= STREAMS_MAX:
+        detail = f"{STREAMS_MAX} streams are open already"
+        raise ProblemError("overloaded", detail, retry_after_s=STREAMS_RETRY_S)
+    if request.method == "HEAD":
+        return Response(b"", content_type=MEDIA_TYPE)
+    body = EventBody(parts, latest if after is None else after)
+    response = Response(body, content_type=MEDIA_TYPE)
+    response.timeout = None
+    response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it back
+    return response
 
 
 def wanted_after() -> int | None:
-    """Return the event that the client knows: a browser that reconnects says so in the header.
+    """Return the last event that the client has: a browser that reconnects sends it in the header.
 
     Raises: ProblemError.
     """
@@ -82,12 +75,11 @@ def wanted_after() -> int | None:
 class EventBody(ResponseBody):
     """The endless body of one stream; it counts as open until it is closed or dropped."""
 
-    def __init__(self, parts: ApiParts, after: int, opened: weakref.WeakSet[EventBody]) -> None:
+    def __init__(self, parts: ApiParts, after: int) -> None:
         self._parts = parts
         self._after = after
-        self._opened = opened
         self._lines = self._run()
-        opened.add(self)
+        parts.streams.add(self)
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,14 +87,14 @@ class EventBody(ResponseBody):
     async def __aexit__(
         self, kind: type[BaseException], error: BaseException, trace: TracebackType
     ) -> None:
-        self._opened.discard(self)
+        self._parts.streams.discard(self)
         await self._lines.aclose()  # type: ignore[attr-defined]
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self._lines
 
     async def _run(self) -> AsyncIterator[bytes]:
-        """Yield the place to come back to, then events, or heartbeats, until the service stops."""
+        """Yield the position to resume from, then events and heartbeats, until the end."""
         yield f"retry: {RECONNECT_MS}\nid: {self._after}\n\n".encode()
         clock, stopping = self._parts.clock, self._parts.stopping
         seen, quiet_since_s = -1.0, clock.now_s()
@@ -123,7 +115,7 @@ class EventBody(ResponseBody):
         yield b"event: stopping\ndata: {}\n\n"
 
     async def _next_page(self) -> tuple[FeedEvent, ...] | None:
-        """Return the next events, or None when the spool cannot tell just now."""
+        """Return the next events, or None when the spool does not answer."""
         try:
             page = await self._parts.reader.ask(lambda spool: spool.events_after(self._after, PAGE))
         except SpoolError:
@@ -134,7 +126,14 @@ class EventBody(ResponseBody):
 
 def encode_event(event: FeedEvent) -> bytes:
     """Return an event as it is sent; JSON has no line breaks of its own."""
-    view = schemas_control.EventView(event.id, event.stream, views.rfc3339(event.at), event.facts)
+    view = schemas_control.EventView(
+        id=event.id,
+        client_id=event.client_id or None,
+        rfc_message_id=event.message_id,
+        stream=event.stream,
+        at=views.rfc3339(event.at),
+        facts=public_facts(event.facts),
+    )
     head = f"id: {event.seq}\nevent: {event.kind}\ndata: ".encode()
     return head + msgspec.json.encode(view) + b"\n\n"
 

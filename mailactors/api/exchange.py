@@ -1,4 +1,4 @@
-"""Requests in, answers out: what every handler does the same way."""
+"""How every handler reads a request and writes an answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BATCH_PATH: Final = "/v1/messages/batch"
 
 
 class LimitedRequest(TrioRequest):
-    """A request that knows how large a body its route reads; the limit holds from byte one on."""
+    """A request with its route's limit on the body, which holds from the first byte."""
 
     def __init__(self, method: str, scheme: str, path: str, *others: Any, **named: Any) -> None:
         is_batch = path.rstrip("/") == BATCH_PATH
@@ -54,3 +54,8 @@ def read_query(shape: type[T]) -> T:
 def answer(view: msgspec.Struct, status: int = 200) -> Response:
     """Return a value as JSON."""
     return Response(msgspec.json.encode(view), status, content_type="application/json")
+
+
+def url_of(message_id: str) -> str:
+    """Return where a message is shown, by our id."""
+    return f"/v1/messages/{message_id}"

@@ -1,4 +1,4 @@
-"""What never reaches the application: websockets, CONNECT, and targets that Quart chokes on."""
+"""Refuses what the application cannot handle: websockets, CONNECT, and unreadable targets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def guard(app: ASGIFramework) -> ASGIFramework:
-    """Return the application behind a guard, which refuses what the application has no word for."""
+    """Return the application behind a guard that answers such requests itself."""
 
     async def guarded(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         if scope["type"] == "websocket":

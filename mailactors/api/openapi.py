@@ -1,9 +1,9 @@
-"""The OpenAPI 3.1 document, made of the table of routes and of the schemas' types."""
+"""The OpenAPI 3.1 document, generated from the table of routes and the schemas."""
 
 from __future__ import annotations
 
-import functools
 import re
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -12,7 +12,7 @@ import mailactors
 from mailactors.api import schemas
 from mailactors.api.batch import NDJSON_MEDIA_TYPE
 from mailactors.api.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX, Problem
-from mailactors.api.routes import JSON, ROUTES, Route
+from mailactors.api.route import JSON, Route
 
 _REF: Final = "#/components/schemas/{name}"
 _RETRY_AFTER: Final = {
@@ -48,27 +48,21 @@ _LAST_EVENT_ID: Final = {
 }
 
 
-@functools.cache
-def document_json() -> bytes:
-    """Return the document as JSON; it never changes while the process lives."""
-    return msgspec.json.encode(document())
-
-
-def document() -> dict[str, Any]:
+def document(routes: Sequence[Route]) -> dict[str, Any]:
     """Return the document: every route, every answer, every problem."""
-    queries = {route.query for route in ROUTES if route.query is not None}
+    queries = {route.query for route in routes if route.query is not None}
     types = queries | {
         type_
-        for route in ROUTES
+        for route in routes
         for type_ in (route.body, *route.answers.values(), Problem)
         if type_ is not None
     }
     in_order = sorted(types, key=lambda type_: type_.__name__)
     _, components = msgspec.json.schema_components(in_order, ref_template=_REF)
     for query in queries:
-        del components[query.__name__]  # they are told parameter by parameter
+        del components[query.__name__]  # they are listed parameter by parameter
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",

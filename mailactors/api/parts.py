@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
 
 import trio
 
+from mailactors.api.problems import ProblemError
 from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
 from mailactors.observe.watchdog import WatchdogStatus
@@ -15,6 +17,9 @@ from mailactors.runtime.ports import Clock, Ids, Journal
 from mailactors.spool.actor import SpoolSignals
 from mailactors.spool.reader import SpoolReader
 from mailactors.spool.writer import SpoolWriter
+
+BATCHES_MAX: Final = 8
+"""Batches that are read or accepted at once; each may hold 32 MiB, and as much decoded."""
 
 Reload: TypeAlias = Callable[[], Awaitable[list[str]]]
 """Takes over the configuration; returns what has to wait for a restart, one note each.
@@ -25,19 +30,40 @@ Metrics: TypeAlias = Callable[[], Awaitable[bytes]]
 """Returns all metrics in Prometheus's text format, version 0.0.4."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class ApiParts:
     """Where each question and command goes. What is None is not served."""
 
     door: Door
+    """Accepts messages."""
     reader: SpoolReader
     lanes: Mapping[str, Lane]
+    """The providers' lanes by name, in the configuration's order."""
     clock: Clock
     signals: SpoolSignals
+    """Says that the spool's disk is full, and that something was committed."""
     journal: Journal
-    stopping: trio.Event
+    """Records our own faults, without anything that a client sent."""
     ids: Ids
+    """Names messages that are retried by hand."""
+    stopping: trio.Event = field(default_factory=trio.Event)
+    """Set when the service begins to stop: it is not ready then, and event streams end."""
     writer: SpoolWriter | None = None
     reload: Reload | None = None
     metrics: Metrics | None = None
     watch: WatchdogStatus | None = None
+    """The alarms; without it the ledger's `alarms` are null."""
+
+    batches: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BATCHES_MAX))
+    reloading: trio.Lock = field(default_factory=trio.Lock)
+    streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
+    """The event streams that are open."""
+
+    def commands(self) -> SpoolWriter:
+        """Return the spool's writer.
+
+        Raises: ProblemError where there is none.
+        """
+        if self.writer is None:
+            raise ProblemError("not-found", "this gateway takes no commands here")
+        return self.writer

@@ -1,7 +1,7 @@
-"""Every answer that is not what was asked for: RFC 9457 problem details with a stable `type`.
+"""Every refusal and fault: RFC 9457 problem details with a stable `type`.
 
-A problem says what the client can do about it and shows nothing of our insides. The table below is
-the whole list; a `type` in it is never renamed.
+A problem says what the client can do about it, and nothing of the implementation. The table below
+is the whole list; a `type` in it is never renamed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mailactors.errors import MailactorsError
 MEDIA_TYPE: Final = "application/problem+json"
 TYPE_PREFIX: Final = "urn:mailactors:problem:"
 ERRORS_MAX: Final = 100
-"""Faults told at once; the client mends these first."""
+"""Faults in one answer; further ones are left out."""
 
 
 class ProblemType(NamedTuple):
@@ -50,7 +50,7 @@ KINDS: Final[Mapping[str, ProblemType]] = MappingProxyType(
         "idempotency-key-reused": ProblemType(422, "The key was used with other content before"),
         "rate-limited": ProblemType(429, "Too many requests"),
         "internal": ProblemType(500, "Something went wrong on our side"),
-        "overloaded": ProblemType(503, "There is no room just now"),
+        "overloaded": ProblemType(503, "There is no room now"),
         "stopping": ProblemType(503, "The service is shutting down"),
         "not-ready": ProblemType(503, "The service cannot accept messages"),
         "spool-unavailable": ProblemType(503, "The spool does not answer"),
@@ -68,9 +68,9 @@ SLUG_OF_STATUS: Final[Mapping[int, str]] = MappingProxyType(
         503: "overloaded",
     }
 )
-"""For what the framework refuses before a route of ours sees it."""
+"""For requests that the framework refuses before a handler runs."""
 CLOSING: Final = frozenset({408, 413})
-"""After these a part of the body is still on its way: the connection is of no more use."""
+"""After these the rest of the body is still arriving, so the connection is closed."""
 
 
 class FaultView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -84,7 +84,7 @@ class FaultView(msgspec.Struct, frozen=True, omit_defaults=True):
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
     """Problem details (RFC 9457 §3.1).
 
-    `errors` has one entry for each fault of a body, `counts` say how much was done before.
+    `errors` has one entry for each fault of a body; `counts` say how much was done.
     """
 
     type: str
@@ -96,7 +96,7 @@ class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class ProblemError(MailactorsError):
-    """Raised by whatever refuses a request; becomes its answer."""
+    """Refuses a request; becomes its answer."""
 
     def __init__(
         self,

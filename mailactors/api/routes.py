@@ -1,16 +1,28 @@
-"""The table of routes: what each takes, answers and may refuse. The document is made of it."""
+"""The table of routes: who handles each, what it takes, answers and may refuse."""
 
 from __future__ import annotations
 
-import re
+import functools
 from typing import Final
 
 import msgspec
+from quart import Response
 
-from mailactors.api import schemas, schemas_control
-from mailactors.api.exchange import BATCH_PATH
-
-JSON: Final = "application/json"
+import mailactors
+from mailactors.api import (
+    events,
+    messages,
+    openapi,
+    operation,
+    providers,
+    schemas,
+    schemas_control,
+    submissions,
+    suppressions,
+)
+from mailactors.api.exchange import BATCH_PATH, answer
+from mailactors.api.parts import ApiParts
+from mailactors.api.route import JSON, Route
 
 _READ: Final = ("invalid-parameter", "internal", "spool-unavailable")
 _BODY: Final = (
@@ -25,26 +37,20 @@ _COMMAND: Final = ("invalid-parameter", "not-found", "internal", "overloaded", "
 _CONTROL: Final = ("invalid-parameter", "not-found", "internal", "overloaded")
 
 
-class Route(msgspec.Struct, frozen=True):
-    """One route: `operation_id` is the name of its handler, `problems` are slugs."""
+async def _openapi(_parts: ApiParts) -> Response:
+    """Return the description of all routes."""
+    return Response(_document_json(), content_type=JSON)
 
-    method: str
-    rule: str
-    operation_id: str
-    summary: str
-    answers: dict[int, type[msgspec.Struct] | None]
-    problems: tuple[str, ...] = ("internal",)
-    body: type[msgspec.Struct] | None = None
-    query: type[msgspec.Struct] | None = None
-    is_limited: bool = False
-    """It brings messages in, so that the service's own limit is told with each answer."""
-    media: str = JSON
-    """What a good answer is."""
 
-    @property
-    def path(self) -> str:
-        """The rule as OpenAPI writes it: `/v1/messages/{name}`."""
-        return re.sub(r"<([a-z_]+)>", r"{\1}", self.rule)
+@functools.cache
+def _document_json() -> bytes:
+    return msgspec.json.encode(openapi.document(ROUTES))
+
+
+async def _index(_parts: ApiParts) -> Response:
+    """List the routes."""
+    summaries = {f"{route.method} {route.path}": route.summary for route in ROUTES}
+    return answer(schemas_control.Index("mailactors", mailactors.__version__, summaries))
 
 
 _MESSAGES: Final = (
@@ -52,6 +58,7 @@ _MESSAGES: Final = (
         "POST",
         "/send-email",
         "send_email",
+        submissions.send_email,
         "Accept a message in the short form; its id is the idempotency key",
         {202: schemas.ShortReceipt, 200: schemas.ShortReceipt},
         _ACCEPT,
@@ -62,6 +69,7 @@ _MESSAGES: Final = (
         "GET",
         "/statuses",
         "statuses",
+        messages.list_statuses,
         "Every message's status, newest first, by pages; ?id= for one",
         {200: schemas.StatusPage},
         _READ,
@@ -71,6 +79,7 @@ _MESSAGES: Final = (
         "POST",
         "/v1/messages",
         "post_message",
+        submissions.post_message,
         "Accept a message",
         {202: schemas.MessageReceipt, 200: schemas.MessageReceipt},
         _ACCEPT,
@@ -81,6 +90,7 @@ _MESSAGES: Final = (
         "POST",
         BATCH_PATH,
         "post_batch",
+        submissions.post_batch,
         "Accept up to 1,000 messages in one commit, with a result for each",
         {200: schemas.BatchResults},
         tuple(
@@ -93,7 +103,8 @@ _MESSAGES: Final = (
         "GET",
         "/v1/messages",
         "messages",
-        "Messages, newest first, by pages, filtered by what became of them",
+        messages.list_messages,
+        "Messages, newest first, by pages, by stream, state, recipient, tag and time",
         {200: schemas_control.MessagePage},
         _READ,
         query=schemas_control.MessagesQuery,
@@ -102,6 +113,7 @@ _MESSAGES: Final = (
         "GET",
         "/v1/messages/<name>",
         "message",
+        messages.show_message,
         "A message's deliveries and its timeline, by our id or the client's",
         {200: schemas.MessageView},
         (*_READ, "not-found"),
@@ -110,7 +122,8 @@ _MESSAGES: Final = (
         "POST",
         "/v1/messages/<name>/cancel",
         "cancel_message",
-        "Cancel what is not yet on its way",
+        messages.cancel_message,
+        "Cancel the deliveries that are not being sent yet",
         {200: schemas_control.CancelReceipt},
         (*_COMMAND, "too-late"),
     ),
@@ -118,6 +131,7 @@ _MESSAGES: Final = (
         "POST",
         "/v1/messages/<name>/retry",
         "retry_message",
+        messages.retry_message,
         "Send once more what a final message did not get sent, as a new message",
         {202: schemas_control.RetryReceipt},
         (*_COMMAND, "not-retried"),
@@ -126,6 +140,7 @@ _MESSAGES: Final = (
         "POST",
         "/v1/messages/<name>/settle",
         "settle_message",
+        messages.settle_message,
         "Settle by hand what of a message is uncertain or held",
         {200: schemas_control.SettleReceipt},
         (*dict.fromkeys((*_BODY, *_COMMAND)), "not-settled"),
@@ -137,6 +152,7 @@ _OPERATION: Final = (
         "GET",
         "/v1/providers",
         "providers",
+        providers.list_providers,
         "The providers as they are now",
         {200: schemas_control.Providers},
     ),
@@ -145,20 +161,30 @@ _OPERATION: Final = (
             "POST",
             f"/v1/providers/<name>/{verb}",
             f"{verb}_provider",
+            handler,
             summary,
             {200: schemas_control.ProviderView},
             _CONTROL,
         )
-        for verb, summary in (
-            ("pause", "Give a provider nothing new; what is in flight goes on"),
-            ("resume", "Give a paused provider messages again"),
-            ("reset", "Forget what was learnt of a provider: its breaker closes"),
+        for verb, handler, summary in (
+            (
+                "pause",
+                providers.pause_provider,
+                "Give a provider nothing new; what is in flight goes on",
+            ),
+            ("resume", providers.resume_provider, "Give a paused provider messages again"),
+            (
+                "reset",
+                providers.reset_provider,
+                "Forget what was learnt of a provider: its breaker closes",
+            ),
         )
     ),
     Route(
         "GET",
         "/v1/suppressions",
         "suppressions",
+        suppressions.list_suppressions,
         "The addresses that get no mail, by pages",
         {200: schemas_control.SuppressionPage},
         _READ,
@@ -168,7 +194,8 @@ _OPERATION: Final = (
         "POST",
         "/v1/suppressions",
         "suppress",
-        "Let an address get no mail from now on",
+        suppressions.suppress,
+        "Send an address no mail from now on",
         {200: schemas_control.SuppressionView},
         (*_BODY, "not-found", "overloaded", "spool-unavailable"),
         body=schemas_control.SuppressionIn,
@@ -177,7 +204,8 @@ _OPERATION: Final = (
         "DELETE",
         "/v1/suppressions",
         "unsuppress",
-        "Let an address get mail again",
+        suppressions.unsuppress,
+        "Send an address mail again",
         {200: schemas_control.Unsuppression},
         _COMMAND,
         query=schemas_control.AddressQuery,
@@ -186,7 +214,8 @@ _OPERATION: Final = (
         "GET",
         "/v1/ledger",
         "ledger",
-        "Accepted deliveries and where they are, and whether that adds up",
+        operation.show_ledger,
+        "Accepted deliveries by state, and whether the sums agree",
         {200: schemas_control.LedgerView},
         ("internal", "spool-unavailable"),
     ),
@@ -194,7 +223,8 @@ _OPERATION: Final = (
         "GET",
         "/v1/events",
         "events",
-        "What happens, as it happens: server-sent events",
+        events.follow_events,
+        "Every event as it is committed: server-sent events",
         {200: None},
         (*_READ, "overloaded"),
         query=schemas_control.EventsQuery,
@@ -204,6 +234,7 @@ _OPERATION: Final = (
         "POST",
         "/v1/reload",
         "reload_configuration",
+        operation.reload_configuration,
         "Take over the configuration as it is now, or change nothing",
         {200: schemas_control.Reloaded},
         ("invalid-parameter", "not-found", "configuration", "internal"),
@@ -212,6 +243,7 @@ _OPERATION: Final = (
         "GET",
         "/metrics",
         "metrics",
+        operation.show_metrics,
         "Metrics for Prometheus",
         {200: None},
         ("not-found", "internal", "spool-unavailable"),
@@ -221,6 +253,7 @@ _OPERATION: Final = (
         "GET",
         "/healthz",
         "healthz",
+        operation.healthz,
         "Whether the process is alive",
         {200: schemas_control.HealthView},
     ),
@@ -228,12 +261,13 @@ _OPERATION: Final = (
         "GET",
         "/readyz",
         "readyz",
+        operation.readyz,
         "Whether messages are accepted now",
         {200: schemas_control.HealthView},
         ("internal", "stopping", "not-ready", "spool-unavailable"),
     ),
-    Route("GET", "/openapi.json", "openapi", "This description", {200: None}),
-    Route("GET", "/", "index", "What is served here", {200: schemas_control.Index}),
+    Route("GET", "/openapi.json", "openapi", _openapi, "This description", {200: None}),
+    Route("GET", "/", "index", _index, "What is served here", {200: schemas_control.Index}),
 )
 ROUTES: Final = (*_MESSAGES, *_OPERATION)
 LIMITED: Final = frozenset(route.operation_id for route in ROUTES if route.is_limited)

@@ -1,4 +1,4 @@
-"""What goes over the wire, as types: bodies are decoded into these and answers made of them.
+"""What goes over the wire, as types: bodies are decoded into them, answers encoded from them.
 
 The OpenAPI document is generated from this file, so a docstring here is documentation there.
 """
@@ -17,7 +17,7 @@ from mailactors.intake.admission import SHORT_TEXT_MAX
 ITEMS_MAX: Final = 100
 """Entries of any list in a body: bounds the work of checking it; admission's limits are lower."""
 BATCH_MAX: Final = 1000
-"""Messages of one batch: they share a commit, and nobody else's waits longer than for these."""
+"""Messages of one batch: they share a commit, and other submissions wait for it."""
 STATUSES_MAX: Final = 1000
 STATUSES_DEFAULT: Final = 100
 
@@ -66,7 +66,8 @@ class MessageIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One message.
 
     Mailboxes are strings, bare or like `Ann <ann@example.org>`, or objects. `raw` is a whole MIME
-    message in base64 that is sent byte for byte, to the recipients given beside it.
+    message in base64 that is sent byte for byte, to the recipients given beside it. `tags` and
+    `metadata` are not sent; they are shown with the message, and lists filter by tag.
     """
 
     sender: Mailbox | None = msgspec.field(name="from", default=None)
@@ -96,7 +97,9 @@ class BatchItem(MessageIn, frozen=True, forbid_unknown_fields=True):
 
 
 class StatusesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `GET /statuses` may be asked. `cursor` is the `next` of the page before.
+    """What `GET /statuses` may be asked. `id` is ours or the client's.
+
+    `cursor` is the `next` of the page before.
 
     What is absent is UNSET and not None: the text "null" would be read as None, and it is an id.
     """
@@ -111,29 +114,36 @@ class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ShortReceipt(msgspec.Struct, frozen=True):
-    """The message is durable. `message_id` is ours; `status_url` tells what becomes of it."""
+    """The message is durable. `status_url` shows what becomes of it.
+
+    The short form's own keys: `id` repeats the client's, and `message_id` is our id. In every other
+    answer `id` is ours, `client_id` the client's, and `rfc_message_id` the Message-ID header's.
+    """
 
     message: str
     id: str
     message_id: str
+    rfc_message_id: str
     status_url: str
 
 
 class Idempotency(msgspec.Struct, frozen=True):
-    """By what a repetition is known, `key` or `fingerprint` (of the content), and how long."""
+    """What identifies a repetition: `key` or `fingerprint` (of the content), and for how long."""
 
     by: str
     window_s: float
 
 
 class MessageReceipt(msgspec.Struct, frozen=True):
-    """The message is durable. `message_id` is its RFC 5322 Message-ID, without brackets.
+    """The message is durable. `id` is ours, `client_id` the client's, or null.
 
-    It is empty for a raw message that has none.
+    `rfc_message_id` is the RFC 5322 Message-ID, without brackets; empty for a raw message
+    that has none.
     """
 
     id: str
-    message_id: str
+    client_id: str | None
+    rfc_message_id: str
     status: str
     status_url: str
     idempotency: Idempotency
@@ -149,7 +159,8 @@ class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
 
     status: int
     id: str = ""
-    message_id: str = ""
+    client_id: str = ""
+    rfc_message_id: str = ""
     status_url: str = ""
     problem: Problem | None = None
 
@@ -161,7 +172,11 @@ class BatchResults(msgspec.Struct, frozen=True):
 
 
 class DeliveryBrief(msgspec.Struct, frozen=True):
-    """One recipient's fate as it stands."""
+    """One recipient's delivery.
+
+    `status` is `scheduled` (until the message's `send_at`), `queued`, `processing`, `deferred`,
+    `uncertain`, `held`, `sent`, `bounced`, `failed`, `expired`, `suppressed` or `cancelled`.
+    """
 
     recipient: str
     status: str
@@ -172,10 +187,15 @@ class DeliveryBrief(msgspec.Struct, frozen=True):
 
 
 class StatusView(msgspec.Struct, frozen=True):
-    """A message's status. `id` is the client's, or ours if it gave none; `message_id` is ours."""
+    """A message's status. `id` is ours, `client_id` the client's, or null.
+
+    `status` is that of its deliveries: the most telling one that is not final, else the one that
+    all share, else `partial`.
+    """
 
     id: str
-    message_id: str
+    client_id: str | None
+    rfc_message_id: str
     to: tuple[str, ...]
     status: str
     provider: str | None
@@ -193,7 +213,7 @@ class StatusPage(msgspec.Struct, frozen=True):
 
 
 class DeliveryView(msgspec.Struct, frozen=True):
-    """One recipient's fate. `next_at` is when something is due; null for what is final or held."""
+    """One recipient's delivery. `next_at` is when it is due; null when it is final or held."""
 
     recipient: str
     status: str
@@ -226,14 +246,14 @@ class TimelineEntry(msgspec.Struct, frozen=True):
 
 
 class MessageView(msgspec.Struct, frozen=True):
-    """A message, the state of each delivery, and the timeline, oldest first.
+    """A message, the status of each delivery, and the timeline, oldest first.
 
     `retry_of` is the message of which this one is a retry by hand.
     """
 
     id: str
     client_id: str | None
-    message_id: str
+    rfc_message_id: str
     status: str
     stream: str
     sender: str = msgspec.field(name="from")
@@ -244,5 +264,7 @@ class MessageView(msgspec.Struct, frozen=True):
     attempts: int
     declared_risks: int
     retry_of: str | None
+    tags: tuple[str, ...]
+    metadata: dict[str, str]
     deliveries: tuple[DeliveryView, ...]
     timeline: tuple[TimelineEntry, ...]

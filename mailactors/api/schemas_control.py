@@ -1,4 +1,4 @@
-"""What goes over the wire when a gateway is watched and operated: providers, lists, the ledger."""
+"""What goes over the wire beside messages and receipts: lists, providers, the ledger, events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from mailactors.api.schemas import DeliveryBrief
 from mailactors.intake.admission import SHORT_TEXT_MAX
-from mailactors.model.lifecycle import State
+from mailactors.model.lifecycle import Status
 
 PAGE_MAX: Final = 1000
 PAGE_DEFAULT: Final = 100
@@ -21,12 +21,14 @@ ADDRESS_MAX: Final = 2 * SHORT_TEXT_MAX
 class MessagesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What `GET /v1/messages` may be asked; stream, state and recipient are of one delivery.
 
-    Accepted from `since` on and before `until`. `cursor` is the `next` of the page before.
+    `tag` is one of the message's tags; there is no filter by metadata. Accepted from `since` on and
+    before `until`. `cursor` is the `next` of the page before.
     """
 
     stream: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] = ""
-    state: State | UnsetType = UNSET
+    state: Status | UnsetType = UNSET
     recipient: Annotated[str, Meta(max_length=ADDRESS_MAX)] = ""
+    tag: Annotated[str, Meta(max_length=SHORT_TEXT_MAX)] = ""
     since: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
     until: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
@@ -34,11 +36,11 @@ class MessagesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MessageBrief(msgspec.Struct, frozen=True):
-    """A message in a list. `id` is ours, `message_id` the RFC 5322 Message-ID."""
+    """A message in a list. `id` is ours, `rfc_message_id` the RFC 5322 Message-ID."""
 
     id: str
     client_id: str | None
-    message_id: str
+    rfc_message_id: str
     status: str
     stream: str
     sender: str = msgspec.field(name="from")
@@ -46,6 +48,8 @@ class MessageBrief(msgspec.Struct, frozen=True):
     accepted_at: str
     attempts: int
     retry_of: str | None
+    tags: tuple[str, ...]
+    metadata: dict[str, str]
     deliveries: tuple[DeliveryBrief, ...]
     status_url: str
 
@@ -72,7 +76,8 @@ class RetryReceipt(msgspec.Struct, frozen=True):
     """The new message, which carries what the old one did not get sent."""
 
     id: str
-    message_id: str
+    client_id: str | None
+    rfc_message_id: str
     status: str
     status_url: str
     retry_of: str
@@ -97,12 +102,13 @@ class SettleReceipt(msgspec.Struct, frozen=True):
 class ProviderView(msgspec.Struct, frozen=True):
     """A provider as it is now. Times are seconds from now; null where there is nothing to say.
 
+    `breaker` is `closed`, `open`, `half_open`, or `disabled` while the provider refuses us as such.
     `permits` are those to be had in `next_permit_in_s`; null means no limit.
     """
 
     name: str
-    gate: str
-    gate_opens_in_s: float | None
+    breaker: str
+    breaker_opens_in_s: float | None
     probes_free: int
     opened_count: int
     last_success_s_ago: float | None
@@ -113,11 +119,11 @@ class ProviderView(msgspec.Struct, frozen=True):
     slots_free: int
     concurrency_max: int
     concurrency: int
-    """What may be in flight at once just now: less than the most while it proves itself."""
+    """What may be in flight now; it grows up to the most while attempts succeed."""
     learnt_pace_per_s: float | None
-    """How fast it takes messages, as far as its refusals for going too fast have told."""
+    """The rate that the limiter learnt from its 429s and the like."""
     dead: bool
-    """It has taken nothing in for long: it is only knocked at."""
+    """It accepted none of its latest attempts: it gets only a probe now and then."""
 
 
 class Providers(msgspec.Struct, frozen=True):
@@ -127,7 +133,7 @@ class Providers(msgspec.Struct, frozen=True):
 
 
 class RiskView(msgspec.Struct, frozen=True):
-    """Deliveries of a stream that were sent again although `provider` may have had them."""
+    """Deliveries of a stream that were sent again although `provider` may have accepted them."""
 
     stream: str
     provider: str
@@ -137,15 +143,16 @@ class RiskView(msgspec.Struct, frozen=True):
 class PendingView(msgspec.Struct, frozen=True):
     """A stream's deliveries in one state that is not final.
 
-    `oldest_s` is the age of the oldest message among them, `unmoved_s` for how long the one that
-    moved least is as it is.
+    `oldest_s` is how long the oldest message among them has waited: since its acceptance, or since
+    its `send_at`. `unmoved_s` is how long the delivery that moved least recently is as it is. Both
+    are null for what is `scheduled`.
     """
 
     stream: str
     state: str
     count: int
-    oldest_s: float
-    unmoved_s: float
+    oldest_s: float | None
+    unmoved_s: float | None
 
 
 class AlarmView(msgspec.Struct, frozen=True):
@@ -164,10 +171,10 @@ class AlarmView(msgspec.Struct, frozen=True):
 class LedgerView(msgspec.Struct, frozen=True):
     """Accepted deliveries and where they are: `holds` if `accepted` is the sum of `states`.
 
-    `imbalance` is the one less the other. `in_flight` are those that are neither final nor held,
-    `purged` those that are only counted any more. `oldest_s` is the age of the oldest message by
-    the state that one of its deliveries is in. `alarms` are null where nobody watches: in a file
-    that is read.
+    `imbalance` is the one less the other. `in_flight` counts what is due and not final (`queued`,
+    `processing`, `deferred`, `uncertain`), `purged` the deliveries whose messages retention has
+    deleted. `oldest_s` is by state how long the oldest message with a delivery in it has waited;
+    what is `scheduled` is not in it. `alarms` are null in a file that is read: nobody watches it.
     """
 
     holds: bool
@@ -204,7 +211,7 @@ class SuppressionIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SuppressionView(msgspec.Struct, frozen=True):
-    """An address that gets no mail; `source` is who said so first: `bounce`, `api`, …"""
+    """An address that gets no mail; `source` is who listed it first: `bounce`, `api`, …"""
 
     address: str
     reason: str
@@ -220,7 +227,7 @@ class SuppressionPage(msgspec.Struct, frozen=True):
 
 
 class Unsuppression(msgspec.Struct, frozen=True):
-    """The address gets mail again; `was_suppressed` if it did not until now."""
+    """The address gets mail; `was_suppressed` if it did not before."""
 
     address: str
     was_suppressed: bool
@@ -233,9 +240,11 @@ class EventsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EventView(msgspec.Struct, frozen=True):
-    """An event's `data`. `id` is the message, by our id; `facts` depend on the kind."""
+    """An event's `data`. `id` is the message's, ours; `facts` depend on the kind."""
 
     id: str
+    client_id: str | None
+    rfc_message_id: str
     stream: str
     at: str
     facts: dict[str, Any]

@@ -1,11 +1,11 @@
-"""The HTTP server: an actor that binds, serves, and finishes what it began when it is stopped.
+"""The HTTP server: an actor that binds, serves, and answers what it has read before it stops.
 
-Owns the listening sockets and the connections. It never decides about mail: while it is down, mail
-that was accepted flows. It takes hypercorn's connections without hypercorn's worker, whose nursery
-dies with any of them (`api.containment`); so the application's lifespan events are not sent.
+It owns the listening sockets and the connections, and decides nothing about mail: while it is down,
+accepted mail is still sent. It uses hypercorn's connections without its worker, whose nursery ends
+with any of them (`api.containment`); so the application gets no lifespan events.
 
-Stopping, by the event or by cancellation, is the same: close the listeners, let idle connections
-go, give requests in flight `graceful_s` to be answered, then close what is left by force.
+It stops alike by the event and by cancellation: it closes the listeners and the idle connections,
+gives requests in flight `graceful_s` to be answered, and closes the rest by force.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mailactors.runtime.ports import Journal
 
 LOGGER_NAME: Final = "mailactors.http"
 """Where hypercorn reports errors of the application. There is no access log: paths and queries
-hold what clients call their messages."""
+hold clients' ids."""
 HEADER_BYTES_MAX: Final = 16 * 1024
 STREAMS_MAX: Final = 32
 """Requests at once on one HTTP/2 connection."""
@@ -53,9 +53,9 @@ class Timeouts(msgspec.Struct, frozen=True):
 class Listening:
     """What outlives the server: where to listen, and how to stop.
 
-    `bound` tells where the present server listens, as URLs. After the first bind of port 0 a
-    restarted server takes the same port again. `drained` is set once a server that was told to
-    stop by `shutdown` has answered its last request.
+    `bound` holds the URLs of the present server. After the first bind of port 0 a restarted server
+    takes the same port again. `drained` is set once a server that `shutdown` stops has answered its
+    last request.
     """
 
     host: str
@@ -77,7 +77,7 @@ class ServerStatistics(msgspec.Struct, frozen=True):
 
 
 class ApiServer:
-    """The shell."""
+    """Binds, accepts connections until `shutdown` is set, then drains them."""
 
     def __init__(self, app: QuartTrio, listening: Listening, journal: Journal) -> None:
         self._app = ASGIWrapper(guard(app))
@@ -126,7 +126,7 @@ class ApiServer:
         return listeners
 
     async def _accept(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
-        """Accept connections until told to stop; the listeners are closed then."""
+        """Accept connections until it is stopped; the listeners are closed then."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_accepting, nursery.cancel_scope)
             await trio.serve_listeners(self._serve, listeners, handler_nursery=handlers)
@@ -181,7 +181,7 @@ class ApiServer:
 
 
 def server_config(timeouts: Timeouts) -> Config:
-    """Return what hypercorn's connections are told."""
+    """Return the settings of hypercorn's connections."""
     config = Config()
     config.accesslog = None
     config.errorlog = logging.getLogger(LOGGER_NAME)

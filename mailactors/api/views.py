@@ -1,10 +1,11 @@
-"""From what the spool and the lanes know to what the API shows. Plain functions.
+"""What the API shows of the spool and of the lanes. Plain functions.
 
 Here UTC seconds become RFC 3339 text, and monotonic times become seconds from now.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -27,7 +28,8 @@ from mailactors.api.schemas_control import (
     SuppressionView,
 )
 from mailactors.dispatch.lane import BreakerState, Lane, LimiterStatus
-from mailactors.model.lifecycle import PENDING, State, summarize
+from mailactors.model.facts import public_facts, public_word
+from mailactors.model.lifecycle import PENDING, State, Status, summarize_statuses
 from mailactors.observe.alarms import Alarm
 from mailactors.spool.port import (
     DeliveryStatus,
@@ -42,7 +44,8 @@ from mailactors.spool.port import (
 YEAR_9999_S: Final = 253_402_300_799.0
 UNLIMITED: Final = LimiterStatus().permits
 MOVING: Final = PENDING - {State.HELD}
-"""Where something is due without a person."""
+"""The states of a delivery that is due at some time, without a person."""
+_IN_FLIGHT: Final = (Status.QUEUED, Status.PROCESSING, Status.DEFERRED, Status.UNCERTAIN)
 _SHOWN_APART: Final = frozenset({"rule", "provider", "outcome", "reason", "next"})
 
 
@@ -56,30 +59,31 @@ def rfc3339(utc_s: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def status_view(status: MessageStatus) -> StatusView:
+def status_view(status: MessageStatus, now: float) -> StatusView:
     """Return a message in a line; provider and error are the newest delivery's that has one."""
     newest_first = sorted(status.deliveries, key=lambda d: (-d.updated_at, d.n))
     return StatusView(
-        id=status.client_id or status.id,
-        message_id=status.id,
+        id=status.id,
+        client_id=status.client_id or None,
+        rfc_message_id=status.message_id,
         to=tuple(delivery.recipient for delivery in status.deliveries),
-        status=summarize(frozenset(d.state for d in status.deliveries)),
+        status=_summary(status, now),
         provider=next((d.provider for d in newest_first if d.provider), None),
         attempts=status.attempts,
         updated_at=rfc3339(newest_first[0].updated_at if newest_first else status.accepted_at),
         error=next((d.error for d in newest_first if d.error), None),
-        deliveries=tuple(map(_delivery_brief, status.deliveries)),
+        deliveries=_delivery_briefs(status, now),
     )
 
 
-def message_view(status: MessageStatus, events: Sequence[Event]) -> MessageView:
+def message_view(status: MessageStatus, events: Sequence[Event], now: float) -> MessageView:
     """Return all that is known of a message but its content."""
     recipients = {str(d.n): d.recipient for d in status.deliveries}
     return MessageView(
         id=status.id,
         client_id=status.client_id or None,
-        message_id=status.message_id,
-        status=summarize(frozenset(d.state for d in status.deliveries)),
+        rfc_message_id=status.message_id,
+        status=_summary(status, now),
         stream=status.stream,
         sender=status.sender,
         subject=status.subject,
@@ -89,47 +93,53 @@ def message_view(status: MessageStatus, events: Sequence[Event]) -> MessageView:
         attempts=status.attempts,
         declared_risks=status.declared_risks,
         retry_of=status.retry_of or None,
-        deliveries=tuple(map(_delivery_view, status.deliveries)),
+        tags=status.tags,
+        metadata=status.metadata,
+        deliveries=tuple(_delivery_view(status, each, now) for each in status.deliveries),
         timeline=tuple(_entry(event, recipients) for event in events),
     )
 
 
-def message_brief(status: MessageStatus) -> MessageBrief:
+def message_brief(status: MessageStatus, now: float) -> MessageBrief:
     """Return a message as a list shows it."""
     return MessageBrief(
         id=status.id,
         client_id=status.client_id or None,
-        message_id=status.message_id,
-        status=summarize(frozenset(d.state for d in status.deliveries)),
+        rfc_message_id=status.message_id,
+        status=_summary(status, now),
         stream=status.stream,
         sender=status.sender,
         subject=status.subject,
         accepted_at=rfc3339(status.accepted_at),
         attempts=status.attempts,
         retry_of=status.retry_of or None,
-        deliveries=tuple(map(_delivery_brief, status.deliveries)),
+        tags=status.tags,
+        metadata=status.metadata,
+        deliveries=_delivery_briefs(status, now),
         status_url=f"/v1/messages/{status.id}",
     )
 
 
-def ask_ledger(spool: Questions) -> tuple[Ledger, tuple[Pending, ...]]:
+def ask_ledger(spool: Questions, now: float) -> tuple[Ledger, tuple[Pending, ...]]:
     """Return what `ledger_view` shows of a spool."""
-    return spool.ledger(), spool.pending()
+    return spool.ledger(), spool.pending(now)
 
 
 def ledger_view(
     ledger: Ledger, pending: Sequence[Pending], alarms: Sequence[Alarm] | None, now: float
 ) -> LedgerView:
-    """Return the accounting identity, whether it holds, and what waits for how long."""
+    """Return the accounting identity, whether it holds, and how long what is due has waited."""
+    states = _public_states(ledger, pending)
     oldest: dict[str, float] = {}
     for each in pending:
-        oldest[each.state] = min(each.accepted_at, oldest.get(each.state, each.accepted_at))
+        if each.status is not Status.SCHEDULED:
+            oldest[each.status] = min(each.waits_since, oldest.get(each.status, each.waits_since))
     return LedgerView(
         holds=ledger.is_balanced,
         accepted=ledger.accepted,
         imbalance=ledger.imbalance,
-        states=ledger.states,
-        in_flight=sum(ledger.states.get(state, 0) for state in MOVING),
+        states=states,
+        in_flight=sum(states.get(status, 0) for status in _IN_FLIGHT),
         purged=ledger.purged,
         declared_risks=ledger.declared_risks,
         risks=tuple(RiskView(each.stream, each.provider, each.count) for each in ledger.risks),
@@ -139,8 +149,20 @@ def ledger_view(
     )
 
 
+def _public_states(ledger: Ledger, pending: Sequence[Pending]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for state, count in ledger.states.items():
+        counts[public_word(state)] += count
+    scheduled = sum(each.count for each in pending if each.status is Status.SCHEDULED)
+    # The sums are of one moment and `pending` of the next; in between some may have been claimed.
+    scheduled = min(scheduled, ledger.states.get(State.READY, 0))
+    counts[Status.SCHEDULED.value] += scheduled
+    counts[Status.QUEUED.value] -= scheduled
+    return {state: count for state, count in sorted(counts.items()) if count}
+
+
 def alarm_view(alarm: Alarm) -> AlarmView:
-    """Return something that is stuck, or does not add up."""
+    """Return an alarm of the watchdog's."""
     fault = alarm.fault
     return AlarmView(
         kind=fault.kind.value,
@@ -155,8 +177,10 @@ def alarm_view(alarm: Alarm) -> AlarmView:
 
 
 def _pending_view(each: Pending, now: float) -> PendingView:
-    ages = (_age_s(each.accepted_at, now), _age_s(each.since, now))
-    return PendingView(each.stream, each.state, each.count, *ages)
+    if each.status is Status.SCHEDULED:
+        return PendingView(each.stream, each.status, each.count, None, None)
+    ages = (_age_s(each.waits_since, now), _age_s(each.unmoved_since, now))
+    return PendingView(each.stream, each.status, each.count, *ages)
 
 
 def _age_s(at: float, now: float) -> float:
@@ -176,8 +200,8 @@ def provider_view(lane: Lane, now_s: float) -> ProviderView:
     ago_s = now_s - health.last_success_s
     return ProviderView(
         name=lane.name,
-        gate=health.gate.value,
-        gate_opens_in_s=round(max(0.0, health.until_s - now_s), 3) if is_shut else None,
+        breaker=health.gate.value,
+        breaker_opens_in_s=round(max(0.0, health.until_s - now_s), 3) if is_shut else None,
         probes_free=health.probes_free,
         opened_count=health.opened_count,
         last_success_s_ago=round(max(0.0, ago_s), 3) if health.last_success_s >= 0 else None,
@@ -193,21 +217,30 @@ def provider_view(lane: Lane, now_s: float) -> ProviderView:
     )
 
 
-def _delivery_brief(delivery: DeliveryStatus) -> DeliveryBrief:
-    return DeliveryBrief(
-        recipient=delivery.recipient,
-        status=delivery.state.value,
-        provider=delivery.provider or None,
-        attempts=delivery.attempts,
-        error=delivery.error or None,
-        updated_at=rfc3339(delivery.updated_at),
+def _summary(status: MessageStatus, now: float) -> str:
+    return summarize_statuses(
+        frozenset(status.delivery_status(each, now) for each in status.deliveries)
     )
 
 
-def _delivery_view(delivery: DeliveryStatus) -> DeliveryView:
+def _delivery_briefs(status: MessageStatus, now: float) -> tuple[DeliveryBrief, ...]:
+    return tuple(
+        DeliveryBrief(
+            recipient=each.recipient,
+            status=status.delivery_status(each, now),
+            provider=each.provider or None,
+            attempts=each.attempts,
+            error=each.error or None,
+            updated_at=rfc3339(each.updated_at),
+        )
+        for each in status.deliveries
+    )
+
+
+def _delivery_view(status: MessageStatus, delivery: DeliveryStatus, now: float) -> DeliveryView:
     return DeliveryView(
         recipient=delivery.recipient,
-        status=delivery.state.value,
+        status=status.delivery_status(delivery, now),
         provider=delivery.provider or None,
         attempts=delivery.attempts,
         error=delivery.error or None,
@@ -217,7 +250,7 @@ def _delivery_view(delivery: DeliveryStatus) -> DeliveryView:
 
 
 def _entry(event: Event, recipients: dict[str, str]) -> TimelineEntry:
-    facts = event.facts
+    facts = public_facts(event.facts)
     return TimelineEntry(
         at=rfc3339(event.at),
         kind=event.kind,
@@ -230,13 +263,13 @@ def _entry(event: Event, recipients: dict[str, str]) -> TimelineEntry:
     )
 
 
-def _next_steps(words: Any, recipients: dict[str, str]) -> tuple[NextStep, ...]:
-    """Read the dispatcher's words, such as {"0": "deferred", "0.due_at": 1005268127.9}."""
-    if not isinstance(words, dict):
+def _next_steps(steps: Any, recipients: dict[str, str]) -> tuple[NextStep, ...]:
+    """Read the steps of an event, such as {"0": "deferred", "0.due_at": 1005268127.9}."""
+    if not isinstance(steps, dict):
         return ()
     return tuple(
-        NextStep(recipients[n], state, _optional_time(words.get(f"{n}.due_at")))
-        for n, state in words.items()
+        NextStep(recipients[n], state, _optional_time(steps.get(f"{n}.due_at")))
+        for n, state in steps.items()
         if n in recipients
     )
 

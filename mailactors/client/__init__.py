@@ -5,17 +5,17 @@
         print(await client.wait(sent.id))
 
 **One call is one message.** Every submission has an idempotency key, chosen once a call and the
-same on each retry; so whatever is lost on the way, asking again makes no second message.
+same on each retry; so when an answer is lost, the retry makes no second message.
 
 **One content is one message too**, by default: the key is the SHA-256 of what is sent, so a job
-that is run again after a crash does not mail again. The price: the same words to the same people
-within the gateway's window (24 h) are merged, which `Sent.is_replay` tells, even if the first has
-bounced since. A program that means to repeat itself says `key=Key.FRESH`, or gives each message an
-`id` of its own. We prefer this default because a merge can be seen and undone, and a second
-letter cannot.
+that runs again after a crash does not mail again. The price: the same text to the same recipients
+within the gateway's window (24 h) is one message, even if the first has bounced since;
+`Sent.is_replay` says so. A program that means to repeat a message passes `key=Key.FRESH`, or gives
+each message an `id`. This is the default because a merge can be seen and undone, and a second
+message cannot.
 
 It retries what may pass: no connection, no answer in time, and the statuses in `wire.RETRIED`, for
-as long as `retry_for_s`. It owns no task and imports nothing of the gateway.
+`retry_for_s`. It starts no task and imports nothing of the gateway.
 """
 
 from mailactors.client.client import DEFAULT_URL, Client
@@ -32,8 +32,8 @@ from mailactors.client.values import (
     KeyConflictError,
     Mail,
     NotAGatewayError,
+    NotDoneError,
     NotFoundError,
-    NotSettledError,
     Problem,
     RejectedError,
     Sent,
@@ -56,8 +56,8 @@ __all__ = [
     "KeyConflictError",
     "Mail",
     "NotAGatewayError",
+    "NotDoneError",
     "NotFoundError",
-    "NotSettledError",
     "Problem",
     "RejectedError",
     "Sent",

@@ -1,4 +1,4 @@
-"""The client itself: each method is a request that is tried until its answer counts."""
+"""The client: each method sends a request and retries it until there is a usable answer."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from mailactors.client.values import (
     Key,
     Mail,
     NotAGatewayError,
+    NotDoneError,
     NotFoundError,
-    NotSettledError,
     Problem,
     RejectedError,
     Sent,
@@ -46,11 +46,11 @@ DEFAULT_URL: Final = "http://127.0.0.1:8025"
 CLOSE_WITHIN_S: Final = 5.0
 POLL_CAP_S: Final = 2.0
 QUIET_S: Final = 60.0
-"""After so long without a byte, a stream of events is taken for dead and opened anew."""
+"""After so long without a byte, the client closes an event stream and opens it again."""
 
 
 class Client:
-    """A gateway, as a program sees it. Many tasks may share one."""
+    """A connection pool to one gateway. Many tasks may share one."""
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Client:
     async def send_many(
         self, mails: Iterable[Mail], *, key: Key = Key.CONTENT
     ) -> list[Sent | ClientError]:
-        """Submit many messages, up to a thousand a request; what one meets stops no other.
+        """Submit many messages, up to a thousand a request; a failure of one stops no other.
 
         Equal messages in one call are one message, unless their keys are fresh.
 
@@ -120,7 +120,7 @@ class Client:
         return results
 
     async def status(self, name: str) -> Status:
-        """Return where a message stands, by the gateway's id or yours (then the newest of it).
+        """Return a message's status, by the gateway's id or yours (then the newest with that id).
 
         Raises: NotFoundError, and as `request`.
         """
@@ -133,18 +133,18 @@ class Client:
     async def wait(self, name: str, *, timeout_s: float = 60.0) -> Status:
         """Return a message's status once nothing more happens to it by itself.
 
-        That is final, or held for a person; `Status.is_final` tells which.
+        Then it is final, or held for a person; `Status.is_final` tells which.
 
-        Raises: NotSettledError after `timeout_s`; and as `status`.
+        Raises: NotDoneError after `timeout_s`; and as `status`.
         """
         status = None
         with anyio.move_on_after(timeout_s):
             for attempt in itertools.count():
                 status = await self.status(name)
-                if status.is_settled:
+                if status.is_done:
                     return status
                 await anyio.sleep(min(POLL_CAP_S, self._backoff.pause_s(attempt)))
-        raise NotSettledError(name, status)
+        raise NotDoneError(name, status)
 
     def events(self, after: int | None = None) -> Events:
         """Return an async iterator over what happens, without end; each event once, in order.
@@ -167,7 +167,7 @@ class Client:
         body: object = None,
         query: Mapping[str, str | int] | None = None,
     ) -> Any:
-        """Return the JSON that a route answers. It may be asked several times: see RETRIED.
+        """Return the JSON that a route answers. The request may be repeated: see RETRIED.
 
         Raises: RejectedError, UnavailableError, NotAGatewayError.
         """
@@ -180,7 +180,7 @@ class Client:
         return read_receipt(receipt, answer.status_code, item.key)
 
     async def _send_chunk(self, chunk: Sequence[Item]) -> list[Sent | ClientError]:
-        """Submit up to a thousand; those that there was no room for are submitted again."""
+        """Submit up to a thousand; submit those again that the gateway had no room for."""
         patience = Patience(self._retry_for_s, self._backoff)
         results = await self._post_batch(chunk)
         with suppress(UnavailableError):
@@ -225,7 +225,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str | int] | None = None,
     ) -> httpx2.Response:
-        """Ask until there is an answer that asking again would not change; return a good one."""
+        """Send a request until its answer is final; return a good one, or raise."""
         headers = {"Content-Type": "application/json", **(headers or {})}
         patience = Patience(self._retry_for_s, self._backoff)
         while True:
@@ -251,7 +251,7 @@ class Client:
 
 
 def _trust(url: str, ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext | bool:
-    """Return whom to trust: reading the usual certificates takes 0.1 s, so only where needed."""
+    """Return the certificates to trust; the usual ones take 0.1 s to read, so only for HTTPS."""
     if ca_file is not None:
         return ssl.create_default_context(cafile=ca_file)
     return url.lower().startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -1,4 +1,4 @@
-"""The stream of events, opened again after the last one whenever it breaks."""
+"""The stream of events; a connection that breaks is opened again after the last event."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mailactors.client.wire import EventReader, check, failure
 
 
 class Events:
-    """An async iterator over what happens: each event once, in order, without end.
+    """An async iterator over all events: each once, in order, without end.
 
     Not a generator: one that is left in the middle of a stream would be cleaned up by the garbage
     collector, outside of any task. This is closed by its client, or by `contextlib.aclosing`.

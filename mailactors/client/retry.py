@@ -1,4 +1,4 @@
-"""How long and how often one call goes on trying."""
+"""How long and how often one call is retried."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Backoff(msgspec.Struct, frozen=True):
 
 
 class Patience:
-    """How much longer one call goes on trying."""
+    """Counts one call's tries against its deadline."""
 
     def __init__(self, retry_for_s: float, backoff: Backoff) -> None:
         self._retry_for_s = retry_for_s
@@ -41,7 +41,7 @@ class Patience:
         self.renew()
 
     def renew(self) -> None:
-        """Begin anew: something has gone well."""
+        """Start over after a success."""
         self._attempt = 0
         self._until_s = anyio.current_time() + self._retry_for_s
 

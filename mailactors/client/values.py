@@ -1,4 +1,4 @@
-"""What goes into the client and comes out of it: mails, receipts, statuses, events, and errors."""
+"""What the client takes and returns: mails, receipts, statuses, events, and errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import msgspec
 WORDS_MAX: Final = 500
 """Characters of a line of a problem that are repeated."""
 FINAL: Final = frozenset({"sent", "bounced", "failed", "expired", "suppressed", "cancelled"})
-"""The deliveries' states that nothing leaves."""
+"""The statuses of a delivery that never change again."""
 
 
 class Address(TypedDict, total=False):
@@ -42,10 +42,10 @@ Mailboxes: TypeAlias = str | Address | Sequence[str | Address]
 
 
 class Mail(TypedDict, total=False):
-    """What may be said of a message: the fields of `POST /v1/messages`, None being absent.
+    """A message to send: the fields of `POST /v1/messages`, where None means absent.
 
-    `raw` is a whole MIME message. `id` is your name for the message, and its key.
-    `idempotency_key` is a key that is no name.
+    `raw` is a whole MIME message. `id` is your id for the message (the gateway's `client_id`), and
+    its idempotency key. `idempotency_key` is a key that is not an id.
     """
 
     to: Required[Mailboxes]
@@ -70,18 +70,18 @@ class Mail(TypedDict, total=False):
 
 
 class Key(enum.Enum):
-    """How a key is made for a message that brings none."""
+    """How the key of a message is made that has none."""
 
     CONTENT = "content"
-    """From the content: the same message again, by whichever call, is sent once."""
+    """From the content: the same message submitted again, by any call, is sent once."""
     FRESH = "fresh"
-    """By chance, once a call: each call is a message, however often it is tried."""
+    """Random, once a call: each call is one message, however often it is tried."""
 
 
 class Sent(msgspec.Struct, frozen=True):
     """The message is durable. `id` is the gateway's, `receipt` its whole answer.
 
-    `is_replay`: it was accepted before under this key, be it by a try of this very call whose
+    `is_replay`: it was accepted before under this key, perhaps by an earlier try of this call whose
     answer was lost.
     """
 
@@ -92,7 +92,11 @@ class Sent(msgspec.Struct, frozen=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One recipient's fate."""
+    """One recipient's delivery.
+
+    `status` is scheduled, queued, processing, deferred, uncertain, held, sent, bounced, failed,
+    expired, suppressed or cancelled.
+    """
 
     recipient: str
     status: str
@@ -102,23 +106,27 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Status(msgspec.Struct, frozen=True):
-    """Where a message stands. `id` is the gateway's, `name` yours, or the gateway's if none."""
+    """A message's status: the word of its deliveries, or `partial`.
 
-    id: str = msgspec.field(name="message_id")
-    name: str = msgspec.field(name="id")
+    `id` is the gateway's, `client_id` yours, or None.
+    """
+
+    id: str
     status: str
     attempts: int
     deliveries: tuple[Delivery, ...]
+    client_id: str | None = None
+    rfc_message_id: str = ""
     updated_at: str = ""
 
     @property
     def is_final(self) -> bool:
-        """Every delivery has come to its end."""
+        """Whether every delivery has its last status."""
         return all(delivery.status in FINAL for delivery in self.deliveries)
 
     @property
-    def is_settled(self) -> bool:
-        """Nothing more happens by itself: every delivery is final, or held for a person."""
+    def is_done(self) -> bool:
+        """Whether every delivery is final or held, so that nothing more happens by itself."""
         return all(delivery.status in FINAL | {"held"} for delivery in self.deliveries)
 
 
@@ -139,7 +147,7 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """A problem document (RFC 9457), or no more than the status of an answer that had none."""
+    """A problem document (RFC 9457), or only the HTTP status of an answer without one."""
 
     status: int
     title: str = ""
@@ -148,7 +156,7 @@ class Problem(msgspec.Struct, frozen=True):
     faults: tuple[Fault, ...] = msgspec.field(name="errors", default=())
 
     def __str__(self) -> str:
-        """Say it in the gateway's words, a line for each fault."""
+        """Return the gateway's text, a line for each fault."""
         if not self.title:
             return f"the gateway answered {self.status}"
         lines = [f"{self.title}: {self.detail}".rstrip(": ")]
@@ -157,7 +165,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ClientError(Exception):
-    """Whatever `Client` raises. None of these holds what was sent, nor a password of the URL."""
+    """The base of what `Client` raises. It holds neither what was sent nor the URL's password."""
 
 
 class RejectedError(ClientError):
@@ -169,7 +177,7 @@ class RejectedError(ClientError):
 
 
 class KeyConflictError(RejectedError):
-    """The key, or `id`, was used with other content before."""
+    """The idempotency key, or the `id`, was used with other content before."""
 
 
 class NotFoundError(RejectedError):
@@ -177,10 +185,10 @@ class NotFoundError(RejectedError):
 
 
 class UnavailableError(ClientError):
-    """No answer that counts, for as long as was allowed. A submission may have been accepted.
+    """No usable answer within the time allowed. A submission may have been accepted.
 
-    To submit again under the same key is safe. `problem` is there if the gateway had words for
-    it; `may_pass` is false for what no second try would mend, such as a URL that is none.
+    To submit again under the same key is safe. `problem` is the gateway's answer, if it gave one.
+    `may_pass` is false where another try cannot help, such as for a URL that is not one.
     """
 
     def __init__(
@@ -198,12 +206,12 @@ class UnavailableError(ClientError):
 
 
 class NotAGatewayError(ClientError):
-    """What answers speaks another language."""
+    """What answers is not a gateway, or one of another version."""
 
 
-class NotSettledError(ClientError):
-    """`wait` waited long enough; `status` is the last one seen, if any."""
+class NotDoneError(ClientError):
+    """`wait` reached its timeout; `status` is the last one seen, if any."""
 
     def __init__(self, name: str, status: Status | None) -> None:
-        super().__init__(f"{name!r} is {status.status if status else 'unknown'} still")
+        super().__init__(f"{name!r} is still {status.status if status else 'unknown'}")
         self.status = status

@@ -1,4 +1,4 @@
-"""From mails to requests, and from answers to values or errors. Plain functions, no waiting."""
+"""From mails to requests, and from answers to values or errors. Plain functions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mailactors.client.values import (
 T = TypeVar("T")
 
 RETRIED: Final = frozenset({408, 429, 500, 502, 503, 504})
-"""Answers that may be others later. 409 is not: it says that something is too late."""
+"""Statuses after which another try may succeed. 409 is none of them: it is too late then."""
 BATCH_MAX: Final = 1000
 BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 """A quarter of what the gateway reads as one batch; a larger message goes alone."""
@@ -54,7 +54,7 @@ class _Receipt(msgspec.Struct, frozen=True):
 
 
 class Item:
-    """A mail on its way: its fields as the gateway names them, and its key."""
+    """A mail as it is submitted: its fields under the gateway's names, and its key."""
 
     def __init__(self, mail: Mail, key: Key) -> None:
         given = {name: value for name, value in mail.items() if value is not None}
@@ -114,9 +114,9 @@ def chunked(items: Sequence[Item]) -> Iterator[list[Item]]:
 
 
 def check(answer: httpx2.Response) -> None:
-    """Let an answer pass that is what was asked for.
+    """Return if an answer is good.
 
-    Raises: UnavailableError if it may be another one later; else RejectedError.
+    Raises: UnavailableError where another try may succeed; else RejectedError.
     """
     if not answer.is_success:
         error = refusal(read_problem(answer.status_code, answer.content))
@@ -127,7 +127,7 @@ def check(answer: httpx2.Response) -> None:
 
 
 def refusal(problem: Problem) -> RejectedError | UnavailableError:
-    """Return a problem as the error it is."""
+    """Return the error of a problem."""
     if problem.status in RETRIED:
         return UnavailableError(str(problem), problem)
     if problem.type.endswith(":idempotency-key-reused"):
@@ -136,7 +136,7 @@ def refusal(problem: Problem) -> RejectedError | UnavailableError:
 
 
 def failure(error: Exception) -> UnavailableError:
-    """Return why there was no answer. What it carried is not kept: it holds the request."""
+    """Return why there was no answer, without the original error: that holds the request."""
     never = (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.LocalProtocolError)
     return UnavailableError(_words(error), may_pass=not isinstance(error, never))
 
@@ -150,7 +150,7 @@ def _words(error: Exception) -> str:
 
 
 def read_problem(status: int, content: bytes | str) -> Problem:
-    """Return what an answer says; one that is no problem document says its status only."""
+    """Return an answer's problem document, or one with no more than its HTTP status."""
     try:
         document = msgspec.json.decode(content, type=dict[str, Any])
         return msgspec.convert(document | {"status": status}, Problem)
@@ -177,11 +177,11 @@ def read_as(value: object, kind: type[T]) -> T:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
-        raise NotAGatewayError("what answers is no gateway, or one of another age") from None
+        raise NotAGatewayError("what answers is no gateway, or one of another version") from None
 
 
 def read_receipt(receipt: dict[str, Any], status: int, key: str) -> Sent:
-    """Return an acceptance; 200 is one of before.
+    """Return a receipt; with status 200 the message was accepted before.
 
     Raises: NotAGatewayError.
     """
@@ -189,9 +189,9 @@ def read_receipt(receipt: dict[str, Any], status: int, key: str) -> Sent:
 
 
 def read_result(entry: dict[str, Any], item: Item, index: int) -> Sent | ClientError:
-    """Return one message's part of a batch's answer, its faults' places without that in the batch.
+    """Return one message's result; pointers to its faults lose the message's index in the batch.
 
-    The place says nothing to the caller: a batch may be a part of a list, or what is left of one.
+    The index means nothing to the caller: a batch may be a part of a list, or a retry of one.
     """
     status = entry.get("status")
     try:
@@ -210,7 +210,7 @@ def read_result(entry: dict[str, Any], item: Item, index: int) -> Sent | ClientE
 
 
 class EventReader:
-    """Reads a stream of server-sent events, and remembers where to go on.
+    """Reads a stream of server-sent events, and remembers the last event.
 
     Source: HTML, section 9.2.6; lines end with LF or CRLF, which is what gateways send.
     """
@@ -220,16 +220,16 @@ class EventReader:
         self.restart()
 
     def restart(self) -> None:
-        """Forget what a broken connection left half read."""
+        """Drop what a broken connection left incomplete."""
         self._rest = b""
         self._fields: dict[bytes, bytes] = {}
 
     def query(self) -> dict[str, int]:
-        """Return where to go on, as the first request says it."""
+        """Return the position as the first request sends it: in the query."""
         return {} if self._last is None else {"after": self._last}
 
     def headers(self) -> dict[str, str]:
-        """Return where to go on, as a browser would say it."""
+        """Return the position as a browser sends it on a reconnect: in a header."""
         place = {} if self._last is None else {"Last-Event-ID": str(self._last)}
         return {"Accept": "text/event-stream", **place}
 

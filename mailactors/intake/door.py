@@ -96,7 +96,7 @@ class Door:
             self._count(1)
             return self._receipt(accept, await self._make_durable(accept))
         except IntakeError as error:
-            self.results.add(type(error).__name__)
+            self.results.add(error.result)
             raise
 
     async def submit_many(
@@ -115,7 +115,7 @@ class Door:
             self._count(len(accepts))
             receipts = iter(await self._accept_many(accepts) if accepts else ())
         except IntakeError as error:
-            self.results.add(type(error).__name__, count=len(submissions))
+            self.results.add(error.result, count=len(submissions))
             raise
         return [
             self._receipt_or_conflict(each, next(receipts)) if isinstance(each, Accept) else each
@@ -186,7 +186,7 @@ class Door:
         try:
             return await self._admit(submission)
         except SubmissionRejectedError as error:
-            self.results.add(type(error).__name__)
+            self.results.add(error.result)
             return error
 
     async def _admit(self, submission: Submission) -> Accept:
@@ -226,7 +226,7 @@ class Door:
         try:
             return self._receipt(accept, result)
         except KeyConflictError as error:
-            self.results.add(type(error).__name__)
+            self.results.add(error.result)
             return error
 
     def _receipt(self, accept: Accept, result: Result) -> Receipt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import msgspec
 
 from mailactors.errors import MailactorsError
@@ -54,11 +56,15 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class IntakeError(MailactorsError):
-    """The submission was not accepted."""
+    """The submission was not accepted. `result` is the word for it in the metrics."""
+
+    result: ClassVar[str]
 
 
 class SubmissionRejectedError(IntakeError):
     """The submission is faulty: the same one would be refused again."""
+
+    result = "rejected"
 
     def __init__(self, faults: tuple[Fault, ...]) -> None:
         super().__init__("; ".join(f"{fault.pointer}: {fault.detail}" for fault in faults))
@@ -68,6 +74,8 @@ class SubmissionRejectedError(IntakeError):
 class KeyConflictError(IntakeError):
     """The idempotency key belongs to a message with other content."""
 
+    result = "conflict"
+
     def __init__(self, message_id: str) -> None:
         super().__init__("this idempotency key was used with other content before")
         self.message_id = message_id
@@ -75,6 +83,8 @@ class KeyConflictError(IntakeError):
 
 class OverloadedError(IntakeError):
     """There is no room now; try again after `retry_after_s`."""
+
+    result = "overloaded"
 
     def __init__(self, why: str, retry_after_s: float) -> None:
         super().__init__(why)
@@ -84,6 +94,8 @@ class OverloadedError(IntakeError):
 class RateLimitedError(OverloadedError):
     """The service's own limit, `limit` a minute, is used up for `retry_after_s`."""
 
+    result = "rate_limited"
+
     def __init__(self, limit: int, retry_after_s: float) -> None:
         super().__init__(f"more than {limit} messages a minute", retry_after_s)
         self.limit = limit
@@ -91,6 +103,8 @@ class RateLimitedError(OverloadedError):
 
 class StoppingError(OverloadedError):
     """The service is shutting down and accepts nothing new."""
+
+    result = "stopping"
 
     def __init__(self) -> None:
         super().__init__("the service is shutting down", 5.0)

@@ -88,16 +88,6 @@ NEXT: Final = MappingProxyType(
 FINAL: Final = frozenset(state for state, following in NEXT.items() if not following)
 PENDING: Final = frozenset(State) - FINAL
 
-_PENDING_ORDER: Final = (
-    State.SENDING,
-    State.UNCERTAIN,
-    State.HELD,
-    State.LEASED,
-    State.READY,
-    State.DEFERRED,
-)
-
-
 _RENAMED: Final = {
     State.READY: Status.QUEUED,
     State.LEASED: Status.QUEUED,
@@ -165,20 +155,3 @@ def summarize_statuses(statuses: frozenset[Status]) -> str:
         if status in statuses:
             return status.value
     return next(iter(statuses)).value if len(statuses) == 1 else "partial"
-
-
-def summarize(states: frozenset[State]) -> str:
-    """Return a message's status from its deliveries' states.
-
-    A pending state if any delivery is pending (the most telling one), else the common final
-    state, else `partial`.
-
-    >>> summarize(frozenset({State.SENT, State.DEFERRED}))
-    'deferred'
-    >>> summarize(frozenset({State.SENT, State.BOUNCED}))
-    'partial'
-    """
-    for state in _PENDING_ORDER:
-        if state in states:
-            return state.value
-    return next(iter(states)).value if len(states) == 1 else "partial"

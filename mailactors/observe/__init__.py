@@ -1,1 +1,1 @@
-"""What an operator sees: logs now, metrics and traces beside them. No room imports this one."""
+"""Logs, metrics, the ledger as text, and the watchdog's alarms."""

@@ -1,8 +1,8 @@
 """What is stuck, and since when: plain functions from facts to alarms.
 
-A fault is what a look finds; it becomes an alarm when look after look has found it for as long as
-its kind may last in health. That is counted on the monotonic clock from when it was first found,
-so that a step of the wall clock alarms nobody. Nothing here repairs anything.
+A finding is what one look sees. It becomes an alarm when every look has seen it for longer than
+its kind lasts in a healthy gateway, by the monotonic clock since it was first seen, so that a step
+of the wall clock raises no alarm. Nothing here repairs anything.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ import msgspec
 
 from mailactors.dispatch.lane import BreakerState, Lane
 from mailactors.dispatch.retry import StreamPolicy, candidates
+from mailactors.model.facts import public_word
 from mailactors.model.lifecycle import PENDING, State
 from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.tally import Tally
 from mailactors.spool.port import ALONE_FROM, DeliveryFacts, Inspection, LeaseOwner, MessageFacts
 
 LATE_S: Final = 5.0
-"""How much later than its time something may be done before a look takes note of it."""
+"""How late something may be done before a look reports it."""
 LAG_MAX_S: Final = 5.0
-"""How late the event loop may wake who sleeps."""
+"""How late the event loop may wake a task."""
 NAMED_MAX: Final = 20
-"""Alarms of one kind that are named at once; the others are counted."""
+"""Alarms of one kind that are listed at once; the others are only counted."""
 SUSPECTED_MAX: Final = 1_000
-"""Faults that are remembered at once: a spool that is all wrong says so with fewer."""
+"""Findings that are remembered at once; a spool that is all wrong shows with fewer."""
 
 
 class AlarmKind(enum.StrEnum):
@@ -51,27 +52,27 @@ class AlarmKind(enum.StrEnum):
 
 
 class Rule(msgspec.Struct, frozen=True):
-    """How long a fault may last in health, and what should have happened."""
+    """How long a finding of a kind may last in health, and what should have happened."""
 
     patience_s: float
     expected: str
 
 
 RULES: Final[Mapping[AlarmKind, Rule]] = {
-    AlarmKind.LEASE_ORPHANED: Rule(
-        30.0, "whoever leased it has it in hand: sends it, or gives it back"
+    AlarmKind.LEASE_ORPHANED: Rule(30.0, "what is leased is sent or given back by its owner"),
+    AlarmKind.INTENT_ORPHANED: Rule(
+        30.0, "an intent without an attempt in flight becomes uncertain"
     ),
-    AlarmKind.INTENT_ORPHANED: Rule(30.0, "an intent that nobody has in flight becomes uncertain"),
     # More than every timeout of an SMTP session with fifty recipients together.
     AlarmKind.ATTEMPT_STUCK: Rule(3600.0, "an attempt ends by its provider's own timeouts"),
     AlarmKind.NOT_SENT: Rule(30.0, "what is leased goes out while a provider of its route is free"),
     AlarmKind.NOT_CLAIMED: Rule(30.0, "what is due is leased while there is room for it"),
-    # A look-up may take half a minute; what waits for one is behind at most one of those.
-    AlarmKind.NOT_SETTLED: Rule(90.0, "what is uncertain is settled when its wait is over"),
-    AlarmKind.NOT_EXPIRED: Rule(30.0, "what waits past its deadline expires"),
+    # A look-up may take half a minute, and another doubt waits for at most one of them.
+    AlarmKind.NOT_SETTLED: Rule(90.0, "what is uncertain is looked at when its wait is over"),
+    AlarmKind.NOT_EXPIRED: Rule(30.0, "what is past its deadline expires"),
     AlarmKind.COUNT_WRONG: Rule(0.0, "open_count is the number of deliveries that are not final"),
     AlarmKind.FINAL_UNDATED: Rule(
-        0.0, "a message has final_at when all of it is final, and only then"
+        0.0, "a message has final_at when all its deliveries are final, and only then"
     ),
     AlarmKind.LEDGER_IMBALANCE: Rule(0.0, "every accepted delivery is in exactly one state"),
     AlarmKind.MAILBOX_STUCK: Rule(30.0, "an actor handles what waits for it"),
@@ -83,8 +84,8 @@ RULES: Final[Mapping[AlarmKind, Rule]] = {
 class Finding(msgspec.Struct, frozen=True):
     """Something that a look found.
 
-    `subject` is a message's id, or what else it is about. `spell` tells one bout from the next:
-    what has moved on meanwhile, if only to be stuck again, is another fault.
+    `subject` is a message's id, or what else it is about. `spell` separates one period from the
+    next: what has moved since, and is stuck again, is another finding. `state` is the public one.
     """
 
     kind: AlarmKind
@@ -94,12 +95,12 @@ class Finding(msgspec.Struct, frozen=True):
     stream: str = ""
     state: str = ""
     since: float | None = None
-    """UTC; since when the thing is as it is, as far as it is known."""
+    """UTC; since when it is so, as far as that is known."""
     detail: str = ""
 
 
 class Alarm(msgspec.Struct, frozen=True):
-    """A fault that lasts. `raised_at` is UTC, `raised_s` monotonic."""
+    """A finding that lasted too long. `raised_at` is UTC, `raised_s` monotonic."""
 
     fault: Finding
     raised_at: float
@@ -126,7 +127,7 @@ class AlarmRegister:
     """What is remembered from look to look."""
 
     suspected: dict[Key, tuple[Finding, float]] = field(default_factory=dict)
-    """Every fault of the latest look, and when (monotonic) it was first found."""
+    """Every finding of the latest look, and when (monotonic) it was first found."""
     alarms: dict[Key, Alarm] = field(default_factory=dict)
     raised: Tally = field(default_factory=Tally)
     """Alarms ever raised, by kind."""
@@ -136,11 +137,11 @@ class AlarmRegister:
         return tuple(sorted({fault.seq for fault, _ in self.suspected.values() if fault.seq}))
 
     def forget_suspicions(self) -> None:
-        """Begin to count anew: for a while nothing could move. What was raised stays."""
+        """Start all times over: for a while nothing could move. Raised alarms stay."""
         self.suspected = {key: self.suspected[key] for key in self.alarms if key in self.suspected}
 
     def counts(self, now_s: float) -> dict[str, int]:
-        """Return by kind the faults that have lasted too long, named or not."""
+        """Return by kind the findings that have lasted too long, listed or not."""
         counts = dict.fromkeys(RULES, 0)
         for fault, first_s in self.suspected.values():
             counts[fault.kind] += now_s - first_s >= RULES[fault.kind].patience_s
@@ -148,32 +149,34 @@ class AlarmRegister:
 
 
 def decide_changes(
-    book: AlarmRegister, faults: Iterable[Finding], now_s: float, now: float
+    register: AlarmRegister, faults: Iterable[Finding], now_s: float, now: float
 ) -> Changes:
-    """Take in what a look found: raise what has lasted too long, clear what is gone."""
-    before, book.suspected = book.suspected, {}
+    """Apply a look's findings: raise what has lasted too long, clear what is gone."""
+    before, register.suspected = register.suspected, {}
     for fault in faults:
         key = (fault.kind, fault.subject, fault.spell)
-        if key in before or len(book.suspected) < SUSPECTED_MAX:
-            book.suspected.setdefault(key, (fault, before[key][1] if key in before else now_s))
-    cleared = [alarm for key, alarm in book.alarms.items() if key not in book.suspected]
-    book.alarms = {key: alarm for key, alarm in book.alarms.items() if key in book.suspected}
-    raised = list(_raise(book, now_s, now))
+        if key in before or len(register.suspected) < SUSPECTED_MAX:
+            register.suspected.setdefault(key, (fault, before[key][1] if key in before else now_s))
+    cleared = [alarm for key, alarm in register.alarms.items() if key not in register.suspected]
+    register.alarms = {
+        key: alarm for key, alarm in register.alarms.items() if key in register.suspected
+    }
+    raised = list(_raise(register, now_s, now))
     for alarm in raised:
-        book.raised.add(alarm.fault.kind.value)
+        register.raised.add(alarm.fault.kind.value)
     return Changes(tuple(raised), tuple(cleared))
 
 
-def _raise(book: AlarmRegister, now_s: float, now: float) -> Iterator[Alarm]:
+def _raise(register: AlarmRegister, now_s: float, now: float) -> Iterator[Alarm]:
     named = dict.fromkeys(RULES, 0)
-    for kind, *_ in book.alarms:
+    for kind, *_ in register.alarms:
         named[kind] += 1
-    for key, (fault, first_s) in book.suspected.items():
+    for key, (fault, first_s) in register.suspected.items():
         is_over = now_s - first_s >= RULES[fault.kind].patience_s
-        if is_over and key not in book.alarms and named[fault.kind] < NAMED_MAX:
+        if is_over and key not in register.alarms and named[fault.kind] < NAMED_MAX:
             named[fault.kind] += 1
-            book.alarms[key] = Alarm(fault, now, now_s)
-            yield book.alarms[key]
+            register.alarms[key] = Alarm(fault, now, now_s)
+            yield register.alarms[key]
 
 
 # The spool
@@ -184,20 +187,20 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     Args:
         now: UTC seconds.
-        owner: what the dispatcher has in hand.
+        owner: the leases and attempts that the dispatcher has.
         plans: by stream; every stream of the messages looked at is in it.
         free: lanes that would take a message now.
-        well: lanes that a patient stream waits for.
-        room: messages of a stream in hand below which the dispatcher leases more.
-        repeating: lanes with as many repetitions by key on their way as there may be.
-        is_alone: whether a message is on its way that goes alone; others of its kind wait.
+        healthy: lanes that a patient stream waits for.
+        room: leased messages of a stream below which the dispatcher claims more.
+        repeating: lanes with as many repeats by key in flight as they may have.
+        is_alone: whether a message is in flight that must be the only suspect; others wait.
     """
 
     now: float
     owner: LeaseOwner
     plans: Mapping[str, StreamPolicy]
     free: frozenset[str]
-    well: frozenset[str]
+    healthy: frozenset[str]
     room: int
     repeating: frozenset[str] = frozenset()
     is_alone: bool = False
@@ -211,12 +214,12 @@ def is_free(lane: Lane, now_s: float) -> bool:
     return is_open and has_permit and lane.slots_free > 0
 
 
-def spool_faults(inspection: Inspection, world: Snapshot) -> Iterator[Finding]:
-    """Yield what is wrong in what a look into the spool saw."""
+def spool_faults(inspection: Inspection, known: Snapshot) -> Iterator[Finding]:
+    """Yield what is wrong in a look's part of the spool."""
     for message in inspection.messages:
         yield from sum_faults(message)
-        has_room = inspection.taken.get(message.stream, 0) < world.room
-        yield from motion_faults(message, world, has_room=has_room)
+        has_room = inspection.taken.get(message.stream, 0) < known.room
+        yield from motion_faults(message, known, has_room=has_room)
     for seq in inspection.strays:
         detail = "deliveries without a message"
         yield Finding(AlarmKind.LEDGER_IMBALANCE, f"message no. {seq}", detail=detail)
@@ -245,14 +248,15 @@ def sum_faults(message: MessageFacts) -> Iterator[Finding]:
         yield fault(AlarmKind.FINAL_UNDATED, detail)
 
 
-def motion_faults(message: MessageFacts, world: Snapshot, *, has_room: bool) -> Iterator[Finding]:
-    """Yield what should have moved on; of several deliveries in the same case, the first."""
+def motion_faults(message: MessageFacts, known: Snapshot, *, has_room: bool) -> Iterator[Finding]:
+    """Yield what should have moved; of several deliveries alike, the first."""
     found: dict[tuple[AlarmKind, str], Finding] = {}
     for each in message.deliveries:
-        for kind, spell, detail in delivery_faults(message, each, world, has_room=has_room):
+        for kind, spell, detail in delivery_faults(message, each, known, has_room=has_room):
             since = since_of(kind, message, each)
+            state = public_word(each.state)
             fault = Finding(
-                kind, message.id, spell, message.seq, message.stream, each.state, since, detail
+                kind, message.id, spell, message.seq, message.stream, state, since, detail
             )
             found.setdefault((kind, spell), fault)
     yield from found.values()
@@ -272,19 +276,19 @@ def since_of(kind: AlarmKind, message: MessageFacts, each: DeliveryFacts) -> flo
 
 
 def delivery_faults(
-    message: MessageFacts, each: DeliveryFacts, world: Snapshot, *, has_room: bool
+    message: MessageFacts, each: DeliveryFacts, known: Snapshot, *, has_room: bool
 ) -> Iterator[tuple[AlarmKind, str, str]]:
     """Yield kind, spell and detail of what is wrong with where a delivery is."""
-    late = world.now - LATE_S
+    late = known.now - LATE_S
     match each.state:
         case State.LEASED | State.SENDING:
-            yield from _taken_faults(message, each, world)
+            yield from _taken_faults(message, each, known)
         case State.READY | State.DEFERRED if each.due_at <= late and has_room:
             yield AlarmKind.NOT_CLAIMED, repr(each.due_at), ""
         case State.UNCERTAIN if each.doubt_at is None or math.isinf(each.doubt_at):
-            yield AlarmKind.NOT_SETTLED, each.attempt_id, "nobody is going to see to it"
+            yield AlarmKind.NOT_SETTLED, each.attempt_id, "no look-up or repeat is due"
         case State.UNCERTAIN | State.HELD if each.doubt_at is not None and each.doubt_at <= late:
-            if each.provider not in world.repeating and not must_wait_alone(message, world):
+            if each.provider not in known.repeating and not must_wait_alone(message, known):
                 yield AlarmKind.NOT_SETTLED, repr(each.doubt_at), ""
     is_waiting = each.state in {State.READY, State.DEFERRED, State.LEASED}
     if is_waiting and message.expires_at <= late:
@@ -292,37 +296,37 @@ def delivery_faults(
 
 
 def _taken_faults(
-    message: MessageFacts, each: DeliveryFacts, world: Snapshot
+    message: MessageFacts, each: DeliveryFacts, known: Snapshot
 ) -> Iterator[tuple[AlarmKind, str, str]]:
     if each.state == State.SENDING:
-        if each.attempt_id not in world.owner.attempts:
+        if each.attempt_id not in known.owner.attempts:
             yield AlarmKind.INTENT_ORPHANED, each.attempt_id, f"attempt {each.attempt_id}"
-    elif not world.owner.knows_lease(message.seq, each.epoch, each.node):
-        yield AlarmKind.LEASE_ORPHANED, str(each.epoch), f"leased to {each.node or 'nobody'}"
-    elif (message.seq, each.epoch) not in world.owner.flying:
-        lane = free_lane(message, each.epoch, world)
+    elif not known.owner.knows_lease(message.seq, each.epoch, each.node):
+        yield AlarmKind.LEASE_ORPHANED, str(each.epoch), f"leased to node {each.node!r}"
+    elif (message.seq, each.epoch) not in known.owner.flying:
+        lane = free_lane(message, each.epoch, known)
         if lane is not None:
             yield AlarmKind.NOT_SENT, str(each.epoch), f"provider {lane} is free"
 
 
-def free_lane(message: MessageFacts, epoch: int, world: Snapshot) -> str | None:
-    """Return a lane that would take what is leased of a message, or None: then it may wait."""
-    if must_wait_alone(message, world):
+def free_lane(message: MessageFacts, epoch: int, known: Snapshot) -> str | None:
+    """Return a lane that would take a message's leased deliveries, or None: then they may wait."""
+    if must_wait_alone(message, known):
         return None
-    plan = world.plans[message.stream]
+    plan = known.plans[message.stream]
     leased = [d for d in message.deliveries if d.state == State.LEASED and d.epoch == epoch]
     able = plan.carrying(len(leased), message.written_for)
     for lane in candidates(able, message.progress):
-        if lane in world.free:
+        if lane in known.free:
             return lane
-        if plan.is_patient and lane in world.well:
+        if plan.is_patient and lane in known.healthy:
             return None
     return None
 
 
-def must_wait_alone(message: MessageFacts, world: Snapshot) -> bool:
-    """Whether it is one of those that are sent one at a time, and another one is on its way."""
-    return world.is_alone and message.crashes >= ALONE_FROM
+def must_wait_alone(message: MessageFacts, known: Snapshot) -> bool:
+    """Whether the message is a suspect, and another suspect is in flight: they go one at a time."""
+    return known.is_alone and message.crashes >= ALONE_FROM
 
 
 # The process
@@ -334,7 +338,7 @@ def process_faults(
     lag_s: float,
     look_began_s: float | None,
 ) -> Iterator[Finding]:
-    """Yield what is wrong with the process, as far as it can see itself."""
+    """Yield what the process can find wrong with itself."""
     for box in mailboxes:
         if box.waiting:
             spell = f"{box.handled}+{box.crashed}"

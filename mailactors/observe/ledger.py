@@ -1,4 +1,4 @@
-"""The ledger for people: a sum that visibly adds up, the risks taken, and what waits longest."""
+"""The ledger as text: the sum over all states, the declared risks, and what waits longest."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import rich.console
 import rich.table
 import rich.text
 
-from mailactors.model.lifecycle import FINAL, State
+from mailactors.model.lifecycle import FINAL, Status
 
-_FINAL: Final = tuple(state.value for state in State if state in FINAL)
-_PENDING: Final = tuple(state.value for state in State if state not in FINAL)
+_FINAL: Final = tuple(each.value for each in Status if each.value in FINAL)
+_PENDING: Final = tuple(each.value for each in Status if each.value not in FINAL)
+_NOTES: Final = {"held": " (for a person)", "scheduled": " (for later)"}
 _STEPS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 
 
 def ledger_text(ledger: Mapping[str, Any]) -> rich.console.Group:
-    """Return the ledger, as `GET /v1/ledger` answers it, as a person reads it."""
+    """Return what `GET /v1/ledger` answers as text for a person."""
     return rich.console.Group(*_parts(ledger))
 
 
@@ -42,12 +43,12 @@ def _sum(ledger: Mapping[str, Any]) -> rich.table.Table:
     shown += [state for state in sorted(states) if state not in (*_FINAL, *_PENDING)]
     table.add_row("", f"{ledger['accepted']:,}", "deliveries accepted", style="bold")
     for sign, state in zip(("=", *"+" * len(shown)), shown, strict=False):
-        note = "" if state in _FINAL else " (on its way)" if state != "held" else " (for a person)"
+        note = "" if state in _FINAL else _NOTES.get(state, " (in flight)")
         table.add_row(sign, f"{states[state]:,}", state + note)
     if not shown:
         table.add_row("=", "0", "")
     if ledger["imbalance"]:
-        table.add_row("+", f"{ledger['imbalance']:,}", "in no state at all", style="bold red")
+        table.add_row("+", f"{ledger['imbalance']:,}", "in no state", style="bold red")
     return table
 
 
@@ -63,13 +64,17 @@ def _waiting(ledger: Mapping[str, Any]) -> rich.table.Table:
     table = rich.table.Table()
     for title in ("state", "stream"):
         table.add_column(title)
-    for title in ("deliveries", "oldest accepted", "unmoved for"):
+    for title in ("deliveries", "oldest waits", "unmoved for"):
         table.add_column(title, justify="right")
     in_order = sorted(ledger["pending"], key=lambda each: _place(each["state"]))
     for each in in_order:
-        ages = (f"{duration(each['oldest_s'])} ago", duration(each["unmoved_s"]))
+        ages = (_age(each["oldest_s"]), _age(each["unmoved_s"]))
         table.add_row(each["state"], each["stream"], f"{each['count']:,}", *ages)
     return table
+
+
+def _age(seconds: float | None) -> str:
+    return "" if seconds is None else duration(seconds)
 
 
 def _place(state: str) -> int:
@@ -79,9 +84,9 @@ def _place(state: str) -> int:
 def _risks(ledger: Mapping[str, Any]) -> Iterator[rich.console.RenderableType]:
     total, risks = ledger["declared_risks"], ledger["risks"]
     if not total and not risks:
-        yield "No delivery was sent again that may have arrived."
+        yield "No delivery was sent again that a provider may have accepted."
         return
-    yield f"Sent again although they may have arrived: {total:,}"
+    yield f"Sent again although a provider may have accepted them: {total:,}"
     table = rich.table.Table()
     table.add_column("stream")
     table.add_column("provider")
@@ -99,11 +104,11 @@ def _alarms(ledger: Mapping[str, Any]) -> Iterator[rich.console.RenderableType]:
         words = [alarm["kind"], alarm["subject"], alarm["stream"], alarm["state"], alarm["detail"]]
         line = " ".join(word for word in words if word)
         yield rich.text.Text(f"Stuck since {alarm['since'] or alarm['raised_at']}: {line}")
-        yield rich.text.Text(f"  but: {alarm['expected']}")
+        yield rich.text.Text(f"  expected: {alarm['expected']}")
 
 
 def duration(seconds: float) -> str:
-    """Return a time span in the unit that tells most.
+    """Return a time span in the largest unit that it fills.
 
     >>> [duration(s) for s in (0.4, 59, 600, 9_000, 200_000)]
     ['0 s', '59 s', '10 min', '2.5 h', '2.3 d']

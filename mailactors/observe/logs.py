@@ -1,9 +1,9 @@
-"""Logs: one line a decision, fit for a person or for a machine, without anybody's secrets.
+"""Logs: one line a decision, for a person or for a machine, without secrets.
 
-The service's journal. Recipients are hashed with a key of this process, so that lines about one
-recipient can be joined and the recipient not be read from them; bodies and subjects are never
-passed here, and a fact under a name that smells of a secret is masked all the same. Providers like
-to repeat addresses in what they answer, so that every text is searched for them.
+The service's journal. Recipients are hashed with a key of this process: lines about one recipient
+can be joined, and do not name it. Bodies and subjects are never logged; a fact whose name is that
+of a secret is masked as well. Providers repeat addresses in their answers, so every text is
+searched for them.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 MASKED: Final = re.compile(
     r"(?:.*_)?(?:password|secret|token|authorization|api_key|body|text|html|subject)", re.IGNORECASE
 )
-"""Names of facts that are never shown, alone or as the last word (`smtp_password`)."""
+"""Names of facts that are masked, also as the last word (`smtp_password`)."""
 TEXT_MAX: Final = 1000
-"""Characters of one fact; what a provider says is hostile and may be long."""
+"""Characters of one fact; a provider's answer may be long."""
 _WORD: Final = re.compile(r"""[^\s<>()"',;:]+""")
 
 
 class LogSettings(pydantic.BaseModel):
-    """How the logs look. `auto` is colours on a terminal and JSON elsewhere."""
+    """The format of the logs. `auto` is colours on a terminal and JSON elsewhere."""
 
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -58,13 +58,13 @@ class LogJournal:
         )
 
     def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
-        """Write a line, if its level is loud enough."""
+        """Write a line, unless its level is below the configured one."""
         if LEVELS[level] >= self._level:
             self._logger.msg(event, level=level, **facts)
 
 
 class _ForwardHandler(logging.Handler):
-    """Lets what libraries log by the standard module appear as journal lines."""
+    """Writes records of the standard `logging` module to the journal."""
 
     def __init__(self, journal: LogJournal) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ _HASH_KEY: Final = secrets.token_bytes(16)
 
 
 def hash_recipient(address: str) -> str:
-    """Return a recipient as a keyed hash and its domain; the key lives as long as the process."""
+    """Return a recipient as a keyed hash and its domain; each process has its own key."""
     digest = hashlib.blake2b(address.encode(), key=_HASH_KEY, digest_size=6).hexdigest()
     return f"{digest}@{domain_of(address)}"
 
@@ -96,14 +96,14 @@ def hash_recipient(address: str) -> str:
 def mask(
     _logger: object, _method: str, facts: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Hash addresses, mask secrets, cut what is long."""
+    """Hash addresses, mask secrets, cut long texts."""
     for name, value in facts.items():
         facts[name] = masked(name, value)
     return facts
 
 
 def masked(name: str, value: Any) -> Any:
-    """Return a fact as it may be shown, and so with what is inside of it."""
+    """Return a fact as it may be logged, and all that is nested in it."""
     if MASKED.fullmatch(name):
         return "***"
     if name == "recipient":

@@ -1,12 +1,13 @@
 """Metrics in Prometheus's text format, made at each scrape from what the rooms count anyway.
 
-No room knows of this one: it pulls tallies, histograms and statistics, and asks the spool once.
-Labels are streams, providers, states, actors and words of ours; never a client's.
+It reads tallies, histograms and statistics, and asks the spool once a scrape. Labels are streams,
+providers, states, actors and words of this program; never a client's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -20,6 +21,7 @@ from prometheus_client.core import (
 from mailactors.dispatch.desk import DispatchDesk
 from mailactors.dispatch.lane import BreakerState, Lane
 from mailactors.intake.door import Door
+from mailactors.model.lifecycle import Status
 from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.ports import Clock
@@ -49,14 +51,14 @@ class Gauges(Protocol):
 class Backlog:
     """What the spool is asked at a scrape."""
 
-    def __init__(self, spool: Questions) -> None:
-        self.pending = spool.pending()
+    def __init__(self, spool: Questions, now: float) -> None:
+        self.pending = spool.pending(now)
         self.ledger = spool.ledger()
 
 
 async def expose(gauges: Gauges) -> bytes:
     """Return everything as text, version 0.0.4."""
-    backlog = await gauges.reader.ask(Backlog)
+    backlog = await gauges.reader.ask(partial(Backlog, now=gauges.clock.wall_time()))
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Snapshot(list(collect(gauges, backlog))))
     return generate_latest(registry)
@@ -77,7 +79,7 @@ def collect(gauges: Gauges, backlog: Backlog) -> Iterator[Metric]:
     """Yield every family."""
     yield _counter(
         "mailactors_submissions",
-        "Submissions by what became of them.",
+        "Submissions by result.",
         ("result",),
         gauges.door.results.counts,
     )
@@ -108,31 +110,34 @@ def collect(gauges: Gauges, backlog: Backlog) -> Iterator[Metric]:
 
 def _backlog(backlog: Backlog, now: float) -> Iterator[Metric]:
     depth = GaugeMetricFamily(
-        "mailactors_pending", "Deliveries on their way.", labels=("stream", "state")
+        "mailactors_pending", "Deliveries that are not final.", labels=("stream", "state")
     )
     by_state = GaugeMetricFamily(
         "mailactors_oldest_in_state_seconds",
-        "Age of the oldest message with a delivery in this state.",
+        "How long the oldest message with a delivery in this state has waited.",
         labels=("stream", "state"),
     )
     unmoved = GaugeMetricFamily(
         "mailactors_unmoved_in_state_seconds",
-        "For how long the delivery that moved least is as it is.",
+        "How long the delivery that moved least recently is as it is.",
         labels=("stream", "state"),
     )
     oldest: dict[str, float] = {}
     for each in backlog.pending:
-        depth.add_metric((each.stream, each.state), each.count)
-        by_state.add_metric((each.stream, each.state), max(0.0, now - each.accepted_at))
-        unmoved.add_metric((each.stream, each.state), max(0.0, now - each.since))
-        oldest[each.stream] = min(each.accepted_at, oldest.get(each.stream, each.accepted_at))
+        labels = (each.stream, each.status.value)
+        depth.add_metric(labels, each.count)
+        if each.status is Status.SCHEDULED:
+            continue  # it is not due
+        by_state.add_metric(labels, max(0.0, now - each.waits_since))
+        unmoved.add_metric(labels, max(0.0, now - each.unmoved_since))
+        oldest[each.stream] = min(each.waits_since, oldest.get(each.stream, each.waits_since))
     age = GaugeMetricFamily(
         "mailactors_oldest_pending_seconds",
-        "Age of the oldest message that is not final.",
+        "How long the oldest message that is due and not final has waited.",
         labels=("stream",),
     )
-    for stream, accepted_at in oldest.items():
-        age.add_metric((stream,), max(0.0, now - accepted_at))
+    for stream, waits_since in oldest.items():
+        age.add_metric((stream,), max(0.0, now - waits_since))
     yield from (depth, age, by_state, unmoved)
     yield from _ledger(backlog.ledger)
 
@@ -145,12 +150,12 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
     )
     yield CounterMetricFamily(
         "mailactors_declared_risks",
-        "Deliveries sent again although they may have arrived.",
+        "Deliveries sent again although a provider may have accepted them.",
         ledger.declared_risks,
     )
     yield _counter(
         "mailactors_declared_risks_by_provider",
-        "The same, by stream and by the provider that may have had them.",
+        "The same, by stream and by the provider that may have accepted them.",
         ("stream", "provider"),
         {(each.stream, each.provider): each.count for each in ledger.risks},
     )
@@ -158,7 +163,7 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
 
 def _watched(watch: WatchdogStatus, now_s: float) -> Iterator[Metric]:
     alarms = GaugeMetricFamily(
-        "mailactors_watchdog_alarms", "What is stuck or does not add up now: 0.", labels=("kind",)
+        "mailactors_watchdog_alarms", "Faults that last, by kind; in health 0.", labels=("kind",)
     )
     for kind, count in watch.counts(now_s).items():
         alarms.add_metric((kind,), count)
@@ -177,7 +182,9 @@ def _watched(watch: WatchdogStatus, now_s: float) -> Iterator[Metric]:
 
 def _lanes(lanes: Iterable[Lane], now_s: float) -> Iterator[Metric]:
     gate = GaugeMetricFamily(
-        "mailactors_breaker_state", "1 for the gate's position.", labels=("provider", "state")
+        "mailactors_breaker_state",
+        "1 for the state it is in.",
+        labels=("provider", "state"),
     )
     in_flight = GaugeMetricFamily(
         "mailactors_in_flight", "Attempts in a lane.", labels=("provider",)
@@ -195,8 +202,8 @@ def _lanes(lanes: Iterable[Lane], now_s: float) -> Iterator[Metric]:
         pace = lane.pace.value
         permits.add_metric((lane.name,), pace.permits)
         next_permit.add_metric((lane.name,), max(0.0, pace.next_permit_s - now_s))
-        for position in BreakerState:
-            gate.add_metric((lane.name, position.value), lane.health.value.gate is position)
+        for state in BreakerState:
+            gate.add_metric((lane.name, state.value), lane.health.value.gate is state)
         in_flight.add_metric((lane.name,), len(lane.in_flight))
         paused.add_metric((lane.name,), lane.is_paused)
     yield from (gate, in_flight, paused, permits, next_permit)

@@ -1,11 +1,10 @@
-"""The watchdog: looks every few seconds at what should move, and names what does not.
+"""The watchdog: looks every few seconds at what should move, and raises an alarm for what does not.
 
-Owns nothing of the mail and repairs nothing. Two loops: one looks into the spool, the other at the
-process, and sees when the first one gets no answer. What they find lasts in `WatchdogStatus`, so
-that a successor raises no alarm twice. An alarm is a line in the log when it is raised and one
-when it is over, a metric by kind, and an entry in the ledger's answer; not an event of its
-message's, for those are committed with what happened, by the writer, who may be the one that is
-stuck.
+It changes no mail and repairs nothing. One loop looks into the spool; the other looks at the
+process, and notices when the first gets no answer. What they find is kept in `WatchdogStatus`, so
+that a successor raises no alarm twice. An alarm is a log record when it is raised and another when
+it is over, a metric by kind, and an entry in the ledger's answer. It is no event of its message:
+events are committed by the writer, which may be what is stuck.
 """
 
 from __future__ import annotations
@@ -39,40 +38,40 @@ from mailactors.spool.reader import SpoolReader
 
 LOOK_EVERY_S: Final = 5.0
 LOOK_JITTER: Final = 0.2
-"""Looks are not spaced evenly: in step with a lane's permits they would always see it free."""
+"""Looks are not evenly spaced: in step with a lane's permits they would always see it free."""
 AT_REST_S: Final = 2.0
-"""How long after the disk was found full nothing is expected to move."""
+"""How long after the disk was full nothing is expected to move."""
 
 
 @dataclass(eq=False)
 class WatchdogStatus:
-    """What outlives the watchdog, and what others may see of it."""
+    """The watchdog's memory, which outlives it; the metrics and the ledger read it."""
 
     spool: AlarmRegister = field(default_factory=AlarmRegister)
     process: AlarmRegister = field(default_factory=AlarmRegister)
     looked_s: float | None = None
     """Monotonic; when the latest look into the spool was answered."""
     lag_s: float = 0.0
-    """How late the event loop woke the latest look."""
+    """How late the event loop started the latest look."""
 
     def alarms(self) -> list[Alarm]:
-        """Return what is wrong now, the oldest first."""
+        """Return the present alarms, the oldest first."""
         alarms = [*self.spool.alarms.values(), *self.process.alarms.values()]
         return sorted(alarms, key=lambda each: each.raised_s)
 
     def counts(self, now_s: float) -> dict[str, int]:
-        """Return by kind how much is wrong now, named or not; every kind is there."""
+        """Return the number of lasting findings by kind, listed or not; every kind is there."""
         process = self.process.counts(now_s)
         return {kind: n + process[kind] for kind, n in self.spool.counts(now_s).items()}
 
     def raised(self) -> dict[tuple[str, ...], int]:
-        """Return by kind how many alarms were ever raised; every kind is there."""
+        """Return the number of alarms ever raised, by kind; every kind is there."""
         none: dict[tuple[str, ...], int] = {(kind.value,): 0 for kind in RULES}
         return none | self.spool.raised.counts | self.process.raised.counts  # no kind is in both
 
 
 class WatchdogActor:
-    """The shell."""
+    """Runs both loops; each sleeps, looks, and applies what it found."""
 
     def __init__(
         self,
@@ -94,7 +93,7 @@ class WatchdogActor:
         self._looks: dict[str, int] = {}
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
-        """Look, and look again."""
+        """Run both loops."""
         task_status.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_spool)
@@ -103,35 +102,35 @@ class WatchdogActor:
     async def _watch_spool(self) -> None:
         while True:
             await self._pause("spool")
-            if self._is_at_rest():
+            if self._is_idle():
                 self._watch.spool.forget_suspicions()
                 continue
             self._look_began_s = self._clock.now_s()
             try:
                 faults = await self._look()
             except SpoolError:
-                continue  # the writer meets the same disk, and says so
+                continue  # the writer meets the same disk, and logs it
             finally:
                 self._look_began_s = None
             self._watch.looked_s = self._clock.now_s()
-            self._tell(self._watch.spool, faults)
+            self._apply(self._watch.spool, faults)
 
     async def _watch_process(self) -> None:
         while True:
             self._watch.lag_s = await self._pause("process")
-            if self._is_at_rest():
+            if self._is_idle():
                 self._watch.process.forget_suspicions()
                 continue
             lanes = self._desk.lanes.values()
             faults = process_faults(self._mailboxes(), lanes, self._watch.lag_s, self._look_began_s)
-            self._tell(self._watch.process, list(faults))
+            self._apply(self._watch.process, list(faults))
 
     async def _look(self) -> list[Finding]:
-        """Ask the spool, and judge by what the process knew before it asked."""
+        """Ask the spool, and judge its answer by what the process knew before it asked."""
         now_s, now = self._clock.now_s(), self._clock.wall_time()
         lanes, owner = list(self._desk.lanes.values()), self._owner()
         free = frozenset(lane.name for lane in lanes if is_free(lane, now_s))
-        well = frozenset(lane.name for lane in lanes if LaneView(lane).is_well)
+        healthy = frozenset(lane.name for lane in lanes if LaneView(lane).is_well)
         repeating = frozenset(lane.name for lane in lanes if repeats_of(lane) >= REPEATS_MAX)
         is_alone = self._desk.has_suspect_in_flight
         look = InspectionQuery(
@@ -140,8 +139,8 @@ class WatchdogActor:
         inspection = await self._reader.ask(lambda spool: spool.inspect(look))
         self._expiry_mark, self._audit_mark = inspection.expiry_mark, inspection.audit_mark
         plans = {each.stream: self._desk.plan(each.stream) for each in inspection.messages}
-        world = Snapshot(now, owner, plans, free, well, LOW_WATER, repeating, is_alone)
-        return list(spool_faults(inspection, world))
+        known = Snapshot(now, owner, plans, free, healthy, LOW_WATER, repeating, is_alone)
+        return list(spool_faults(inspection, known))
 
     def _owner(self) -> LeaseOwner:
         attempts = [a for lane in self._desk.lanes.values() for a in lane.in_flight.values()]
@@ -153,22 +152,22 @@ class WatchdogActor:
         )
 
     async def _pause(self, name: str) -> float:
-        """Sleep until the next look; return how much later than that it is."""
+        """Sleep until the next look; return how late the event loop woke this task."""
         self._looks[name] = count = self._looks.get(name, 0) + 1
         draw = self._ports.entropy.draw("watchdog", name, count)
         until_s = self._clock.now_s() + LOOK_EVERY_S * (1.0 + LOOK_JITTER * (2.0 * draw - 1.0))
         await trio.sleep_until(until_s)
         return max(0.0, self._clock.now_s() - until_s)
 
-    def _is_at_rest(self) -> bool:
-        """Whether nothing need move: the gateway stops, or its disk has no room."""
+    def _is_idle(self) -> bool:
+        """Whether nothing has to move: the gateway stops, or its disk is full."""
         full = self._desk.signals.full_until_s
         is_full = full.version > 0 and self._clock.now_s() < full.value + AT_REST_S
         return self._desk.is_draining or is_full
 
-    def _tell(self, book: AlarmRegister, faults: list[Finding]) -> None:
+    def _apply(self, register: AlarmRegister, faults: list[Finding]) -> None:
         now_s, now = self._clock.now_s(), self._clock.wall_time()
-        changes = decide_changes(book, faults, now_s, now)
+        changes = decide_changes(register, faults, now_s, now)
         note = self._ports.journal.note
         for alarm in changes.raised:
             note("watchdog.alarm", level="error", **facts_of(alarm, now))
@@ -183,7 +182,7 @@ def repeats_of(lane: Lane) -> int:
 
 
 def facts_of(alarm: Alarm, now: float) -> dict[str, str | float]:
-    """Return an alarm as the log has it; what is not known of it is left out."""
+    """Return an alarm's facts for the log; those that are not known are left out."""
     fault = alarm.fault
     facts: dict[str, str | float] = {
         "kind": fault.kind.value,

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import trio
 
+from mailactors.model.facts import public_facts
 from mailactors.model.message import without_recipients
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import FeedEvent
@@ -35,7 +36,7 @@ class ReporterActor:
         while True:
             for event in await self._reports_after(seq):
                 seq = event.seq
-                facts = hide(event.facts, await self._recipients(event.id))
+                facts = hide(public_facts(event.facts), await self._recipients(event.id))
                 self._journal.note(
                     "message.failed", level="error", id=event.id, stream=event.stream, **facts
                 )

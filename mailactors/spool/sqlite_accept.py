@@ -20,7 +20,7 @@ from mailactors.spool.port import (
     Receipt,
     Retry,
 )
-from mailactors.spool.sqlite_rows import fetch, pack_progress, record
+from mailactors.spool.sqlite_rows import fetch, pack_progress, record, write_labels
 
 UNSENT: Final = FINAL - {State.SENT}
 """Final states out of which a retry by hand makes something new."""
@@ -108,9 +108,12 @@ def _insert(db: apsw.Connection, fresh: Sequence[tuple[int, Accept]], now: float
     db.executemany(
         "INSERT INTO messages (seq, id, client_id, message_id, stream, sender, subject, date_s,"
         " accepted_at, not_before, expires_at, size_bytes, digest, recipients_total, open_count,"
-        " progress) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        " progress, labels) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [_message_row(seq, command) for seq, command in fresh],
     )
+    tags = [(tag, seq) for seq, each in fresh for tag in dict.fromkeys(each.message.content.tags)]
+    if tags:
+        db.executemany("INSERT INTO message_tags VALUES (?, ?)", tags)
     db.executemany(
         "INSERT INTO contents VALUES (?, ?)", [(seq, command.packed) for seq, command in fresh]
     )
@@ -147,6 +150,7 @@ def _message_row(seq: int, command: Accept) -> tuple[Any, ...]:
         recipients_total,
         recipients_total,
         _NO_PROGRESS,
+        write_labels(message.content.tags, message.content.metadata),
     )
 
 
@@ -251,9 +255,9 @@ def _copy(
         db,
         "INSERT INTO messages (id, client_id, message_id, stream, sender, subject, date_s,"
         " accepted_at, not_before, expires_at, size_bytes, digest, recipients_total, open_count,"
-        " progress, retry_of, envelope_total, kept) SELECT ?1, client_id, message_id, stream,"
-        " sender, subject, date_s, ?2, ?2, ?2 + expires_at - max(accepted_at, not_before),"
-        " size_bytes, digest, ?3, ?3, ?4, id, max(recipients_total, envelope_total), 1"
+        " progress, labels, retry_of, envelope_total, kept) SELECT ?1, client_id, message_id,"
+        " stream, sender, subject, date_s, ?2, ?2, ?2 + expires_at - max(accepted_at, not_before),"
+        " size_bytes, digest, ?3, ?3, ?4, labels, id, max(recipients_total, envelope_total), 1"
         " FROM messages WHERE seq = ?5"
         " RETURNING seq, id, message_id, client_id, accepted_at, stream",
         (command.new_id, now, len(chosen), _NO_PROGRESS, old_seq),
@@ -261,6 +265,10 @@ def _copy(
     receipt = _stored_receipt(rows[0], is_replay=False)
     db.execute(
         "INSERT INTO contents SELECT ?, packed FROM contents WHERE seq = ?", (receipt.seq, old_seq)
+    )
+    db.execute(
+        "INSERT INTO message_tags SELECT tag, ? FROM message_tags WHERE seq = ?",
+        (receipt.seq, old_seq),
     )
     _insert_deliveries(
         db, [(receipt.seq, n, to, receipt.stream, now) for n, (_, to) in enumerate(chosen)], now

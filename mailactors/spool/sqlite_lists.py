@@ -7,12 +7,12 @@ of them. Where those let little through, an answer ends early, with the place to
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from typing import Any, Final
 
 import apsw
 
-from mailactors.model.lifecycle import State
+from mailactors.model.lifecycle import STATES_OF, State, Status
 from mailactors.spool.port import Filters
 from mailactors.spool.sqlite_accept import UNSENT
 from mailactors.spool.sqlite_rows import fetch
@@ -43,6 +43,9 @@ _PARTIAL: Final = {
     " ('held', 'bounced', 'failed', 'expired', 'suppressed', 'cancelled')",
 }
 """What a partial index needs to hear; a bound state is not enough."""
+_OF_MESSAGE: Final = "EXISTS (SELECT 1 FROM messages WHERE messages.seq = listed.seq AND"
+_SCHEDULED: Final = f"{_OF_MESSAGE} not_before > :now)"
+_TAGGED: Final = "EXISTS (SELECT 1 FROM message_tags WHERE tag = :tag AND seq = listed.seq)"
 
 
 def find_seqs(
@@ -89,48 +92,69 @@ def build_query(filters: Filters) -> tuple[str, dict[str, Any]]:
     """Return the SQL of (seq, fits) and its bindings, but for `low`, `high` and `block`."""
     bindings: dict[str, Any] = {
         "recipient": filters.recipient,
-        "state": filters.state.value if filters.state else "",
+        "tag": filters.tag,
         "stream": filters.stream,
         "since": float("-inf") if filters.since is None else filters.since,
         "until": float("inf") if filters.until is None else filters.until,
+        "now": filters.now,
     }
-    table, where, fits = _plan(filters)
-    if filters.since is not None or filters.until is not None:
-        fits.append(
-            "(SELECT accepted_at >= :since AND accepted_at < :until"
-            " FROM messages AS one WHERE one.seq = listed.seq)"
-        )
-    sql = (  # of words of ours
-        f"SELECT seq, {' AND '.join(fits) or 'TRUE'} FROM {table}"  # noqa: S608
-        f" WHERE seq >= :low AND seq < :high{where} ORDER BY seq DESC"
-    )
-    return sql, bindings
+    parts = [
+        f"SELECT seq, {' AND '.join(fits) or 'TRUE'} FROM {table}"  # noqa: S608  # words of ours
+        f" WHERE seq >= :low AND seq < :high{where}"
+        for table, where, fits in _plans(filters)
+    ]
+    return f"{' UNION ALL '.join(parts)} ORDER BY seq DESC", bindings
 
 
-def _plan(filters: Filters) -> tuple[str, str, list[str]]:
-    # The table with its index, what that index decides, and what each row is asked.
+def _plans(filters: Filters) -> Iterator[tuple[str, str, list[str]]]:
+    # Of each part: the table with its index, what that index decides, and what each row is asked.
     fits = []
-    if filters.state is not None:
-        fits.append("state = :state")
+    if filters.since is not None or filters.until is not None:
+        fits.append(f"{_OF_MESSAGE} accepted_at >= :since AND accepted_at < :until)")
     if filters.recipient:
-        if filters.stream:
-            fits.append("stream = :stream")
+        fits += [*_asked(filters), *([_TAGGED] if filters.tag else [])]
         table = "deliveries AS listed INDEXED BY deliveries_recipient"
-        return table, f" AND seq >> {BLOCK_BITS} = :block AND recipient = :recipient", fits
-    if filters.state is None:
-        if filters.stream:
-            table = "messages AS listed INDEXED BY messages_stream"
-            return table, " AND stream = :stream", fits
-        return "messages AS listed", "", fits
-    if filters.stream:
-        fits.append("stream = :stream")
-    index = _INDEX.get(filters.state)
+        yield table, f" AND seq >> {BLOCK_BITS} = :block AND recipient = :recipient", fits
+    elif filters.tag:
+        if asked := " AND ".join(_asked(filters)):
+            fits.append(
+                "EXISTS (SELECT 1 FROM deliveries AS one"  # noqa: S608  # words of ours
+                f" WHERE one.seq = listed.seq AND {asked})"
+            )
+        yield "message_tags AS listed", " AND tag = :tag", fits
+    elif filters.status is not None:
+        for state in sorted(STATES_OF[filters.status]):
+            yield _by_state(state, filters, fits)
+    elif filters.stream:
+        yield "messages AS listed INDEXED BY messages_stream", " AND stream = :stream", fits
+    else:
+        yield "messages AS listed", "", fits
+
+
+def _by_state(state: State, filters: Filters, fits: list[str]) -> tuple[str, str, list[str]]:
+    fits = [*_asked(filters), *fits]
+    index = _INDEX.get(state)
     if index is None:
         return "deliveries AS listed", "", fits
-    where = f"{_PARTIAL[index]} AND state = :state"
+    where = f"{_PARTIAL[index]} AND state = '{state}'"
     if index == "deliveries_due" and filters.stream:
         where += " AND stream = :stream"
     return f"deliveries AS listed INDEXED BY {index}", where, fits
+
+
+def _asked(filters: Filters) -> list[str]:
+    # What one delivery is asked: its status and its stream.
+    asked = []
+    if filters.status is not None:
+        states = ", ".join(f"'{state}'" for state in sorted(STATES_OF[filters.status]))
+        asked.append(f"state IN ({states})")
+    if filters.status is Status.SCHEDULED:
+        asked.append(_SCHEDULED)
+    elif filters.status is Status.QUEUED:
+        asked.append(f"NOT (state = 'ready' AND {_SCHEDULED})")
+    if filters.stream:
+        asked.append("stream = :stream")
+    return asked
 
 
 def _seq_range(db: apsw.Connection, filters: Filters) -> tuple[int, int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
 import apsw
 import msgspec
 
-from mailactors.model.lifecycle import State
+from mailactors.model.lifecycle import State, Status, status_of
 from mailactors.spool.port import (
     DeliveryStatus,
     Event,
@@ -27,7 +28,7 @@ from mailactors.spool.port import (
 )
 from mailactors.spool.sqlite_inspection import inspect
 from mailactors.spool.sqlite_lists import find_seqs
-from mailactors.spool.sqlite_rows import fetch, to_json
+from mailactors.spool.sqlite_rows import fetch, read_labels, to_json
 
 NAMED_MAX: Final = 100
 """Messages that one name may mean: a client that reuses its ids gets the newest."""
@@ -65,7 +66,7 @@ def advice(error: apsw.Error) -> str:
 
 _MESSAGE_COLUMNS: Final = (
     "seq, id, client_id, message_id, stream, sender, subject,"
-    " accepted_at, not_before, expires_at, attempts, declared_risks, retry_of"
+    " accepted_at, not_before, expires_at, attempts, declared_risks, retry_of, labels"
 )
 _NAMED: Final = (
     f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq IN"  # noqa: S608
@@ -82,7 +83,7 @@ _LISTED: Final = (
     " WHERE seq IN (SELECT value FROM json_each(?)) ORDER BY seq DESC"
 )
 _FEED: Final = """
-    SELECT events.seq, at, kind, facts, id, stream
+    SELECT events.seq, at, kind, facts, id, stream, client_id, message_id
     FROM events JOIN messages ON messages.seq = events.message_seq
     WHERE events.seq > ? ORDER BY events.seq LIMIT ?
 """
@@ -109,15 +110,14 @@ _PENDING: Final = """
     GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
 """
 _PENDING_AGES: Final = """
-    SELECT deliveries.stream, state, count(*), min(accepted_at), min(updated_at)
+    SELECT deliveries.stream, state, state = 'ready' AND not_before > ? AS is_scheduled, count(*),
+      min(CASE WHEN not_before > accepted_at THEN not_before ELSE accepted_at END),
+      min(CASE WHEN not_before > updated_at THEN not_before ELSE updated_at END)
     FROM messages CROSS JOIN deliveries ON deliveries.seq = messages.seq
     WHERE open_count > 0
       AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
-    GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
-"""
-_OLDEST: Final = """
-    SELECT stream, min(accepted_at) FROM messages WHERE open_count > 0
-    GROUP BY stream ORDER BY stream
+    GROUP BY deliveries.stream, state, is_scheduled
+    ORDER BY deliveries.stream, state, is_scheduled
 """
 _ATTEMPTS: Final = """
     SELECT CAST(started_at / ?3 AS INTEGER) AS bucket, count(*) FROM attempts
@@ -128,8 +128,8 @@ _ATTEMPTS: Final = """
 
 def _feed(rows: list[tuple[Any, ...]]) -> tuple[FeedEvent, ...]:
     return tuple(
-        FeedEvent(seq, at, kind, msgspec.json.decode(facts), id_, stream)
-        for seq, at, kind, facts, id_, stream in rows
+        FeedEvent(seq, at, kind, msgspec.json.decode(facts), *message)
+        for seq, at, kind, facts, *message in rows
     )
 
 
@@ -142,7 +142,24 @@ def _risks(db: apsw.Connection) -> tuple[Risk, ...]:
 
 
 def _status(row: tuple[Any, ...], deliveries: list[DeliveryStatus]) -> MessageStatus:
-    return MessageStatus(*(*row[:-1], tuple(deliveries), row[-1]))  # in the order of its fields
+    *fields, retry_of, labels = row  # in the order of the struct's fields
+    return MessageStatus(*(*fields, tuple(deliveries), retry_of, *read_labels(labels)))
+
+
+def _by_status(rows: list[tuple[Any, ...]]) -> tuple[Pending, ...]:
+    # Several stored states may have one public status.
+    found: dict[tuple[str, Status], Pending] = {}
+    for stream, state, is_scheduled, count, waits_since, unmoved_since in rows:
+        status = status_of(State(state), is_scheduled=bool(is_scheduled))
+        other = found.get((stream, status), Pending(stream, status, 0, math.inf, math.inf))
+        found[stream, status] = Pending(
+            stream,
+            status,
+            other.count + count,
+            min(other.waits_since, waits_since),
+            min(other.unmoved_since, unmoved_since),
+        )
+    return tuple(found[key] for key in sorted(found))
 
 
 class SqliteQuestions:
@@ -183,10 +200,10 @@ class SqliteQuestions:
         in_order = dict(sorted(total.items()))
         return Ledger(accepted, in_order, declared_risks, sum(purged.values()), risks)
 
-    def pending(self) -> tuple[Pending, ...]:
-        """Return what is not final by stream and state, with the ages of the oldest."""
+    def pending(self, now: float) -> tuple[Pending, ...]:
+        """Return what is not final by stream and status, in that order."""
         with self._snapshot() as db:
-            return tuple(Pending(*row) for row in fetch(db, _PENDING_AGES))
+            return _by_status(fetch(db, _PENDING_AGES, (now,)))
 
     def inspect(self, look: InspectionQuery) -> Inspection:
         """Return what a watchdog should judge; reads a bounded part, along indices."""
@@ -200,11 +217,6 @@ class SqliteQuestions:
             for stream, state, count in db.execute(_PENDING):
                 counts.setdefault(stream, {})[state] = count
         return counts
-
-    def oldest_pending(self) -> dict[str, float]:
-        """Return by stream when the oldest message that is not final was accepted."""
-        with self._snapshot() as db:
-            return dict(db.execute(_OLDEST))
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         """Return intents of a provider since a time, by floor(started_at / bucket_s)."""

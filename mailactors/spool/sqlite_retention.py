@@ -98,6 +98,7 @@ _TABLES: Final = (
     ("keys", "seq"),
     ("events", "message_seq"),
     ("doubts", "seq"),
+    ("message_tags", "seq"),
     ("messages", "seq"),
 )
 

@@ -18,6 +18,7 @@ STORY_EVENTS_MAX: Final = 100
 ENDED_BADLY: Final = frozenset({State.BOUNCED, State.FAILED, State.EXPIRED})
 
 _JSON: Final = msgspec.json.Encoder()
+_LABELS: Final = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str]])
 
 pack_progress: Final = msgspec.msgpack.Encoder().encode
 unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
@@ -26,6 +27,16 @@ unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
 def to_json(value: object) -> str:
     """Return JSON text: facts for the timeline, or a list for SQL's json_each."""
     return _JSON.encode(value).decode()
+
+
+def write_labels(tags: tuple[str, ...], metadata: dict[str, str]) -> str:
+    """Return a message's tags and metadata as its row stores them: empty where there are none."""
+    return to_json((tags, metadata)) if tags or metadata else ""
+
+
+def read_labels(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return the tags and the metadata that a message's row stores."""
+    return _LABELS.decode(text) if text else ((), {})
 
 
 def fetch(db: apsw.Connection, sql: str, bindings: Sequence[Any] = ()) -> list[tuple[Any, ...]]:

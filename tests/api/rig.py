@@ -12,6 +12,7 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from mailactors.api.app import create_app
+from mailactors.api.parts import ApiParts
 from mailactors.api.server import ApiServer, Listening, Timeouts
 from mailactors.dispatch.lane import Lane, open_lane
 from mailactors.errors import MailactorsError
@@ -116,6 +117,7 @@ class Rig:
     """Everything that a test may want to touch."""
 
     app: QuartTrio
+    parts: ApiParts
     door: Door
     store: SqliteStore
     reader: SpoolReader
@@ -157,21 +159,24 @@ async def open_rig() -> AsyncIterator[Rig]:
     lanes = {"primary": open_lane("primary", 4, _NoProvider(), _outcomes(), clock)}
     stopping = trio.Event()
     configuration, watch = Configuration(), WatchdogStatus()
-    app = create_app(
-        door,
-        reader,
-        lanes,
-        clock,
+    parts = ApiParts(
+        door=door,
+        reader=reader,
+        lanes=lanes,
+        clock=clock,
         signals=signals,
         journal=journal,
+        ids=ports.ids,
         stopping=stopping,
         writer=SpoolWriter(spool),
         reload=configuration.reload,
         metrics=expose,
         watch=watch,
     )
+    app = create_app(parts)
     rig = Rig(
-        app, door, store, reader, lanes, signals, journal, stopping, configuration, clock, watch
+        *(app, parts, door, store, reader, lanes, signals, journal, stopping),
+        *(configuration, clock, watch),
     )
     spool_actor = SpoolActor(store, spool, executor, signals, clock, NoFaults(), journal)
     registry_actor = RegistryActor(registry, spool, NoFaults())

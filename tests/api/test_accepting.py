@@ -27,6 +27,7 @@ async def test_a_short_message_is_accepted_and_told_where_to_ask(
         "message": "Email process initiated.",
         "id": "order-1",
         "message_id": answer["message_id"],
+        "rfc_message_id": f"{answer['message_id']}@mail.example",
         "status_url": f"/v1/messages/{answer['message_id']}",
     }
     assert response.headers["Location"] == answer["status_url"]
@@ -264,7 +265,9 @@ async def test_a_full_message_is_stored_as_given(rig: Rig, client: Client) -> No
     answer = await response.get_json()
     view = await (await client.get(answer["status_url"])).get_json()
     assert response.status_code == 202
-    assert answer["message_id"] == f"{answer['id']}@example.com" == view["message_id"]
+    assert answer["rfc_message_id"] == f"{answer['id']}@example.com" == view["rfc_message_id"]
+    assert answer["client_id"] is view["client_id"] is None
+    assert (view["tags"], view["metadata"]) == (["receipt"], {"order": "17"})
     assert answer["status"] == "accepted"
     assert (view["from"], view["stream"]) == ("shop@example.com", "bulk")
     recipients = [delivery["recipient"] for delivery in view["deliveries"]]

@@ -25,7 +25,7 @@ async def test_statuses_come_newest_first_by_pages(client: Client) -> None:
     seen, query = [], "/statuses?limit=2"
     while query:
         page = await (await client.get(query)).get_json()
-        seen.append([status["id"] for status in page["statuses"]])
+        seen.append([status["client_id"] for status in page["statuses"]])
         query = f"/statuses?limit=2&cursor={page['next']}" if page["next"] else ""
 
     assert seen == [["4", "3"], ["2", "1"], ["0"]]
@@ -39,10 +39,11 @@ async def test_a_status_has_exactly_the_promised_fields(client: Client) -> None:
     (status,) = answer["statuses"]
     assert answer["next"] is None
     assert status == {
-        "id": "order-1",
-        "message_id": receipt["message_id"],
+        "id": receipt["message_id"],
+        "client_id": "order-1",
+        "rfc_message_id": receipt["rfc_message_id"],
         "to": ["ann@example.org"],
-        "status": "ready",
+        "status": "queued",
         "provider": None,
         "attempts": 0,
         "updated_at": status["updated_at"],
@@ -50,7 +51,7 @@ async def test_a_status_has_exactly_the_promised_fields(client: Client) -> None:
         "deliveries": [
             {
                 "recipient": "ann@example.org",
-                "status": "ready",
+                "status": "queued",
                 "provider": None,
                 "attempts": 0,
                 "error": None,
@@ -160,11 +161,11 @@ async def test_providers_are_shown_as_they_are_now(rig: Rig, client: Client) -> 
 
     (provider,) = (await (await client.get("/v1/providers")).get_json())["providers"]
 
-    assert 99 < provider.pop("gate_opens_in_s") <= 100
+    assert 99 < provider.pop("breaker_opens_in_s") <= 100
     assert 49 < provider.pop("next_permit_in_s") <= 50
     assert provider == {
         "name": "primary",
-        "gate": "open",
+        "breaker": "open",
         "probes_free": 0,
         "opened_count": 2,
         "last_success_s_ago": None,

@@ -9,7 +9,7 @@ import pytest
 import trio
 from quart.typing import TestClientProtocol as Client
 
-from mailactors.api import accepting, exchange
+from mailactors.api import exchange, parts
 from mailactors.api.schemas import BATCH_MAX
 from mailactors.intake.submission import OverloadedError
 from tests.api.bodies import FULL
@@ -44,7 +44,8 @@ async def test_each_message_has_its_receipt_in_order(client: Client) -> None:
         assert result == {
             "status": 202,
             "id": view["id"],
-            "message_id": view["message_id"],
+            "client_id": view["client_id"],
+            "rfc_message_id": view["rfc_message_id"],
             "status_url": f"/v1/messages/{view['id']}",
         }
 
@@ -256,7 +257,7 @@ async def test_batches_too_many_at_once_are_told_to_come_again(rig: Rig) -> None
         return answer
 
     async with serve(rig.app, rig.journal) as served:
-        streams = [await served.connect() for _ in range(accepting.BATCHES_MAX)]
+        streams = [await served.connect() for _ in range(parts.BATCHES_MAX)]
         for stream in streams:
             await stream.send_all(head + b"[")
         refused = await ask_until(served, b"HTTP/1.1 503")  # once all of them have begun

@@ -105,9 +105,9 @@ async def test_the_receipt_of_a_whole_message_names_the_message_id_in_it(
     response = await client.post("/v1/messages", json=raw_body(raw))
 
     answer = await response.get_json()
-    assert answer["message_id"] == expected
+    assert answer["rfc_message_id"] == expected
     view = await (await client.get(answer["status_url"])).get_json()
-    assert view["message_id"] == expected
+    assert view["rfc_message_id"] == expected
 
 
 async def test_who_is_nowhere_on_the_net_can_be_looked_for_and_suppressed(client: Client) -> None:

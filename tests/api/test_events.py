@@ -122,6 +122,8 @@ async def test_what_happens_from_now_on_comes_as_it_happens(
     assert (seq, kind) == (2, "accepted")
     assert data == {
         "id": message_id,
+        "client_id": "after",
+        "rfc_message_id": f"{message_id}@mail.example",
         "stream": "transactional",
         "at": data["at"],
         "facts": data["facts"],
@@ -221,7 +223,8 @@ async def test_a_spool_that_cannot_tell_is_asked_again(
 
 
 def test_an_event_is_one_block_whatever_is_in_it() -> None:
-    event = FeedEvent(7, 1005268127.9, "attempt", {"reason": "a\r\n\nid: 8"}, "m", "bulk")
+    facts = {"reason": "a\r\n\nid: 8", "next": {"0": "leased", "1": "ready"}}
+    event = FeedEvent(7, 1005268127.9, "attempt", facts, "m", "bulk", "order-1", "m@mail.example")
 
     text = events.encode_event(event).decode()
 
@@ -229,7 +232,14 @@ def test_an_event_is_one_block_whatever_is_in_it() -> None:
     assert (head, rest, data[-2:]) == ("id: 7\nevent: attempt", [], "\n\n")
     assert "\n" not in data[:-2]
     assert "\r" not in data
-    assert msgspec.json.decode(data)["facts"] == event.facts
+    assert msgspec.json.decode(data) == {
+        "id": "m",
+        "client_id": "order-1",
+        "rfc_message_id": "m@mail.example",
+        "stream": "bulk",
+        "at": "2001-11-09T01:08:47.900Z",
+        "facts": {"reason": "a\r\n\nid: 8", "next": {"0": "queued", "1": "queued"}},
+    }
 
 
 # Who may not listen

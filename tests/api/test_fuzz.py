@@ -14,15 +14,15 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mailactors.api.batch import cut_array, cut_lines
+from mailactors.api.bodies import full_submission, parse_key, parse_mailbox
 from mailactors.api.decoding import decode_body
 from mailactors.api.openapi import document
 from mailactors.api.problems import ProblemError
 from mailactors.api.routes import ROUTES
 from mailactors.api.schemas import MessageIn, ShortMessage
-from mailactors.api.submissions import full_submission, parse_key, parse_mailbox
 from tests.api.rig import open_rig
 
-DOCUMENT = document()
+DOCUMENT = document(ROUTES)
 SHORT_DECODER = msgspec.json.Decoder(ShortMessage)
 MESSAGE_DECODER = msgspec.json.Decoder(MessageIn)
 FIELDS = (*MessageIn.__struct_encode_fields__, *ShortMessage.__struct_encode_fields__, "x")

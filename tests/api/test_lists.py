@@ -43,18 +43,20 @@ async def test_a_message_in_a_list_has_exactly_the_promised_fields(client: Clien
     view = await get(client, receipt["status_url"])
     (delivery,) = message.pop("deliveries")
     assert page["next"] is None
-    assert (delivery["recipient"], delivery["status"]) == ("ann@example.org", "ready")
+    assert (delivery["recipient"], delivery["status"]) == ("ann@example.org", "queued")
     assert message == {
         "id": receipt["message_id"],
         "client_id": "order-1",
-        "message_id": view["message_id"],
-        "status": "ready",
+        "rfc_message_id": view["rfc_message_id"],
+        "status": "queued",
         "stream": "transactional",
         "from": "mailactors@mail.example",
         "subject": "Hello",
         "accepted_at": view["accepted_at"],
         "attempts": 0,
         "retry_of": None,
+        "tags": [],
+        "metadata": {},
         "status_url": receipt["status_url"],
     }
 
@@ -70,10 +72,67 @@ async def test_messages_are_filtered_by_what_became_of_them(client: Client) -> N
     assert await names(client, "stream=none") == []
     assert await names(client, "state=cancelled") == ["one"]
     assert await names(client, "recipient=bob@Example.ORG") == ["two"]
-    assert await names(client, "recipient=ann@example.org&state=ready") == ["three"]
+    assert await names(client, "recipient=ann@example.org&state=queued") == ["three"]
     assert await names(client, "since=2001-11-09T01:08:47Z&until=9999-01-01T00:00:00Z") != []
     assert await names(client, "until=2001-11-09T01:08:47Z") == []
     assert await names(client, f"since={quote('2999-11-09T02:08:47+01:00')}") == []
+
+
+async def test_a_scheduled_message_is_not_a_queued_one(rig: Rig, client: Client) -> None:
+    body = {"from": "s@example.com", "to": "ann@example.org", "text": "x", "id": "later"}
+    send_at = rfc3339(rig.clock.wall_time() + 60.0)
+    accepted = await client.post("/v1/messages", json={**body, "send_at": send_at})
+    await accept(client, "now")
+
+    view = await get(client, "/v1/messages/later")
+    page = await get(client, "/statuses?id=later")
+    ledger = await get(client, "/v1/ledger")
+
+    (delivery,) = view["deliveries"]
+    assert ("scheduled", "scheduled") == (view["status"], delivery["status"])
+    assert (202, send_at) == (accepted.status_code, delivery["next_at"])
+    assert "scheduled" == page["statuses"][0]["status"]
+    assert await names(client, "state=scheduled") == ["later"]
+    assert await names(client, "state=queued") == ["now"]
+    assert {"queued": 1, "scheduled": 1} == ledger["states"]
+    assert (1, ["queued"]) == (ledger["in_flight"], list(ledger["oldest_s"]))
+    ages = {each["state"]: (each["oldest_s"], each["unmoved_s"]) for each in ledger["pending"]}
+    assert (None, None) == ages["scheduled"]
+    assert None not in ages["queued"]
+    fits(ledger, "/v1/ledger", "get", 200, "application/json")
+
+
+async def test_messages_are_found_by_tag_and_shown_with_tags_and_metadata(client: Client) -> None:
+    body = {"from": "s@example.com", "to": "ann@example.org", "text": "x"}
+    labels = {"tags": ["vip", "receipt"], "metadata": {"order": "17"}}
+    await client.post("/v1/messages", json={**body, **labels, "id": "one"})
+    await client.post("/v1/messages", json={**body, "tags": ["receipt"], "id": "two"})
+    await accept(client, "three")
+    await client.post("/v1/messages/one/cancel")
+    retried = await (await client.post("/v1/messages/one/retry")).get_json()
+
+    page = await get(client, "/v1/messages?tag=vip")
+
+    assert [(retried["id"], "one"), (retried["retry_of"], "one")] == [
+        (each["id"], each["client_id"]) for each in page["messages"]
+    ]
+    for shown in (*page["messages"], await get(client, "/v1/messages/one")):
+        assert labels == {"tags": shown["tags"], "metadata": shown["metadata"]}
+    assert await names(client, "tag=receipt&state=queued") == ["one", "two"]
+    assert await names(client, "tag=none") == []
+
+
+@pytest.mark.parametrize("state", ["ready", "leased", "sending", "partial"])
+async def test_a_word_that_is_no_state_is_answered_with_those_that_are(
+    client: Client, state: str
+) -> None:
+    response = await client.get(f"/v1/messages?state={state}")
+
+    detail = (
+        "state: is none of scheduled, queued, processing, deferred, uncertain, held, sent, bounced,"
+        " failed, expired, suppressed, cancelled"
+    )
+    assert (400, detail) == (response.status_code, (await response.get_json())["detail"])
 
 
 async def test_messages_come_by_pages(client: Client) -> None:
@@ -100,6 +159,8 @@ async def test_messages_come_by_pages(client: Client) -> None:
         ("/v1/messages?limit=1001", "limit"),
         ("/v1/messages?cursor=x", "cursor"),
         ("/v1/messages?strem=bulk", "strem"),
+        ("/v1/messages?metadata.order=17", "metadata.order"),
+        (f"/v1/messages?tag={'x' * 257}", "tag"),
         ("/v1/messages/x?timeline=1", "timeline"),
         ("/v1/suppressions?limit=0", "limit"),
         ("/v1/suppressions?after=a", "after"),
@@ -216,15 +277,15 @@ async def test_the_ledger_adds_up(client: Client) -> None:
         "holds": True,
         "accepted": 5,
         "imbalance": 0,
-        "states": {"cancelled": 1, "ready": 4},
+        "states": {"cancelled": 1, "queued": 4},
         "in_flight": 4,
         "purged": 0,
         "declared_risks": 0,
         "risks": [],
         "alarms": [],
     }
-    assert {"stream": "bulk", "state": "ready", "count": 4}.items() <= pending.items()
-    assert 0.0 <= pending["unmoved_s"] <= pending["oldest_s"] == oldest_s["ready"] < 60.0
+    assert {"stream": "bulk", "state": "queued", "count": 4}.items() <= pending.items()
+    assert 0.0 <= pending["unmoved_s"] <= pending["oldest_s"] == oldest_s["queued"] < 60.0
 
 
 async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Client) -> None:
@@ -232,14 +293,14 @@ async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Clien
     await accept(client, "one")
     await accept(client, "two", stream="bulk")
     for sql, bindings in (
-        ("UPDATE messages SET accepted_at = ? WHERE seq = 1", (now - 500.0,)),
+        ("UPDATE messages SET accepted_at = ?1, not_before = ?1 WHERE seq = 1", (now - 500.0,)),
         ("UPDATE deliveries SET updated_at = ?, state = 'held' WHERE seq = 1", (now - 50.0,)),
         ("UPDATE messages SET declared_risks = 3 WHERE seq = 1", ()),
         ("INSERT INTO risks VALUES ('bulk', 'primary', 1), ('transactional', 'other', 2)", ()),
     ):
         rig.store._db.execute(sql, bindings)
     fault = Finding(
-        AlarmKind.NOT_SENT, "m1", "7", 1, "bulk", "leased", now - 90.0, "provider x is free"
+        AlarmKind.NOT_SENT, "m1", "7", 1, "bulk", "queued", now - 90.0, "provider x is free"
     )
     for at_s in (0.0, 100.0):
         decide_changes(rig.watch.spool, [fault], at_s, 1005268127.9)
@@ -253,13 +314,13 @@ async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Clien
     ] == ledger["risks"]
     held = next(each for each in ledger["pending"] if each["state"] == "held")
     assert (500, 50) == (int(held["oldest_s"]), int(held["unmoved_s"]))
-    assert {"held": 500, "ready": 0} == {k: int(v) for k, v in ledger["oldest_s"].items()}
+    assert {"held": 500, "queued": 0} == {k: int(v) for k, v in ledger["oldest_s"].items()}
     assert [
         {
             "kind": "not_sent",
             "subject": "m1",
             "stream": "bulk",
-            "state": "leased",
+            "state": "queued",
             "since": rfc3339(now - 90.0),
             "raised_at": "2001-11-09T01:08:47.900Z",
             "detail": "provider x is free",
@@ -275,7 +336,7 @@ async def test_a_ledger_that_does_not_add_up_says_so(rig: Rig, client: Client) -
 
     ledger = await get(client, "/v1/ledger")
 
-    assert (False, 4, {"ready": 3}, 1) == (
+    assert (False, 4, {"queued": 3}, 1) == (
         *(ledger["holds"], ledger["accepted"], ledger["states"]),
         ledger["imbalance"],
     )

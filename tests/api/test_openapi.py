@@ -15,7 +15,7 @@ from mailactors.api.routes import ROUTES
 from tests.api.bodies import SHORT
 from tests.api.rig import Rig
 
-DOCUMENT = document()
+DOCUMENT = document(ROUTES)
 JSON_TYPE, PROBLEM = "application/json", "application/problem+json"
 
 

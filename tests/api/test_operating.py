@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import trio
 import trio.testing
@@ -99,13 +101,14 @@ async def test_a_bounced_message_is_sent_once_more_as_a_new_one(rig: Rig, client
     assert response.headers["Location"] == answer["status_url"] == f"/v1/messages/{new['id']}"
     assert answer == {
         "id": new["id"],
-        "message_id": old["message_id"],
+        "client_id": old["client_id"],
+        "rfc_message_id": old["rfc_message_id"],
         "status": "accepted",
         "status_url": f"/v1/messages/{new['id']}",
         "retry_of": name,
     }
     assert (old["status"], old["retry_of"]) == ("bounced", None)
-    assert (new["status"], new["retry_of"], new["subject"]) == ("ready", name, "Hello")
+    assert (new["status"], new["retry_of"], new["subject"]) == ("queued", name, "Hello")
 
 
 async def test_a_retry_wakes_the_dispatcher(rig: Rig, client: Client) -> None:
@@ -275,7 +278,7 @@ async def test_metrics_are_passed_on_as_they_are(client: Client) -> None:
 )
 async def test_what_a_gateway_does_not_have_is_not_there(rig: Rig, method: str, path: str) -> None:
     bare = create_app(
-        rig.door, rig.reader, rig.lanes, rig.clock, signals=rig.signals, journal=rig.journal
+        dataclasses.replace(rig.parts, writer=None, reload=None, metrics=None, watch=None)
     )
 
     response = await bare.test_client().open(path, method=method, json=None)

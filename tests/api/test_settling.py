@@ -25,7 +25,7 @@ async def post(client: Client, name: str, body: Any) -> tuple[int, Any]:
 
 @pytest.mark.parametrize(
     ("into", "status", "risks"),
-    [("sent", "sent", 0), ("failed", "failed", 0), ("resend", "ready", 1)],
+    [("sent", "sent", 0), ("failed", "failed", 0), ("resend", "queued", 1)],
 )
 @pytest.mark.parametrize("before", [State.UNCERTAIN, State.HELD])
 async def test_a_person_settles_what_is_open(

@@ -42,12 +42,12 @@ PAST = NOW - LATE_S - 1.0
 NEVER = float("inf")
 ROOM = 500
 FLYING = frozenset({(1, 7)})
-WORLD = Snapshot(
+KNOWN = Snapshot(
     now=NOW,
     owner=LeaseOwner("single", frozenset({"a1"})),
     plans={"main": StreamPolicy(("primary", "secondary"))},
     free=frozenset(),
-    well=frozenset({"primary", "secondary"}),
+    healthy=frozenset({"primary", "secondary"}),
     room=ROOM,
 )
 
@@ -78,8 +78,8 @@ def message(*deliveries: DeliveryFacts, **changes: Any) -> MessageFacts:
     return msgspec.structs.replace(facts, **changes)
 
 
-def faults(*messages: MessageFacts, taken: int = 0, **world: Any) -> list[Finding]:
-    changed = msgspec.structs.replace(WORLD, **world)
+def faults(*messages: MessageFacts, taken: int = 0, **known: Any) -> list[Finding]:
+    changed = msgspec.structs.replace(KNOWN, **known)
     return list(spool_faults(Inspection(messages, {"main": taken}), changed))
 
 
@@ -194,7 +194,7 @@ def test_a_patient_stream_may_wait_for_a_lane_that_is_well() -> None:
     leased, free = message(delivery("leased")), frozenset({"secondary"})
 
     assert [] == faults(leased, plans=plans, free=free)
-    found = faults(leased, plans=plans, free=free, well=frozenset({"secondary"}))
+    found = faults(leased, plans=plans, free=free, healthy=frozenset({"secondary"}))
     assert ["not_sent"] == kinds(found)
 
 
@@ -294,8 +294,8 @@ def test_a_state_that_there_is_not_is_none() -> None:
 
 
 def test_what_belongs_to_no_message_is_told() -> None:
-    strays = list(spool_faults(Inspection((), strays=(4,)), WORLD))
-    purged = list(spool_faults(Inspection((), purged_imbalance=-2), WORLD))
+    strays = list(spool_faults(Inspection((), strays=(4,)), KNOWN))
+    purged = list(spool_faults(Inspection((), purged_imbalance=-2), KNOWN))
 
     assert [("ledger_imbalance", "message no. 4")] == [(f.kind.value, f.subject) for f in strays]
     assert ["-2 of what retention deleted"] == [fault.detail for fault in purged]
@@ -306,7 +306,7 @@ def test_many_deliveries_in_the_same_case_are_one_fault() -> None:
 
     (found,) = faults(many)
 
-    assert ("m1", 1, "main", "leased", "leased to other") == (
+    assert ("m1", 1, "main", "queued", "leased to node 'other'") == (
         *(found.subject, found.seq, found.stream, found.state),
         found.detail,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import rich.console
 
-from mailactors.model.lifecycle import State
+from mailactors.model.lifecycle import Status
 from mailactors.observe.ledger import ledger_text
 
 PLAIN: dict[str, Any] = {
@@ -51,7 +51,7 @@ def test_the_lines_add_up_before_everyones_eyes() -> None:
         "1,245 deliveries accepted",
         "= 1,239 sent",
         "+ 2 bounced",
-        "+ 3 deferred (on its way)",
+        "+ 3 deferred (in flight)",
         "+ 1 held (for a person)",
         "It adds up.",
     ] == shown()[:6]
@@ -62,7 +62,7 @@ def test_the_lines_add_up_before_everyones_eyes() -> None:
     [
         {},
         {"accepted": 0, "states": {}, "pending": []},
-        {"accepted": 12, "states": dict.fromkeys([state.value for state in State], 1)},
+        {"accepted": 12, "states": dict.fromkeys([state.value for state in Status], 1)},
         {"holds": False, "accepted": 1250, "imbalance": 5},
         {"holds": False, "accepted": 1240, "imbalance": -5},
         {"accepted": 1252, "states": {**PLAIN["states"], "of_a_newer_kind": 7}},
@@ -78,7 +78,7 @@ def test_whatever_there_is_the_lines_add_up(changes: dict[str, Any]) -> None:
 def test_an_imbalance_stands_in_a_line_of_its_own() -> None:
     lines = shown(holds=False, accepted=1250, imbalance=5)
 
-    assert "+ 5 in no state at all" in lines
+    assert "+ 5 in no state" in lines
     assert "It does not add up: +5 deliveries." in lines
 
 
@@ -89,16 +89,27 @@ def test_what_retention_deleted_is_told() -> None:
 def test_what_waits_is_shown_with_its_ages() -> None:
     lines = [line.replace("│ ", "").strip("│ ") for line in shown()]
 
-    assert "deferred bulk 3 2.0 h ago 59 s" in lines
-    assert "held otp 1 2.0 d ago 10 min" in lines
+    assert "deferred bulk 3 2.0 h 59 s" in lines
+    assert "held otp 1 2.0 d 10 min" in lines
+
+
+def test_what_is_scheduled_stands_apart_and_has_no_age() -> None:
+    states = {"scheduled": 2, "sent": 1243}
+    pending = [
+        {"stream": "otp", "state": "scheduled", "count": 2, "oldest_s": None, "unmoved_s": None}
+    ]
+    lines = [line.replace("│ ", "").strip("│ ") for line in shown(states=states, pending=pending)]
+
+    assert "+ 2 scheduled (for later)" in lines
+    assert "scheduled otp 2" in lines
 
 
 def test_risks_are_shown_by_stream_and_provider_with_the_rest() -> None:
     risks = [{"stream": "otp", "provider": "primary", "count": 4}]
     lines = [line.replace("│ ", "").strip("│ ") for line in shown(declared_risks=5, risks=risks)]
 
-    assert "No delivery was sent again that may have arrived." in shown()
-    assert "Sent again although they may have arrived: 5" in lines
+    assert "No delivery was sent again that a provider may have accepted." in shown()
+    assert "Sent again although a provider may have accepted them: 5" in lines
     assert "otp primary 4" in lines
     assert any(["not", "recorded", "1"] == line.split()[-3:] for line in lines)
 
@@ -117,6 +128,6 @@ def test_alarms_are_shown_with_what_should_have_happened() -> None:
 
     assert [
         "Stuck since 2001-11-09T01:08:47.900Z: not_sent m1 bulk provider x is free",
-        "but: it goes out",
+        "expected: it goes out",
     ] == shown(alarms=[alarm])[-2:]
     assert not any("Stuck" in line for line in shown(alarms=None))

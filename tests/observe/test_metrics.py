@@ -11,6 +11,7 @@ from mailactors.model.outcome import Deferred, Phase, Reason, Scope, Uncertain
 from mailactors.observe.metrics import expose
 from mailactors.wiring import Gateway
 from tests.gateways import (
+    EPOCH_S,
     letter,
     make_config,
     open_store,
@@ -52,7 +53,7 @@ async def test_submissions_attempts_and_decisions_are_counted(autojump_clock: Mo
 
     assert 3 == of("mailactors_submissions_total", result="accepted")
     assert 1 == of("mailactors_submissions_total", result="replayed")
-    assert 1 == of("mailactors_submissions_total", result="SubmissionRejectedError")
+    assert 1 == of("mailactors_submissions_total", result="rejected")
     assert 1 == of("mailactors_attempts_total", provider="primary", outcome="deferred")
     assert 1 == of("mailactors_attempts_total", provider="secondary", outcome="accepted")
     assert 1 == of("mailactors_retry_decision_seconds_count")
@@ -75,12 +76,34 @@ async def test_depth_and_age_of_what_waits_are_shown(autojump_clock: MockClock) 
             await trio.sleep(30)
             seen = await scrape(gateway)
 
-    assert 2 == seen["mailactors_pending", (("state", "leased"), ("stream", "bulk"))]
+    assert 2 == seen["mailactors_pending", (("state", "queued"), ("stream", "bulk"))]
     assert 30 <= seen["mailactors_oldest_pending_seconds", (("stream", "bulk"),)] < 31
-    leased = (("state", "leased"), ("stream", "bulk"))
+    leased = (("state", "queued"), ("stream", "bulk"))
     assert 30 <= seen["mailactors_oldest_in_state_seconds", leased] < 31
     assert 30 <= seen["mailactors_unmoved_in_state_seconds", leased] < 31
     assert 1 == seen["mailactors_paused", (("provider", "primary"),)]
+
+
+async def test_what_is_scheduled_has_a_depth_and_no_age(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(streams={"otp": {}, "bulk": {}}), store) as gateway:
+            for lane in gateway.lanes.values():
+                lane.pause()
+            await submit(gateway, 2, stream="bulk", send_at=EPOCH_S + 60.0)
+            await trio.sleep(30)
+            before = await scrape(gateway)
+            await trio.sleep(40)
+            after = await scrape(gateway)
+
+    scheduled = (("state", "scheduled"), ("stream", "bulk"))
+    assert 2 == before["mailactors_pending", scheduled]
+    ages = ("oldest_pending", "oldest_in_state", "unmoved_in_state")
+    assert not {name for name, _ in before} & {f"mailactors_{age}_seconds" for age in ages}
+    queued = (("state", "queued"), ("stream", "bulk"))
+    assert ("mailactors_pending", scheduled) not in after
+    assert 10 <= after["mailactors_oldest_in_state_seconds", queued] < 11
+    assert 9 <= after["mailactors_unmoved_in_state_seconds", queued] < 11
+    assert 10 <= after["mailactors_oldest_pending_seconds", (("stream", "bulk"),)] < 11
 
 
 async def test_risks_are_counted_by_stream_and_provider(autojump_clock: MockClock) -> None:

@@ -112,7 +112,7 @@ async def test_a_lease_of_an_unknown_owner_is_named(autojump_clock: MockClock) -
             change(store, "UPDATE deliveries SET node = 'ghost'")
             alarm = await one_alarm(gateway, AlarmKind.LEASE_ORPHANED)
 
-            assert (receipt.id, "leased", "leased to ghost", "transactional") == (
+            assert (receipt.id, "queued", "leased to node 'ghost'", "transactional") == (
                 *(alarm["id"], alarm["state"], alarm["detail"], alarm["stream"]),
             )
             assert 30.0 <= alarm["age_s"] <= 50.0
@@ -145,7 +145,7 @@ async def test_an_intent_that_nobody_has_in_flight_is_named(autojump_clock: Mock
             change(store, "UPDATE deliveries SET state = 'sending', attempt_id = 'ghost'")
             alarm = await one_alarm(gateway, AlarmKind.INTENT_ORPHANED)
 
-            assert (receipt.id, "sending", "attempt ghost") == (
+            assert (receipt.id, "processing", "attempt ghost") == (
                 *(alarm["id"], alarm["state"], alarm["detail"]),
             )
             gateway.supervisor.crash("dispatcher")  # its successor settles it
@@ -179,7 +179,7 @@ async def test_an_expiry_that_is_not_carried_out_is_named(
             await wait_for_states(gateway, leased=1)
             alarm = await one_alarm(gateway, AlarmKind.NOT_EXPIRED)
 
-            assert (receipt.id, "leased") == (alarm["id"], alarm["state"])
+            assert (receipt.id, "queued") == (alarm["id"], alarm["state"])
             monkeypatch.undo()
             gateway.supervisor.crash("dispatcher")  # its successor looks at deadlines
             await wait_for_states(gateway, expired=1)
@@ -194,7 +194,7 @@ async def test_what_is_due_and_nobody_leases_is_named(autojump_clock: MockClock)
             await trio.sleep(10)
             alarm = await one_alarm(gateway, AlarmKind.NOT_CLAIMED)
 
-            assert (receipt.id, "ready") == (alarm["id"], alarm["state"])
+            assert (receipt.id, "queued") == (alarm["id"], alarm["state"])
             change(store, "UPDATE deliveries SET stream = 'transactional'")
             await gateway.door.submit(letter("another"))  # it makes the dispatcher look
             await wait_for_states(gateway, sent=2)
@@ -213,7 +213,7 @@ async def test_a_doubt_that_nobody_sees_to_is_named(defect: str, autojump_clock:
             change(store, defect)
             alarm = await one_alarm(gateway, AlarmKind.NOT_SETTLED)
 
-            assert (receipt.id, "uncertain", "nobody is going to see to it") == (
+            assert (receipt.id, "uncertain", "no look-up or repeat is due") == (
                 *(alarm["id"], alarm["state"], alarm["detail"]),
             )
             change(store, "UPDATE deliveries SET state = 'held'")

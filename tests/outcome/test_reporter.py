@@ -48,6 +48,7 @@ async def test_a_bounce_is_reported_with_each_attempt_and_answer(
             assert receipt.id == report["id"]
             assert [("accepted", None), ("attempt", "primary"), ("attempt", "secondary")] == story
             assert "503 busy" == report["story"][1]["reason"]
+            assert {"0": "queued"} == report["story"][1]["next"]
             assert "the provider failed: next lane at once" == report["story"][1]["rule"]
             assert [{"n": 0, "state": "bounced", "error": "550 5.1.1 no such user"}] == report[
                 "deliveries"

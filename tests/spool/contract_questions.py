@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mailactors.model.lifecycle import Status
 from mailactors.spool.port import (
     Cancel,
     Ledger,
@@ -60,14 +61,6 @@ class QuestionsContract(Contract):
 
         assert store.pending_counts() == {"bulk": {"ready": 1}, "main": {"leased": 1}}
 
-    def test_the_oldest_pending_is_known_by_stream(self, store: Store) -> None:
-        for n, stream in enumerate(["main", "main", "bulk", "done"]):
-            receive(store, make_accept(f"m{n}", stream=stream, at=NOW + n))
-        one(store, Cancel("m0"))
-        one(store, Cancel("m3"))
-
-        assert {"bulk": NOW + 2, "main": NOW + 1} == store.oldest_pending()
-
     def test_what_is_pending_is_known_with_its_oldest(self, store: Store) -> None:
         for n, stream in enumerate(["main", "main", "bulk", "done"]):
             receive(store, make_accept(f"m{n}", stream=stream, at=NOW + n), NOW + n)
@@ -75,9 +68,26 @@ class QuestionsContract(Contract):
         lease_all(store, "bulk", NOW + 50.0)
 
         assert (
-            Pending("bulk", "leased", 1, NOW + 2, NOW + 50.0),
-            Pending("main", "ready", 2, NOW, NOW),
-        ) == store.pending()
+            Pending("bulk", Status.QUEUED, 1, NOW + 2, NOW + 50.0),
+            Pending("main", Status.QUEUED, 2, NOW, NOW),
+        ) == store.pending(NOW + 50.0)
+
+    def test_states_of_one_status_are_counted_together(self, store: Store) -> None:
+        lease_one(store, make_accept("m1"), NOW + 5)
+        receive(store, make_accept("m2", at=NOW + 1), NOW + 1)
+
+        assert (Pending("main", Status.QUEUED, 2, NOW, NOW + 1),) == store.pending(NOW + 9)
+
+    def test_what_is_scheduled_waits_from_its_time_on(self, store: Store) -> None:
+        receive(store, make_accept("m1", not_before=NOW + 60), NOW)
+        receive(store, make_accept("m2"), NOW)
+
+        assert (
+            Pending("main", Status.QUEUED, 1, NOW, NOW),
+            Pending("main", Status.SCHEDULED, 1, NOW + 60, NOW + 60),
+        ) == store.pending(NOW + 59)
+        one(store, Cancel("m2"))
+        assert (Pending("main", Status.QUEUED, 1, NOW + 60, NOW + 60),) == store.pending(NOW + 60)
 
     def test_an_imbalance_is_a_number(self) -> None:
         ledger = Ledger(5, {"sent": 2, "held": 1}, 0)

@@ -7,6 +7,7 @@ import pytest
 from mailactors.model.lifecycle import State
 from mailactors.spool.port import (
     Cancel,
+    Filters,
     Ledger,
     Progress,
     Purge,
@@ -66,6 +67,16 @@ class RetentionContract(Contract):
         assert store.status("m1") == ()
         assert store.timeline(1) == ()
         assert store.events_after(0, 10) == ()
+
+    def test_tags_go_with_their_message(self, store: Store) -> None:
+        receive(store, make_accept("m1", tags=("vip",)))
+        receive(store, make_accept("m2", tags=("vip",)))
+        one(store, Cancel("m1"))
+
+        purge(store, final_before=NOW + 1)
+
+        page = store.messages(Filters(tag="vip"), 10, None)
+        assert ["m2"] == [message.id for message in page.messages]
 
     def test_its_age_is_counted_from_its_end(self, store: Store) -> None:
         receive(store, make_accept())

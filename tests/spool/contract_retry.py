@@ -9,6 +9,7 @@ from mailactors.spool.port import (
     Accept,
     Cancel,
     Expire,
+    Filters,
     Intended,
     NotRetried,
     Progress,
@@ -57,6 +58,17 @@ def half_sent(store: Store) -> Accept:
 
 class RetryContract(Contract):
     """See the module."""
+
+    def test_a_retry_has_the_tags_and_the_metadata_of_the_old_message(self, store: Store) -> None:
+        receive(store, make_accept(tags=("vip",), metadata={"order": "17"}))
+        one(store, Cancel("m1"))
+
+        one(store, Retry("m1", "m2"), LATER)
+
+        (status,) = store.status("m2")
+        assert (("vip",), {"order": "17"}) == (status.tags, status.metadata)
+        page = store.messages(Filters(tag="vip"), 10, None)
+        assert ["m2", "m1"] == [message.id for message in page.messages]
 
     def test_a_retry_is_a_new_message_of_what_was_not_sent(self, store: Store) -> None:
         half_sent(store)

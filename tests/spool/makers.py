@@ -42,8 +42,16 @@ def make_accept(
     stream: str = "main",
     at: float = NOW,
     not_before: float = 0.0,
+    tags: tuple[str, ...] = (),
+    metadata: dict[str, str] | None = None,
 ) -> Accept:
-    content = Content(Address("shop@example.com"), subject=f"About {id_}", text="Hello")
+    content = Content(
+        Address("shop@example.com"),
+        subject=f"About {id_}",
+        text="Hello",
+        tags=tags,
+        metadata=metadata or {},
+    )
     message = Message(
         id=id_,
         message_id=f"{id_}@mail.example",

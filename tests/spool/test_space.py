@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mailactors.model.lifecycle import State
+from mailactors.model.lifecycle import Status
 from mailactors.spool.port import Cancel, Filters, Purge, Purged
 from mailactors.spool.sqlite import SqliteStore
 from mailactors.spool.sqlite_lists import EXAMINED_MAX, build_query
@@ -101,6 +101,7 @@ def history() -> Iterator[SqliteStore]:
         FROM messages ORDER BY seq
         """
     )
+    store._db.execute("INSERT INTO message_tags VALUES ('rare', 77), ('rare', 22)")
     yield store
     store.close()
 
@@ -130,17 +131,22 @@ class Steps:
         (Filters(), 10),
         (Filters(recipient="user7@example.com"), 10),
         (Filters(recipient="nobody@example.com"), 0),
-        (Filters(recipient="user22@example.com", state=State.BOUNCED), 1),
-        (Filters(state=State.BOUNCED), 1),
-        (Filters(state=State.CANCELLED), 0),
-        (Filters(state=State.HELD), 1),
-        (Filters(state=State.DEFERRED), 1),
-        (Filters(state=State.UNCERTAIN), 1),
-        (Filters(state=State.SENDING), 1),
-        (Filters(state=State.LEASED), 0),
-        (Filters(state=State.READY, stream="main"), 0),
-        (Filters(state=State.SENT), 10),
+        (Filters(recipient="user22@example.com", status=Status.BOUNCED), 1),
+        (Filters(status=Status.BOUNCED), 1),
+        (Filters(status=Status.CANCELLED), 0),
+        (Filters(status=Status.HELD), 1),
+        (Filters(status=Status.DEFERRED), 1),
+        (Filters(status=Status.UNCERTAIN), 1),
+        (Filters(status=Status.PROCESSING), 1),
+        (Filters(status=Status.QUEUED), 0),
+        (Filters(status=Status.QUEUED, stream="main"), 0),
+        (Filters(status=Status.SENT), 10),
+        (Filters(status=Status.SCHEDULED), 0),
         (Filters(stream="rare"), 1),
+        (Filters(tag="rare"), 2),
+        (Filters(tag="rare", status=Status.BOUNCED), 1),
+        (Filters(tag="rare", recipient="user77@example.com"), 1),
+        (Filters(tag="none"), 0),
         (Filters(stream="none"), 0),
         (Filters(since=NOW + ROWS - 5), 6),
         (Filters(since=NOW + 500, until=NOW + 505), 5),
@@ -169,7 +175,7 @@ def test_a_list_does_not_read_the_whole_history(
 
 
 def test_what_no_index_knows_is_looked_for_in_portions(history: SqliteStore) -> None:
-    filters = Filters(state=State.SENT, stream="rare")
+    filters = Filters(status=Status.SENT, stream="rare")
     pages = 0
     before_seq = None
     found: list[str] = []

@@ -524,7 +524,7 @@ class Rig:
         deadline_s = time.monotonic() + DRAIN_WITHIN_S
         while True:
             states = child.call("GET", "/v1/ledger").body["states"]
-            final = sum(count for state, count in states.items() if State(state) in DONE)
+            final = sum(count for state, count in states.items() if state in DONE)
             if final == sum(states.values()):
                 break
             if time.monotonic() > deadline_s:

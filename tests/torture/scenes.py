@@ -24,7 +24,7 @@ QUICK: Final[dict[str, int | float]] = {
 WAIT_S: Final = 0.15
 SETTLED_WITHIN_S: Final = 6.0
 DEATH_WITHIN_S: Final = 5.0
-PENDING: Final = frozenset({"ready", "deferred", "leased", "sending", "uncertain"})
+PENDING: Final = frozenset({"queued", "deferred", "processing", "uncertain"})
 
 CONFIG: Final = """
 [service]
@@ -116,7 +116,7 @@ class Scene:
     def states(self, child: Child) -> dict[str, str]:
         """Return every message's status by the client's name."""
         page = child.call("GET", "/statuses?limit=1000").body
-        return {each["id"]: each["status"] for each in page["statuses"]}
+        return {each["client_id"]: each["status"] for each in page["statuses"]}
 
     def settle(self, child: Child, within_s: float = SETTLED_WITHIN_S) -> dict[str, str]:
         """Wait until nothing is on its way, and return every message's status."""

@@ -114,7 +114,7 @@ def check_disk_that_runs_full(scene: Scene, child: Child, disk: Disk) -> None:
     assert scene.submit(child, "before") is not None
     scene.wait_for_state(child, "before", "sent")
     assert scene.submit(child, "slow", fate="slow") is not None
-    scene.wait_for_state(child, "slow", "sending")
+    scene.wait_for_state(child, "slow", "processing")
     waiting = {
         "id": "waiting",
         "to": scene.recipient("waiting"),
@@ -132,7 +132,7 @@ def check_disk_that_runs_full(scene: Scene, child: Child, disk: Disk) -> None:
     wait_until(lambda: len(scene.copies("slow", "slow")) == 1, 6.0)
     time.sleep(1.5)  # both the outcome and the waiting one are due
     states = scene.states(child)
-    assert (states["slow"], len(scene.copies("waiting"))) == ("sending", 0)
+    assert (states["slow"], len(scene.copies("waiting"))) == ("processing", 0)
     assert not child.has_ended
 
     disk.free()

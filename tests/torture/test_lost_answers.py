@@ -45,7 +45,7 @@ def test_resent_it_is_declared_and_carries_the_same_message_id(scene: Scene) -> 
     assert (view["declared_risks"], ledger["declared_risks"]) == (1, 1)
     assert scene.waited_s("one") >= scene.wait_s
     copies = scene.copies("one", "lose1")
-    assert copies == [view["message_id"]] * 2, "one Message-ID, twice"
+    assert copies == [view["rfc_message_id"]] * 2, "one Message-ID, twice"
 
 
 def test_a_third_party_s_relay_that_hangs_up_at_the_dot(

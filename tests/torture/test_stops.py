@@ -42,7 +42,7 @@ def test_a_stop_longer_than_every_wait_loses_and_repeats_nothing(
         answer = scene.submit(child, str(number), fates[str(number)])
         assert answer is not None
         assert answer.status == 202
-    wait_until(lambda: "sending" in scene.states(child).values())
+    wait_until(lambda: "processing" in scene.states(child).values())
 
     child.signal(signal.SIGSTOP)
     time.sleep(STOPPED_S)

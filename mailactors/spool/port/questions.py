@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from mailactors.model.lifecycle import State
+from mailactors.model.lifecycle import State, Status, status_of
 from mailactors.spool.port.inspection import Inspection, InspectionQuery
 
 
@@ -44,6 +44,12 @@ class MessageStatus(msgspec.Struct, frozen=True):
     deliveries: tuple[DeliveryStatus, ...]
     retry_of: str = ""
     """The message of which this one is a retry by hand."""
+    tags: tuple[str, ...] = ()
+    metadata: dict[str, str] = {}
+
+    def delivery_status(self, delivery: DeliveryStatus, now: float) -> Status:
+        """Return what the public reads of one of the deliveries at `now`."""
+        return status_of(delivery.state, is_scheduled=now < self.not_before)
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -56,10 +62,12 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class FeedEvent(Event, frozen=True):
-    """One line of the whole spool's story, with the message that it is about."""
+    """One line of all timelines together, with the message that it is about."""
 
     id: str
     stream: str
+    client_id: str = ""
+    message_id: str = ""
 
 
 class Suppression(msgspec.Struct, frozen=True):
@@ -74,15 +82,18 @@ class Suppression(msgspec.Struct, frozen=True):
 class Filters(msgspec.Struct, frozen=True):
     """Which messages to list; what is empty does not matter.
 
-    Stream, state and recipient are those of one and the same delivery: "the mail to this address
-    that bounced". `recipient` is exact. Accepted from `since` on, and before `until`.
+    Stream, status and recipient are those of one and the same delivery: "the mail to this address
+    that bounced". `recipient` and `tag` are exact. Accepted from `since` on, and before `until`.
+    `now` separates scheduled deliveries from queued ones.
     """
 
     stream: str = ""
-    state: State | None = None
+    status: Status | None = None
     recipient: str = ""
+    tag: str = ""
     since: float | None = None
     until: float | None = None
+    now: float = 0.0
 
 
 class Page(msgspec.Struct, frozen=True):
@@ -104,15 +115,18 @@ class Risk(msgspec.Struct, frozen=True):
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """A stream's deliveries in one state that is not final, and the oldest of them."""
+    """A stream's deliveries of one status that is not final, and the oldest of them.
+
+    A message with a `send_at` begins to wait at that time, any other at its acceptance.
+    """
 
     stream: str
-    state: str
+    status: Status
     count: int
-    accepted_at: float
-    """When the oldest message among them was accepted."""
-    since: float
-    """Since when the one that has not moved for longest is as it is."""
+    waits_since: float
+    """When the oldest message among them began to wait."""
+    unmoved_since: float
+    """When the delivery among them that moved least recently did, or began to wait."""
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -187,12 +201,8 @@ class Questions(Protocol):
         """Return the number of pending deliveries by stream, then by state."""
         ...
 
-    def pending(self) -> tuple[Pending, ...]:
-        """Return what is not final by stream and state, with the ages of the oldest."""
-        ...
-
-    def oldest_pending(self) -> dict[str, float]:
-        """Return by stream when the oldest message that is not final was accepted."""
+    def pending(self, now: float) -> tuple[Pending, ...]:
+        """Return what is not final by stream and status, in that order."""
         ...
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:

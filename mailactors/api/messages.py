@@ -1,0 +1,164 @@
+"""The routes that show messages, and those that change one: cancel, retry, settle.
+
+A command is applied by the spool's writer and is not undone by a client that hangs up meanwhile.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+from msgspec import UNSET
+from quart import Response
+
+from mailactors.api import schemas, schemas_control, views
+from mailactors.api.bodies import validation_problem
+from mailactors.api.exchange import answer, read_body, read_query, url_of
+from mailactors.api.parts import ApiParts
+from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.suppressions import address_of
+from mailactors.spool.port import (
+    Cancel,
+    Cancelled,
+    Filters,
+    MessageStatus,
+    NotRetried,
+    Questions,
+    Receipt,
+    Retry,
+    SettleByHand,
+    SettledByHand,
+)
+
+_SETTLE_DECODER: Final = msgspec.json.Decoder(schemas_control.SettleIn)
+
+
+async def list_statuses(parts: ApiParts) -> Response:
+    """Return every message's status, newest first, by pages; or those that one id names."""
+    query, now = read_query(schemas.StatusesQuery), parts.clock.wall_time()
+    following = None
+    if isinstance(name := query.id, str):
+        shown = await parts.reader.ask(lambda spool: spool.status(name))
+    else:
+        limit, before = query.limit, query.cursor if isinstance(query.cursor, int) else None
+        found = await parts.reader.ask(lambda spool: spool.statuses(limit + 1, before))
+        shown = found[:limit]
+        following = str(shown[-1].seq) if len(found) > limit else None
+    return answer(
+        schemas.StatusPage(tuple(views.status_view(each, now) for each in shown), following)
+    )
+
+
+async def list_messages(parts: ApiParts) -> Response:
+    """Return the messages that the filters let through, newest first, by pages."""
+    query, now = read_query(schemas_control.MessagesQuery), parts.clock.wall_time()
+    filters = filters_of(query, now)
+    before = query.cursor if isinstance(query.cursor, int) else None
+    page = await parts.reader.ask(lambda spool: spool.messages(filters, query.limit, before))
+    briefs = tuple(views.message_brief(each, now) for each in page.messages)
+    following = None if page.next_before_seq is None else str(page.next_before_seq)
+    return answer(schemas_control.MessagePage(briefs, following))
+
+
+async def show_message(parts: ApiParts, name: str) -> Response:
+    """Return a message's deliveries and its timeline; `name` is our id or the client's."""
+    read_query(schemas.NoQuery)
+
+    def ask(spool: Questions) -> tuple[MessageStatus, Any] | None:
+        status = choose_message(spool, name)
+        return None if status is None else (status, spool.timeline(status.seq))
+
+    found = await parts.reader.ask(ask)
+    if found is None:
+        raise _no_message()
+    return answer(views.message_view(*found, parts.clock.wall_time()))
+
+
+async def cancel_message(parts: ApiParts, name: str) -> Response:
+    """Cancel the deliveries that are not being sent yet; asked again, the same answer."""
+    read_query(schemas.NoQuery)
+    writer = parts.commands()
+    status = await _find_message(parts, name)
+    result = await writer.ask(Cancel(status.id))
+    assert isinstance(result, Cancelled)
+    done, late = result.cancelled_count, result.too_late_count
+    if not done:
+        detail = f"nothing was cancelled: all {late} deliveries are under way or done"
+        counts = {"cancelled": done, "too_late": late}
+        raise ProblemError("too-late", detail, counts=counts)
+    return answer(schemas_control.CancelReceipt(status.id, done, late))
+
+
+async def retry_message(parts: ApiParts, name: str) -> Response:
+    """Send what a final message did not get sent once more, as a new message."""
+    read_query(schemas.NoQuery)
+    writer = parts.commands()
+    old = await _find_message(parts, name)
+    result = await writer.ask(Retry(old.id, parts.ids.new_id()))
+    if isinstance(result, NotRetried):
+        raise ProblemError("not-retried", result.why)
+    assert isinstance(result, Receipt)
+    url = url_of(result.id)
+    view = schemas_control.RetryReceipt(
+        id=result.id,
+        client_id=result.client_id or None,
+        rfc_message_id=result.message_id,
+        status="accepted",
+        status_url=url,
+        retry_of=old.id,
+    )
+    response = answer(view, 202)
+    response.headers["Location"] = url
+    return response
+
+
+async def settle_message(parts: ApiParts, name: str) -> Response:
+    """Settle as sent, failed, or to be sent again, which declares the risk of a duplicate."""
+    read_query(schemas.NoQuery)
+    writer = parts.commands()
+    body = await read_body(_SETTLE_DECODER)
+    note = " ".join(body.note.split())
+    if not note.isprintable():
+        raise validation_problem([FaultView("is not printable", "/note")])
+    status = await _find_message(parts, name)
+    result = await writer.ask(SettleByHand(status.id, body.into, note))
+    assert isinstance(result, SettledByHand)
+    if not result.is_known:
+        raise ProblemError("not-found", "there is no such message any more")
+    if not result.settled:
+        raise ProblemError("not-settled", result.why)
+    view = schemas_control.SettleReceipt(status.id, body.into, result.settled, result.left)
+    return answer(view)
+
+
+def filters_of(query: schemas_control.MessagesQuery, now: float) -> Filters:
+    """Return what a query asks for; addresses are compared as they were accepted.
+
+    Raises: ProblemError for a recipient that is no address.
+    """
+    return Filters(
+        stream=query.stream,
+        status=None if query.state is UNSET else query.state,
+        recipient=address_of("recipient", query.recipient) if query.recipient else "",
+        tag=query.tag,
+        since=None if query.since is UNSET else query.since.timestamp(),
+        until=None if query.until is UNSET else query.until.timestamp(),
+        now=now,
+    )
+
+
+def choose_message(spool: Questions, name: str) -> MessageStatus | None:
+    """Return the message with this id: ours before the client's, and of those the newest."""
+    named = spool.status(name)
+    return next((s for s in named if s.id == name), next(iter(named), None))
+
+
+async def _find_message(parts: ApiParts, name: str) -> MessageStatus:
+    found = await parts.reader.ask(lambda spool: choose_message(spool, name))
+    if found is None:
+        raise _no_message()
+    return found
+
+
+def _no_message() -> ProblemError:
+    return ProblemError("not-found", "no message has this id, ours or the client's")

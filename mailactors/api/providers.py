@@ -1,0 +1,63 @@
+"""The routes that show the providers, and pause, resume or reset one."""
+
+from __future__ import annotations
+
+import difflib
+
+from quart import Response
+
+from mailactors.api import schemas, schemas_control, views
+from mailactors.api.exchange import answer, read_query
+from mailactors.api.parts import ApiParts
+from mailactors.api.problems import ProblemError
+from mailactors.dispatch.lane import CONTROL_ROOM, Lane
+
+
+async def list_providers(parts: ApiParts) -> Response:
+    """Return the lanes as they are now."""
+    now_s = parts.clock.now_s()
+    shown = tuple(views.provider_view(lane, now_s) for lane in parts.lanes.values())
+    return answer(schemas_control.Providers(shown))
+
+
+async def pause_provider(parts: ApiParts, name: str) -> Response:
+    """Give a provider nothing new; what is in flight goes on."""
+    lane = _lane(parts, name)
+    lane.pause()
+    return _shown(parts, lane)
+
+
+async def resume_provider(parts: ApiParts, name: str) -> Response:
+    """Give a paused provider messages again."""
+    lane = _lane(parts, name)
+    lane.resume()
+    return _shown(parts, lane)
+
+
+async def reset_provider(parts: ApiParts, name: str) -> Response:
+    """Forget what was learnt of a provider: close its breaker, lift a learnt pause."""
+    lane = _lane(parts, name)
+    lane.reset()
+    return _shown(parts, lane)
+
+
+def _lane(parts: ApiParts, name: str) -> Lane:
+    """Return a lane whose actors have room for a command.
+
+    Raises: ProblemError when there is no such provider, or its actors are behind.
+    """
+    read_query(schemas.NoQuery)
+    lane = parts.lanes.get(name)
+    if lane is None:
+        near = difflib.get_close_matches(name[:100], parts.lanes, n=1)
+        known = f"there are {', '.join(parts.lanes) or 'none'}"
+        hint = f"did you mean {near[0]!r}?" if near else known
+        raise ProblemError("not-found", f"there is no such provider; {hint}")
+    # A command takes room in mailboxes that keep room for every attempt in flight.
+    if max(lane.limiter.waiting, lane.breaker.waiting) >= CONTROL_ROOM:
+        raise ProblemError("overloaded", "the provider's actors are behind", retry_after_s=1.0)
+    return lane
+
+
+def _shown(parts: ApiParts, lane: Lane) -> Response:
+    return answer(views.provider_view(lane, parts.clock.now_s()))
