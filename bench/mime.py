@@ -48,11 +48,14 @@ def samples() -> dict[str, Content]:
     with_file = Content(
         sender=sender, to=to, subject="Your order", text=_TEXT, headers=headers, attachments=(file,)
     )
+    large = tuple((f"X-{n}", "Grüße " * 200) for n in range(36))
+    limit = Content(sender=sender, to=to, subject="Your order", text=_TEXT, headers=large)
     return {
         "text": plain,
         "text, not ASCII": german,
         "text + HTML": both,
         "text + 100 KiB": with_file,
+        "headers, 95 KiB": limit,
     }
 
 

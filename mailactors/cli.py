@@ -89,8 +89,8 @@ def send(
     Each run sends a message, however often it has to try; with --id, each id sends one.
 
     With --eml, recipients and sender are those of To, Cc and From, unless given here. The file is
-    passed on byte for byte, but that a file without any CR gets the line ends of mail, CRLF. A
-    file with a Bcc header is refused: every recipient would see it.
+    passed on as it is, but for line ends (CRLF), a byte order mark and the first line of an mbox.
+    A file with a Bcc header is refused: every recipient would see it.
     """
     if eml is not None:
         if subject or body is not None:
@@ -348,21 +348,22 @@ def _talk(url: str, ask: Callable[[Client], Awaitable[T]], retry_for_s: float = 
 
 
 def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:
-    """Return a file as a mail: its bytes, and its headers' recipients and sender unless given.
+    """Return a file as a mail: its message, its headers' recipients and sender unless given."""
+    from mailactors.model import raw  # here: the other commands start faster without it
+    from mailactors.model.headers import HEADER_BLOCK_OCTETS_MAX, UnrenderableError
 
-    On Unix a file's lines end with LF, a mail's with CRLF. A file without any CR gets CRLF, which a
-    signature in it was computed over. Any other file is sent as it is.
-    """
-    data = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
-    if b"\r" not in data:
-        data = data.removesuffix(b"\n").replace(b"\n", b"\r\n") + b"\r\n"
-    head = data.partition(b"\r\n\r\n")[0].decode(errors="replace")
+    try:
+        file = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
+        data, changes = raw.mend_file(file)
+    except UnrenderableError as error:
+        _fail(f"{path} {error.problem}")
+    if changes:
+        print(f"mailactors: {path}: {', '.join(changes)}", file=sys.stderr)
+    head = raw.header_section(data)[:HEADER_BLOCK_OCTETS_MAX].decode(errors="replace")
     headers = email.parser.HeaderParser().parsestr(head)
     if "Bcc" in headers:
-        _fail(
-            f"{path} has a Bcc header, which every recipient would see;"
-            " take it out, and name all recipients as arguments"
-        )
+        problem = "has a Bcc header, which every recipient would see"
+        _fail(f"{path} {problem}; take it out, and name all recipients as arguments")
 
     def named(*names: str) -> list[str]:
         values = [value for name in names for value in headers.get_all(name, [])]

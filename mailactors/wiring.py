@@ -17,6 +17,7 @@ from mailactors.config import (
     Config,
     ConfigError,
     ProviderSettings,
+    SimulatedProviderSettings,
     SmtpProviderSettings,
 )
 from mailactors.dispatch.dispatcher import DispatcherActor, DispatcherState
@@ -58,7 +59,8 @@ def make_provider(name: str, settings: ProviderSettings, ports: Ports) -> Provid
     """Build a provider of the kind that its settings name."""
     if isinstance(settings, SmtpProviderSettings):
         try:
-            return SmtpProvider(name, settings, ports.clock, ports.connector)
+            executor = ports.executor(f"render:{name}")
+            return SmtpProvider(name, settings, ports.clock, ports.connector, executor)
         except OSError as error:  # an ssl.SSLError is one
             problem = f"providers.{name}.ca_file: {error.strerror or error}"
             raise ConfigError("the configuration", [problem]) from None
@@ -289,4 +291,5 @@ def rules_of(config: Config) -> AdmissionRules:
         config.service.per_minute,
         config.service.backlog_max,
         FREE_BYTES_MIN,
+        all(isinstance(each, SimulatedProviderSettings) for each in config.providers.values()),
     )

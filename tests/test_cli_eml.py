@@ -83,6 +83,30 @@ def test_a_file_with_line_ends_of_both_kinds_is_left_to_the_gateway(
     assert letter == base64.b64decode(body["raw"])
 
 
+MBOX_LINE = b"From ann@example.com Fri Nov  9 01:08:47 2001\n"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [
+        (MBOX_LINE, ["took out the mbox line before its headers"]),
+        (BYTE_ORDER_MARK, ["took out its byte order mark"]),
+        (
+            BYTE_ORDER_MARK + MBOX_LINE,
+            ["took out its byte order mark", "took out the mbox line before its headers"],
+        ),
+    ],
+)
+def test_what_is_no_part_of_the_message_is_taken_out_and_that_is_said(
+    before: bytes, expected: list[str], send: Send
+) -> None:
+    body, said = send(before + LETTER)
+
+    assert WIRE == base64.b64decode(body["raw"])
+    assert said.endswith(f"letter.eml: {', '.join(expected)}\n")
+
+
 def test_arguments_are_stronger_than_headers(send: Send) -> None:
     body, _ = send(LETTER, "eve@example.com", "--from", "me@example.com", "--id", "7")
 
@@ -107,9 +131,12 @@ def test_of_several_authors_the_sender_sends(send: Send) -> None:
         (b"To: b@example.com\n\n", "has no single author in From"),
         (b"To: c@example.com\nFrom: a@example.com, b@example.com\n\n", "has no single author"),
         (b"", "names nobody in To or Cc"),
+        (MBOX_LINE + LETTER + b"\n" + MBOX_LINE + LETTER, "holds more than one message"),
+        (LETTER.decode().encode("utf-16"), "is in UTF-16"),
+        (LETTER.replace(b"Cc:", b"From:"), "has no single author in From"),
     ],
 )
-def test_a_file_that_cannot_be_sent_is_told_before_it_is(
+def test_a_file_that_cannot_be_sent_is_refused_before_it_is_submitted(
     letter: bytes, expected: str, send: Send
 ) -> None:
     body, said = send(letter)
@@ -124,7 +151,7 @@ def test_what_is_in_the_file_is_not_given_beside_it(send: Send) -> None:
     )
 
 
-def test_what_the_gateway_refuses_in_a_file_is_told(send: Send) -> None:
+def test_what_the_gateway_refuses_in_a_file_is_printed(send: Send) -> None:
     problem = {"title": "Not valid", "errors": [{"pointer": "/raw", "detail": "is too long"}]}
 
     _, said = send(LETTER, answer=reply(422, problem))

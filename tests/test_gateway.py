@@ -9,7 +9,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mailactors.intake.submission import KeyConflictError, OverloadedError, StoppingError
+from mailactors.intake.submission import (
+    KeyConflictError,
+    OverloadedError,
+    StoppingError,
+    SubmissionRejectedError,
+)
 from mailactors.model.message import Address
 from mailactors.model.outcome import Accepted, Deferred, Phase, Reason, Rejected, Scope, Uncertain
 from mailactors.runtime.supervisor import RestartsExhaustedError
@@ -75,6 +80,24 @@ async def test_a_message_goes_to_the_next_provider_at_once(
             assert expected == message.deliveries[0].provider
             assert attempts == message.attempts
             assert trio.current_time() < 1.0
+
+
+@pytest.mark.parametrize("address", ["bob@shop.test", "bob@printer.local", "bob@localhost"])
+async def test_addresses_to_try_things_out_are_sent_to_by_simulated_providers(
+    address: str, autojump_clock: MockClock
+) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            await gateway.door.submit(letter(to=(Address(address),)))
+            await wait_for_states(gateway, sent=1)
+
+
+async def test_with_one_provider_that_sends_they_are_refused(autojump_clock: MockClock) -> None:
+    providers = {"a": simulated(), "b": {"kind": "smtp", "host": "relay.example"}}
+    with open_store() as store:
+        async with running(make_config(providers=providers), store) as gateway:
+            with pytest.raises(SubmissionRejectedError):
+                await gateway.door.submit(letter(to=(Address("bob@shop.test"),)))
 
 
 async def test_when_all_are_down_it_is_deferred_by_the_table_and_sent_later(

@@ -33,10 +33,13 @@ from mailactors.intake.submission import (
     Submission,
     SubmissionRejectedError,
 )
-from mailactors.model.message import Address, Attachment
+from mailactors.model.headers import ADDRESS_OCTETS_MAX, NAME_CHARACTERS_MAX
+from mailactors.model.message import Address, Alternative, Attachment
 
 _STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # RFC 8941 §3.3.3
 _BARE_KEY = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~:/=@-]+")
+_MAILBOX_CHARACTERS_MAX: Final = 2 * (NAME_CHARACTERS_MAX + ADDRESS_OCTETS_MAX)
+"""Every character of a name may be escaped."""
 _QUOTED_NAME = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _SPECIALS: Final = frozenset('()<>[]:;@\\,"')
 """What a display name must quote (RFC 5322 §3.2.3); dots are let pass, as obs-phrase does."""
@@ -146,6 +149,7 @@ def full_submission(body: MessageIn, header_key: str | None) -> Submission:
         metadata=body.metadata,
         key=key,
         client_id=body.id or "",
+        alternatives=tuple(Alternative(a.content_type, a.content) for a in body.alternatives),
     )
     faults.raise_if_any()
     return submission
@@ -161,6 +165,8 @@ def parse_mailbox(text: str) -> Address | None:
 
     Source: RFC 5322 §3.4, without comments, groups and routes.
     """
+    if len(text) > _MAILBOX_CHARACTERS_MAX:
+        return None
     text = text.strip(" ")
     if not text.endswith(">"):
         return None if _SPECIALS & set(text) - {"@", '"', "[", "]", ":"} else Address(text)
@@ -222,7 +228,8 @@ def _entry_of(value: Mapping[str, str], field: str, rest: Sequence[str]) -> list
     if not rest:
         return []
     if field == "headers":
-        return [list(value)[int(rest[0])]]
+        name = list(value)[int(rest[0])]
+        return [name] if len(name) <= SHORT_TEXT_MAX else []
     name = "/".join(rest)
     return [name if name in value else name.replace("~1", "/").replace("~0", "~")]
 
@@ -230,8 +237,8 @@ def _entry_of(value: Mapping[str, str], field: str, rest: Sequence[str]) -> list
 def _faults_beside_raw(body: MessageIn) -> list[FaultView]:
     if body.raw is None:
         return []
-    fields = ("subject", "text", "html", "headers", "attachments", "reply_to", "cc")
-    given = [name for name in fields if getattr(body, name)]
+    bodies = ("text", "html", "attachments", "alternatives")
+    given = [n for n in ("subject", "headers", "reply_to", "cc", *bodies) if getattr(body, n)]
     return [FaultView("is part of raw and cannot be given beside it", f"/{n}") for n in given]
 
 

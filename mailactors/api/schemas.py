@@ -55,6 +55,13 @@ class AttachmentIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     content_id: str = ""
 
 
+class AlternativeIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The message in another form than text and HTML, such as `text/calendar; method=REQUEST`."""
+
+    content_type: str
+    content: str
+
+
 class MessageIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One message.
 
@@ -80,6 +87,7 @@ class MessageIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tags: Annotated[list[str], Meta(max_length=ITEMS_MAX)] = []
     metadata: Annotated[dict[str, str], Meta(max_length=ITEMS_MAX)] = {}
     id: ClientId | None = None
+    alternatives: Annotated[list[AlternativeIn], Meta(max_length=ITEMS_MAX)] = []
 
 
 class BatchItem(MessageIn, frozen=True, forbid_unknown_fields=True):
@@ -129,7 +137,8 @@ class Idempotency(msgspec.Struct, frozen=True):
 class MessageReceipt(msgspec.Struct, frozen=True):
     """The message is durable. `id` is ours, `client_id` the client's, or null.
 
-    `rfc_message_id` is the RFC 5322 Message-ID, without brackets.
+    `rfc_message_id` is the RFC 5322 Message-ID, without brackets; empty for a raw message
+    that has none.
     """
 
     id: str

@@ -38,7 +38,7 @@ async def suppress(parts: ApiParts) -> Response:
     reason = " ".join(body.reason.split())
     faults = [] if reason.isprintable() else [FaultView("is not printable", "/reason")]
     try:
-        address = normal_address(body.address)
+        address = normal_address(body.address, special_use=True)
     except email_validator.EmailNotValidError as error:
         raise validation_problem([FaultView(str(error), "/address"), *faults]) from None
     if faults:
@@ -62,7 +62,7 @@ def address_of(parameter: str, text: str) -> str:
     Raises: ProblemError.
     """
     try:
-        return normal_address(text)
+        return normal_address(text, special_use=True)
     except email_validator.EmailNotValidError as error:
         fault = FaultView(str(error), parameter=parameter)
         detail = f"{parameter}: {fault.detail}"

@@ -22,6 +22,7 @@ from mailactors.client.client import DEFAULT_URL, Client
 from mailactors.client.retry import Backoff
 from mailactors.client.values import (
     Address,
+    Alternative,
     Attachment,
     ClientError,
     Delivery,
@@ -43,6 +44,7 @@ from mailactors.client.values import (
 __all__ = [
     "DEFAULT_URL",
     "Address",
+    "Alternative",
     "Attachment",
     "Backoff",
     "Client",

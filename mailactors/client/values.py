@@ -31,6 +31,13 @@ class Attachment(TypedDict, total=False):
     content_id: str
 
 
+class Alternative(TypedDict):
+    """Another form of the message, such as an invitation: `text/calendar; method=REQUEST`."""
+
+    content_type: str
+    content: str
+
+
 Mailboxes: TypeAlias = str | Address | Sequence[str | Address]
 
 
@@ -59,6 +66,7 @@ class Mail(TypedDict, total=False):
     metadata: Mapping[str, str]
     id: str | None
     idempotency_key: str | None
+    alternatives: Sequence[Alternative]
 
 
 class Key(enum.Enum):

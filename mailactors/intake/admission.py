@@ -5,7 +5,6 @@ An admitted message can be rendered and sent: later rooms do not check it again.
 
 from __future__ import annotations
 
-import email.parser
 import functools
 import re
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,7 @@ import email_validator
 import msgspec
 
 from mailactors.intake.submission import Fault, Submission, SubmissionRejectedError
-from mailactors.model.headers import UnrenderableError, wire_address
+from mailactors.model.headers import COMMANDS, ONCE, UnrenderableError, wire_address
 from mailactors.model.message import (
     RECIPIENTS_MAX,
     Address,
@@ -27,10 +26,12 @@ from mailactors.model.message import (
     without_defaults,
 )
 from mailactors.model.mime import check_content
+from mailactors.model.raw import message_id_of
 
 MESSAGE_BYTES_MAX: Final = 10 * 1024 * 1024
 """Text, HTML and decoded attachments together; the default limit of Postmark and Postfix."""
 ATTACHMENTS_MAX: Final = 50
+ALTERNATIVES_MAX: Final = 10
 SUBJECT_CHARACTERS_MAX: Final = 2000
 HEADERS_MAX: Final = 50
 TAGS_MAX: Final = 10
@@ -46,14 +47,10 @@ HEADERS_ALLOWED: Final = (
 _HEADER_ALLOWED: Final = re.compile(
     "|".join([*HEADERS_ALLOWED, "List-[a-z0-9-]+", "X-[a-z0-9-]+"]), re.IGNORECASE
 )
-_HEADER_COMMANDS: Final = re.compile(
-    "X-(?:SMTPAPI|MSYS-API|(?:Mailgun|Mailjet|MJ|MC|PM|SES|Sib|Mailin|Mailactors)-.*)",
-    re.IGNORECASE,
-)
-"""What vendors obey, and what is ours: a client could undo what its stream's settings say."""
 ADDRESSES_REMEMBERED: Final = 16_384
 """About 4 MB when full."""
-_MESSAGE_ID: Final = re.compile("<([!-;=?-~]{1,900})>")
+_SPECIAL_USE: Final = re.compile(r"(?:[a-z0-9-]+\.)*(?:test|local|localhost)", re.IGNORECASE)
+"""Domains that no mail reaches (RFC 6761, RFC 6762), in which people try things out."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _FIELDS_BEFORE: Final = (
@@ -81,6 +78,8 @@ class AdmissionRules(msgspec.Struct, frozen=True):
     """Pending deliveries beyond which new messages are refused."""
     free_bytes_min: int = 0
     """Room on the spool's disk that is kept for the messages already accepted."""
+    all_simulated: bool = False
+    """No provider sends anything, so addresses under .test, .local and localhost are as good."""
 
     @property
     def default_stream(self) -> str:
@@ -103,7 +102,8 @@ def decide_admission(
     """
     faults: list[Fault] = []
     sender = submission.sender or rules.default_from
-    checked = _check_addresses(submission, sender, faults)
+    checked = _check_addresses(submission, sender, rules, faults)
+    faults.extend(_check_presence(submission))
     faults.extend(_check_sizes(submission))
     faults.extend(_check_header_names(submission))
     faults.extend(_check_options(submission, rules, now))
@@ -138,7 +138,7 @@ def fingerprint_before(submission: Submission) -> str:
 
 
 def _check_addresses(
-    submission: Submission, sender: Address, faults: list[Fault]
+    submission: Submission, sender: Address, rules: AdmissionRules, faults: list[Fault]
 ) -> dict[str, tuple[Address, ...]]:
     """Normalize every address, by field; note those that are none."""
     fields = {
@@ -154,7 +154,8 @@ def _check_addresses(
         for index, address in enumerate(addresses):
             pointer = "/from" if field == "from" else f"/{field}/{index}"
             try:
-                good.append(Address(normal_address(address.address), address.name))
+                spec = normal_address(address.address, special_use=rules.all_simulated)
+                good.append(Address(spec, address.name))
             except email_validator.EmailNotValidError as error:
                 faults.append(Fault(pointer, str(error)))
         checked[field] = tuple(good)
@@ -167,31 +168,47 @@ def _check_addresses(
 
 
 @functools.lru_cache(maxsize=ADDRESSES_REMEMBERED)
-def normal_address(address: str) -> str:
+def normal_address(address: str, *, special_use: bool = False) -> str:
     """Return an address as it is sent: Unicode normalized, the domain in ASCII (RFC 5891).
 
     Cached: senders and many recipients recur, and a check takes 60 µs.
+
+    Args:
+        address: as a client gave it.
+        special_use: let .test, .local and localhost pass, which the validator knows not to.
 
     Raises: email_validator.EmailNotValidError.
     """
     if len(address) > SHORT_TEXT_MAX * 2:
         raise email_validator.EmailSyntaxError("the address is too long")
-    valid = email_validator.validate_email(address, check_deliverability=False)
+    local_part, _, domain = address.rpartition("@")
+    is_special = special_use and _SPECIAL_USE.fullmatch(domain) is not None
+    checked = f"{local_part}@example.com" if is_special else address
+    valid = email_validator.validate_email(checked, check_deliverability=False)
+    domain = domain.lower() if is_special else valid.ascii_domain
     try:
-        return wire_address(f"{valid.local_part}@{valid.ascii_domain}", "")
+        return wire_address(f"{valid.local_part}@{domain}", "")
     except UnrenderableError as error:
         raise email_validator.EmailSyntaxError(error.problem) from None
+
+
+def _check_presence(submission: Submission) -> Iterator[Fault]:
+    given = (submission.text, submission.html, submission.raw)
+    if given == (None, None, None) and not submission.alternatives:
+        yield Fault("/text", "there is neither text nor html nor another form of the message")
 
 
 def _check_sizes(submission: Submission) -> Iterator[Fault]:
     size = len(submission.raw or b"") + sum([len(a.content) for a in submission.attachments])
     texts = [text for text in (submission.text, submission.html) if text]
+    texts += [each.content for each in submission.alternatives]
     size += sum([len(text.encode(errors="replace")) for text in texts])
     if size > MESSAGE_BYTES_MAX:
         detail = f"the message has {size} bytes; at most {MESSAGE_BYTES_MAX} are allowed"
         yield Fault("", detail)
     counts: tuple[tuple[str, Sequence[object], int], ...] = (
         ("/attachments", submission.attachments, ATTACHMENTS_MAX),
+        ("/alternatives", submission.alternatives, ALTERNATIVES_MAX),
         ("/headers", submission.headers, HEADERS_MAX),
         ("/tags", submission.tags, TAGS_MAX),
         ("/metadata", tuple(submission.metadata), METADATA_MAX),
@@ -203,19 +220,23 @@ def _check_sizes(submission: Submission) -> Iterator[Fault]:
 
 
 def _check_header_names(submission: Submission) -> Iterator[Fault]:
+    seen: dict[str, int] = {}
     for index, (name, _) in enumerate(submission.headers[:HEADERS_MAX]):
-        if _HEADER_COMMANDS.fullmatch(name):
+        if COMMANDS.fullmatch(name):
             yield Fault(f"/headers/{index}/name", "is a command to a provider, which only we give")
         elif not _HEADER_ALLOWED.fullmatch(name):
             names = ", ".join(HEADERS_ALLOWED)
             detail = f"is not a header that may be set; those are {names}, List-* and X-*"
             yield Fault(f"/headers/{index}/name", detail)
+        elif name.lower() in ONCE and seen.setdefault(name.lower(), index) != index:
+            yield Fault(f"/headers/{index}/name", "is there twice; a message has it once")
 
 
 def _check_options(submission: Submission, rules: AdmissionRules, now: float) -> Iterator[Fault]:
     if submission.stream and submission.stream not in rules.streams:
         names = ", ".join(rules.streams)
-        yield Fault("/stream", f"there is no stream {submission.stream!r}; there are {names}")
+        named = submission.stream[:SHORT_TEXT_MAX]
+        yield Fault("/stream", f"there is no stream {named!r}; there are {names}")
     if submission.expires_in_s is not None and submission.expires_in_s <= 0:
         yield Fault("/expires_in_s", "must be more than 0")
     if submission.send_at is not None and submission.send_at > now + SEND_AT_AHEAD_MAX_S:
@@ -224,7 +245,8 @@ def _check_options(submission: Submission, rules: AdmissionRules, now: float) ->
     shorts += [(f"/tags/{i}", tag) for i, tag in enumerate(submission.tags)]
     for key, value in submission.metadata.items():
         name = key.replace("~", "~0").replace("/", "~1")
-        shorts.append((f"/metadata/{name}", key + value))
+        is_short = len(key) <= SHORT_TEXT_MAX  # else the answer would be as long as the question
+        shorts.append((f"/metadata/{name}" if is_short else "/metadata", key + value))
     for pointer, text in shorts:
         if len(text) > SHORT_TEXT_MAX:
             yield Fault(pointer, f"is longer than {SHORT_TEXT_MAX} characters")
@@ -248,19 +270,8 @@ def _content(
         raw=submission.raw,
         tags=submission.tags,
         metadata=submission.metadata,
+        alternatives=submission.alternatives,
     )
-
-
-def own_message_id(raw: bytes | None) -> str:
-    """Return the Message-ID of a MIME message without its brackets, or nothing.
-
-    It is passed on as it is, so that is the one by which a receiver knows it.
-    """
-    if raw is None:
-        return ""
-    head = email.parser.BytesHeaderParser().parsebytes(raw.partition(b"\r\n\r\n")[0])
-    found = _MESSAGE_ID.fullmatch(str(head.get("Message-ID", "")).strip())
-    return found[1] if found else ""
 
 
 def _message(
@@ -279,8 +290,9 @@ def _message(
     everyone = (a.address for field in ("to", "cc", "bcc") for a in checked[field])
     return Message(
         id=message_id,
-        message_id=own_message_id(content.raw)
-        or f"{message_id}@{domain_of(content.sender.address)}",
+        message_id=f"{message_id}@{domain_of(content.sender.address)}"
+        if content.raw is None
+        else message_id_of(content.raw),
         date_s=not_before,
         envelope=Envelope(content.sender.address, tuple(dict.fromkeys(everyone))),
         content=content,

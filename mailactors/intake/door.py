@@ -7,6 +7,7 @@ happens in the spool's actor, and a later submission with the same key gets the 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -30,6 +31,7 @@ from mailactors.intake.submission import (
     SubmissionRejectedError,
 )
 from mailactors.model.message import fingerprint, pack_content
+from mailactors.model.mime import LARGE_OCTETS
 from mailactors.runtime.mailbox import Mailbox, MailboxFullError
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, DeadlineError, Reply
@@ -71,6 +73,7 @@ class Door:
         self._registry = registry
         self._signals = signals
         self._ports = ports
+        self._executor = ports.executor("intake")
         self._is_open = True
         self._minute = Window(60.0, 0)
 
@@ -89,7 +92,7 @@ class Door:
         """
         try:
             self.check_room()
-            accept = self._admit(submission)
+            accept = await self._admit(submission)
             self._count(1)
             return self._receipt(accept, await self._make_durable(accept))
         except IntakeError as error:
@@ -181,15 +184,24 @@ class Door:
         """Check one of many; a checkpoint lets other tasks run in between."""
         await trio.lowlevel.checkpoint()
         try:
-            return self._admit(submission)
+            return await self._admit(submission)
         except SubmissionRejectedError as error:
             self.results.add(error.result)
             return error
 
-    def _admit(self, submission: Submission) -> Accept:
-        """Check a submission and return the command that would make it durable."""
-        now = self._ports.clock.wall_time()
-        message = decide_admission(submission, self.rules, self._ports.ids.new_id(), now)
+    async def _admit(self, submission: Submission) -> Accept:
+        """Check a submission and return the command that would make it durable.
+
+        What is large takes its time, and others get their turn meanwhile.
+        """
+        now, message_id = self._ports.clock.wall_time(), self._ports.ids.new_id()
+        check = partial(self._accept_of, submission, self.rules, message_id, now)
+        return await self._executor.run(check) if submission.size >= LARGE_OCTETS else check()
+
+    def _accept_of(
+        self, submission: Submission, rules: AdmissionRules, message_id: str, now: float
+    ) -> Accept:
+        message = decide_admission(submission, rules, message_id, now)
         packed = pack_content(message.content)
         return Accept(
             message,

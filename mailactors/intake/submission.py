@@ -7,7 +7,7 @@ from typing import ClassVar
 import msgspec
 
 from mailactors.errors import MailactorsError
-from mailactors.model.message import Address, Attachment
+from mailactors.model.message import Address, Alternative, Attachment
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +37,15 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     scope: str = ""
     key: str | None = None
     client_id: str = ""
+    alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Return octets of attachments and raw, and characters of texts: what there is to do."""
+        texts = [self.text or "", self.html or "", *(value for _, value in self.headers)]
+        texts += [each.content for each in self.alternatives]
+        files = [self.raw or b"", *(each.content for each in self.attachments)]
+        return sum(map(len, texts)) + sum(map(len, files))
 
 
 class Fault(msgspec.Struct, frozen=True):

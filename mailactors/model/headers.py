@@ -1,27 +1,34 @@
 """Header fields: what may become one, and the exact lines that it becomes.
 
-Owns the guard against header injection and the three ways in which text enters a header: as it is,
-folded at white space that it already has; as encoded words (RFC 2047); as a mailbox (RFC 5322
-§3.4, RFC 6532). Never shortens, repairs or guesses: what cannot be said exactly is refused with
-`UnrenderableError`. White space at the two ends of a value is no part of it and is dropped; a tab
-inside a header value or a subject is white space like any other and is kept.
+Owns the guard against header injection and the ways in which text enters a header: as it is, folded
+at white space that it already has; as encoded words (RFC 2047), where a field's grammar has room
+for them; as a mailbox (RFC 5322 §3.4, RFC 6532). Never shortens, repairs or guesses: what cannot be
+said exactly is refused with `UnrenderableError`. White space at the two ends of a value is no part
+of it and is dropped; a tab inside a header value or a subject is white space like any other and is
+kept.
 
-Text that looks like an encoded word is encoded itself, so that it is read as what was given:
-CPython's own library decoded such text into new headers (CVE-2024-6923).
+Each value has a limit that is checked before anything else is done with it.
 """
 
 from __future__ import annotations
 
-import binascii
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import quote
 
 import idna
 
 from mailactors.errors import MailactorsError
+from mailactors.model.encoded import (
+    CONTROLS,
+    ENCODED_WORD,
+    LINE_WIDTH,
+    encoded_words,
+    hidden_controls,
+    needs_words,
+)
 from mailactors.model.message import Address
 
 LINE_OCTETS_MAX: Final = 998
@@ -31,12 +38,33 @@ ADDRESS_OCTETS_MAX: Final = 254
 FILENAME_OCTETS_MAX: Final = 255
 """Octets of a file name; percent-encoded it still fits one line, so no RFC 2231 continuations."""
 
-_WIDTH: Final = 76  # of a line that holds an encoded word (RFC 2047 §2); 78 would do elsewhere
-_WORD_OVERHEAD: Final = len("=?utf-8?q??=")
-_WORD_ROOM_MIN: Final = 30  # below this the first encoded word begins on a line of its own
-_NAME_ROOM: Final = _WIDTH - len("Reply-To: ")
+HEADER_BLOCK_OCTETS_MAX: Final = 102_400
+"""Octets of all headers together; what Postfix reads by default (header_size_limit)."""
+HEADER_VALUE_OCTETS_MAX: Final = 32_768
+"""Octets of one value: a thread of 400 messages in References."""
+NAME_CHARACTERS_MAX: Final = 512
+"""Characters of a display name."""
+ONCE: Final = frozenset(
+    [
+        *("date", "from", "sender", "reply-to", "to", "cc", "message-id", "in-reply-to"),
+        *("references", "subject"),  # RFC 5322 §3.6
+        *("mime-version", "content-type", "content-transfer-encoding"),  # RFC 2045 §3
+        *("list-help", "list-unsubscribe", "list-subscribe", "list-post", "list-owner"),
+        *("list-archive", "list-id", "list-unsubscribe-post"),  # RFC 2369, RFC 2919, RFC 8058
+        *("auto-submitted", "importance", "priority", "organization"),  # RFC 3834, 2156, 5536
+    ]
+)
+"""Fields that a message has at most once, in lower case."""
+COMMANDS: Final = re.compile(
+    "x-(?:smtpapi|msys-api|apiheader|virtual-mta|xsmailingid|xsmessageid|"
+    "(?:mailgun|mailjet|mj|mc|pm|ses|sib|mailin|mt|mailersend|postal|elasticemail|emailit"
+    "|smtp2go|mailactors)-.*)|resend-idempotency-key",
+    re.IGNORECASE,
+)
+"""Fields that vendors obey, and ours: a client could undo what its stream's settings say."""
 
-_FORBIDDEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_NAME_ROOM: Final = LINE_WIDTH - len("Reply-To: ")
+_COMMENT_WORD: Final = LINE_WIDTH - len(" (),")  # what may stand beside an encoded word
 _HEADER_NAME = re.compile(r"[A-Za-z0-9-]{1,76}")
 _STRUCTURAL = re.compile(
     r"from|to|cc|bcc|sender|reply-to|subject|date|message-id|received|mime-version|return-path"
@@ -44,8 +72,8 @@ _STRUCTURAL = re.compile(
     re.IGNORECASE,
 )
 _CHUNK = re.compile(r"[ \t]*[^ \t]+")
-_ENCODED_WORD = re.compile(r"=\?([^? \t]{1,60})\?([bBqQ])\?([^?]*)\?=")
-_TEXT_CHARSET = re.compile(r"(?:utf-|us-ascii|iso-|windows-|cp\d|koi8-|shift_|euc-|gb|big5)[\w-]*")
+_COMMENT = re.compile(r'<[^<>]*>|"[^"]*"|\(([^()]*)\)')  # what is in <> or "" is none
+_PHRASES = re.compile(r'(?:"[^"]*"|[^",])+')
 
 _ATEXT: Final = r"A-Za-z0-9!#$%&'*+/=?^_`{|}~-"
 _LOCAL_PART = re.compile(rf"[{_ATEXT}]+(?:\.[{_ATEXT}]+)*")
@@ -55,14 +83,6 @@ _LABEL: Final = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _DOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _ATOMS = re.compile(rf"[{_ATEXT}]+(?: [{_ATEXT}]+)*")
 _PLAIN_FILENAME = re.compile(r"[ !#-\[\]-~]*")
-_PHRASE_SAFE: Final = frozenset(
-    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/"
-)  # the only bytes that the Q encoding may leave alone inside a phrase (RFC 2047 §5 (3))
-_Q_OF_BYTE: Final = tuple(
-    chr(byte) if byte in _PHRASE_SAFE else "_" if byte == 0x20 else f"={byte:02X}"
-    for byte in range(256)
-)
-_Q_CONTINUATION: Final = ("=8", "=9", "=A", "=B")  # how the second and later bytes of UTF-8 begin
 
 
 class UnrenderableError(MailactorsError):
@@ -103,36 +123,13 @@ def check_hidden(value: str, pointer: str) -> None:
     Traceback (most recent call last):
     mailactors.model.headers.UnrenderableError: /subject hides U+000D in an encoded word
     """
-    if "=?" not in value:
-        return
-    for charset, encoding, payload in _ENCODED_WORD.findall(value):
-        hidden = _FORBIDDEN.search(_decoded_word(charset, encoding, payload))
-        if hidden:
-            problem = f"hides U+{ord(hidden.group()):04X} in an encoded word"
-            raise UnrenderableError(pointer, problem)
-
-
-def _decoded_word(charset: str, encoding: str, payload: str) -> str:
-    if encoding in "qQ":
-        data = binascii.a2b_qp(payload.encode(errors="replace"), header=True)
-    else:
-        data = _decoded_base64(payload)
-    charset = charset.partition("*")[0].lower()  # RFC 2231 §5 adds a language after an asterisk
-    try:
-        return data.decode(charset if _TEXT_CHARSET.fullmatch(charset) else "latin-1", "replace")
-    except (LookupError, ValueError):
-        return data.decode("latin-1")
-
-
-def _decoded_base64(payload: str) -> bytes:
-    letters = re.sub(r"[^A-Za-z0-9+/]", "", payload)
-    whole = letters[: len(letters) - (len(letters) % 4 == 1)]  # one letter alone says no byte
-    return binascii.a2b_base64(whole + "=" * (-len(whole) % 4))
+    for character in hidden_controls(value):
+        raise UnrenderableError(pointer, f"hides U+{ord(character):04X} in an encoded word")
 
 
 def refuse_controls(value: str, pointer: str, *, allow_tab: bool = False) -> None:
     """Refuse C0 and C1 controls, Unicode line breaks and lone surrogates."""
-    found = _FORBIDDEN.search(value)
+    found = CONTROLS.search(value)
     if found:
         raise UnrenderableError(pointer, f"must not contain U+{ord(found.group()):04X}")
     if "\t" in value and not allow_tab:
@@ -142,6 +139,10 @@ def refuse_controls(value: str, pointer: str, *, allow_tab: bool = False) -> Non
 def header_line(name: str, value: str, pointer: str) -> str:
     """Return a custom header, folded; a long one keeps every character as it was given.
 
+    Text that is not ASCII, or looks like an encoded word, is encoded where the field's grammar has
+    free text, a phrase or a comment, and refused elsewhere (RFC 2047 §5): in a URL, a message id, a
+    keyword.
+
     Raises:
         UnrenderableError: At pointer + "/name" or "/value"; also for a word longer than a line.
     """
@@ -150,25 +151,104 @@ def header_line(name: str, value: str, pointer: str) -> str:
         raise UnrenderableError(f"{pointer}/name", problem)
     if _STRUCTURAL.fullmatch(name):
         raise UnrenderableError(f"{pointer}/name", "names a header that the gateway writes")
-    return _unstructured(name, value, f"{pointer}/value")
+    value = _plain_value(value, f"{pointer}/value")
+    if needs_words(value):
+        key = name.lower()
+        encode = _free_text if key.startswith("x-") else _ENCODERS.get(key, _structured)
+        value = encode(name, value, f"{pointer}/value")
+    return fold(name, value, f"{pointer}/value")
 
 
 def subject_line(subject: str) -> str:
     """Return the Subject header. It is for people, so what no line can hold is encoded."""
-    try:
-        return _unstructured("Subject", subject, "/subject")
-    except UnrenderableError:
-        refuse_controls(subject, "/subject", allow_tab=True)
-        words = encoded_words(subject.strip(" \t"), _WIDTH - len("Subject: "))
-        return fold("Subject", words, "/subject")
+    value = _plain_value(subject, "/subject")
+    if not needs_words(value):
+        try:
+            return fold("Subject", value, "/subject")
+        except UnrenderableError:
+            pass
+    return fold("Subject", _free_text("Subject", value, "/subject"), "/subject")
 
 
-def _unstructured(name: str, value: str, pointer: str) -> str:
+def _plain_value(value: str, pointer: str) -> str:
+    check_size(value, HEADER_VALUE_OCTETS_MAX, pointer)
     refuse_controls(value, pointer, allow_tab=True)
-    value = value.strip(" \t")
-    if "=?" in value or not value.isascii():
-        value = encoded_words(value, _WIDTH - len(name) - 2)
-    return fold(name, value, pointer)
+    return value.strip(" \t")
+
+
+def check_size(value: str, octets_max: int, pointer: str) -> None:
+    """Refuse a value that is longer than it may be, whatever is in it."""
+    octets = len(value) if len(value) > octets_max else _octet_count(value)
+    if octets > octets_max:
+        raise UnrenderableError(pointer, f"must have at most {octets_max} octets")
+
+
+def _free_text(name: str, value: str, pointer: str) -> str:
+    return encoded_words(value, LINE_WIDTH - len(name) - 2)
+
+
+def _structured(name: str, value: str, pointer: str) -> str:
+    """Return a value with its comments encoded (RFC 2047 §5 (2)), if it needs no more than that.
+
+    >>> _structured("List-Post", "NO (Bücher)", "/headers/0/value")
+    'NO (=?utf-8?q?B=C3=BCcher?=)'
+    """
+    if "\\" in value:
+        raise UnrenderableError(pointer, "must be ASCII where it has a backslash")
+    rest = _COMMENT.sub(lambda match: match[0] if match[1] is None else "()", value)
+    if not rest.isascii():
+        raise UnrenderableError(pointer, f"must be ASCII in {name}, except in a comment")
+    if ENCODED_WORD.search(rest):
+        raise UnrenderableError(pointer, f"must not look like an encoded word in {name}")
+    return _COMMENT.sub(_encoded_comment, value)
+
+
+def _encoded_comment(match: re.Match[str]) -> str:
+    if match[1] is None or not needs_words(match[1]):
+        return match[0]
+    return f"({encoded_words(match[1], _COMMENT_WORD, _COMMENT_WORD)})"
+
+
+def _list_id(name: str, value: str, pointer: str) -> str:
+    """Return a List-Id, a phrase before an identifier in angle brackets (RFC 2919 §3).
+
+    >>> _list_id("List-Id", '"Bücher, neu" <books.example.com>', "/headers/0/value")
+    '=?utf-8?b?QsO8Y2hlciwgbmV1?= <books.example.com>'
+    """
+    phrase, bracket, rest = value.partition("<")
+    if not bracket:
+        return _structured(name, value, pointer)
+    if needs_words(phrase):
+        phrase = _words_of(phrase, LINE_WIDTH - len(name) - 2) + " "
+    return phrase + _structured(name, bracket + rest, pointer)
+
+
+def _keywords(name: str, value: str, pointer: str) -> str:
+    """Return phrases with commas between them (RFC 5322 §3.6.5)."""
+    if "\\" in value or value.count('"') % 2:
+        raise UnrenderableError(pointer, "must be phrases with commas between them")
+    room = LINE_WIDTH - len(name) - 2
+    phrases = [
+        _words_of(phrase, room) if needs_words(phrase) else phrase.strip(" \t")
+        for phrase in _PHRASES.findall(value)
+    ]
+    return ", ".join(phrases)
+
+
+def _words_of(phrase: str, room: int) -> str:
+    phrase = phrase.strip(" \t")
+    if len(phrase) > 1 and phrase[0] == phrase[-1] == '"':
+        phrase = re.sub(r"\\(.)", r"\1", phrase[1:-1])
+    return encoded_words(phrase, room, LINE_WIDTH - len(" ,"))
+
+
+_ENCODERS: Final[Mapping[str, Callable[[str, str, str], str]]] = {
+    "comments": _free_text,
+    "organization": _free_text,
+    "keywords": _keywords,
+    "list-id": _list_id,
+}
+"""Where else than in comments a field has room for encoded words, by its name in lower case."""
 
 
 def mailboxes_line(name: str, addresses: tuple[Address, ...], pointer: str) -> str:
@@ -191,8 +271,10 @@ def _mailbox(address: Address, pointer: str) -> str:
 
 
 def _phrase(name: str, pointer: str) -> str:
+    if len(name) > NAME_CHARACTERS_MAX:
+        raise UnrenderableError(pointer, f"must have at most {NAME_CHARACTERS_MAX} characters")
     name = name.strip(" ")
-    is_plain = len(name) <= _WIDTH and name.isascii() and "=?" not in name
+    is_plain = len(name) <= LINE_WIDTH and not needs_words(name)
     if is_plain and _ATOMS.fullmatch(name):
         return name
     refuse_controls(name, pointer)
@@ -215,6 +297,7 @@ def wire_address(address: str, pointer: str) -> str:
     Raises:
         UnrenderableError: At the pointer.
     """
+    check_size(address, ADDRESS_OCTETS_MAX * 4, pointer)  # an IDN domain becomes shorter or longer
     local_part, _, domain = address.rpartition("@")
     if not address.isascii():
         refuse_controls(address, pointer)
@@ -251,15 +334,15 @@ def disposition_line(kind: str, filename: str, pointer: str) -> str:
     line = f"Content-Disposition: {kind}"
     if not filename:
         return line
-    refuse_controls(filename, pointer)
-    if len(filename.encode()) > FILENAME_OCTETS_MAX:
-        raise UnrenderableError(pointer, f"must have at most {FILENAME_OCTETS_MAX} octets")
+    if len(filename) <= FILENAME_OCTETS_MAX:
+        refuse_controls(filename, pointer)
+    check_size(filename, FILENAME_OCTETS_MAX, pointer)
     if _PLAIN_FILENAME.fullmatch(filename) and "=?" not in filename:
         parameter = f'filename="{filename}"'
     else:
         parameter = f"filename*=utf-8''{quote(filename, safe='!#$&+^`{}')}"
     # Never folded inside the quotes, where some readers keep the line break.
-    gap = " " if len(line) + len(parameter) + 2 <= _WIDTH else "\r\n "
+    gap = " " if len(line) + len(parameter) + 2 <= LINE_WIDTH else "\r\n "
     return f"{line};{gap}{parameter}"
 
 
@@ -273,14 +356,14 @@ def fold(name: str, value: str, pointer: str) -> str:
         UnrenderableError: A word, with the white space before it, is longer than a line may be.
     """
     line = f"{name}: {value}"
-    if len(line) <= _WIDTH or not value:
+    if len(line) <= LINE_WIDTH or not value:
         return line
     first, *rest = _CHUNK.findall(value)
-    limit = _WIDTH if first.startswith("=?") else LINE_OCTETS_MAX
+    limit = LINE_WIDTH if first.startswith("=?") else LINE_OCTETS_MAX
     fits = _octet_count(f"{name}: {first}") <= limit
     lines = [f"{name}: {first}"] if fits else [f"{name}:", f" {first}"]
     for chunk in rest:
-        if len(lines[-1]) + len(chunk) <= _WIDTH:
+        if len(lines[-1]) + len(chunk) <= LINE_WIDTH:
             lines[-1] += chunk
         else:
             lines.append(chunk)
@@ -292,40 +375,4 @@ def fold(name: str, value: str, pointer: str) -> str:
 
 
 def _octet_count(line: str) -> int:
-    return len(line) if line.isascii() else len(line.encode())
-
-
-def encoded_words(text: str, room: int) -> str:
-    """Return UTF-8 encoded words, in Q or B, whichever is shorter (RFC 2047).
-
-    No word splits a character or has more than 75 characters, nor the first more than `room`.
-    """
-    first = room if room >= _WORD_ROOM_MIN else _WIDTH - 1
-    data = text.encode()
-    quoted = "".join(map(_Q_OF_BYTE.__getitem__, data))
-    if len(quoted) <= (len(data) + 2) // 3 * 4:
-        return " ".join(_quoted_words(quoted, first - _WORD_OVERHEAD))
-    return " ".join(_base64_words(data, first - _WORD_OVERHEAD))
-
-
-def _quoted_words(quoted: str, room: int) -> Iterator[str]:
-    start = 0
-    while start < len(quoted):
-        end = min(start + room, len(quoted))
-        if end < len(quoted):
-            end -= 1 if quoted[end - 1] == "=" else 2 if quoted[end - 2] == "=" else 0
-            while quoted.startswith(_Q_CONTINUATION, end):
-                end -= 3
-        yield f"=?utf-8?q?{quoted[start:end]}?="
-        start, room = end, _WIDTH - 1 - _WORD_OVERHEAD
-
-
-def _base64_words(data: bytes, room: int) -> Iterator[str]:
-    start = 0
-    while start < len(data):
-        end = start + room // 4 * 3
-        while end < len(data) and data[end] & 0xC0 == 0x80:
-            end -= 1
-        encoded = binascii.b2a_base64(data[start:end], newline=False).decode("ascii")
-        yield f"=?utf-8?b?{encoded}?="
-        start, room = end, _WIDTH - 1 - _WORD_OVERHEAD
+    return len(line) if line.isascii() else len(line.encode(errors="replace"))

@@ -42,11 +42,22 @@ class Attachment(msgspec.Struct, frozen=True, omit_defaults=True):
     content_id: str = ""
 
 
+class Alternative(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The same message in another form than text and HTML, such as an invitation (text/calendar).
+
+    `content_type` may have parameters; the content is sent in UTF-8.
+    """
+
+    content_type: str
+    content: str
+
+
 class Content(msgspec.Struct, frozen=True, omit_defaults=True):
     """The parts of a message, from which each attempt renders what its provider needs.
 
     Bcc recipients are only in the envelope. `raw`, where given, is a whole MIME message that is
-    passed on byte for byte; then `text`, `html`, `headers` and `attachments` are empty.
+    passed on byte for byte; then `text`, `html`, `headers`, `attachments` and `alternatives` are
+    empty.
     """
 
     sender: Address
@@ -61,6 +72,15 @@ class Content(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: bytes | None = None
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
+    alternatives: tuple[Alternative, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Return octets of attachments and raw, and characters of texts: what there is to do."""
+        texts = [self.text or "", self.html or "", *(value for _, value in self.headers)]
+        texts += [each.content for each in self.alternatives]
+        files = [self.raw or b"", *(each.content for each in self.attachments)]
+        return sum(map(len, texts)) + sum(map(len, files))
 
 
 class Envelope(msgspec.Struct, frozen=True):

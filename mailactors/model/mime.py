@@ -23,9 +23,11 @@ import time
 from typing import Final, TypeAlias
 
 from mailactors.model.headers import (
-    LINE_OCTETS_MAX,
+    HEADER_BLOCK_OCTETS_MAX,
+    HEADER_VALUE_OCTETS_MAX,
     UnrenderableError,
     check_hidden,
+    check_size,
     disposition_line,
     fold,
     header_line,
@@ -33,7 +35,13 @@ from mailactors.model.headers import (
     mailboxes_line,
     subject_line,
 )
-from mailactors.model.message import Address, Attachment, Content, Envelope
+from mailactors.model.message import Address, Alternative, Attachment, Content, Envelope
+from mailactors.model.raw import check_raw, header_section
+
+LARGE_OCTETS: Final = 65_536
+"""Contents of this size and more are checked and rendered off the event loop, where that would
+take more than a few milliseconds."""
+CONTENT_TYPE_OCTETS_MAX: Final = 512
 
 Part: TypeAlias = list[bytes]
 """A header block, its empty line and its body, in pieces: one join at the end copies them once."""
@@ -54,8 +62,9 @@ _CONTENT_TYPE = re.compile(
     r"""(?: *; *[A-Za-z0-9-]+=(?:[A-Za-z0-9!#$%&'*+.^_`{|}~-]+|"[ !#-\[\]-~]*"))*""",
     re.IGNORECASE,
 )
+_PARAMETER = re.compile(r'; *([A-Za-z0-9-]+)=(?:"([^"]*)"|([^;" ]+))')
+_METHOD = re.compile(r"^METHOD:([A-Za-z0-9-]+)[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
 _LONG_QUOTED_LINE = re.compile(rb"^(.{74,})(=20|=09)\r$", re.MULTILINE)
-_BCC = re.compile(rb"^(?:resent-)?bcc[ \t]*:", re.IGNORECASE | re.MULTILINE)
 
 
 def render(content: Content, *, message_id: str, date_s: float, marker: str) -> bytes:
@@ -91,14 +100,28 @@ def check_content(content: Content) -> None:
         UnrenderableError: The first problem, with the field where it is.
     """
     if content.raw is not None:
-        _check_raw(content.raw)
+        check_raw(content.raw)
         return
-    _message_lines(content, "id@localhost", 0.0, "marker")
+    # A value that is too long alone is refused at its own place, by header_line.
+    lengths = [min(len(value), HEADER_VALUE_OCTETS_MAX) for _, value in content.headers]
+    _check_block(sum(lengths))
+    lines = _message_lines(content, "id@localhost", 0.0, "marker")
+    _check_block(len("\r\n".join(lines).encode()) + 2)
     _canonical(content.text or "", "/text")
     _canonical(content.html or "", "/html")
     for index, attachment in enumerate(content.attachments):
         _attachment_lines(attachment, "attachment", f"/attachments/{index}")
+    for index, alternative in enumerate(content.alternatives):
+        _alternative_type(alternative, f"/alternatives/{index}/content_type")
+        _canonical(alternative.content, f"/alternatives/{index}/content")
     _check_hidden(content)
+
+
+def _check_block(octets: int) -> None:
+    """Refuse headers that are too large together: before the work, and when they are folded."""
+    if octets > HEADER_BLOCK_OCTETS_MAX:
+        problem = f"must have at most {HEADER_BLOCK_OCTETS_MAX} octets of headers"
+        raise UnrenderableError("/headers", problem)
 
 
 def needs_smtputf8(content: Content, envelope: Envelope) -> bool:
@@ -107,7 +130,7 @@ def needs_smtputf8(content: Content, envelope: Envelope) -> bool:
     It is so when a local part is not ASCII, in the envelope or in a header; IDN domains are
     A-labels by then. A raw message needs it when its header section is not ASCII.
     """
-    if content.raw is not None and not content.raw.partition(b"\r\n\r\n")[0].isascii():
+    if content.raw is not None and not header_section(content.raw).isascii():
         return True
     mailboxes = (content.sender, *content.to, *content.cc, *content.reply_to)
     addresses = (envelope.sender, *envelope.recipients, *(box.address for box in mailboxes))
@@ -149,20 +172,73 @@ def _date(date_s: int) -> str:
 
 
 def _body(content: Content, marker: str) -> Part:
-    """Return mixed(alternative(text, related(html, inline…)), attachments…), less what is idle."""
+    """Return mixed(alternative(text, …, related(html, inline…), …), attachments…), less levels.
+
+    Alternatives go from the plainest to the richest (RFC 2046 §5.1.4): other forms of text before
+    the HTML, a calendar object and what is no text after it.
+    """
     parts = []
     loose = list(enumerate(content.attachments))
-    if content.text is not None or content.html is None:
+    before, after = _alternative_parts(content.alternatives)
+    if content.text is not None or (content.html is None and not content.alternatives):
         parts.append(_text_part(content.text or "", "plain", "/text"))
+    parts += before
     if content.html is not None:
         inline = [pair for pair in loose if pair[1].content_id]
         loose = [pair for pair in loose if not pair[1].content_id]
         parts.append(_html_part(content.html, inline, marker))
+    parts += after
     part = parts[0] if len(parts) == 1 else _multipart("alternative", parts, marker)
     if not loose:
         return part
     files = [_attachment_part(item, "attachment", index) for index, item in loose]
     return _multipart("mixed", [part, *files], marker)
+
+
+def _alternative_parts(alternatives: tuple[Alternative, ...]) -> tuple[list[Part], list[Part]]:
+    """Return what goes before the HTML and what goes after it, each in the order given."""
+    before, after = list[Part](), list[Part]()
+    for index, each in enumerate(alternatives):
+        kind = media_type(each.content_type)
+        is_plainer = kind.startswith("text/") and kind != "text/calendar"
+        (before if is_plainer else after).append(_alternative_part(each, f"/alternatives/{index}"))
+    return before, after
+
+
+def _alternative_part(alternative: Alternative, pointer: str) -> Part:
+    content_type = _alternative_type(alternative, f"{pointer}/content_type")
+    data = _canonical(alternative.content, f"{pointer}/content")
+    return _encoded_part(fold("Content-Type", content_type, f"{pointer}/content_type"), data)
+
+
+def _alternative_type(alternative: Alternative, pointer: str) -> str:
+    """Return the media type with the parameters that its content makes necessary.
+
+    Text has a charset, and a calendar object that is an invitation has its method as a parameter
+    too, by which mail programs know it (RFC 6047 §2.4).
+    """
+    content_type = alternative.content_type
+    given = _check_media_type(content_type, pointer)
+    kind = media_type(content_type)
+    if kind in ("text/plain", "text/html"):
+        raise UnrenderableError(pointer, f"must be another form; give {kind} as text or html")
+    if given.get("charset", "utf-8").lower() != "utf-8":
+        raise UnrenderableError(pointer, "must have no charset but utf-8, in which it is sent")
+    if kind == "text/calendar" and (found := _METHOD.search(alternative.content)):
+        method = found[1].upper()
+        if given.get("method", method).upper() != method:
+            raise UnrenderableError(pointer, f"must have the content's method, {method[:40]}")
+        if "method" not in given:
+            content_type += f"; method={method}"
+    if kind.startswith("text/") and "charset" not in given:
+        content_type += "; charset=utf-8"
+    check_size(content_type, CONTENT_TYPE_OCTETS_MAX, pointer)
+    return content_type
+
+
+def media_type(content_type: str) -> str:
+    """Return a media type without its parameters, in lower case."""
+    return content_type.partition(";")[0].strip(" ").lower()
 
 
 def _html_part(html: str, inline: list[tuple[int, Attachment]], marker: str) -> Part:
@@ -175,13 +251,17 @@ def _html_part(html: str, inline: list[tuple[int, Attachment]], marker: str) -> 
 
 def _text_part(text: str, subtype: str, pointer: str) -> Part:
     data = _canonical(text, pointer)
+    return _encoded_part(f"Content-Type: text/{subtype}; charset=utf-8", data)
+
+
+def _encoded_part(content_type: str, data: bytes) -> Part:
+    """Return a part of canonical text in the shorter of the two safe encodings."""
     awkward = len(data) - len(data.translate(None, _HIGH_OR_CONTROL))
     if awkward * 6 > len(data):  # each costs three octets here, where base64 costs four for three
         encoding, body = "base64", _base64(data)
     else:
         encoding, body = "quoted-printable", _quoted_printable(data)
-    head = f"Content-Type: text/{subtype}; charset=utf-8\r\nContent-Transfer-Encoding: {encoding}"
-    return [head.encode("ascii"), b"\r\n\r\n", body]
+    return [_block([content_type, f"Content-Transfer-Encoding: {encoding}"]), b"\r\n", body]
 
 
 def _quoted_printable(data: bytes) -> bytes:
@@ -216,10 +296,7 @@ def _attachment_part(attachment: Attachment, kind: str, index: int) -> Part:
 
 def _attachment_lines(attachment: Attachment, kind: str, pointer: str) -> list[str]:
     content_type = attachment.content_type
-    # RFC 2046 §5.2.1 forbids base64 for message/rfc822, and a multipart would be parsed further.
-    if not _CONTENT_TYPE.fullmatch(content_type) or "=?" in content_type:
-        problem = "must be a media type such as text/csv, but neither multipart nor message"
-        raise UnrenderableError(f"{pointer}/content_type", problem)
+    _check_media_type(content_type, f"{pointer}/content_type")
     lines = [
         fold("Content-Type", content_type, f"{pointer}/content_type"),
         "Content-Transfer-Encoding: base64",
@@ -231,6 +308,20 @@ def _attachment_lines(attachment: Attachment, kind: str, pointer: str) -> list[s
             raise UnrenderableError(f"{pointer}/content_id", problem)
         lines.append(f"Content-ID: <{content_id}>")
     return lines
+
+
+def _check_media_type(content_type: str, pointer: str) -> dict[str, str]:
+    """Return the parameters by name in lower case; refuse what is no media type of one part."""
+    check_size(content_type, CONTENT_TYPE_OCTETS_MAX, pointer)
+    # RFC 2046 §5.2.1 forbids base64 for message/rfc822, and a multipart would be parsed further.
+    if not _CONTENT_TYPE.fullmatch(content_type) or "=?" in content_type:
+        problem = "must be a media type such as text/csv, but neither multipart nor message"
+        raise UnrenderableError(pointer, problem)
+    found = _PARAMETER.findall(content_type)
+    parameters = {name.lower(): quoted or bare for name, quoted, bare in found}
+    if len(parameters) < len(found):
+        raise UnrenderableError(pointer, "must have each parameter once")
+    return parameters
 
 
 def _multipart(subtype: str, parts: list[Part], marker: str) -> Part:
@@ -290,16 +381,3 @@ def _check_hidden(content: Content) -> None:
 
 def _check_hidden_name(address: Address, pointer: str) -> None:
     check_hidden(address.name, f"{pointer}/name")
-
-
-def _check_raw(raw: bytes) -> None:
-    """Refuse a whole message that is not fit for the wire; nothing of it is repaired."""
-    if b"\0" in raw:
-        raise UnrenderableError("/raw", "must not contain NUL")
-    is_canonical = raw.count(b"\r") == raw.count(b"\r\n") == raw.count(b"\n")
-    if not (is_canonical and raw.endswith(b"\r\n")):
-        raise UnrenderableError("/raw", "must end every line with CRLF, and have no other CR or LF")
-    if max(map(len, raw.split(b"\r\n"))) > LINE_OCTETS_MAX:
-        raise UnrenderableError("/raw", f"must have lines of at most {LINE_OCTETS_MAX} octets")
-    if _BCC.search(raw.partition(b"\r\n\r\n")[0]):
-        raise UnrenderableError("/raw", "must not have a Bcc header, which every recipient sees")

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from mailactors.intake.admission import (
+    ALTERNATIVES_MAX,
     ATTACHMENTS_MAX,
     HEADERS_ALLOWED,
     HEADERS_MAX,
@@ -23,7 +24,14 @@ from mailactors.intake.admission import (
     submission_fingerprint,
 )
 from mailactors.intake.submission import Fault, Submission, SubmissionRejectedError
-from mailactors.model.message import RECIPIENTS_MAX, Address, Attachment, Message
+from mailactors.model.message import (
+    RECIPIENTS_MAX,
+    Address,
+    Alternative,
+    Attachment,
+    Envelope,
+    Message,
+)
 
 NOW = 1_800_000_000.0
 RULES = AdmissionRules(
@@ -33,10 +41,12 @@ RULES = AdmissionRules(
     fingerprint_window_s=60.0,
 )
 BOB = Address("bob@example.com")
+INVITATION = Alternative("text/calendar; method=REQUEST", "BEGIN:VCALENDAR")
+RAW = b"From: ann@example.com\r\nMessage-ID: <1@example.com>\r\n\r\nHi\r\n"
 
 
 def admit(**fields: Any) -> Message:
-    return decide_admission(Submission(**{"to": (BOB,), **fields}), RULES, "id1", NOW)
+    return decide_admission(Submission(**{"to": (BOB,), "text": "Hi", **fields}), RULES, "id1", NOW)
 
 
 def faults(**fields: Any) -> tuple[Fault, ...]:
@@ -127,6 +137,41 @@ def test_a_message_without_recipients_is_refused() -> None:
     assert faults(to=()) == (Fault("/to", "there is no recipient"),)
 
 
+def test_a_message_that_says_nothing_is_refused() -> None:
+    detail = "there is neither text nor html nor another form of the message"
+
+    assert faults(text=None) == (Fault("/text", detail),)
+    assert faults(text=None, subject="Hi", attachments=(Attachment("a", b""),)) == (
+        Fault("/text", detail),
+    )
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"text": ""}, {"html": ""}, {"html": "x"}, {"alternatives": (INVITATION,)}, {"raw": RAW}],
+)
+def test_one_form_of_a_message_is_enough(fields: dict[str, Any]) -> None:
+    admit(**{"text": None, **fields})
+
+
+def test_a_raw_message_is_known_by_its_own_message_id() -> None:
+    assert admit(text=None, raw=RAW).message_id == "1@example.com"
+
+
+@pytest.mark.parametrize("field", [b"", b"Message-ID: 1@example.com\r\n"])
+def test_a_raw_message_gets_no_message_id_that_it_does_not_have(field: bytes) -> None:
+    raw = b"From: ann@example.com\r\n" + field + b"\r\nMessage-ID: <1@example.com>\r\n"
+
+    message = admit(text=None, raw=raw)
+
+    assert message.message_id == ""
+    assert message.content.raw == raw
+
+
+def test_alternatives_are_kept() -> None:
+    assert admit(alternatives=(INVITATION,)).content.alternatives == (INVITATION,)
+
+
 @pytest.mark.parametrize("field", ["to", "cc", "bcc"])
 def test_one_recipient_in_any_field_is_enough(field: str) -> None:
     message = admit(**{"to": (), field: (BOB,)})
@@ -150,6 +195,11 @@ LIMITS: list[tuple[str, Any, Any]] = [
         "/headers",
         {"headers": (("X-A", "1"),) * HEADERS_MAX},
         {"headers": (("X-A", "1"),) * (HEADERS_MAX + 1)},
+    ),
+    (
+        "/alternatives",
+        {"alternatives": (INVITATION,) * ALTERNATIVES_MAX},
+        {"alternatives": (INVITATION,) * (ALTERNATIVES_MAX + 1)},
     ),
     ("/tags", {"tags": ("t",) * TAGS_MAX}, {"tags": ("t",) * (TAGS_MAX + 1)}),
     (
@@ -192,7 +242,8 @@ def test_text_html_and_attachments_share_one_limit_in_bytes(size: int) -> None:
     fields: dict[str, Any] = {
         "text": "é",
         "html": "<p>",
-        "attachments": (Attachment("a", bytes(size - 5)),),
+        "alternatives": (Alternative("text/markdown", "é"),),
+        "attachments": (Attachment("a", bytes(size - 7)),),
     }
 
     if size <= MESSAGE_BYTES_MAX:
@@ -232,6 +283,7 @@ def test_an_allowed_header_passes_in_any_case(name: str, change: Any) -> None:
             "X-PM-Tag",
             "X-SES-Message-Tags",
         ),
+        *("X-MT-Category", "X-MailerSend-Tags", "X-Postal-Tag", "X-APIHEADER", "X-MJ-CustomID"),
         *("X-Sib-Sandbox", "X-Mailin-Tag", "X-Mailactors-Id"),
     ],
 )
@@ -260,6 +312,60 @@ def test_any_other_header_is_refused_and_the_allowed_ones_are_named(name: str) -
 
 
 @pytest.mark.parametrize(
+    "name", [*(set(HEADERS_ALLOWED) - {"Comments", "Keywords"}), "List-Id", "List-Unsubscribe"]
+)
+def test_a_header_that_a_message_has_once_is_given_once_in_any_case(name: str) -> None:
+    headers = ((name, "a"), ("X-A", "b"), (name.swapcase(), "c"))
+
+    if name in ("Precedence", "Feedback-ID"):
+        admit(headers=headers)
+    else:
+        assert pointers(headers=headers) == ["/headers/2/name"]
+
+
+@pytest.mark.parametrize("name", ["Comments", "Keywords", "X-A"])
+def test_a_header_that_a_message_may_have_often_is_taken_twice(name: str) -> None:
+    admit(headers=((name, "a"), (name.lower(), "b")))
+
+
+LARGE = 7_000_000
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"),
+    [
+        ({"headers": (("X-A", "é" * LARGE),)}, "/headers/0/value"),
+        ({"headers": (("References", "<a@b> " * (LARGE // 6)),)}, "/headers/0/value"),
+        ({"headers": (("List-Id", '"' * LARGE),)}, "/headers/0/value"),
+        ({"headers": (("X-" + "a" * LARGE, "b"),)}, "/headers/0/name"),
+        ({"subject": "é" * LARGE}, "/subject"),
+        ({"sender": Address("a@example.com", "é" * LARGE)}, "/sender/name"),
+        ({"to": (Address("a@example.com", '"' * LARGE),)}, "/to/0/name"),
+        ({"cc": (Address("a" * LARGE + "@example.com"),)}, "/cc/0"),
+        ({"attachments": (Attachment("a" * LARGE, b""),)}, "/attachments/0/filename"),
+        ({"attachments": (Attachment("a", b"", "a/b" + ";c=d" * (LARGE // 4)),)}, None),
+        (
+            {"attachments": (Attachment("a", b"", "a/b", "c" * LARGE),)},
+            "/attachments/0/content_id",
+        ),
+        ({"alternatives": (Alternative("a/" + "b" * LARGE, "x"),)}, None),
+        ({"text": None, "raw": b"From: a@b\r\n" + b"X: y\r\n" * (LARGE // 6)}, "/raw"),
+        ({"text": None, "raw": b"From: a@b\r\nX: y\r\n" + b" z\r\n" * (LARGE // 4)}, "/raw"),
+        ({"headers": tuple((f"X-{n}", " v" * 15_000) for n in range(50))}, "/headers"),
+        ({"stream": "s" * LARGE}, "/stream"),
+        ({"metadata": {"k" * LARGE: ""}}, "/metadata"),
+    ],
+)
+def test_what_is_large_in_a_header_is_refused_and_not_repeated(
+    fields: dict[str, Any], pointer: str | None
+) -> None:
+    (fault,) = faults(**fields)
+
+    assert pointer in (None, fault.pointer)
+    assert len(fault.detail) < 500
+
+
+@pytest.mark.parametrize(
     ("fields", "pointer"),
     [
         ({"headers": (("X-A", "a\r\nBcc: x@example.com"),)}, "/headers/0/value"),
@@ -273,6 +379,10 @@ def test_any_other_header_is_refused_and_the_allowed_ones_are_named(name: str) -
             {"attachments": (Attachment("a", b"", "multipart/mixed"),)},
             "/attachments/0/content_type",
         ),
+        ({"headers": (("List-Id", "Bücher"),)}, "/headers/0/value"),
+        ({"headers": (("X-A", "1"), ("References", "=?utf-8?q?x?="))}, "/headers/1/value"),
+        ({"alternatives": (Alternative("text/html", "x"),)}, "/alternatives/0/content_type"),
+        ({"alternatives": (INVITATION, Alternative("x/y", "\ud800"))}, "/alternatives/1/content"),
         ({"raw": b"a\nb"}, "/raw"),
         ({"raw": b"Bcc: x@example.com\r\n\r\n"}, "/raw"),
     ],
@@ -314,6 +424,47 @@ def test_an_address_is_normalized(given: str, expected: str) -> None:
 )
 def test_what_is_no_address_is_refused_at_its_place(address: str) -> None:
     assert pointers(bcc=(BOB, Address(address))) == ["/bcc/1"]
+
+
+SPECIAL = [
+    ("bob@shop.test", "bob@shop.test"),
+    ("Bob@TEST", "Bob@test"),
+    ("bob@printer.local", "bob@printer.local"),
+    ("bob@localhost", "bob@localhost"),
+    ("jose\u0301@a.b.LOCALHOST", "josé@a.b.localhost"),
+]
+
+
+@pytest.mark.parametrize(("given", "expected"), SPECIAL)
+def test_addresses_to_try_things_out_are_taken_where_nothing_is_sent(
+    given: str, expected: str
+) -> None:
+    rules = msgspec.structs.replace(RULES, all_simulated=True)
+    submission = Submission(to=(Address(given),), sender=Address(given), text="Hi")
+
+    message = decide_admission(submission, rules, "id1", NOW)
+
+    assert message.envelope == Envelope(expected, (expected,))
+
+
+@pytest.mark.parametrize("given", [given for given, _ in SPECIAL])
+def test_addresses_to_try_things_out_are_refused_where_mail_is_sent(given: str) -> None:
+    assert pointers(to=(Address(given),)) == ["/to/0"]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("bob@example", "bob@x.invalid", "bob@x.onion", "bob@mytest", "bob@notlocal", "bob@"),
+        *("@localhost", "bob@localhost\n", "a b@localhost", "bob@-x.test", "bob@x..test"),
+        *('"b"@localhost', "bob@localhost.", "b,c@localhost"),
+    ],
+)
+def test_what_is_no_address_is_none_where_nothing_is_sent(address: str) -> None:
+    rules = msgspec.structs.replace(RULES, all_simulated=True)
+
+    with pytest.raises(SubmissionRejectedError):
+        decide_admission(Submission(to=(Address(address),), text="Hi"), rules, "id1", NOW)
 
 
 def test_a_recipient_named_twice_is_one_delivery() -> None:
@@ -376,6 +527,7 @@ def test_the_fingerprint_is_of_the_content_and_not_of_the_client() -> None:
         *({"bcc": (BOB,)}, {"reply_to": (BOB,)}, {"sender": BOB}, {"stream": "otp"}, {"raw": b""}),
         *({"tags": ("a",)}, {"metadata": {"a": "1"}}, {"headers": (("X-A", "1"),)}),
         *({"send_at": NOW}, {"expires_in_s": 1.0}, {"attachments": (Attachment("a", b""),)}),
+        {"alternatives": (INVITATION,)},
     ],
 )
 def test_any_other_content_has_another_fingerprint(change: dict[str, Any]) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+import dataclasses
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import pytest
@@ -28,7 +30,8 @@ from mailactors.intake.submission import (
     Submission,
     SubmissionRejectedError,
 )
-from mailactors.model.message import Address, fingerprint
+from mailactors.model.message import Address, Alternative, Attachment, fingerprint
+from mailactors.model.mime import LARGE_OCTETS
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError
@@ -41,7 +44,9 @@ from mailactors.spool.port import (
     Receipt,
     SpoolFullError,
 )
-from tests.gateways import EPOCH_S, NotingJournal, letter, make_ports
+from tests.gateways import EPOCH_S, InlineExecutor, NotingJournal, letter, make_ports
+
+T = TypeVar("T")
 
 RULES = AdmissionRules(
     default_from=Address("me@sender.example"),
@@ -331,3 +336,47 @@ def test_every_refusal_is_an_intake_error() -> None:
     refusals = (SubmissionRejectedError, KeyConflictError, OverloadedError, StoppingError)
 
     assert all(issubclass(refusal, IntakeError) for refusal in refusals)
+
+
+class CountingExecutor(InlineExecutor):
+    """Counts what it runs."""
+
+    runs: ClassVar[list[str]] = []
+
+    async def run(self, work: Callable[[], T]) -> T:
+        self.runs.append(self.name)
+        return await super().run(work)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"text": "é" * LARGE_OCTETS},
+        {"html": "x" * LARGE_OCTETS},
+        {"attachments": (Attachment("a", bytes(LARGE_OCTETS)),)},
+        {"alternatives": (Alternative("text/markdown", "x" * LARGE_OCTETS),)},
+        {"text": None, "raw": b"From: a@b.example\r\n\r\n" + b"x\r\n" * (LARGE_OCTETS // 3)},
+    ],
+)
+async def test_what_is_large_is_checked_beside_the_event_loop_and_once(
+    fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CountingExecutor, "runs", [])
+    rig = Rig(ports=dataclasses.replace(make_ports(), executor=CountingExecutor))
+
+    small = await rig.offered(letter())
+    assert CountingExecutor.runs == []
+    large = await rig.offered(letter(**fields))
+
+    assert CountingExecutor.runs == ["intake"]
+    assert large.message.content.size >= LARGE_OCTETS > small.message.content.size
+    assert large.digest == fingerprint(large.packed)
+
+
+async def test_a_fault_in_what_is_large_is_answered_as_any_other() -> None:
+    rig = Rig(ports=make_ports(inline=False))
+
+    with pytest.raises(SubmissionRejectedError) as caught:
+        await rig.door.submit(letter(text="x" * LARGE_OCTETS + "\ud800"))
+
+    assert [fault.pointer for fault in caught.value.faults] == ["/text"]

@@ -18,9 +18,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailactors.model.headers import UnrenderableError
-from mailactors.model.message import Address, Attachment, Content, Envelope
-from mailactors.model.mime import check_content, needs_smtputf8, render
+from mailactors.model.headers import HEADER_BLOCK_OCTETS_MAX, UnrenderableError
+from mailactors.model.message import Address, Alternative, Attachment, Content, Envelope
+from mailactors.model.mime import (
+    CONTENT_TYPE_OCTETS_MAX,
+    check_content,
+    needs_smtputf8,
+    render,
+)
 
 PROPERTY = settings(deadline=None, max_examples=100, database=None)
 ANN = Address("ann@example.com", "Ann")
@@ -43,7 +48,7 @@ MAILBOX = st.builds("{}@{}".format, LOCAL_PART, DOMAIN)
 ADDRESS = st.builds(Address, MAILBOX, ONE_LINE)
 ADDRESSES = st.lists(ADDRESS, max_size=4).map(tuple)
 HEADER = st.tuples(
-    st.sampled_from(["X-A", "List-Unsubscribe", "References", "X-" + "n" * 74]),
+    st.sampled_from(["X-A", "Comments", "Organization", "X-" + "n" * 74]),
     st.one_of(ONE_LINE, st.just("\t".join(["tab", "and", "tab"])), st.just("<x@y> " * 90 + "<z>")),
 )
 TEXT_LINE = st.sampled_from(
@@ -447,6 +452,8 @@ def test_door_refuses_what_would_be_injected(content: Content, field: str) -> No
         *("", "text", "text/", "/plain", "text/plain\r\nBcc: x", "text/plain\n", "te xt/plain"),
         *("multipart/mixed", "MESSAGE/rfc822", "text/plain; x", 'text/plain; a="\r\n"'),
         *('text/plain; a="=?utf-8?q?=0A?="', "text/plain; a*=utf-8''x", "text/pläin", "a/b;"),
+        *("text/csv; charset=utf-8; CHARSET=utf-7", "text/csv" + "; a=b" * 2_000_000),
+        *("text/" + "x" * 7_000_000, f'a/b; c="{"d" * CONTENT_TYPE_OCTETS_MAX}"'),
     ],
 )
 def test_malformed_or_nested_media_type_is_refused(content_type: str) -> None:
@@ -520,7 +527,7 @@ def test_smtputf8_is_needed_for_local_parts_beyond_ascii(
 
 
 def test_raw_message_is_returned_byte_for_byte() -> None:
-    raw = b"Subject: \xff\r\nX: a\r\n b\r\n\r\nbody \xfe\r\n"
+    raw = "From: a@x\r\nSubject: ü\r\nX: a\r\n b\r\n\r\nbody ".encode() + b"\xfe\r\n"
     content = Content(ANN, raw=raw)
 
     check_content(content)
@@ -528,22 +535,119 @@ def test_raw_message_is_returned_byte_for_byte() -> None:
     assert rendered(content) == raw
 
 
+def test_raw_message_is_checked() -> None:
+    actual = problem_of(Content(ANN, raw=b"From: a@x\r\nBCC: evil@example.com\r\n\r\nbody\r\n"))
+
+    assert actual == ("/raw", "line 2 is a BCC header, which every recipient sees")
+
+
+def test_all_headers_together_have_a_limit() -> None:
+    value = ("v" * 990 + " ") * 20
+    headers = tuple((f"X-{n}", value) for n in range(5))
+    most = Content(ANN, (BOB,), text="x", headers=headers)
+
+    check_content(most)
+
+    assert rendered(most).index(b"\r\n\r\n") < HEADER_BLOCK_OCTETS_MAX
+    field, problem = problem_of(Content(ANN, text="x", headers=(*headers, ("X-6", value))))
+    assert (field, problem) == ("/headers", "must have at most 102400 octets of headers")
+
+
+CALENDAR = "BEGIN:VCALENDAR\r\nMETHOD:REQUEST\r\nSUMMARY:Grüße\r\nEND:VCALENDAR\r\n"
+INVITATION = Alternative("text/calendar; method=REQUEST", CALENDAR)
+
+
 @pytest.mark.parametrize(
-    "raw",
+    ("text", "html", "kinds", "expected"),
     [
-        b"",
-        b"Subject: x\n\nbody\n",
-        b"Subject: x\r\n\r\nbody",
-        b"Subject: x\r\n\r\na\r.\r\n",
-        b"Subject: x\r\n\r\n\0\r\n",
-        b"Subject: x\r\n\r\n" + b"x" * 999 + b"\r\n",
-        b"Subject: x\r\nBCC : evil@example.com\r\n\r\nbody\r\n",
+        ("t", "h", ["text/calendar"], "alternative(plain,html,calendar)"),
+        ("t", None, ["text/calendar"], "alternative(plain,calendar)"),
+        (None, "h", ["text/calendar"], "alternative(html,calendar)"),
+        (None, None, ["text/calendar"], "calendar"),
+        ("t", "h", ["text/x-amp-html"], "alternative(plain,x-amp-html,html)"),
+        (
+            *("t", "h", ["application/ld+json", "TEXT/Calendar", "text/markdown", "text/enriched"]),
+            "alternative(plain,markdown,enriched,html,ld+json,calendar)",
+        ),
+        (None, None, ["text/markdown", "text/x-web"], "alternative(markdown,x-web)"),
     ],
 )
-def test_raw_message_that_is_not_fit_for_the_wire_is_refused(raw: bytes) -> None:
-    field, _ = problem_of(Content(ANN, raw=raw))
+def test_alternatives_go_from_the_plainest_to_the_richest(
+    text: str | None, html: str | None, kinds: list[str], expected: str
+) -> None:
+    forms = tuple(Alternative(kind, f"{kind} é") for kind in kinds)
+    content = Content(ANN, (BOB,), text=text, html=html, alternatives=forms)
 
-    assert field == "/raw"
+    check_content(content)
+
+    message = judged(content)
+    assert shape(message) == expected
+    assert not any(part.defects for part in message.walk())
+    for part in leaves(message):
+        if part.get_content_subtype() not in ("plain", "html"):
+            assert body_of(part).decode().lower() == f"{part.get_content_type()} é\r\n"
+
+
+def test_an_invitation_is_beside_inline_files_and_attachments() -> None:
+    files = (Attachment("a.png", b"x", "image/png", "logo"), Attachment("i.ics", b"y"))
+    content = Content(
+        ANN, (BOB,), text="t", html="h", attachments=files, alternatives=(INVITATION,)
+    )
+
+    message = judged(content)
+
+    expected = "mixed(alternative(plain,related(html,png),calendar),octet-stream)"
+    assert shape(message) == expected
+
+
+@pytest.mark.parametrize(
+    ("content_type", "calendar", "expected"),
+    [
+        ("text/calendar; method=REQUEST", CALENDAR, {"method": "REQUEST", "charset": "utf-8"}),
+        ("text/calendar", CALENDAR, {"method": "REQUEST", "charset": "utf-8"}),
+        (
+            'text/calendar;method="request" ; CHARSET=UTF-8; component=vevent',
+            CALENDAR,
+            {"method": "request", "charset": "UTF-8", "component": "vevent"},
+        ),
+        ("text/calendar", "BEGIN:VCALENDAR\nEND:VCALENDAR\n", {"charset": "utf-8"}),
+        ("text/calendar; method=PUBLISH", "BEGIN", {"method": "PUBLISH", "charset": "utf-8"}),
+        ("text/markdown; variant=GFM", CALENDAR, {"variant": "GFM", "charset": "utf-8"}),
+        ("application/ld+json", "{}", {}),
+    ],
+)
+def test_an_alternative_has_the_parameters_that_its_content_needs(
+    content_type: str, calendar: str, expected: dict[str, str]
+) -> None:
+    form = Alternative(content_type, calendar)
+
+    message = judged(Content(ANN, (BOB,), text="t", alternatives=(form,)))
+
+    (_, *parameters) = leaves(message)[1].get_params([])
+    assert {name.lower(): value for name, value in parameters} == expected
+
+
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [
+        (Alternative("text/plain", "x"), "content_type"),
+        (Alternative("Text/HTML; charset=utf-8", "x"), "content_type"),
+        (Alternative("multipart/mixed", "x"), "content_type"),
+        (Alternative("message/rfc822", "x"), "content_type"),
+        (Alternative("", "x"), "content_type"),
+        (Alternative("text/calendar\r\nBcc: x", "x"), "content_type"),
+        (Alternative("text/calendar; charset=iso-8859-1", "x"), "content_type"),
+        (Alternative("text/calendar; method=CANCEL", CALENDAR), "content_type"),
+        (Alternative("text/calendar; method=A; METHOD=B", "x"), "content_type"),
+        (Alternative("text/calendar", "METHOD:" + "x" * 7_000_000), "content_type"),
+        (Alternative("text/calendar" + "; a=b" * 103, CALENDAR), "content_type"),
+        (Alternative("text/calendar", "\ud800"), "content"),
+    ],
+)
+def test_what_is_no_alternative_is_refused(form: Alternative, field: str) -> None:
+    actual, _ = problem_of(Content(ANN, text="x", alternatives=(INVITATION, form)))
+
+    assert actual == f"/alternatives/1/{field}"
 
 
 def test_bcc_recipient_of_the_envelope_is_nowhere_in_the_message() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import pydantic
 import pytest
 import trio
 import trio.testing
 
+from mailactors.model.mime import LARGE_OCTETS
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
@@ -24,6 +27,8 @@ from mailactors.providers.smtp.transport import BLOCK_TIMEOUT_S, Connection, Los
 from mailactors.runtime.ports import SystemClock
 from tests.providers.fake_relay import EHLO, FakeRelay, Fault, Script
 from tests.providers.mails import ANN, BOB, CAT, make_mail, make_provider, open_session
+
+T = TypeVar("T")
 
 NO_PIPELINING = EHLO.replace(b"250-PIPELINING\r\n", b"")
 
@@ -301,6 +306,38 @@ async def test_what_cannot_be_sent_is_the_messages_fault(nursery: trio.Nursery, 
     assert isinstance(outcome, Rejected)
     assert outcome.scope is Scope.MESSAGE
     assert relay.lines == [b"EHLO [127.0.0.1]"]
+
+
+class Rendering:
+    """An executor that counts what it runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        self.runs += 1
+        await trio.lowlevel.checkpoint()
+        return work()
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+async def test_what_is_large_is_rendered_beside_the_event_loop(nursery: trio.Nursery) -> None:
+    relay = FakeRelay(nursery, {"EHLO": b"250 relay.example\r\n"})
+    provider = make_provider(relay)
+    provider.executor = rendering = Rendering()
+
+    small = await (await open_session(provider)).send(make_mail())
+    assert rendering.runs == 0
+    large = await (await open_session(provider)).send(make_mail(text="x" * LARGE_OCTETS))
+    broken = await (await open_session(provider)).send(make_mail(raw=b"a\nb" * LARGE_OCTETS))
+
+    assert rendering.runs == 2
+    assert isinstance(small, Accepted)
+    assert isinstance(large, Accepted)
+    assert isinstance(broken, Rejected)
+    assert broken.scope is Scope.MESSAGE
 
 
 async def test_eight_bits_and_unicode_need_their_extensions(nursery: trio.Nursery) -> None:

@@ -10,6 +10,7 @@ import math
 import re
 import ssl
 from collections import deque
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -42,7 +43,7 @@ from mailactors.providers.smtp.wire import (
     check_message,
     stuff_dots,
 )
-from mailactors.runtime.ports import Clock, Connector
+from mailactors.runtime.ports import Clock, Connector, Executor
 
 TRUSTED_IDLE_S: Final = 1.0
 """A connection that was in use so lately is not asked whether it lives: at MAIL it will show."""
@@ -60,9 +61,16 @@ class SmtpProvider:
     """One relay, with its idle connections, the newest used first."""
 
     def __init__(
-        self, name: str, settings: SmtpSettings, clock: Clock, connector: Connector
+        self,
+        name: str,
+        settings: SmtpSettings,
+        clock: Clock,
+        connector: Connector,
+        executor: Executor | None = None,
     ) -> None:
         self.name = name
+        self.executor = executor
+        """Where large messages are rendered; None: in place, as in virtual time."""
         self._settings = settings
         self._clock = clock
         self._connector = connector
@@ -276,7 +284,7 @@ class SmtpSession:
     async def send(self, mail: Mail) -> Outcome:
         """Send, give the connection back, and return what became of the message."""
         try:
-            message = self._render(mail)
+            message = await self._rendered(mail)
             outcome = await self._attempt(mail, message)
             if outcome is None:
                 outcome = await self._attempt_anew(mail, message)
@@ -293,12 +301,11 @@ class SmtpSession:
         """Give the connection back unused."""
         await self._provider.give_back(self._connection)
 
-    def _render(self, mail: Mail) -> bytes:
-        message = mime.render(
-            mail.content, message_id=mail.message_id, date_s=mail.date_s, marker=mail.marker
-        )
-        check_message(message)
-        return message
+    async def _rendered(self, mail: Mail) -> bytes:
+        executor = self._provider.executor
+        if executor is None or mail.content.size < mime.LARGE_OCTETS:
+            return render(mail)
+        return await executor.run(partial(render, mail))
 
     async def _attempt(self, mail: Mail, message: bytes) -> Outcome | None:
         """Run one transaction; None if a reused connection was dead before it answered MAIL."""
@@ -365,3 +372,15 @@ def choose_recipients(
 def _refusals(transaction: Transaction) -> list[str]:
     heard = (transaction.mail, *transaction.answers.values(), transaction.data, transaction.closing)
     return [reply.text for reply in heard if reply is not None and reply.is_refusal]
+
+
+def render(mail: Mail) -> bytes:
+    """Return the message of an attempt, before dot-stuffing.
+
+    Raises: UnrenderableError, UnsendableError.
+    """
+    message = mime.render(
+        mail.content, message_id=mail.message_id, date_s=mail.date_s, marker=mail.marker
+    )
+    check_message(message)
+    return message
