@@ -13,15 +13,7 @@ from typing import Final, Self
 
 import apsw
 
-from mailactors.spool.port import (
-    Command,
-    Purged,
-    Questions,
-    Result,
-    SpoolBrokenError,
-    SpoolError,
-    SpoolSchemaError,
-)
+from mailactors.spool import port
 from mailactors.spool.sqlite.backup import backup_spool, copy_database
 from mailactors.spool.sqlite.connection import NAMELESS, configure, connect, release_lock, take_lock
 from mailactors.spool.sqlite.errors import STORAGE_ERRORS, advice, translate
@@ -74,18 +66,18 @@ class SqliteStore(SqliteQuestions):
                 raise
         except apsw.NotADBError as error:
             release_lock(lock)
-            raise SpoolSchemaError(f"{path} is not a database; {advice(error)}") from error
+            raise port.SpoolSchemaError(f"{path} is not a database; {advice(error)}") from error
         except apsw.Error as error:
             release_lock(lock)
-            raise SpoolError(f"{path} cannot be opened: {error}; {advice(error)}") from error
+            raise port.SpoolError(f"{path} cannot be opened: {error}; {advice(error)}") from error
         except BaseException:
             release_lock(lock)
             raise
         return cls(path, db, lock)
 
-    def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
+    def apply(self, commands: Sequence[port.Command], now: float) -> list[port.Result]:
         if self._broken:
-            raise SpoolBrokenError(self._broken)
+            raise port.SpoolBrokenError(self._broken)
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -93,7 +85,7 @@ class SqliteStore(SqliteQuestions):
             db.execute("COMMIT")
         except STORAGE_ERRORS as error:
             failure = translate(error, self._path, f"{self._path} failed")
-            if isinstance(failure, SpoolBrokenError):
+            if isinstance(failure, port.SpoolBrokenError):
                 self._broken = str(failure)
             self._roll_back()
             raise failure from error
@@ -106,7 +98,7 @@ class SqliteStore(SqliteQuestions):
             self._checkpoint()
         return results
 
-    def reader(self) -> Questions:
+    def reader(self) -> port.Questions:
         """Return a second view for questions, usable from any thread; without a file, `self`."""
         if self._path in NAMELESS:
             return self
@@ -122,7 +114,7 @@ class SqliteStore(SqliteQuestions):
         try:
             copy_database(self._db, path, progress)
         except apsw.Error as error:
-            raise SpoolError(f"the spool cannot be copied to {path}: {error}") from error
+            raise port.SpoolError(f"the spool cannot be copied to {path}: {error}") from error
 
     def close(self) -> None:
         """Close the file and release its lock."""
@@ -133,11 +125,11 @@ class SqliteStore(SqliteQuestions):
         release_lock(self._lock)
         self._lock = None
 
-    def _is_end_of_purge(self, results: Sequence[Result]) -> bool:
+    def _is_end_of_purge(self, results: Sequence[port.Result]) -> bool:
         # Then free pages are cut off the file, and its log is emptied.
         was_purging = self._is_purging
         for result in results:
-            if isinstance(result, Purged):
+            if isinstance(result, port.Purged):
                 was_purging |= result.has_more or result.messages + result.bodies > 0
                 self._is_purging = result.has_more
         return was_purging and not self._is_purging

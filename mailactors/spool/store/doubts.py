@@ -11,15 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.port import (
-    NEVER_AT,
-    Doubt,
-    Doubts,
-    FindDueDoubts,
-    LookUps,
-    RecordOutcome,
-    Step,
-)
+from mailactors.spool import port
 from mailactors.spool.store.events import WRITTEN_FOR, finish, record, report_failure
 from mailactors.spool.store.rows import Row, Rows
 from mailactors.spool.store.suppressions import is_suppressed
@@ -61,7 +53,7 @@ def close_doubts(db: Rows, seq: int) -> None:
     )
 
 
-def update_doubt(db: Rows, command: RecordOutcome, now: float) -> None:
+def update_doubt(db: Rows, command: port.RecordOutcome, now: float) -> None:
     """Open, prolong or close a doubt after an attempt's outcome was recorded."""
     due_ats = [step.due_at for step in command.steps if step.state is State.UNCERTAIN]
     if due_ats:
@@ -70,7 +62,7 @@ def update_doubt(db: Rows, command: RecordOutcome, now: float) -> None:
     close_doubts(db, command.seq)
 
 
-def settle_by_event(db: Rows, command: RecordOutcome, now: float) -> None:
+def settle_by_event(db: Rows, command: port.RecordOutcome, now: float) -> None:
     """Settle sending deliveries by their delivery events before this attempt's failure counts.
 
     The provider accepted an earlier attempt, or this one and its answer is wrong: they must not
@@ -109,7 +101,7 @@ def settle_by_event(db: Rows, command: RecordOutcome, now: float) -> None:
     record(db, command.seq, now, "resolved", facts)
 
 
-def settle_late(db: Rows, command: RecordOutcome, now: float) -> None:
+def settle_late(db: Rows, command: port.RecordOutcome, now: float) -> None:
     """Let the real outcome of an attempt that was given up settle its deliveries.
 
     An acceptance counts unless the delivery is final or sending again; a bounce only for a
@@ -127,7 +119,7 @@ def settle_late(db: Rows, command: RecordOutcome, now: float) -> None:
     report_failure(db, command.seq, now)
 
 
-def _is_settled_late(db: Rows, command: RecordOutcome, step: Step, now: float) -> bool:
+def _is_settled_late(db: Rows, command: port.RecordOutcome, step: port.Step, now: float) -> bool:
     values = (step.state.value, command.provider, step.error, now, command.seq, step.n)
     sql = (
         "UPDATE deliveries SET state = ?, provider = ?, error = ?, updated_at = ?"
@@ -166,7 +158,7 @@ def move_doubt(db: Rows, seq: int, repeat_of: str, attempt_id: str) -> None:
     """Move a doubt to the attempt that repeats it; it is not due while that is sending."""
     db.run(
         "UPDATE doubts SET attempt_id = ?, next_at = ? WHERE seq = ? AND attempt_id = ?",
-        (attempt_id, NEVER_AT, seq, repeat_of),
+        (attempt_id, port.NEVER_AT, seq, repeat_of),
     )
 
 
@@ -185,9 +177,9 @@ def find_doubt(db: Rows, seq: int, *attempt_ids: str) -> Row | None:
 # What is due
 
 
-def find_due_doubts(db: Rows, command: FindDueDoubts, now: float) -> Doubts:
+def find_due_doubts(db: Rows, command: port.FindDueDoubts, now: float) -> port.Doubts:
     """Return the doubts that are due, by provider."""
-    doubts: list[Doubt] = []
+    doubts: list[port.Doubt] = []
     later: list[float] = []
     provider = db.value("SELECT min(provider) FROM doubts")
     while provider is not None:
@@ -201,10 +193,10 @@ def find_due_doubts(db: Rows, command: FindDueDoubts, now: float) -> Doubts:
         if len(due) < len(rows):
             later.append(rows[len(due)][3])
         provider = db.value("SELECT min(provider) FROM doubts WHERE provider > ?", (provider,))
-    return Doubts(tuple(doubts), min(later, default=None))
+    return port.Doubts(tuple(doubts), min(later, default=None))
 
 
-def _doubt(db: Rows, seq: int, attempt_id: str) -> Doubt:
+def _doubt(db: Rows, seq: int, attempt_id: str) -> port.Doubt:
     ((id_, stream, total, attempts, accepted_at, expires_at, size_bytes, crashes, *known),) = (
         db.query(
             f"SELECT id, stream, {WRITTEN_FOR}, attempts, accepted_at,"
@@ -220,7 +212,7 @@ def _doubt(db: Rows, seq: int, attempt_id: str) -> Doubt:
         " WHERE seq = ? AND attempt_id = ? AND state IN ('uncertain', 'held') ORDER BY n",
         (seq, attempt_id),
     )
-    return Doubt(
+    return port.Doubt(
         seq=seq,
         id=id_,
         stream=stream,
@@ -237,7 +229,7 @@ def _doubt(db: Rows, seq: int, attempt_id: str) -> Doubt:
         since=since,
         ended_at=ended_at,
         repeats=repeats,
-        looks=LookUps(*looks),
+        looks=port.LookUps(*looks),
         is_held=any(row[2] == State.HELD for row in rows),
         is_whole=len(rows) == recipients_count,
         is_sole=_is_sole(db, seq, provider, attempt_id, [row[0] for row in rows]),

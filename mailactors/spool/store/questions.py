@@ -10,20 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.model.lifecycle import State, Status, status_of
-from mailactors.spool.port import (
-    DeliveryStatus,
-    Event,
-    FeedEvent,
-    Filters,
-    Inspection,
-    InspectionQuery,
-    Ledger,
-    MessageStatus,
-    Page,
-    Pending,
-    Risk,
-    Suppression,
-)
+from mailactors.spool import port
 from mailactors.spool.store.events import read_labels
 from mailactors.spool.store.inspection import inspect
 from mailactors.spool.store.lists import find_seqs
@@ -88,25 +75,25 @@ _ATTEMPTS: Final = """
 """
 
 
-def _feed(rows: list[tuple[Any, ...]]) -> tuple[FeedEvent, ...]:
+def _feed(rows: list[tuple[Any, ...]]) -> tuple[port.FeedEvent, ...]:
     return tuple(
-        FeedEvent(seq, at, kind, msgspec.json.decode(facts), *message)
+        port.FeedEvent(seq, at, kind, msgspec.json.decode(facts), *message)
         for seq, at, kind, facts, *message in rows
     )
 
 
-def _status(row: tuple[Any, ...], deliveries: list[DeliveryStatus]) -> MessageStatus:
+def _status(row: tuple[Any, ...], deliveries: list[port.DeliveryStatus]) -> port.MessageStatus:
     *fields, retry_of, labels = row  # in the order of the struct's fields
-    return MessageStatus(*(*fields, tuple(deliveries), retry_of, *read_labels(labels)))
+    return port.MessageStatus(*(*fields, tuple(deliveries), retry_of, *read_labels(labels)))
 
 
-def _by_status(rows: list[tuple[Any, ...]]) -> tuple[Pending, ...]:
+def _by_status(rows: list[tuple[Any, ...]]) -> tuple[port.Pending, ...]:
     # Several stored states may have one public status.
-    found: dict[tuple[str, Status], Pending] = {}
+    found: dict[tuple[str, Status], port.Pending] = {}
     for stream, state, is_scheduled, count, waits_since, unmoved_since in rows:
         status = status_of(State(state), is_scheduled=bool(is_scheduled))
-        other = found.get((stream, status), Pending(stream, status, 0, math.inf, math.inf))
-        found[stream, status] = Pending(
+        other = found.get((stream, status), port.Pending(stream, status, 0, math.inf, math.inf))
+        found[stream, status] = port.Pending(
             stream,
             status,
             other.count + count,
@@ -123,26 +110,26 @@ class Answers(abc.ABC):
     def _snapshot(self) -> contextlib.AbstractContextManager[Rows]:
         """Open a read-only transaction: its first read fixes what all others see."""
 
-    def status(self, name: str) -> tuple[MessageStatus, ...]:
+    def status(self, name: str) -> tuple[port.MessageStatus, ...]:
         with self._snapshot() as db:
             return _read(db, _NAMED, (name, name, NAMED_MAX))
 
-    def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
+    def statuses(self, limit: int, before_seq: int | None) -> tuple[port.MessageStatus, ...]:
         with self._snapshot() as db:
             return _read(db, _NEWEST, (2**63 - 1 if before_seq is None else before_seq, limit))
 
-    def timeline(self, seq: int) -> tuple[Event, ...]:
+    def timeline(self, seq: int) -> tuple[port.Event, ...]:
         with self._snapshot() as db:
             rows = db.query(
                 "SELECT seq, at, kind, facts FROM events WHERE message_seq = ? ORDER BY seq",
                 (seq,),
             )
         return tuple(
-            Event(event_seq, at, kind, msgspec.json.decode(facts))
+            port.Event(event_seq, at, kind, msgspec.json.decode(facts))
             for event_seq, at, kind, facts in rows
         )
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> port.Ledger:
         with self._snapshot() as db:
             ((accepted, declared_risks),) = db.query(_ACCEPTED)
             states: dict[str, int] = dict(db.query(_STATES))
@@ -152,18 +139,18 @@ class Answers(abc.ABC):
             risks = self._risks(db)
         total = {state: states.get(state, 0) + purged.get(state, 0) for state in states | purged}
         in_order = dict(sorted(total.items()))
-        return Ledger(accepted, in_order, declared_risks, sum(purged.values()), risks)
+        return port.Ledger(accepted, in_order, declared_risks, sum(purged.values()), risks)
 
-    def _risks(self, db: Rows) -> tuple[Risk, ...]:
+    def _risks(self, db: Rows) -> tuple[port.Risk, ...]:
         rows = db.query("SELECT stream, provider, count FROM risks ORDER BY stream, provider")
-        return tuple(Risk(*row) for row in rows)
+        return tuple(port.Risk(*row) for row in rows)
 
-    def pending(self, now: float) -> tuple[Pending, ...]:
+    def pending(self, now: float) -> tuple[port.Pending, ...]:
         with self._snapshot() as db:
             sql = _PENDING.format(along=db.dialect.along("messages_open"))
             return _by_status(db.query(sql, (now,)))
 
-    def inspect(self, look: InspectionQuery) -> Inspection:
+    def inspect(self, look: port.InspectionQuery) -> port.Inspection:
         with self._snapshot() as db:
             return inspect(db, look)
 
@@ -180,7 +167,7 @@ class Answers(abc.ABC):
             rows = db.query(_ATTEMPTS, (bucket_s, provider, since))
         return {int(bucket): count for bucket, count in rows}
 
-    def messages(self, filters: Filters, limit: int, before_seq: int | None) -> Page:
+    def messages(self, filters: port.Filters, limit: int, before_seq: int | None) -> port.Page:
         with self._snapshot() as db:
             seqs, next_before_seq = find_seqs(db, filters, limit, before_seq)
             sql = (
@@ -188,13 +175,13 @@ class Answers(abc.ABC):
                 f" WHERE seq {db.dialect.among} ORDER BY seq DESC"
             )
             messages = _read(db, sql, (db.dialect.listed(seqs),))
-        return Page(messages, next_before_seq)
+        return port.Page(messages, next_before_seq)
 
-    def events_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
+    def events_after(self, seq: int, limit: int) -> tuple[port.FeedEvent, ...]:
         with self._snapshot() as db:
             return _feed(db.query(_FEED, (seq, limit)))
 
-    def failures_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
+    def failures_after(self, seq: int, limit: int) -> tuple[port.FeedEvent, ...]:
         with self._snapshot() as db:
             return _feed(db.query(_FAILURES, (seq, limit)))
 
@@ -202,17 +189,17 @@ class Answers(abc.ABC):
         with self._snapshot() as db:
             return db.dialect.latest_event_seq()
 
-    def suppressions(self, limit: int, after: str = "") -> tuple[Suppression, ...]:
+    def suppressions(self, limit: int, after: str = "") -> tuple[port.Suppression, ...]:
         with self._snapshot() as db:
             rows = db.query(_SUPPRESSIONS, (after, limit))
-        return tuple(Suppression(*row) for row in rows)
+        return tuple(port.Suppression(*row) for row in rows)
 
 
-def _read(db: Rows, sql: str, values: tuple[Any, ...]) -> tuple[MessageStatus, ...]:
+def _read(db: Rows, sql: str, values: tuple[Any, ...]) -> tuple[port.MessageStatus, ...]:
     rows = db.query(sql, values)
-    deliveries: dict[int, list[DeliveryStatus]] = {row[0]: [] for row in rows}
+    deliveries: dict[int, list[port.DeliveryStatus]] = {row[0]: [] for row in rows}
     for seq, n, recipient, state, *rest in db.query(
         _DELIVERIES.format(among=db.dialect.among), (db.dialect.listed(list(deliveries)),)
     ):
-        deliveries[seq].append(DeliveryStatus(n, recipient, State(state), *rest))
+        deliveries[seq].append(port.DeliveryStatus(n, recipient, State(state), *rest))
     return tuple(_status(row, deliveries[row[0]]) for row in rows)

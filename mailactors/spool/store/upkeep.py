@@ -8,25 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.port import (
-    ALONE_FROM,
-    CRASHES_MAX,
-    Cancel,
-    Cancelled,
-    CountCrash,
-    Expire,
-    Expired,
-    Recorded,
-    Recover,
-    Recovered,
-)
+from mailactors.spool import port
 from mailactors.spool.store.deliver import RECOVERED
 from mailactors.spool.store.doubts import open_doubt
 from mailactors.spool.store.events import finish, record, report_failure
 from mailactors.spool.store.rows import Rows
 
 
-def expire(db: Rows, command: Expire, now: float) -> Expired:
+def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
     """End what is past its deadline and neither sending nor uncertain."""
     rows = db.query(
         "SELECT seq, id, expires_at FROM messages WHERE open_count > 0 AND expires_at <= ?"
@@ -51,16 +40,16 @@ def expire(db: Rows, command: Expire, now: float) -> Expired:
         next_expiry_at = db.value(
             "SELECT min(expires_at) FROM messages WHERE open_count > 0 AND expires_at > ?", (now,)
         )
-    return Expired(
+    return port.Expired(
         tuple(row[0] for row in expired), tuple(row[1] for row in expired), next_expiry_at
     )
 
 
-def cancel(db: Rows, command: Cancel, now: float) -> Cancelled:
+def cancel(db: Rows, command: port.Cancel, now: float) -> port.Cancelled:
     """Cancel ready, deferred and leased deliveries; a second time the answer is the same."""
     seq = db.value("SELECT seq FROM messages WHERE id = ?", (command.id,))
     if seq is None:
-        return Cancelled(is_known=False, cancelled_count=0, too_late_count=0)
+        return port.Cancelled(is_known=False, cancelled_count=0, too_late_count=0)
     if count := db.run(
         "UPDATE deliveries SET state = 'cancelled', updated_at = ?"
         " WHERE seq = ? AND state IN ('ready', 'deferred', 'leased')",
@@ -73,10 +62,10 @@ def cancel(db: Rows, command: Cancel, now: float) -> Cancelled:
         " WHERE seq = ?",
         (seq,),
     )
-    return Cancelled(True, cancelled_count, total - cancelled_count)
+    return port.Cancelled(True, cancelled_count, total - cancelled_count)
 
 
-def recover(db: Rows, command: Recover, now: float) -> Recovered:
+def recover(db: Rows, command: port.Recover, now: float) -> port.Recovered:
     """Make a dead owner's deliveries ready again, or uncertain if they may have been sent."""
     taken = db.query(
         "SELECT seq, n, state, attempt_id, provider, stream, epoch FROM deliveries"
@@ -110,10 +99,10 @@ def recover(db: Rows, command: Recover, now: float) -> Recovered:
     _close_open_intents(db, intents, now)
     lost = dict.fromkeys(row[2] for row in sending)
     held = _hold_poison(db, command, lost, now)
-    return Recovered(len(leased), len(sending), held)
+    return port.Recovered(len(leased), len(sending), held)
 
 
-def _fail_poison(db: Rows, command: Recover, released: Iterable[int], now: float) -> None:
+def _fail_poison(db: Rows, command: port.Recover, released: Iterable[int], now: float) -> None:
     # Nothing of these was sent: a message that crashes its actor each time has failed.
     for seq in released:
         if seq not in command.blamed:
@@ -122,7 +111,7 @@ def _fail_poison(db: Rows, command: Recover, released: Iterable[int], now: float
             "UPDATE messages SET crash_count = crash_count + 1 WHERE seq = ? RETURNING crash_count",
             (seq,),
         )
-        if count < CRASHES_MAX:
+        if count < port.CRASHES_MAX:
             continue
         error = f"actors died on it {count} times"
         failed_count = db.run(
@@ -135,7 +124,9 @@ def _fail_poison(db: Rows, command: Recover, released: Iterable[int], now: float
         report_failure(db, seq, now)
 
 
-def _hold_poison(db: Rows, command: Recover, lost: Iterable[int], now: float) -> tuple[str, ...]:
+def _hold_poison(
+    db: Rows, command: port.Recover, lost: Iterable[int], now: float
+) -> tuple[str, ...]:
     """Count a crash for the suspected messages; hold those that reach `CRASHES_MAX`.
 
     An actor crashes on the item that it handles. A process may die for any reason: then all
@@ -147,13 +138,13 @@ def _hold_poison(db: Rows, command: Recover, lost: Iterable[int], now: float) ->
         for seq in lost
         if command.died or seq in command.blamed
     }
-    is_alone = sum(count >= ALONE_FROM for count in counts.values()) == 1
+    is_alone = sum(count >= port.ALONE_FROM for count in counts.values()) == 1
     held = []
     for seq, count in counts.items():
         is_sure = is_alone or seq in command.blamed
-        after = count + 1 if is_sure else min(count + 1, ALONE_FROM)
+        after = count + 1 if is_sure else min(count + 1, port.ALONE_FROM)
         db.run("UPDATE messages SET crash_count = ? WHERE seq = ?", (after, seq))
-        if after < CRASHES_MAX:
+        if after < port.CRASHES_MAX:
             continue
         db.run(
             "UPDATE deliveries SET state = 'held', error = ?, updated_at = ?"
@@ -166,16 +157,16 @@ def _hold_poison(db: Rows, command: Recover, lost: Iterable[int], now: float) ->
     return tuple(held)
 
 
-def count_crash(db: Rows, command: CountCrash, _now: float) -> Recorded:
+def count_crash(db: Rows, command: port.CountCrash, _now: float) -> port.Recorded:
     """Record that an actor crashed on a message."""
     db.run(
         "UPDATE messages SET crash_count = ? WHERE seq = ? AND crash_count < ?",
         (command.crashes, command.seq, command.crashes),
     )
-    return Recorded()
+    return port.Recorded()
 
 
-def _wait_s(command: Recover, stream: str) -> float:
+def _wait_s(command: port.Recover, stream: str) -> float:
     waits = command.uncertain_wait_s
     return waits[stream] if stream in waits else waits[""]
 
