@@ -21,7 +21,7 @@ import apsw
 
 from mailactors.spool.port import Questions, Risk, SpoolBrokenError, SpoolError, SpoolSchemaError
 from mailactors.spool.sqlite.migrations import find_missing, load_migrations
-from mailactors.spool.sqlite.questions import SqliteQuestions
+from mailactors.spool.sqlite.rows import SqliteQuestions
 from mailactors.spool.store.rows import Rows
 
 T = TypeVar("T")

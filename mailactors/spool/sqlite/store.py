@@ -18,7 +18,7 @@ from mailactors.spool.sqlite.backup import backup_spool, copy_database
 from mailactors.spool.sqlite.connection import NAMELESS, configure, connect, release_lock, take_lock
 from mailactors.spool.sqlite.errors import STORAGE_ERRORS, advice, translate
 from mailactors.spool.sqlite.migrations import apply_migration, find_missing, load_migrations
-from mailactors.spool.sqlite.questions import SqliteQuestions
+from mailactors.spool.sqlite.rows import SqliteQuestions
 from mailactors.spool.store import commands as rules
 
 CHECKPOINT_PAGES: Final = 1_000
@@ -51,28 +51,24 @@ class SqliteStore(SqliteQuestions):
         Raises: SpoolInUseError, SpoolSchemaError, and SpoolError if it cannot be opened at all.
         """
         lock = None
-        if path not in NAMELESS:
-            path = os.path.realpath(path)  # one lock, whatever name the file has
-            lock = take_lock(path)
-        try:
-            db = connect(path)
+        with contextlib.ExitStack() as opened:
+            if path not in NAMELESS:
+                path = os.path.realpath(path)  # one lock, whatever name the file has
+                lock = take_lock(path)
+                opened.callback(release_lock, lock)
             try:
+                db = connect(path)
+                opened.callback(db.close)
                 missing = find_missing(db, load_migrations())  # refuses before anything is written
                 configure(db, journal_mode or ("memory" if path in NAMELESS else "wal"))
                 for migration in missing:
                     apply_migration(db, migration)
-            except BaseException:
-                db.close()
-                raise
-        except apsw.NotADBError as error:
-            release_lock(lock)
-            raise port.SpoolSchemaError(f"{path} is not a database; {advice(error)}") from error
-        except apsw.Error as error:
-            release_lock(lock)
-            raise port.SpoolError(f"{path} cannot be opened: {error}; {advice(error)}") from error
-        except BaseException:
-            release_lock(lock)
-            raise
+            except apsw.NotADBError as error:
+                raise port.SpoolSchemaError(f"{path} is not a database; {advice(error)}") from error
+            except apsw.Error as error:
+                message = f"{path} cannot be opened: {error}; {advice(error)}"
+                raise port.SpoolError(message) from error
+            opened.pop_all()
         return cls(path, db, lock)
 
     def apply(self, commands: Sequence[port.Command], now: float) -> list[port.Result]:

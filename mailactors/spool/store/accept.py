@@ -30,9 +30,10 @@ def accept_all(
             fresh.clear()
         result = _find(db, command.key, command.message.id, now)
         if result is None:
-            seq = next(seqs)
+            seq, new = next(seqs), command.message
             fresh[name] = (seq, command)
-            result = _receipt(seq, command)
+            stored = (seq, new.id, new.message_id, command.client_id, new.accepted_at, new.stream)
+            result = stored_receipt(stored, is_replay=False)
         results.append(result)
     _insert(db, list(fresh.values()), now)
     return results
@@ -41,19 +42,6 @@ def accept_all(
 def accept_many(db: Rows, command: port.AcceptMany, now: float) -> port.AcceptedMany:
     """Accept several messages of one client."""
     return port.AcceptedMany(tuple(accept_all(db, command.accepts, now)))
-
-
-def _receipt(seq: int, command: port.Accept) -> port.Receipt:
-    message = command.message
-    return port.Receipt(
-        seq=seq,
-        id=message.id,
-        message_id=message.message_id,
-        client_id=command.client_id,
-        accepted_at=message.accepted_at,
-        is_replay=False,
-        stream=message.stream,
-    )
 
 
 def stored_receipt(row: Sequence[Any], *, is_replay: bool) -> port.Receipt:
@@ -98,14 +86,13 @@ def _insert(db: Rows, fresh: Sequence[tuple[int, port.Accept]], now: float) -> N
         "INSERT INTO contents (seq, packed) VALUES (?, ?)",
         [(seq, command.packed) for seq, command in fresh],
     )
-    insert_deliveries(
-        db, [row for seq, command in fresh for row in _delivery_rows(seq, command)], now
-    )
+    insert_deliveries(db, [row for each in fresh for row in _delivery_rows(*each)], now)
+    keys = ((seq, command.key) for seq, command in fresh)
     db.run_each(
         "INSERT INTO keys (scope, key, fingerprint, seq, expires_at) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (scope, key) DO UPDATE SET fingerprint = excluded.fingerprint,"
         " seq = excluded.seq, expires_at = excluded.expires_at",
-        [_key_row(seq, command.key) for seq, command in fresh],
+        [(key.scope, key.key, key.fingerprint, seq, key.expires_at) for seq, key in keys],
     )
     db.run_each(
         "INSERT INTO events (message_seq, at, kind, facts) VALUES (?, ?, 'accepted', '{}')",
@@ -135,10 +122,6 @@ def _message_row(seq: int, command: port.Accept) -> Row:
         NO_PROGRESS,
         write_labels(message.content.tags, message.content.metadata),
     )
-
-
-def _key_row(seq: int, key: port.IdempotencyKey) -> Row:
-    return (key.scope, key.key, key.fingerprint, seq, key.expires_at)
 
 
 def _delivery_rows(seq: int, command: port.Accept) -> list[Row]:

@@ -20,7 +20,7 @@ from mailactors.spool.store.doubts import settle_by_event, settle_late, update_d
 from mailactors.spool.store.events import (
     ENDED_BADLY,
     WRITTEN_FOR,
-    finish,
+    end,
     pack_progress,
     record,
     report_failure,
@@ -117,22 +117,10 @@ def _read_recipients(db: Rows, due: dict[int, _Due], now: float) -> None:
 
 
 def _lease(seq: int, found: _Due, stream: str, epoch: int) -> port.Lease:
-    id_, total, attempts, progress, accepted_at, expires_at, size_bytes, crashes = found.message
-    return port.Lease(
-        seq=seq,
-        id=id_,
-        stream=stream,
-        recipients=tuple(sorted(found.recipients)),
-        recipients_total=total,
-        epoch=epoch,
-        attempts=attempts,
-        progress=unpack_progress(progress),
-        due_at=found.due_at,
-        accepted_at=accepted_at,
-        expires_at=expires_at,
-        size_bytes=size_bytes,
-        crashes=crashes,
-    )
+    id_, total, attempts, packed, *rest = found.message  # in the order of the struct's fields
+    recipients, progress = tuple(sorted(found.recipients)), unpack_progress(packed)
+    head = (seq, id_, stream, recipients, total, epoch, attempts, progress, found.due_at)
+    return port.Lease(*head, *rest)
 
 
 def release(db: Rows, command: port.Release, now: float) -> port.Recorded:
@@ -147,9 +135,7 @@ def release(db: Rows, command: port.Release, now: float) -> port.Recorded:
         ],
     )
     if count and command.error:
-        finish(db, command.seq, count, now)
-        record(db, command.seq, now, "failed", {"error": command.error, "ns": command.ns})
-        report_failure(db, command.seq, now)
+        end(db, command.seq, count, now, "failed", {"error": command.error, "ns": command.ns})
     return port.Recorded(is_stale=count == 0)
 
 
@@ -193,9 +179,7 @@ def _expire_leased(db: Rows, command: port.Intend, now: float) -> None:
         [(now, command.seq, n, command.epoch) for n in command.ns],
     )
     if count:
-        finish(db, command.seq, count, now)
-        record(db, command.seq, now, "expired", {"rule": "deadline at the intent"})
-        report_failure(db, command.seq, now)
+        end(db, command.seq, count, now, "expired", {"rule": "deadline at the intent"})
 
 
 def record_outcome(db: Rows, command: port.RecordOutcome, now: float) -> port.Recorded:

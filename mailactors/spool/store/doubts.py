@@ -12,8 +12,8 @@ import msgspec
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import port
-from mailactors.spool.store.events import WRITTEN_FOR, finish, record, report_failure
-from mailactors.spool.store.rows import Row, Rows
+from mailactors.spool.store.events import WRITTEN_FOR, end, finish, record
+from mailactors.spool.store.rows import Row, Rows, distinct
 from mailactors.spool.store.suppressions import is_suppressed
 
 _NO_FAILURE: Final = frozenset({State.SENT, State.UNCERTAIN})
@@ -110,13 +110,14 @@ def settle_late(db: Rows, command: port.RecordOutcome, now: float) -> None:
     final = [step for step in command.steps if _is_settled_late(db, command, step, now)]
     if not final:
         return
-    finish(db, command.seq, len(final), now)
     close_doubts(db, command.seq)
-    states = {str(step.n): step.state.value for step in final}
-    facts = {"kind": "late outcome", "provider": command.provider, "next": states}
-    rule = "the provider's answer came late, and counts"
-    record(db, command.seq, now, "resolved", {**facts, "rule": rule})
-    report_failure(db, command.seq, now)
+    facts = {
+        "kind": "late outcome",
+        "provider": command.provider,
+        "next": {str(step.n): step.state.value for step in final},
+        "rule": "the provider's answer came late, and counts",
+    }
+    end(db, command.seq, len(final), now, "resolved", facts)
 
 
 def _is_settled_late(db: Rows, command: port.RecordOutcome, step: port.Step, now: float) -> bool:
@@ -134,15 +135,6 @@ def _is_settled_late(db: Rows, command: port.RecordOutcome, step: port.Step, now
     return False
 
 
-def count_risk(db: Rows, stream: str, provider: str, count: int) -> None:
-    """Count deliveries that are resent though that provider may have accepted them."""
-    db.run(
-        "INSERT INTO risks (stream, provider, count) VALUES (?, ?, ?)"
-        " ON CONFLICT (stream, provider) DO UPDATE SET count = risks.count + excluded.count",
-        (stream, provider, count),
-    )
-
-
 def set_next_at(db: Rows, seq: int, attempt_id: str, next_at: float, repeats: int = 0) -> bool:
     """Make a doubt due at a time, with at least so many repeats; return whether it exists."""
     return bool(
@@ -154,35 +146,16 @@ def set_next_at(db: Rows, seq: int, attempt_id: str, next_at: float, repeats: in
     )
 
 
-def move_doubt(db: Rows, seq: int, repeat_of: str, attempt_id: str) -> None:
-    """Move a doubt to the attempt that repeats it; it is not due while that is sending."""
-    db.run(
-        "UPDATE doubts SET attempt_id = ?, next_at = ? WHERE seq = ? AND attempt_id = ?",
-        (attempt_id, port.NEVER_AT, seq, repeat_of),
-    )
-
-
-def find_doubt(db: Rows, seq: int, *attempt_ids: str) -> Row | None:
-    """Return (attempt_id, digest, recipients) of a message's doubt with one of these attempts."""
-    for attempt_id in attempt_ids:
-        rows = db.query(
-            "SELECT attempt_id, digest, recipients FROM doubts WHERE seq = ? AND attempt_id = ?",
-            (seq, attempt_id),
-        )
-        if rows:
-            return rows[0]
-    return None
-
-
 # What is due
+
+PROVIDERS: Final = distinct("provider", "doubts")
 
 
 def find_due_doubts(db: Rows, command: port.FindDueDoubts, now: float) -> port.Doubts:
     """Return the doubts that are due, by provider."""
     doubts: list[port.Doubt] = []
     later: list[float] = []
-    provider = db.value("SELECT min(provider) FROM doubts")
-    while provider is not None:
+    for (provider,) in db.query(PROVIDERS):
         rows = db.query(
             "SELECT doubts.seq, attempt_id, provider, next_at FROM doubts"
             " WHERE provider = ? ORDER BY next_at, seq LIMIT ?",
@@ -192,7 +165,6 @@ def find_due_doubts(db: Rows, command: port.FindDueDoubts, now: float) -> port.D
         doubts += [_doubt(db, row[0], row[1]) for row in due]
         if len(due) < len(rows):
             later.append(rows[len(due)][3])
-        provider = db.value("SELECT min(provider) FROM doubts WHERE provider > ?", (provider,))
     return port.Doubts(tuple(doubts), min(later, default=None))
 
 

@@ -52,6 +52,13 @@ def finish(db: Rows, seq: int, count: int, now: float) -> None:
     )
 
 
+def end(db: Rows, seq: int, count: int, now: float, kind: str, facts: Mapping[str, Any]) -> None:
+    """Count deliveries that became final, record why, and report those that ended badly."""
+    finish(db, seq, count, now)
+    record(db, seq, now, kind, facts)
+    report_failure(db, seq, now)
+
+
 def report_failure(db: Rows, seq: int, now: float) -> None:
     """Append a report of the deliveries that ended badly at this moment, if there are any.
 
@@ -62,7 +69,7 @@ def report_failure(db: Rows, seq: int, now: float) -> None:
         " AND state IN ('bounced', 'failed', 'expired') ORDER BY n",
         (seq, now),
     )
-    if not ended:
+    if not ended:  # the usual case, and cheap
         return
     reported = {
         delivery["n"]
@@ -76,16 +83,15 @@ def report_failure(db: Rows, seq: int, now: float) -> None:
     new = [delivery for delivery in new if delivery["n"] not in reported]
     if not new:
         return
-    history = db.query(
-        "SELECT at, kind, facts FROM events WHERE message_seq = ? AND kind <> ?"
-        " ORDER BY seq DESC LIMIT ?",
-        (seq, FAILURE, HISTORY_MAX),
-    )
     story = [
         {"at": at, "kind": kind, **msgspec.json.decode(facts)}
-        for at, kind, facts in reversed(history)
+        for at, kind, facts in db.query(
+            "SELECT at, kind, facts FROM events WHERE message_seq = ? AND kind <> ?"
+            " ORDER BY seq DESC LIMIT ?",
+            (seq, FAILURE, HISTORY_MAX),
+        )
     ]
-    record(db, seq, now, FAILURE, {"deliveries": new, "story": story})
+    record(db, seq, now, FAILURE, {"deliveries": new, "story": story[::-1]})
 
 
 def record(db: Rows, seq: int, now: float, kind: str, facts: Mapping[str, Any]) -> None:

@@ -13,8 +13,9 @@ from typing import Final
 
 from mailactors.model.lifecycle import PENDING, State
 from mailactors.spool import port
+from mailactors.spool.store.doubts import PROVIDERS
 from mailactors.spool.store.events import WRITTEN_FOR, unpack_progress
-from mailactors.spool.store.rows import Row, Rows
+from mailactors.spool.store.rows import Row, Rows, distinct
 
 HEADS: Final = 20
 """Messages at the head of each queue that are returned."""
@@ -34,28 +35,10 @@ TAKEN: Final = """
     FROM deliveries WHERE state IN ('leased', 'sending')
     GROUP BY seq, stream, state, epoch, node, attempt_id ORDER BY seq
 """
-STREAMS: Final = """
-    WITH RECURSIVE streams (stream) AS (
-      SELECT min(stream) FROM deliveries WHERE state IN ('ready', 'deferred')
-      UNION ALL
-      SELECT (SELECT min(stream) FROM deliveries
-        WHERE state IN ('ready', 'deferred') AND deliveries.stream > streams.stream)
-      FROM streams WHERE streams.stream IS NOT NULL
-    )
-    SELECT stream FROM streams WHERE stream IS NOT NULL ORDER BY stream
-"""
+STREAMS: Final = distinct("stream", "deliveries", "state IN ('ready', 'deferred')")
 DUE: Final = """
     SELECT seq FROM deliveries WHERE stream = ? AND state IN ('ready', 'deferred')
     AND due_at <= ? ORDER BY due_at, seq, n LIMIT ?
-"""
-PROVIDERS: Final = """
-    WITH RECURSIVE providers (provider) AS (
-      SELECT min(provider) FROM doubts
-      UNION ALL
-      SELECT (SELECT min(provider) FROM doubts WHERE doubts.provider > providers.provider)
-      FROM providers WHERE providers.provider IS NOT NULL
-    )
-    SELECT provider FROM providers WHERE provider IS NOT NULL ORDER BY provider
 """
 DOUBTED: Final = """
     SELECT seq FROM doubts WHERE provider = ? AND next_at <= ? ORDER BY next_at, seq LIMIT ?
@@ -171,10 +154,6 @@ def _read(db: Rows, seqs: list[int]) -> tuple[port.MessageFacts, ...]:
     for seq, *row in db.query(DELIVERIES.format(among=among), values):
         deliveries.setdefault(seq, []).append(port.DeliveryFacts(*row))
     return tuple(
-        _message(row, deliveries.get(row[0], []))
-        for row in db.query(MESSAGES.format(among=among), values)
+        port.MessageFacts(*(*row, unpack_progress(progress), tuple(deliveries.get(row[0], ()))))
+        for *row, progress in db.query(MESSAGES.format(among=among), values)
     )
-
-
-def _message(row: Row, deliveries: list[port.DeliveryFacts]) -> port.MessageFacts:
-    return port.MessageFacts(*(*row[:-1], unpack_progress(row[-1]), tuple(deliveries)))

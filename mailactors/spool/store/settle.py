@@ -14,13 +14,11 @@ from mailactors.spool import port
 from mailactors.spool.store.attempts import open_attempt, read_content
 from mailactors.spool.store.doubts import (
     close_doubts,
-    count_risk,
-    find_doubt,
-    move_doubt,
     read_evidence,
     set_next_at,
 )
 from mailactors.spool.store.events import (
+    end,
     finish,
     pack_progress,
     record,
@@ -66,7 +64,7 @@ def settle_doubt(db: Rows, command: port.SettleDoubt, now: float) -> port.Record
     final = sum(step.state in FINAL for step, _, _ in moved)
     if final:
         finish(db, command.seq, final, now)
-    stream = _resend(db, command.seq, moved, command.progress, is_risk=command.is_risk)
+    stream = _resend(db, command, moved)
     close_doubts(db, command.seq)
     if command.rule:
         is_open = all(step.state.value == found[step.n][1] for step, _, _ in moved)
@@ -94,32 +92,29 @@ def _update_doubt(db: Rows, command: port.SettleDoubt, attempt_id: str) -> None:
         )
 
 
-def _resend(
-    db: Rows,
-    seq: int,
-    moved: list[tuple[Any, ...]],
-    progress: port.Progress | None,
-    *,
-    is_risk: bool,
-) -> str:
+def _resend(db: Rows, command: port.SettleDoubt, moved: list[tuple[Any, ...]]) -> str:
     """Update a message with deliveries that are ready again; return its stream, or ""."""
     again = [row for row in moved if row[0].state in {State.READY, State.DEFERRED}]
     if not again:
         return ""
-    ((stream, packed),) = db.query("SELECT stream, progress FROM messages WHERE seq = ?", (seq,))
+    rows = db.query("SELECT stream, progress FROM messages WHERE seq = ?", (command.seq,))
+    ((stream, packed),) = rows
+    progress = command.progress
     if progress is None:
         # The providers of the uncertain attempts are tried again after all others.
         tried = tuple(dict.fromkeys(provider for *_, provider in again))
         progress = msgspec.structs.replace(unpack_progress(packed), tried=tried)
     db.run(
         "UPDATE messages SET declared_risks = declared_risks + ?, progress = ? WHERE seq = ?",
-        (len(again) if is_risk else 0, pack_progress(progress), seq),
+        (len(again) if command.is_risk else 0, pack_progress(progress), command.seq),
     )
-    if is_risk:
-        for *_, provider in again:
-            count_risk(db, stream, provider, 1)
-    assert isinstance(stream, str)
-    return stream
+    if command.is_risk:
+        db.run_each(
+            "INSERT INTO risks (stream, provider, count) VALUES (?, ?, 1)"
+            " ON CONFLICT (stream, provider) DO UPDATE SET count = risks.count + 1",
+            [(stream, provider) for *_, provider in again],
+        )
+    return str(stream)
 
 
 def postpone(db: Rows, command: port.Postpone, _now: float) -> port.Recorded:
@@ -136,12 +131,17 @@ def postpone(db: Rows, command: port.Postpone, _now: float) -> port.Recorded:
 
 def intend_again(db: Rows, command: port.IntendAgain, now: float) -> port.Intended | port.Withdrawn:
     """Record the intent to repeat an attempt by its key, if nothing has changed since."""
-    doubt = find_doubt(db, command.seq, command.attempt_id, command.repeat_of)
+    # Under its own id already if the command was applied before.
+    doubts = db.query(
+        "SELECT attempt_id, digest, recipients FROM doubts"
+        " WHERE seq = ? AND attempt_id IN (?, ?) ORDER BY attempt_id = ?",
+        (command.seq, command.attempt_id, command.repeat_of, command.repeat_of),
+    )
     content = read_content(db, command.seq)
-    if doubt is None or content is None:
+    if not doubts or content is None:
         return port.Withdrawn()
     message_id, date_s, sender, digest, expires_at, packed = content
-    attempt_id, first_digest, count = doubt
+    attempt_id, first_digest, count = doubts[0]
     is_replay = attempt_id == command.attempt_id
     chosen = db.query(
         "SELECT n, recipient, node FROM deliveries"
@@ -172,7 +172,11 @@ def _open_repeat(
         " WHERE seq = ? AND attempt_id = ? AND epoch = ? AND state = 'uncertain'",
         (command.attempt_id, now, command.seq, command.repeat_of, command.epoch),
     )
-    move_doubt(db, command.seq, command.repeat_of, command.attempt_id)
+    # Not due while it is sending.
+    db.run(
+        "UPDATE doubts SET attempt_id = ?, next_at = ? WHERE seq = ? AND attempt_id = ?",
+        (command.attempt_id, port.NEVER_AT, command.seq, command.repeat_of),
+    )
     return True
 
 
@@ -214,12 +218,10 @@ def record_delivery_event(db: Rows, command: port.RecordDeliveryEvent, now: floa
         rule = "a delivery event, kept as evidence"
         record(db, seq, now, "evidence", {**facts, "rule": rule, "reported_at": command.at})
         return port.Recorded(is_stale=True)
-    finish(db, seq, len(settled), now)
     close_doubts(db, seq)
     states = {str(n): state.value for n, state in settled}
     rule = f"a delivery event: {command.kind}, so it had been accepted"
-    record(db, seq, now, "resolved", {**facts, "rule": rule, "next": states})
-    report_failure(db, seq, now)
+    end(db, seq, len(settled), now, "resolved", {**facts, "rule": rule, "next": states})
     return port.Recorded()
 
 

@@ -11,7 +11,7 @@ from mailactors.model.lifecycle import State
 from mailactors.spool import port
 from mailactors.spool.store.deliver import RECOVERED
 from mailactors.spool.store.doubts import open_doubt
-from mailactors.spool.store.events import finish, record, report_failure
+from mailactors.spool.store.events import end, finish, record
 from mailactors.spool.store.rows import Rows
 
 
@@ -30,9 +30,7 @@ def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
             " WHERE seq = ? AND state IN ('ready', 'deferred', 'leased')",
             (now, seq),
         )
-        finish(db, seq, count, now)
-        record(db, seq, now, "expired", {"rule": "deadline"})
-        report_failure(db, seq, now)
+        end(db, seq, count, now, "expired", {"rule": "deadline"})
     if len(rows) > command.limit:
         next_expiry_at = rows[-1][2]
     else:
@@ -40,9 +38,8 @@ def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
         next_expiry_at = db.value(
             "SELECT min(expires_at) FROM messages WHERE open_count > 0 AND expires_at > ?", (now,)
         )
-    return port.Expired(
-        tuple(row[0] for row in expired), tuple(row[1] for row in expired), next_expiry_at
-    )
+    seqs, ids = (tuple(row[place] for row in expired) for place in (0, 1))
+    return port.Expired(seqs, ids, next_expiry_at)
 
 
 def cancel(db: Rows, command: port.Cancel, now: float) -> port.Cancelled:
@@ -72,13 +69,14 @@ def recover(db: Rows, command: port.Recover, now: float) -> port.Recovered:
         " WHERE state IN ('leased', 'sending') AND node = ? ORDER BY seq, n",
         (command.node,),
     )
+    waits = command.uncertain_wait_s
     leased = [
         (now, seq, n)
         for seq, n, state, *_, epoch in taken
         if state == State.LEASED and (seq, epoch) not in command.leases
     ]
     sending = [
-        (now + _wait_s(command, stream), now, seq, n, attempt_id, provider)
+        (now + waits.get(stream, waits[""]), now, seq, n, attempt_id, provider)
         for seq, n, state, attempt_id, provider, stream, _ in taken
         if state == State.SENDING and attempt_id not in command.in_flight
     ]
@@ -96,9 +94,9 @@ def recover(db: Rows, command: port.Recover, now: float) -> port.Recovered:
     intents: dict[tuple[int, str, str], dict[int, float]] = {}
     for due_at, _, seq, n, attempt_id, provider in sending:
         intents.setdefault((seq, attempt_id, provider), {})[n] = due_at
-    _close_open_intents(db, intents, now)
-    lost = dict.fromkeys(row[2] for row in sending)
-    held = _hold_poison(db, command, lost, now)
+    for (seq, attempt_id, provider), due_ats in intents.items():
+        _close_open_intent(db, seq, attempt_id, provider, due_ats, now)
+    held = _hold_poison(db, command, dict.fromkeys(row[2] for row in sending), now)
     return port.Recovered(len(leased), len(sending), held)
 
 
@@ -119,9 +117,7 @@ def _fail_poison(db: Rows, command: port.Recover, released: Iterable[int], now: 
             " WHERE seq = ? AND state = 'ready'",
             (error, now, seq),
         )
-        finish(db, seq, failed_count, now)
-        record(db, seq, now, "failed", {"error": error})
-        report_failure(db, seq, now)
+        end(db, seq, failed_count, now, "failed", {"error": error})
 
 
 def _hold_poison(
@@ -166,30 +162,23 @@ def count_crash(db: Rows, command: port.CountCrash, _now: float) -> port.Recorde
     return port.Recorded()
 
 
-def _wait_s(command: port.Recover, stream: str) -> float:
-    waits = command.uncertain_wait_s
-    return waits[stream] if stream in waits else waits[""]
-
-
-def _close_open_intents(
-    db: Rows, intents: Mapping[tuple[int, str, str], Mapping[int, float]], now: float
+def _close_open_intent(
+    db: Rows, seq: int, attempt_id: str, provider: str, due_ats: Mapping[int, float], now: float
 ) -> None:
-    # `intents`: the due time of each delivery, by message, attempt and provider.
-    for (seq, attempt_id, provider), due_at in intents.items():
-        db.run(
-            "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
-            (now, RECOVERED, attempt_id),
-        )
-        db.run("UPDATE messages SET attempts = attempts + 1 WHERE seq = ?", (seq,))
-        open_doubt(db, seq, attempt_id, now, min(due_at.values()), 1)
-        steps: dict[str, str | float] = {}
-        for n, at in due_at.items():
-            steps |= {str(n): State.UNCERTAIN.value, f"{n}.due_at": round(at, 3)}
-        facts = {
-            "rule": "intent without outcome",
-            "provider": provider,
-            "outcome": RECOVERED,
-            "attempt_id": attempt_id,
-            "next": steps,
-        }
-        record(db, seq, now, "uncertain", facts)
+    db.run(
+        "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
+        (now, RECOVERED, attempt_id),
+    )
+    db.run("UPDATE messages SET attempts = attempts + 1 WHERE seq = ?", (seq,))
+    open_doubt(db, seq, attempt_id, now, min(due_ats.values()), 1)
+    steps: dict[str, str | float] = {}
+    for n, at in due_ats.items():
+        steps |= {str(n): State.UNCERTAIN.value, f"{n}.due_at": round(at, 3)}
+    facts = {
+        "rule": "intent without outcome",
+        "provider": provider,
+        "outcome": RECOVERED,
+        "attempt_id": attempt_id,
+        "next": steps,
+    }
+    record(db, seq, now, "uncertain", facts)
