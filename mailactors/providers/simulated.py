@@ -27,14 +27,13 @@ from mailactors.model.outcome import (
     Uncertain,
 )
 from mailactors.providers import port
-from mailactors.providers.port import Mail
 from mailactors.runtime.ports import Clock, Entropy
 
 RECEIVED_MAX: Final = 10_000
 """Deliveries that are remembered; the oldest are dropped first."""
 _NORMAL: Final = statistics.NormalDist()
 
-Answer: TypeAlias = Outcome | Callable[[Mail], Outcome]
+Answer: TypeAlias = Outcome | Callable[[port.Mail], Outcome]
 
 
 class SimulatedSettings(pydantic.BaseModel):
@@ -118,7 +117,7 @@ class SimulatedProvider:
         at_s, found = self._taken_at.get(marker, (math.inf, ""))
         return port.Found(found) if self._clock.now_s() >= at_s + lag_s else port.NotFound()
 
-    async def answer(self, mail: Mail) -> Outcome:
+    async def answer(self, mail: port.Mail) -> Outcome:
         """Wait for the latency and return the outcome; remember the message if it was received."""
         self.calls += 1
         key = (self.name, mail.marker, self.calls)
@@ -140,12 +139,12 @@ class SimulatedProvider:
             self._receive(mail, set(outcome.refused))
         return outcome
 
-    def _known_as(self, mail: Mail) -> str:
+    def _known_as(self, mail: port.Mail) -> str:
         """Return the id that it gave to this key before, or "" if it does not recognise it."""
         at_s, known = self._by_key.get(mail.key, (-math.inf, ""))
         return known if self._clock.now_s() < at_s + self._settings.idempotency_window_s else ""
 
-    def _receive(self, mail: Mail, refused: set[str] | None = None) -> None:
+    def _receive(self, mail: port.Mail, refused: set[str] | None = None) -> None:
         if self._known_as(mail):
             return
         taken = tuple(r for r in mail.envelope.recipients if r not in (refused or ()))
@@ -176,7 +175,7 @@ class SimulatedSession:
     def __init__(self, provider: SimulatedProvider) -> None:
         self._provider = provider
 
-    async def send(self, mail: Mail) -> Outcome:
+    async def send(self, mail: port.Mail) -> Outcome:
         return await self._provider.answer(mail)
 
     async def aclose(self) -> None:

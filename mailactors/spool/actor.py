@@ -1,12 +1,11 @@
 """The writer: one actor that turns many commands into few durable commits.
 
 Owns the store. Waits for no other actor: it fills reply slots, and nudges those that listen for
-new work. While one group is committed on the executor's thread the next one gathers, so that the
-group grows with the load and each fsync is shared (group commit).
+new work. While one group is committed on the executor's thread the next one gathers (group commit).
 
-A full disk is not a fault: new messages are refused at once (503), while other commands, outcomes
-above all, wait here and are tried again until there is room. A broken disk ends the process: a
-second fsync after a failed one would report success falsely.
+While the disk is full new messages are refused at once (503); other commands, outcomes above all,
+wait here and are tried again. A broken disk ends the process: a second fsync after a failed one
+would report success falsely.
 Source: PostgreSQL's fsyncgate; SQLite, "How To Corrupt", §3.
 """
 
@@ -31,7 +30,6 @@ FULL_RETRY_S: Final = 1.0
 
 MAILBOX_CAPACITY: Final = 4096
 """Commands that may wait; more than every lane's slots and the door's admission together."""
-
 
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BRINGS_MESSAGES: Final = (port.Accept, port.AcceptMany, port.Retry)
@@ -188,8 +186,7 @@ class SpoolActor:
 def unanswered(group: list[Write]) -> list[Write]:
     """Return the commands that are still to be done.
 
-    Answered ones are in a group when the writer died after it answered: what was refused must not
-    be accepted after all.
+    The writer may have died after it answered some: what was refused must not be accepted now.
     """
     return [write for write in group if not is_answered(write)]
 

@@ -9,8 +9,6 @@ from mailactors.spool.port.command import Command, Result
 
 CRASHES_MAX: Final = 3
 """A message with so many crashes is given up: it never loops."""
-
-
 ALONE_FROM: Final = CRASHES_MAX - 1
 """A message with so many crashes is sent while no other such message is in flight, so that the
 next crash shows which message causes it. With fewer it is sent like any other."""

@@ -15,7 +15,7 @@ import apsw
 
 from mailactors.spool import port
 from mailactors.spool.sqlite.backup import backup_spool, copy_database
-from mailactors.spool.sqlite.connection import NAMELESS, configure, connect, release_lock, take_lock
+from mailactors.spool.sqlite.connection import NAMELESS, configure, connect, take_lock
 from mailactors.spool.sqlite.errors import STORAGE_ERRORS, advice, translate
 from mailactors.spool.sqlite.migrations import apply_migration, find_missing, load_migrations
 from mailactors.spool.sqlite.rows import SqliteQuestions
@@ -55,7 +55,7 @@ class SqliteStore(SqliteQuestions):
             if path not in NAMELESS:
                 path = os.path.realpath(path)  # one lock, whatever name the file has
                 lock = take_lock(path)
-                opened.callback(release_lock, lock)
+                opened.callback(os.close, lock)
             try:
                 db = connect(path)
                 opened.callback(db.close)
@@ -118,8 +118,9 @@ class SqliteStore(SqliteQuestions):
             if self._broken:  # a checkpoint on closing would sync once more
                 db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             db.close()
-        release_lock(self._lock)
-        self._lock = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _is_end_of_purge(self, results: Sequence[port.Result]) -> bool:
         # Then free pages are cut off the file, and its log is emptied.

@@ -15,19 +15,20 @@ import msgspec
 
 from mailactors.model.lifecycle import FINAL, NEXT, IllegalTransitionError, State, check_transition
 from mailactors.spool import port
-from mailactors.spool.store.attempts import open_attempt, read_content
 from mailactors.spool.store.doubts import settle_by_event, settle_late, update_doubt
 from mailactors.spool.store.events import (
     ENDED_BADLY,
     WRITTEN_FOR,
     end,
+    open_attempt,
     pack_progress,
+    read_content,
     record,
     report_failure,
     to_json,
     unpack_progress,
 )
-from mailactors.spool.store.rows import Rows
+from mailactors.spool.store.rows import Row, Rows
 from mailactors.spool.store.suppressions import suppress_bounced, withdraw_suppressed
 
 RECOVERED: Final = "unknown"
@@ -126,17 +127,20 @@ def _lease(seq: int, found: _Due, stream: str, epoch: int) -> port.Lease:
 def release(db: Rows, command: port.Release, now: float) -> port.Recorded:
     """Make leased deliveries ready again, or end them with an error."""
     state = State.FAILED if command.error else State.READY
-    count = db.run_each(
-        "UPDATE deliveries SET state = ?, due_at = ?, error = coalesce(?, error), updated_at = ?"
-        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
-        [
-            (state.value, command.due_at, command.error or None, now, command.seq, n, command.epoch)
-            for n in command.ns
-        ],
-    )
+    count = _end_leases(db, command, (state.value, command.due_at, command.error or None, now))
     if count and command.error:
         end(db, command.seq, count, now, "failed", {"error": command.error, "ns": command.ns})
     return port.Recorded(is_stale=count == 0)
+
+
+def _end_leases(db: Rows, command: port.Release | port.Intend, moved: Row) -> int:
+    # `moved`: the new state, due_at, error (None: as they were), and now.
+    return db.run_each(
+        "UPDATE deliveries SET state = ?, due_at = coalesce(?, due_at),"
+        " error = coalesce(?, error), updated_at = ?"
+        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
+        [(*moved, command.seq, n, command.epoch) for n in command.ns],
+    )
 
 
 def intend(db: Rows, command: port.Intend, now: float) -> port.Intended | port.Withdrawn:
@@ -157,7 +161,8 @@ def intend(db: Rows, command: port.Intend, now: float) -> port.Intended | port.W
         if not chosen:
             return port.Withdrawn()
         if expires_at <= now:
-            _expire_leased(db, command, now)
+            count = _end_leases(db, command, (State.EXPIRED.value, None, None, now))
+            end(db, command.seq, count, now, "expired", {"rule": "deadline at the intent"})
             return port.Withdrawn()
         chosen = withdraw_suppressed(db, command.seq, chosen, now)
         if not chosen or not open_attempt(db, command, chosen, digest, now):
@@ -172,24 +177,13 @@ def intend(db: Rows, command: port.Intend, now: float) -> port.Intended | port.W
     return port.Intended(message_id, date_s, sender, recipients, packed)
 
 
-def _expire_leased(db: Rows, command: port.Intend, now: float) -> None:
-    count = db.run_each(
-        "UPDATE deliveries SET state = 'expired', updated_at = ?"
-        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
-        [(now, command.seq, n, command.epoch) for n in command.ns],
-    )
-    if count:
-        end(db, command.seq, count, now, "expired", {"rule": "deadline at the intent"})
-
-
 def record_outcome(db: Rows, command: port.RecordOutcome, now: float) -> port.Recorded:
     """Record an outcome and the next steps, and close the attempt."""
     if not db.run(
         "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
         (now, command.outcome, command.attempt_id),
     ):
-        replay = _find_replay(db, command)
-        if replay is not None:
+        if (replay := _find_replay(db, command)) is not None:
             return replay
         _close_without_intent(db, command, now)
     settle_by_event(db, command, now)
@@ -220,19 +214,12 @@ def _find_replay(db: Rows, command: port.RecordOutcome) -> port.Recorded | None:
 
 
 def _close_without_intent(db: Rows, command: port.RecordOutcome, now: float) -> None:
+    attempt = (command.attempt_id, command.seq, to_json([step.n for step in command.steps]))
     db.run(
         "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, finished_at, outcome)"
         " VALUES (?, ?, ?, ?, '', ?, '', ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET outcome = excluded.outcome",
-        (
-            command.attempt_id,
-            command.seq,
-            to_json([step.n for step in command.steps]),
-            command.provider,
-            command.epoch,
-            now,
-            command.outcome,
-        ),
+        (*attempt, command.provider, command.epoch, now, command.outcome),
     )
 
 

@@ -11,16 +11,13 @@ import msgspec
 
 from mailactors.model.lifecycle import FINAL, NEXT, State
 from mailactors.spool import port
-from mailactors.spool.store.attempts import open_attempt, read_content
-from mailactors.spool.store.doubts import (
-    close_doubts,
-    read_evidence,
-    set_next_at,
-)
+from mailactors.spool.store.doubts import close_doubts, read_evidence, set_next_at
 from mailactors.spool.store.events import (
     end,
     finish,
+    open_attempt,
     pack_progress,
+    read_content,
     record,
     report_failure,
     to_json,
@@ -44,39 +41,35 @@ def settle_doubt(db: Rows, command: port.SettleDoubt, now: float) -> port.Record
         " WHERE seq = ? AND state IN ('uncertain', 'held') AND (? = '' OR attempt_id = ?)",
         (command.seq, command.attempt_id, command.attempt_id),
     )
-    found = {row[0]: row for row in rows}
+    found = {n: (State(state), attempt_id, provider) for n, state, attempt_id, provider in rows}
     moved = [
-        (step, *found[step.n][2:])
+        (step, *found[step.n])
         for step in command.steps
-        if step.n in found and _may_follow(State(found[step.n][1]), step.state)
+        if step.n in found and step.state in {found[step.n][0], *NEXT[found[step.n][0]]}
     ]
     if not moved:
         return port.Recorded(is_stale=True)
-    for step, _, _ in moved:
+    for step, *_ in moved:
         db.run(
             "UPDATE deliveries SET state = ?, due_at = ?, error = coalesce(?, error),"
             " updated_at = ? WHERE seq = ? AND n = ? AND state IN ('uncertain', 'held')",
             (step.state.value, step.due_at, step.error or None, now, command.seq, step.n),
         )
         suppress_bounced(db, command.seq, step, now)
-    for attempt_id in dict.fromkeys(attempt_id for _, attempt_id, _ in moved):
+    for attempt_id in dict.fromkeys(attempt_id for *_, attempt_id, _ in moved):
         _update_doubt(db, command, attempt_id)
-    final = sum(step.state in FINAL for step, _, _ in moved)
+    final = sum(step.state in FINAL for step, *_ in moved)
     if final:
         finish(db, command.seq, final, now)
     stream = _resend(db, command, moved)
     close_doubts(db, command.seq)
     if command.rule:
-        is_open = all(step.state.value == found[step.n][1] for step, _, _ in moved)
+        is_open = all(step.state is before for step, before, *_ in moved)
         facts = {**command.facts, "rule": command.rule}
         record(db, command.seq, now, "asked" if is_open else "resolved", facts)
     if final:
         report_failure(db, command.seq, now)
     return port.Recorded(stream=stream)
-
-
-def _may_follow(before: State, after: State) -> bool:
-    return after is before or after in NEXT[before]
 
 
 def _update_doubt(db: Rows, command: port.SettleDoubt, attempt_id: str) -> None:
