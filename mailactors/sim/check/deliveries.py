@@ -51,9 +51,7 @@ class DeliveryModel:
     """The expected state of each message's delivery."""
 
     def __init__(
-        self,
-        report: Callable[[str, str, int], None],
-        read_state: Callable[[int], State | None],
+        self, report: Callable[[str, str, int], None], read_state: Callable[[int], State | None]
     ) -> None:
         """Take the callback for violations, and a reader of the spool's state by place."""
         self.risks: dict[int, int] = {}

@@ -240,10 +240,7 @@ class GatewayRun(Simulation):
     def facts(self) -> dict[str, Any]:
         """Return the fault points that the run reached, and the decision times."""
         hits = {**dict.fromkeys(POINTS, 0), **self.points.hits}
-        return {
-            "fault_points": dict(sorted(hits.items())),
-            "decision_us": self.stopwatch.times(),
-        }
+        return {"fault_points": dict(sorted(hits.items())), "decision_us": self.stopwatch.times()}
 
     def close(self) -> None:
         """Close the spool."""

@@ -16,15 +16,7 @@ from pydantic import Field
 from mailactors.runtime.ports import Entropy
 from mailactors.sim.scenario.faults import MOST, Duration, Frozen, Seconds
 
-ACTORS: Final = (
-    "spool",
-    "keeper",
-    "reporter",
-    "settler",
-    "watchdog",
-    "dispatcher",
-    "registry",
-)
+ACTORS: Final = ("spool", "keeper", "reporter", "settler", "watchdog", "dispatcher", "registry")
 """The supervisor's children that exist once."""
 LANE_ACTORS: Final = ("limiter", "breaker", "provider")
 """Those that exist once for each provider, such as `breaker:primary`."""

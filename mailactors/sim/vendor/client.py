@@ -12,15 +12,7 @@ import trio
 
 from mailactors.config import ProviderSettings, SmtpProviderSettings
 from mailactors.model.message import domain_of
-from mailactors.model.outcome import (
-    Deferred,
-    Outcome,
-    Phase,
-    Reason,
-    Refusal,
-    Scope,
-    Uncertain,
-)
+from mailactors.model.outcome import Deferred, Outcome, Phase, Reason, Refusal, Scope, Uncertain
 from mailactors.providers.port import (
     Capabilities,
     Found,

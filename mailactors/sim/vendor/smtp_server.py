@@ -56,10 +56,7 @@ class SmtpServer:
     """One connection."""
 
     def __init__(
-        self,
-        vendor: Vendor,
-        stream: trio.StapledStream[Any, Any],
-        observer: AttemptObserver | None,
+        self, vendor: Vendor, stream: trio.StapledStream[Any, Any], observer: AttemptObserver | None
     ) -> None:
         self._vendor = vendor
         self._stream = stream

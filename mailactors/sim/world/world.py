@@ -11,13 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
-from mailactors.runtime.ports import (
-    Clock,
-    NoFaults,
-    Ports,
-    format_uuid7,
-    system_ports,
-)
+from mailactors.runtime.ports import Clock, NoFaults, Ports, format_uuid7, system_ports
 from mailactors.sim.scenario import Scenario
 from mailactors.sim.scenario.incidents import ClockFault, SpoolFault, offset_s
 from mailactors.sim.world.agenda import Action, Agenda
