@@ -217,13 +217,13 @@ def test_actor_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_violation_comes_with_the_timeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    send = VendorClient.answer
+    send = VendorClient.send
 
     async def twice(self: VendorClient, mail: Mail) -> Outcome:
         await send(self, mail)
         return await send(self, mail)
 
-    monkeypatch.setattr(VendorClient, "answer", twice)
+    monkeypatch.setattr(VendorClient, "send", twice)
 
     violation = run(QUIET).violations[0]
 

@@ -279,7 +279,7 @@ def test_the_same_seed_is_the_same_story() -> None:
 
 async def converse(rig: Rig, *lines: str) -> list[str]:
     """Say lines to the server, and return what it answers to each; empty: it hung up."""
-    stream = await WireConnector(rig.vendor, None).open_tcp("primary.smtp.example", 2525)
+    stream = await WireConnector(rig.vendor, rig.observer).open_tcp("primary.smtp.example", 2525)
     said = [bytes(await stream.receive_some()).decode()]
     for line in lines:
         await stream.send_all(line.encode() + b"\r\n")

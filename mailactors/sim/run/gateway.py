@@ -9,9 +9,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from mailactors.config import Config, ProviderSettings
-from mailactors.providers.port import Provider
-from mailactors.runtime.ports import Ports
+from mailactors.config import Config
 from mailactors.runtime.supervisor import RestartsExhaustedError
 from mailactors.sim.check.invariants import Invariants
 from mailactors.sim.report.report import Report, Violation
@@ -112,18 +110,14 @@ class GatewayRun(Simulation):
     # Processes
 
     def _observer(self, process: Process) -> ProcessObserver:
-        return ProcessObserver(self.invariants, lambda: process.is_over)
+        return ProcessObserver(self.invariants, self.stopwatch.failed, lambda: process.is_over)
 
     def _open_store(self, process: Process) -> ObservedStore:
         return self.store.of_process(self.invariants, self._observer(process), self.world)
 
     def _factory(self, process: Process) -> ProviderFactory:
         observer = self._observer(process)
-
-        def make(name: str, settings: ProviderSettings, _ports: Ports) -> Provider:
-            return client_of(self.vendors[name], observer, settings)
-
-        return self.stopwatch.wrap(make)
+        return lambda name, settings, _ports: client_of(self.vendors[name], observer, settings)
 
     def _observe(self, gateway: Gateway) -> None:
         self.invariants.observe(gateway)

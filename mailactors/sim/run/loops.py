@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from mailactors.config import Config, SmtpProviderSettings
+from mailactors.config import Config
 from mailactors.intake.submission import OverloadedError, Submission
 from mailactors.model.message import Content, Envelope
 from mailactors.model.outcome import Accepted, Deferred, Outcome, Rejected
@@ -22,6 +22,7 @@ from mailactors.sim.run.simulation import Progress, Simulation, report_of
 from mailactors.sim.scenario import Scenario, horizon_s
 from mailactors.sim.scenario.incidents import Crash, Operation
 from mailactors.sim.scenario.policies import LOOPS, Loop
+from mailactors.sim.vendor.call import AttemptObserver
 from mailactors.sim.vendor.client import client_of
 from mailactors.sim.world.traffic import Clients
 from mailactors.spool.port import Receipt
@@ -129,8 +130,7 @@ class LoopRun(Simulation):
     def _start_process(self) -> None:
         for name, vendor in self.vendors.items():
             settings = self.config.providers[name]
-            is_smtp = isinstance(settings, SmtpProviderSettings)
-            self._providers[name] = client_of(vendor, None, settings if is_smtp else None)
+            self._providers[name] = client_of(vendor, AttemptObserver(), settings)
         self._is_down = False
 
     async def crash(self, crash: Crash) -> None:

@@ -1,36 +1,33 @@
-"""One message at a vendor, and the port through which a client reports its attempts."""
+"""One message at a vendor, and the observer to which a client reports its attempts."""
 
 from __future__ import annotations
 
 import math
-from typing import Protocol
 
 from mailactors.providers.port import Mail
 from mailactors.sim.vendor.answers import BAD_KEY, Answer
 
 
-class AttemptObserver(Protocol):
-    """What a vendor and its clients report to the checks."""
+class AttemptObserver:
+    """What a vendor and its clients report to the checks; this one ignores it."""
 
     def began(self, provider: str) -> None:
         """An attempt reached the provider: it is about to connect."""
-        ...
 
     def unused(self, provider: str, began_s: float) -> None:
         """The attempt that began then returned its session: nothing was sent."""
-        ...
 
     def sending(self, provider: str, number: int) -> None:
         """The first byte of a message is about to go out."""
-        ...
+
+    def failed(self, provider: str) -> None:
+        """An attempt has just ended without an acceptance."""
 
     def arrived(self, provider: str, number: int) -> None:
-        """The provider sent a message on."""
-        ...
+        """The provider sent a message on, which it may do after the process is dead."""
 
     def throttled(self, provider: str, retry_after_s: float) -> None:
         """The provider has just asked for a pause."""
-        ...
 
 
 class Call:
@@ -46,7 +43,7 @@ class Call:
         number: int,
         marker: str,
         recipients: tuple[str, ...],
-        observer: AttemptObserver | None,
+        observer: AttemptObserver,
         begun_s: float,
     ) -> None:
         self.number = number

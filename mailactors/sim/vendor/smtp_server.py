@@ -56,7 +56,7 @@ class SmtpServer:
     """One connection."""
 
     def __init__(
-        self, vendor: Vendor, stream: trio.StapledStream[Any, Any], observer: AttemptObserver | None
+        self, vendor: Vendor, stream: trio.StapledStream[Any, Any], observer: AttemptObserver
     ) -> None:
         self._vendor = vendor
         self._stream = stream
@@ -118,8 +118,7 @@ class SmtpServer:
         if refused is not None:
             wait_s = refused.retry_after_s or 0.0
             await trio.sleep(REFUSAL_S)
-            if self._observer is not None:
-                self._observer.throttled(vendor.name, wait_s)
+            self._observer.throttled(vendor.name, wait_s)
             await self._reply(b"454 4.7.0 Throttling: again in %d seconds" % math.ceil(wait_s))
             return
         self._has_sender = True

@@ -195,7 +195,7 @@ class Vendor:
         number: int,
         marker: str,
         recipients: tuple[str, ...],
-        observer: AttemptObserver | None,
+        observer: AttemptObserver,
         patience_s: float,
         mail: Mail | None = None,
     ) -> Call:
@@ -293,8 +293,7 @@ class Vendor:
         """Send a message on."""
         self.truth.arrive(self.name, call.number, at_s)
         self.world.journal.note("world.arrived", provider=self.name, number=call.number)
-        if call.observer is not None:
-            call.observer.arrived(self.name, call.number)
+        call.observer.arrived(self.name, call.number)
         events = self.plan.delivery_events
         if events is not None:
             draw = self._draws.rare(call.number, call.attempt)[RareDraw.EVENT]
