@@ -18,7 +18,12 @@ from mailactors.sim.report.report import Report, Result
 from mailactors.sim.run.resume import FinishedRuns
 from mailactors.sim.run.task import run_task
 from mailactors.sim.run.workers import run_here, run_side_by_side
-from mailactors.sim.scenario import ScenarioError, gateway_config, load_scenario, scenario_schema
+from mailactors.sim.scenario.file import (
+    ScenarioError,
+    gateway_config,
+    load_scenario,
+    scenario_schema,
+)
 from mailactors.sim.scenario.policies import DEFAULT, LOOPS, Task
 
 PASSED: Final = 0

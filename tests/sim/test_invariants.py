@@ -18,7 +18,7 @@ from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Scope, Uncertain
 from mailactors.providers.port import Mail, Session
 from mailactors.sim.run.observed import ObservedStore
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.vendor.call import Call
 from mailactors.sim.vendor.client import VendorClient
 from mailactors.sim.vendor.vendor import Vendor

@@ -15,7 +15,7 @@ from mailactors.sim.report.report import Report
 from mailactors.sim.run.gateway import run_scenario
 from mailactors.sim.run.node import Process, ProcessDiedError, ProcessExecutor
 from mailactors.sim.run.observed import ObservedStore
-from mailactors.sim.scenario import gateway_config
+from mailactors.sim.scenario.file import gateway_config
 from mailactors.sim.scenario.incidents import POINTS
 from mailactors.spool.sqlite import TEMPORARY
 from mailactors.wiring import Gateway

@@ -8,7 +8,7 @@ import pytest
 
 from mailactors.sim.run.gateway import run_scenario
 from mailactors.sim.run.stopwatch import Stopwatch
-from mailactors.sim.scenario import gateway_config
+from mailactors.sim.scenario.file import gateway_config
 from tests.sim.makers import fault, run, small
 
 FAILING = {"primary": fault("errors", rate=0.5), "secondary": fault("refuse")}

@@ -257,7 +257,7 @@ class Invariants:
                 self.report("nothing is left over", f"{box.waiting} in the mailbox {box.name}")
         for number in self._truth.accepted:
             state = self.deliveries.state(number)
-            if state is State.SENT and not self._truth.was_taken(number):
+            if state is State.SENT and number not in self._truth.taken:
                 self.report("sent means sent", "no provider ever had it", number)
             elif is_complete and state not in RESTING:
                 word = state.value if state else "nowhere"

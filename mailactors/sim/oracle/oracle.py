@@ -29,7 +29,7 @@ import msgspec
 from mailactors.config import Config
 from mailactors.sim.oracle.providers import KnownProvider, Server, odds
 from mailactors.sim.report.report import Bound, Oracle, rounded
-from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.scenario.file import Scenario, horizon_s
 from mailactors.sim.vendor.answers import ACCEPTANCE, Answer, decide_answer, decide_recipient
 from mailactors.sim.vendor.draws import RareDraw
 from mailactors.sim.vendor.timeline import ActiveFaults

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from mailactors.sim.report.series import Record
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.scenario.policies import DEFAULT, Task
 from mailactors.sim.scenario.tables import Expect, Traffic
 from mailactors.sim.world.entropy import KeyedEntropy

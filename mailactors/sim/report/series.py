@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.runtime.ports import Clock
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.scenario.incidents import GatewayFault
 from mailactors.sim.world.truth import Truth
 from mailactors.spool.port import Event

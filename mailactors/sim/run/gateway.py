@@ -19,7 +19,7 @@ from mailactors.sim.run.node import FaultPoints, Node, Process
 from mailactors.sim.run.observed import ObservedStore, ProcessObserver
 from mailactors.sim.run.simulation import Progress, Simulation, report_of
 from mailactors.sim.run.stopwatch import Stopwatch
-from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.scenario.file import Scenario, horizon_s
 from mailactors.sim.scenario.incidents import POINTS, Crash, Operation
 from mailactors.sim.scenario.policies import DEFAULT
 from mailactors.sim.vendor.client import client_of
@@ -135,7 +135,7 @@ class GatewayRun(Simulation):
         return not self.invariants.violations
 
     def _is_poison(self, seq: int) -> bool:
-        return self._clients.poison(self.invariants.deliveries.number(seq)) == "crash_actor"
+        return self.truth.poison.get(self.invariants.deliveries.number(seq)) == "crash_actor"
 
     # Incidents
 

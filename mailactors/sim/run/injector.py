@@ -6,7 +6,7 @@ from typing import Protocol
 
 import trio
 
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.scenario.incidents import Crash, Operation, crash_times
 from mailactors.sim.world.world import World
 

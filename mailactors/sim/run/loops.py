@@ -19,7 +19,7 @@ from mailactors.providers.port import Mail, Provider
 from mailactors.sim.report.report import Report
 from mailactors.sim.run.injector import FaultInjector
 from mailactors.sim.run.simulation import Progress, Simulation, report_of
-from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.scenario.file import Scenario, horizon_s
 from mailactors.sim.scenario.incidents import Crash, Operation
 from mailactors.sim.scenario.policies import LOOPS, Loop
 from mailactors.sim.vendor.call import AttemptObserver

@@ -12,7 +12,7 @@ from mailactors.config import Config
 from mailactors.runtime.ports import SystemClock
 from mailactors.sim.report.report import Report, Violation, expectations_of, figures_of
 from mailactors.sim.report.series import EventLog, record_of, worst_messages
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.vendor.vendor import Vendor
 from mailactors.sim.world.scheduling import JumpingClock, run_seeded
 from mailactors.sim.world.truth import Truth

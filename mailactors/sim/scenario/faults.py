@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import pydantic
 from pydantic import Field
@@ -26,24 +26,29 @@ class Frozen(pydantic.BaseModel):
     )
 
 
-class ProviderFault(Frozen):
-    """A fault of a provider lasts from `at_s` for `for_s`."""
+class Span(Frozen):
+    """A stretch of time."""
 
     at_s: Seconds
     """When it begins, in seconds from the start of the run."""
     for_s: Duration
     """How long it lasts, in seconds."""
-    providers: tuple[str, ...] = ()
-    """The providers that have it; only in `[[faults]]` at the top of the file."""
 
     @property
     def end_s(self) -> float:
-        """When it ends."""
+        """When it ends; this instant does not belong to it."""
         return self.at_s + self.for_s
 
     def is_on(self, now_s: float) -> bool:
-        """Whether it is active; its end does not belong to it."""
+        """Whether it is active."""
         return self.at_s <= now_s < self.end_s
+
+
+class ProviderFault(Span):
+    """A fault of a provider."""
+
+    providers: tuple[str, ...] = ()
+    """The providers that have it; only in `[[faults]]` at the top of the file."""
 
 
 class Refuse(ProviderFault):
@@ -268,20 +273,11 @@ Fault = Annotated[
     | Garbage,
     Field(discriminator="kind"),
 ]
-KINDS: Final[dict[str, type[ProviderFault]]] = {
-    "refuse": Refuse,
-    "errors": Errors,
-    "slow": Slow,
-    "stall": Stall,
-    "ambiguous": Ambiguous,
-    "throttle": Throttle,
-    "capacity": Capacity,
-    "flap": Flap,
-    "auth": Auth,
-    "dns": Dns,
-    "tls": Tls,
-    "lie": Lie,
-    "reject": Reject,
-    "defer_domain": DeferDomain,
-    "garbage": Garbage,
-}
+
+
+def kinds_of(members: tuple[Any, ...]) -> list[str]:
+    """Return the `kind` of each of these classes of faults."""
+    return [get_args(each.model_fields["kind"].annotation)[0] for each in members]
+
+
+KINDS: Final = kinds_of(get_args(get_args(Fault)[0]))

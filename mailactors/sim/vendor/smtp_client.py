@@ -56,8 +56,12 @@ class WireConnector:
         server = SmtpServer(vendor, far, self._observer)
         vendor.world.spawn(server.serve)
 
-        async def name_message() -> None:
-            server.number = SENDING.get()
+        pump = near.send_stream.send_all_hook
+        assert pump is not None, "it hands written data to the far end"
 
-        near.send_stream.send_all_hook = name_message
+        async def pump_of_message() -> None:
+            server.number = SENDING.get()
+            await pump()
+
+        near.send_stream.send_all_hook = pump_of_message
         return near

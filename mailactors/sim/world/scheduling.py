@@ -222,11 +222,8 @@ class JumpingClock(trio.abc.Clock):
 async def sleep_until(at_s: float, *, shield: bool = False) -> None:
     """Sleep by the simulation's clock, at a fifth of the cost of `trio.sleep_until`."""
     clock = trio.lowlevel.current_clock()
-    if isinstance(clock, JumpingClock):
-        await clock.sleep_until(at_s, shield=shield)
-    else:
-        with trio.CancelScope(shield=shield):
-            await trio.sleep_until(at_s)
+    assert isinstance(clock, JumpingClock)
+    await clock.sleep_until(at_s, shield=shield)
 
 
 async def sleep(for_s: float, *, shield: bool = False) -> None:

@@ -16,8 +16,8 @@ from mailactors.intake.submission import (
     SubmissionRejectedError,
 )
 from mailactors.model.message import Address
-from mailactors.sim.scenario import Scenario
-from mailactors.sim.scenario.tables import Poison, PoisonKind, Traffic
+from mailactors.sim.scenario.file import Scenario
+from mailactors.sim.scenario.tables import Poison, Traffic
 from mailactors.sim.world.entropy import KeyedEntropy, log_normal
 from mailactors.sim.world.scheduling import sleep, sleep_until
 from mailactors.sim.world.truth import Truth
@@ -47,7 +47,7 @@ def segments(traffic: Traffic, duration_s: float) -> list[tuple[float, float, fl
     found, at_s = [], 0.0
     for burst in sorted(traffic.bursts, key=lambda each: each.at_s):
         found.append((at_s, min(burst.at_s, duration_s), traffic.rate_per_s))
-        at_s = burst.at_s + burst.for_s
+        at_s = burst.end_s
         found.append((burst.at_s, min(at_s, duration_s), burst.rate_per_s))
     found.append((at_s, duration_s, traffic.rate_per_s))
     return [(start_s, end_s, rate) for start_s, end_s, rate in found if start_s < end_s]
@@ -56,7 +56,7 @@ def segments(traffic: Traffic, duration_s: float) -> list[tuple[float, float, fl
 def rate_per_s(traffic: Traffic, at_s: float) -> float:
     """Return how many messages a second are offered at a time."""
     for burst in traffic.bursts:
-        if burst.at_s <= at_s < burst.at_s + burst.for_s:
+        if burst.is_on(at_s):
             return burst.rate_per_s
     day = traffic.diurnal
     if day is None:
@@ -91,9 +91,8 @@ def arrival_times(traffic: Traffic, duration_s: float, entropy: KeyedEntropy) ->
 
 def poison_times(poison: Poison | None, duration_s: float) -> Iterator[float]:
     """Yield the times from which on the next message is poison, evenly over the traffic."""
-    for index in range(poison.count if poison is not None else 0):
-        assert poison is not None
-        yield duration_s * (index + 0.5) / poison.count
+    count = 0 if poison is None else poison.count
+    return (duration_s * (index + 0.5) / count for index in range(count))
 
 
 def pick(weights: dict[str, float], draw: float) -> str:
@@ -136,10 +135,6 @@ class Clients:
         self._world = world
         self._truth = truth
         self._on_receipt = on_receipt
-
-    def poison(self, number: int | None) -> PoisonKind | None:
-        """Return a message's kind of poison; known from its first submission on."""
-        return None if number is None else self._truth.poison.get(number)
 
     async def run(self) -> None:
         """Submit every message; return when each client has an answer or has given up."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
 from mailactors.runtime.ports import Clock, NoFaults, Ports, format_uuid7, system_ports
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.scenario.incidents import ClockFault, SpoolFault, offset_s
 from mailactors.sim.world.agenda import Action, Agenda
 from mailactors.sim.world.entropy import KeyedEntropy
@@ -154,7 +154,6 @@ def _no_nursery(*_: object) -> None:
 class World:
     """Everything around the gateway that outlives its processes."""
 
-    seed: int
     clock: Clock
     entropy: KeyedEntropy
     journal: HashingJournal
@@ -199,4 +198,4 @@ def make_world(seed: int, clock: JumpingClock, scenario: Scenario | None = None)
             SpoolExecutor(clock, disk) if name == "spool" else ChargedExecutor(clock, 0.0)
         ),
     )
-    return World(seed, virtual, entropy, journal, ports, disk, Agenda(virtual), clock.leap)
+    return World(virtual, entropy, journal, ports, disk, Agenda(virtual), clock.leap)
