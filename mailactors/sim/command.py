@@ -172,7 +172,6 @@ class _Bar:
         )
 
     def progress(self, place: int, accepted: int) -> None:
-        """Show a run's progress."""
         self._done[place] = min(float(accepted), self._expected[place])
         self._show(place)
 
@@ -184,7 +183,6 @@ class _Bar:
         self._show(place)
 
     def ended(self, place: int, result: Result) -> None:
-        """Show that a run has ended."""
         self._ended += 1
         self._done[place] = self._expected[place]
         self._show(place)

@@ -212,15 +212,12 @@ class DeliveryModel:
     def _is_at(self, seq: int, state: State) -> bool:
         return self._state_of[seq] == _CODES[state]
 
-    def _set(self, seq: int, state: State) -> None:
-        self._state_of[seq] = _CODES[state]
-
     def _move(self, seq: int, state: State) -> None:
         before = _STATES[self._state_of[seq]]
         if before in FINAL:
             number = self._number_of[seq]
             self._report("one final state", f"it was {before} and became {state}", number)
-        self._set(seq, state)
+        self._state_of[seq] = _CODES[state]
         self.final_count += (state in FINAL) - (before in FINAL)
         self.open_count -= (state in RESTING) - (before in RESTING)
         if state not in {State.READY, State.LEASED, State.SENDING}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
@@ -112,6 +113,16 @@ class Report(msgspec.Struct, frozen=True):
     messages_per_wall_s: float = 0.0
     record: Record | None = None
     """The data of the page's charts; not part of the JSON."""
+
+    @property
+    def title(self) -> str:
+        """The scenario's name."""
+        return Path(self.scenario).stem
+
+    @property
+    def run(self) -> tuple[str, int]:
+        """What the runs of several policies to compare have in common."""
+        return self.scenario, self.seed
 
     @property
     def has_passed(self) -> bool:

@@ -111,13 +111,6 @@ class EventLog:
             self.moves += [(now_s, name, CLOSED) for name, gate in last.items() if gate != CLOSED]
 
 
-def record_of(
-    scenario: Scenario, truth: Truth, events: EventLog, worst: tuple[WorstMessage, ...]
-) -> Record:
-    """Return a run's record."""
-    return Record(scenario.story.strip(), series_of(scenario, truth, events), worst)
-
-
 def worst_messages(
     truth: Truth, story_of: Callable[[int], tuple[str, ...]]
 ) -> tuple[WorstMessage, ...]:
@@ -232,20 +225,6 @@ def coarser(series: Series, points_max: int) -> Series:
         attempts={name: merged(each, sum) for name, each in series.attempts.items()},
         sent={name: merged(each, sum) for name, each in series.sent.items()},
     )
-
-
-def gate_at(moves: Iterable[BreakerMove], at_s: float) -> str:
-    """Return a breaker's state at a time; it begins closed.
-
-    >>> gate_at([Move(5.0, "open"), Move(9.0, "half_open")], 8.0)
-    'open'
-    """
-    found = CLOSED
-    for move in moves:
-        if move.at_s > at_s:
-            break
-        found = move.gate
-    return found
 
 
 def fault_spans(scenario: Scenario) -> tuple[FaultSpan, ...]:

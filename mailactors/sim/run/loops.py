@@ -17,7 +17,6 @@ from mailactors.model.message import Content, Envelope
 from mailactors.model.outcome import Accepted, Deferred, Outcome, Rejected
 from mailactors.providers.port import Mail, Provider
 from mailactors.sim.report.report import Report
-from mailactors.sim.run.injector import FaultInjector
 from mailactors.sim.run.simulation import Progress, Simulation, report_of
 from mailactors.sim.scenario.file import Scenario, horizon_s
 from mailactors.sim.scenario.incidents import Crash, Operation
@@ -56,7 +55,7 @@ class LoopRun(Simulation):
         async with trio.open_nursery() as nursery:
             self.world.spawn = nursery.start_soon
             self._start_process()
-            FaultInjector(self.scenario, self.world, self).start(nursery)
+            self.inject_faults(nursery)
             with trio.move_on_at(horizon_s(self.scenario, self.config)):
                 async with trio.open_nursery() as ticking:
                     ticking.start_soon(self._report_progress, progress)

@@ -98,7 +98,6 @@ class ProcessJournal:
         self._process = process
 
     def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
-        """Note an event, unless the process is dead."""
         if not self._process.is_over:
             self._inner.note(event, level=level, **facts)
 
@@ -115,12 +114,6 @@ class FaultPoints:
         self.kill_at = ""
         self.is_poison = is_poison
         """Takes a message's place in the spool; None if the scenario has no poison."""
-
-    def kill(self, name: str, process: Process) -> None:
-        """End the process at this point. Raises: ProcessDiedError."""
-        self.kill_at = ""
-        process.end(f"killed at {name}")
-        process.check()
 
     def poison(self, name: str, gateway: Gateway | None) -> None:
         """Crash the actor at this point if it handles poison. Raises: InjectedCrashError."""
@@ -142,11 +135,12 @@ class NodeFaults:
     def point(self, name: str) -> None:
         """Pass a fault point. Raises: ProcessDiedError, InjectedCrashError."""
         process, points = self._process, self._points
-        if process.is_over:
-            process.check()
+        process.check()
         points.hits[name] += 1
         if name == points.kill_at:
-            points.kill(name, process)
+            points.kill_at = ""
+            process.end(f"killed at {name}")
+            process.check()
         if points.is_poison is not None:
             points.poison(name, self.gateway)
 
@@ -179,16 +173,14 @@ class Node:
         config: Config,
         ports: Ports,
         points: FaultPoints,
-        open_store: Callable[[Process], Store],
-        factory: Callable[[Process], ProviderFactory],
+        parts: Callable[[Process], tuple[Store, ProviderFactory]],
         observe: Callable[[Gateway], None],
         on_death: Callable[[str, bool], bool],
     ) -> None:
         """Take the parts of a process.
 
         Args:
-            open_store: returns the spool as this process sees it.
-            factory: returns how this process makes its clients of the vendors.
+            parts: returns the spool as this process sees it, and what makes its clients.
             observe: called with each gateway before it runs.
             on_death: called with why a process died and whether that was planned; returns whether
                 to start another.
@@ -202,8 +194,7 @@ class Node:
         self._is_serving = trio.Event()
         self._config = config
         self._ports = ports
-        self._open_store = open_store
-        self._factory = factory
+        self._parts = parts
         self._observe = observe
         self._on_death = on_death
 
@@ -213,8 +204,7 @@ class Node:
             process = Process()
             faults = NodeFaults(self.points, process)
             ports = process_ports(self._ports, process, faults)
-            store, factory = self._open_store(process), self._factory(process)
-            gateway = faults.gateway = build(self._config, ports, store, factory)
+            gateway = faults.gateway = build(self._config, ports, *self._parts(process))
             self._observe(gateway)
             self.process, self.starts = process, self.starts + 1
             is_planned = await self._run_process(gateway, process, task_status)

@@ -122,19 +122,19 @@ class Scenario(Frozen):
         yield from self._unknown("expect.peak_attempts_per_s", self.expect.peak_attempts_per_s)
         yield from self._no_mail("expect.p99_s_by_domain", self.expect.p99_s_by_domain)
         for key, fault in _timed(self):
-            yield from self._no_mail(
-                f"{key}.domain", filter(None, [getattr(fault, "domain", None)])
-            )
+            if domain := getattr(fault, "domain", None):
+                yield from self._no_mail(f"{key}.domain", [domain])
         for name, plan in self.providers.items():
             for index, own in enumerate(plan.faults):
                 if own.providers:
                     key = f"providers.{name}.faults.{index}.providers"
                     yield f"{key}: belongs to [[faults]] only"
         for index, crash in enumerate(self.crashes):
-            yield from self._unknown(f"crashes.{index}.what", filter(None, [crash.lane]))
+            if crash.lane:
+                yield from self._unknown(f"crashes.{index}.what", [crash.lane])
         for index, operation in enumerate(self.operations):
-            named = filter(None, [operation.provider])
-            yield from self._unknown(f"operations.{index}.what", named)
+            if operation.provider:
+                yield from self._unknown(f"operations.{index}.what", [operation.provider])
 
     def _unknown(self, key: str, names: Iterable[str]) -> Iterator[str]:
         for name, hint in _strange(names, self.providers):

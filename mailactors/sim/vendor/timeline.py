@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Final, TypeVar
 
 from mailactors.sim.scenario.faults import (
@@ -56,9 +57,11 @@ class FaultTimeline:
     """The whole timeline of one provider."""
 
     def __init__(
-        self, faults: Sequence[ProviderFault], end_of: Callable[[ProviderFault], float]
+        self,
+        faults: Sequence[ProviderFault],
+        end_of: Callable[[ProviderFault], float] = attrgetter("end_s"),
     ) -> None:
-        """Cut the timeline. `end_of` returns when a fault ends, in seconds."""
+        """Cut the timeline. `end_of` returns when a fault ends; by default, as it is planned."""
         spans = [(fault.at_s, end_of(fault), fault) for fault in faults]
         cuts = sorted({-math.inf, *(at_s for begin, end, _ in spans for at_s in (begin, end))})
         self.stretches = [
@@ -76,11 +79,6 @@ class FaultTimeline:
         return last
 
 
-def planned_end(fault: ProviderFault) -> float:
-    """Return when a fault ends if everything goes as planned."""
-    return fault.end_s
-
-
-def actual_end(fault: ProviderFault) -> float:
+def end_by_time(fault: ProviderFault) -> float:
     """Return when time alone ends a fault: never, where only a reload does."""
     return math.inf if isinstance(fault, Auth) and fault.until == "reload" else fault.end_s

@@ -36,7 +36,7 @@ from mailactors.sim.vendor.call import AttemptObserver, Call
 from mailactors.sim.vendor.draws import Draw, ProviderDraws, RareDraw, latency_of
 from mailactors.sim.vendor.limits import ServiceQueue, SlidingQuota, windows_of
 from mailactors.sim.vendor.memory import Entry, VendorMemory, digest_of
-from mailactors.sim.vendor.timeline import ActiveFaults, FaultTimeline, actual_end
+from mailactors.sim.vendor.timeline import ActiveFaults, FaultTimeline, end_by_time
 from mailactors.sim.world.entropy import log_normal
 from mailactors.sim.world.truth import Truth
 from mailactors.sim.world.world import EPOCH_S, World
@@ -63,7 +63,7 @@ class Vendor:
         self.truth = truth
         self.testify: Callable[[RecordDeliveryEvent], Awaitable[None]] | None = None
         """Receives the vendor's delivery events; None: it sends none."""
-        self._timeline = FaultTimeline(faults, actual_end)
+        self._timeline = FaultTimeline(faults, end_by_time)
         self._draws = ProviderDraws(world.entropy, name)
         self._quotas = [SlidingQuota(*window) for window in windows_of(plan.quota)]
         self._throttles = {
@@ -207,7 +207,7 @@ class Vendor:
             mail: the whole request, to which a key belongs; None: there is no key.
         """
         active, now_s = self.active(), self.world.clock.now_s()
-        call = Call(number, marker, recipients, observer, now_s)
+        call = Call(number, marker, recipients, observer, now_s, turn_s=now_s)
         call.attempt = self._attempts[number] = self._seen(number) + 1
         call.id = self.id_of(number, call.attempt)
         drawn = self._draws.attempt(number, call.attempt)
