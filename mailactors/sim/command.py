@@ -54,10 +54,7 @@ class OptionError(ConfigError):
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
-    """Return the files, and for each folder the `.toml` files in it, sorted by name.
-
-    Raises: ScenarioError for a folder without any.
-    """
+    """Return the files, and for a folder those in it. Raises: ScenarioError where it has none."""
     found: list[str] = []
     for path in paths:
         if not Path(path).is_dir():
@@ -104,10 +101,7 @@ def simulate(options: Options) -> int:
 
 
 def plan(options: Options) -> Iterator[Task]:
-    """Yield each run: by scenario, then by seed, then by policy.
-
-    Raises: ConfigError.
-    """
+    """Yield each run: by scenario, then by seed, then by policy. Raises: ConfigError."""
     policies = options.policies or [options.config or DEFAULT]
     _check_policies(options)
     for path in find_files(options.paths):

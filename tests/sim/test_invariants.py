@@ -335,7 +335,7 @@ def test_uncertain_one_that_is_ready_again_after_a_crash(monkeypatch: pytest.Mon
     recover = upkeep.recover
 
     def careless(db: Any, command: Recover, now: float) -> Result:
-        db.execute("UPDATE deliveries SET state = 'leased' WHERE state = 'sending'")
+        db.run("UPDATE deliveries SET state = 'leased' WHERE state = 'sending'")
         return recover(db, command, now)
 
     monkeypatch.setattr(commands, "RULES", with_recover(careless))
@@ -358,7 +358,7 @@ def test_message_that_a_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None
     recover = upkeep.recover
 
     def forgetful(db: Any, command: Recover, now: float) -> Result:
-        db.execute("DELETE FROM deliveries WHERE state = 'leased'")
+        db.run("DELETE FROM deliveries WHERE state = 'leased'")
         return recover(db, command, now)
 
     monkeypatch.setattr(commands, "RULES", with_recover(forgetful))

@@ -122,7 +122,7 @@ async def test_dead_process_writes_nothing() -> None:
 def test_write_after_death_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     async def immortal(self: ProcessExecutor, work: Any) -> Any:
         with trio.CancelScope(shield=True):
-            return await self._inner.run(work)
+            return await self.inner.run(work)
 
     monkeypatch.setattr(ProcessExecutor, "run", immortal)
 

@@ -1,20 +1,15 @@
 """The oracle: the figures of an all-knowing scheduler, a bound that no policy can beat.
 
-It knows each fault's beginning and end, the vendors' quotas, and the draws of every attempt in
-advance. Two bounds on times hold at once, and the larger one counts:
+It knows all faults, quotas and draws in advance. Two bounds on times hold; the larger one counts:
 
-- each message alone: the earliest time at which any provider would accept it, if the scheduler
-  waits for a fault to end or makes failed attempts meanwhile, as if quotas did not exist;
+- each message alone: the earliest time at which any provider would accept it, without quotas;
 - all messages together: how many of them quotas, capacities and outages admit within a time, as
   if every attempt succeeded in the shortest time that a vendor ever takes.
 
-It needs one attempt for each message that it delivers, since it may always wait.
-
-It ignores what would only worsen its figures: the time of commits and decisions, faults of the
-gateway, the quota that failed attempts use, and that both bounds hold together. It makes one
-attempt of a message at a time and never hangs up. It sends no poison, and nothing that a vendor
-rightly refuses permanently. A policy that delivers less than the oracle may be faster: compare
-times only where the deliveries are the same.
+It needs one attempt a message, since it may always wait. It ignores what would only worsen its
+figures (commits and decisions, faults of the gateway, quota that failed attempts use), makes one
+attempt of a message at a time, and sends neither poison nor what a vendor rightly refuses. A
+policy that delivers less may be faster: compare times only where the deliveries are the same.
 """
 
 from __future__ import annotations

@@ -51,7 +51,8 @@ class LoopRun(Simulation):
 
     async def main(self, progress: Progress) -> None:
         """Serve until every task has ended, or the horizon is reached."""
-        clients = Clients(self.scenario, self, self.world, self.truth, self._on_receipt)
+        on_receipt = self.truth.accepted.setdefault
+        clients = Clients(self.scenario, self, self.world, self.truth, on_receipt)
         async with trio.open_nursery() as nursery:
             self.world.spawn = nursery.start_soon
             self._start_process()
@@ -67,10 +68,7 @@ class LoopRun(Simulation):
             nursery.cancel_scope.cancel()
 
     async def submit(self, submission: Submission) -> Receipt:
-        """Accept a message into memory.
-
-        Raises: OverloadedError while no process runs.
-        """
+        """Accept a message into memory. Raises: OverloadedError while no process runs."""
         if self._is_down:
             raise OverloadedError("no process serves", RESTART_S)
         await trio.lowlevel.checkpoint()
@@ -151,9 +149,6 @@ class LoopRun(Simulation):
         while True:
             progress(len(self.truth.accepted))
             await trio.sleep(TICK_S)
-
-    def _on_receipt(self, number: int, id_: str) -> None:
-        self.truth.accepted.setdefault(number, id_)
 
 
 def mail_of(submission: Submission, marker: str, now: float) -> Mail:

@@ -70,36 +70,36 @@ class Process:
         raise OverloadedError("the connection was lost", CONNECT_AGAIN_S)
 
 
+@dataclasses.dataclass(frozen=True)
 class ProcessExecutor:
     """Runs work for as long as the process lives: a dead process writes nothing."""
 
-    def __init__(self, inner: Executor, process: Process) -> None:
-        self._inner = inner
-        self._process = process
+    inner: Executor
+    process: Process
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run `work`, unless the process is dead by then. Raises: ProcessDiedError."""
 
         def alive() -> T:
-            self._process.check()
+            self.process.check()
             return work()
 
-        return await self._inner.run(alive)
+        return await self.inner.run(alive)
 
     def close(self) -> None:
         """Do nothing: there are no threads."""
 
 
+@dataclasses.dataclass(frozen=True)
 class ProcessJournal:
     """Logs for as long as the process lives."""
 
-    def __init__(self, inner: Journal, process: Process) -> None:
-        self._inner = inner
-        self._process = process
+    inner: Journal
+    process: Process
 
     def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
-        if not self._process.is_over:
-            self._inner.note(event, level=level, **facts)
+        if not self.process.is_over:
+            self.inner.note(event, level=level, **facts)
 
 
 class FaultPoints:
@@ -244,11 +244,7 @@ class Node:
         return self.gateway
 
     async def submit(self, submission: Submission) -> Receipt:
-        """Submit to the process that serves now.
-
-        Raises: what the door raises; OverloadedError when no process serves or the connection is
-            lost.
-        """
+        """Submit to the process that serves. Raises: OverloadedError; what the door raises."""
         if self.gateway is None:
             raise OverloadedError("no process serves", CONNECT_AGAIN_S)
         return await self.process.call(self.gateway, submission)

@@ -244,10 +244,7 @@ def scenario_schema() -> dict[str, Any]:
 
 
 def load_scenario(path: str) -> Scenario:
-    """Read a scenario.
-
-    Raises: ScenarioError, with every error and its key.
-    """
+    """Read a scenario. Raises: ScenarioError, with every error and its key."""
     try:
         if Path(path).stat().st_size > FILE_BYTES_MAX:
             raise ScenarioError(path, [f"is larger than {FILE_BYTES_MAX:,} bytes: is it the file?"])

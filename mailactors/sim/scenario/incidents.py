@@ -1,7 +1,4 @@
-"""Incidents of the gateway: faults of disk and clock, pauses, crashes and operations.
-
-Data only; `sim/run/injector.py` carries them out.
-"""
+"""Incidents of the gateway: faults of disk and clock, pauses, crashes and operations."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ vendor's HTTP API would return.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Self
 
 import trio
@@ -37,11 +38,9 @@ from mailactors.providers.smtp import SmtpProvider
 from mailactors.sim.vendor.answers import BAD_KEY, outcome_of
 from mailactors.sim.vendor.call import AttemptObserver, Call, number_of
 from mailactors.sim.vendor.smtp_client import SENDING, WireConnector
-from mailactors.sim.vendor.vendor import REFUSAL_S, Vendor
+from mailactors.sim.vendor.vendor import CONNECT_S, REFUSAL_S, Vendor
 from mailactors.sim.world.scheduling import sleep, sleep_until
 
-CONNECT_S: Final = 0.001
-"""How long a refused connection takes."""
 CONNECT_WITHIN_S: Final = 30.0
 """How long the adapter waits for a connection."""
 ANSWER_WITHIN_S: Final = 60.0
@@ -76,7 +75,6 @@ class ObservedClient:
         self._connect = inner.connect
 
     async def connect(self) -> ObservedSession | Refusal:
-        """Return a session, or why the vendor cannot be reached."""
         name, began_s = self.vendor.name, self.vendor.now_s()
         self.vendor.truth.attempt(name, began_s)
         self.observer.began(name)
@@ -87,23 +85,20 @@ class ObservedClient:
         return ObservedSession(self, session, began_s)
 
 
+@dataclass(slots=True, eq=False)
 class ObservedSession:
     """A session of an observed client."""
 
-    __slots__ = ("_began_s", "_client", "_inner")
-
-    def __init__(self, client: ObservedClient, inner: Session, began_s: float) -> None:
-        self._client = client
-        self._inner = inner
-        self._began_s = began_s
+    client: ObservedClient
+    inner: Session
+    began_s: float
 
     async def send(self, mail: Mail) -> Outcome:
-        """Send a message and return the outcome."""
-        name, observer, number = self._client.vendor.name, self._client.observer, number_of(mail)
+        name, observer, number = self.client.vendor.name, self.client.observer, number_of(mail)
         observer.sending(name, number)
         token = SENDING.set(number)
         try:
-            outcome = await self._inner.send(mail)
+            outcome = await self.inner.send(mail)
         finally:
             SENDING.reset(token)
         if not isinstance(outcome, Accepted):
@@ -112,10 +107,10 @@ class ObservedSession:
 
     async def aclose(self) -> None:
         """Return the session unused: it was no attempt."""
-        vendor = self._client.vendor
-        vendor.truth.give_back(vendor.name, self._began_s)
-        self._client.observer.unused(vendor.name, self._began_s)
-        await self._inner.aclose()
+        vendor = self.client.vendor
+        vendor.truth.give_back(vendor.name, self.began_s)
+        self.client.observer.unused(vendor.name, self.began_s)
+        await self.inner.aclose()
 
 
 class VendorClient:
@@ -131,7 +126,6 @@ class VendorClient:
         )
 
     async def connect(self) -> Self | Refusal:
-        """Return a session, or why the vendor cannot be reached."""
         reason = await self._connect_failure()
         return self if reason is None else Deferred(Scope.PROVIDER, reason)
 
@@ -160,7 +154,6 @@ class VendorClient:
         await trio.lowlevel.checkpoint()
 
     async def send(self, mail: Mail) -> Outcome:
-        """Send a message and return the outcome."""
         vendor, number, recipients = self.vendor, number_of(mail), mail.envelope.recipients
         active = vendor.active()
         if not vendor.accepts_credentials(active):

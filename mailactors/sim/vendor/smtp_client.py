@@ -18,10 +18,8 @@ import trio.testing
 
 from mailactors.sim.vendor.call import AttemptObserver
 from mailactors.sim.vendor.smtp_server import SmtpServer
-from mailactors.sim.vendor.vendor import Vendor
+from mailactors.sim.vendor.vendor import CONNECT_S, Vendor
 
-CONNECT_S: Final = 0.001
-"""How long a refused connection takes."""
 SENDING: Final[contextvars.ContextVar[int | None]] = contextvars.ContextVar("sending", default=None)
 """The message that a task of the client is sending; each write passes it to the server."""
 _RESOLVER: Final = {"nxdomain": socket.EAI_NONAME, "servfail": socket.EAI_AGAIN}
@@ -35,10 +33,7 @@ class WireConnector:
         self._observer = observer
 
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
-        """Return the client's end of a new connection.
-
-        Raises: OSError, as the resolver, the network or TLS would.
-        """
+        """Return the client's end. Raises: OSError, as the resolver, the network or TLS would."""
         vendor = self._vendor
         failure = vendor.unreachable(vendor.active())
         if failure is not None:

@@ -85,7 +85,7 @@ class SmtpServer:
             case b"EHLO":
                 lines = [self._vendor.name.encode(), *_EXTENSIONS]
                 last = lines.pop()
-                await self._write(b"".join(b"250-%s\r\n" % each for each in lines))
+                await self._stream.send_all(b"".join(b"250-%s\r\n" % each for each in lines))
                 await self._reply(b"250 " + last)
             case b"HELO" | b"NOOP":
                 await self._reply(b"250 2.0.0 Ok")
@@ -173,7 +173,7 @@ class SmtpServer:
             case AnswerKind.REFUSES:
                 await self._refuse(answer)
             case AnswerKind.GARBAGE:
-                await self._write(_TLS_ALERT if shape < HALF else _ENDLESS)
+                await self._stream.send_all(_TLS_ALERT if shape < HALF else _ENDLESS)
                 raise HangUpError
             case AnswerKind.LOST:
                 if shape < HALF:
@@ -214,7 +214,4 @@ class SmtpServer:
         return found
 
     async def _reply(self, line: bytes) -> None:
-        await self._write(line + b"\r\n")
-
-    async def _write(self, data: bytes) -> None:
-        await self._stream.send_all(data)
+        await self._stream.send_all(line + b"\r\n")

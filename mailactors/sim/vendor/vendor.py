@@ -42,6 +42,8 @@ from mailactors.sim.world.truth import Truth
 from mailactors.sim.world.world import EPOCH_S, World
 from mailactors.spool.port import RecordDeliveryEvent
 
+CONNECT_S: Final = 0.001
+"""How long a refused connection takes."""
 REFUSAL_S: Final = 0.02
 """How long a vendor takes to refuse over a quota or over credentials."""
 

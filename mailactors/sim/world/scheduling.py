@@ -73,7 +73,6 @@ class _Shuffler(random.Random):
     """Trio's random generator, which draws nothing for a batch of one task."""
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
-        """Shuffle in place; a batch of several tasks as Trio does."""
         if len(x) > 1:
             super().shuffle(x)
 
@@ -171,7 +170,6 @@ class JumpingClock(trio.abc.Clock):
         """Do nothing: virtual time starts at 0."""
 
     def current_time(self) -> float:
-        """Return virtual seconds since the start."""
         return self._now_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import trio
@@ -119,36 +120,29 @@ def recipient_domain(traffic: Traffic, entropy: KeyedEntropy, number: int) -> st
     return pick(domains, entropy.draw("domain", number))
 
 
+@dataclass(frozen=True)
 class Clients:
     """All clients of a run."""
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        port: SubmissionPort,
-        world: World,
-        truth: Truth,
-        on_receipt: Callable[[int, str], object],
-    ) -> None:
-        self._scenario = scenario
-        self._port = port
-        self._world = world
-        self._truth = truth
-        self._on_receipt = on_receipt
+    scenario: Scenario
+    port: SubmissionPort
+    world: World
+    truth: Truth
+    on_receipt: Callable[[int, str], object]
 
     async def run(self) -> None:
         """Submit every message; return when each client has an answer or has given up."""
-        traffic, draw = self._scenario.traffic, self._world.entropy.draw
-        duration_s = self._scenario.duration_s
+        traffic, draw = self.scenario.traffic, self.world.entropy.draw
+        duration_s = self.scenario.duration_s
         poison_at = poison_times(traffic.poison, duration_s)
         poison_s = next(poison_at, math.inf)
         async with trio.open_nursery() as nursery:
-            for number, at_s in enumerate(arrival_times(traffic, duration_s, self._world.entropy)):
+            for number, at_s in enumerate(arrival_times(traffic, duration_s, self.world.entropy)):
                 await sleep_until(at_s)
                 if at_s >= poison_s and traffic.poison is not None:
-                    self._truth.poison[number] = traffic.poison.kind
+                    self.truth.poison[number] = traffic.poison.kind
                     poison_s = next(poison_at, math.inf)
-                self._truth.submit(self._world.clock.now_s(), self._size_bytes(number))
+                self.truth.submit(self.world.clock.now_s(), self._size_bytes(number))
                 nursery.start_soon(self._client, number)
                 if traffic.duplicate_submissions and (
                     draw("repeat", number) < traffic.duplicate_submissions
@@ -162,30 +156,30 @@ class Clients:
         submission = self._submission(number)
         for _ in range(TRIES_MAX):
             try:
-                receipt = await self._port.submit(submission)
+                receipt = await self.port.submit(submission)
             except OverloadedError as error:
-                self._truth.refused += 1
+                self.truth.refused += 1
                 await sleep(error.retry_after_s)
             except (SubmissionRejectedError, KeyConflictError):
                 raise  # a defect: every submission here is valid
             except MailactorsError:  # the API would answer 500: it may have been accepted
-                self._truth.refused += 1
+                self.truth.refused += 1
                 await sleep(LOST_AGAIN_S)
             else:
-                self._on_receipt(number, receipt.id)
+                self.on_receipt(number, receipt.id)
                 return
         if not delay_s:
-            self._truth.given_up += 1
+            self.truth.given_up += 1
 
     def _size_bytes(self, number: int) -> int:
-        size = self._scenario.traffic.size_bytes
+        size = self.scenario.traffic.size_bytes
         if size is None:
             return 0
-        return round(log_normal(size.median, size.sigma, self._world.entropy.draw("size", number)))
+        return round(log_normal(size.median, size.sigma, self.world.entropy.draw("size", number)))
 
     def _submission(self, number: int) -> Submission:
-        traffic, draw = self._scenario.traffic, self._world.entropy.draw
-        domain = recipient_domain(traffic, self._world.entropy, number)
+        traffic, draw = self.scenario.traffic, self.world.entropy.draw
+        domain = recipient_domain(traffic, self.world.entropy, number)
         mailbox = int(MAILBOXES * draw("mailbox", number))
         return Submission(
             sender=SENDER,

@@ -38,7 +38,6 @@ class SeededIds:
         self._count = 0
 
     def new_id(self) -> str:
-        """Return 32 hexadecimal digits; the same in every run of the seed."""
         self._count += 1
         millis = int(self._clock.wall_time() * 1000)
         low = self._entropy.bits(f"id{self._count}")
@@ -56,7 +55,6 @@ class VirtualClock:
         """Returns virtual seconds since the start; called thirty times a message."""
 
     def wall_time(self) -> float:
-        """Return the epoch plus virtual seconds, plus this clock's error."""
         now_s = self.now_s()
         if self._faults:
             return EPOCH_S + now_s + offset_s(self._faults, now_s)
@@ -89,7 +87,6 @@ class ChargedExecutor:
         self._cost_s = cost_s
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Let the work's virtual time pass, then do it; not cancellable."""
         await self._clock.sleep_until(self._clock.current_time() + self._cost_s, shield=True)
         return work()
 
