@@ -250,5 +250,4 @@ class Invariants:
 
 
 def _lacks_probes(health: BreakerStatus) -> bool:
-    """Whether a half-open breaker has lost its probes."""
     return health.state is BreakerState.HALF_OPEN and health.probes_free <= 0

@@ -29,7 +29,7 @@ from mailactors.sim.vendor.answers import ACCEPTANCE, Answer, decide_answer, dec
 from mailactors.sim.vendor.draws import RareDraw
 from mailactors.sim.vendor.timeline import ActiveFaults
 from mailactors.sim.world.entropy import KeyedEntropy
-from mailactors.sim.world.traffic import arrival_times, pick, poison_times, recipient_domain
+from mailactors.sim.world.traffic import pick, planned_arrivals, recipient_domain
 from mailactors.sim.world.truth import quantile
 
 ATTEMPTS_MAX: Final = 20
@@ -59,15 +59,12 @@ def planned_messages(
     traffic, draw = scenario.traffic, entropy.draw
     end_s, found = horizon_s(scenario, config), []
     default = next(iter(config.streams))
-    poison_at = poison_times(traffic.poison, scenario.duration_s)
-    poison_s = next(poison_at, math.inf)
-    for number, at_s in enumerate(arrival_times(traffic, scenario.duration_s, entropy)):
+    planned = planned_arrivals(traffic, scenario.duration_s, entropy)
+    for number, at_s, is_poison in planned:
         stream = pick(traffic.streams, draw("stream", number)) if traffic.streams else default
         domain = recipient_domain(traffic, entropy, number)
         until_s = min(end_s, at_s + config.streams[stream].expires_after_s)
-        found.append(PlannedMessage(number, at_s, until_s, domain, at_s >= poison_s))
-        if at_s >= poison_s:
-            poison_s = next(poison_at, math.inf)
+        found.append(PlannedMessage(number, at_s, until_s, domain, is_poison))
     return found
 
 

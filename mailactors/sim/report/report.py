@@ -302,17 +302,10 @@ def failure_rate_max(failed: int, count: int, confidence: float = CONFIDENCE) ->
 
 def _at_most(failed: int, count: int, rate: float) -> float:
     """Return the probability of at most `failed` failures, at a rate above failed / count."""
-    highest = (
-        (
-            math.lgamma(count + 1)
-            - math.lgamma(failed + 1)
-            - math.lgamma(count - failed + 1)
-            + failed * math.log(rate)
-            + (count - failed) * math.log1p(-rate)
-        )
-        if rate < 1
-        else -math.inf
-    )
+    if rate >= 1:
+        return 0.0
+    highest = math.lgamma(count + 1) - math.lgamma(failed + 1) - math.lgamma(count - failed + 1)
+    highest += failed * math.log(rate) + (count - failed) * math.log1p(-rate)
     total, term, number = 0.0, 0.0, failed
     while number >= 0 and term > -_FAR:
         total += math.exp(term)

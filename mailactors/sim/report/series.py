@@ -100,7 +100,6 @@ class EventLog:
         self._clock = clock
 
     def on_event(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Record an event."""
         if event == "breaker.moved":
             self.moves.append((self._clock.now_s(), facts["provider"], facts["after"]))
         elif event == "world.process_died":

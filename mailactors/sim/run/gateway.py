@@ -228,7 +228,6 @@ class GatewayRun(Simulation):
         return {"fault_points": dict(sorted(hits.items())), "decision_us": self.stopwatch.times()}
 
     def close(self) -> None:
-        """Close the spool."""
         self.store.close()
 
 

@@ -11,7 +11,7 @@ import pydantic
 from pydantic import Field
 
 from mailactors.runtime.ports import Entropy
-from mailactors.sim.scenario.faults import MOST, Duration, Frozen, Seconds, Span, kinds_of
+from mailactors.sim.scenario.faults import KIND, MOST, Duration, Frozen, Seconds, Span, kinds_of
 
 ACTORS: Final = ("spool", "keeper", "reporter", "settler", "watchdog", "dispatcher", "registry")
 """The supervisor's children that exist once."""
@@ -32,8 +32,7 @@ JITTER: Final = (1 / 30.5, 60 / 30.5)
 class SpoolFault(Span):
     """A fault of the disk under the spool."""
 
-    kind: Literal["spool"]
-    """The kind of fault."""
+    kind: Annotated[Literal["spool"], KIND]
     what: Literal["enospc", "eio", "busy", "slow"]
     """The disk is full; it fails; another process holds the file's lock; it is slow."""
     commit_s: Duration = 1.0
@@ -43,8 +42,7 @@ class SpoolFault(Span):
 class ClockFault(Frozen):
     """A fault of the wall clock: it steps or drifts; the monotonic clock does not."""
 
-    kind: Literal["clock"]
-    """The kind of fault."""
+    kind: Annotated[Literal["clock"], KIND]
     at_s: Seconds
     """When it happens or begins, in seconds from the start of the run."""
     for_s: Duration | None = None
@@ -71,8 +69,7 @@ class ClockFault(Frozen):
 class ProcessPause(Span):
     """The process is suspended, as with its machine, and resumes."""
 
-    kind: Literal["pause"]
-    """The kind of fault."""
+    kind: Annotated[Literal["pause"], KIND]
     node: Literal["single"] = "single"
     """Which node: there is one."""
 

@@ -18,7 +18,7 @@ from mailactors.intake.submission import (
 )
 from mailactors.model.message import Address
 from mailactors.sim.scenario.file import Scenario
-from mailactors.sim.scenario.tables import Poison, Traffic
+from mailactors.sim.scenario.tables import Traffic
 from mailactors.sim.world.entropy import KeyedEntropy, log_normal
 from mailactors.sim.world.scheduling import sleep, sleep_until
 from mailactors.sim.world.truth import Truth
@@ -90,10 +90,18 @@ def arrival_times(traffic: Traffic, duration_s: float, entropy: KeyedEntropy) ->
         left -= (end_s - at_s) * highest
 
 
-def poison_times(poison: Poison | None, duration_s: float) -> Iterator[float]:
-    """Yield the times from which on the next message is poison, evenly over the traffic."""
-    count = 0 if poison is None else poison.count
-    return (duration_s * (index + 0.5) / count for index in range(count))
+def planned_arrivals(
+    traffic: Traffic, duration_s: float, entropy: KeyedEntropy
+) -> Iterator[tuple[int, float, bool]]:
+    """Yield each message's number and time, and whether it is poison: evenly over the traffic."""
+    count = 0 if traffic.poison is None else traffic.poison.count
+    times_s = (duration_s * (index + 0.5) / count for index in range(count))
+    poison_s = next(times_s, math.inf)
+    for number, at_s in enumerate(arrival_times(traffic, duration_s, entropy)):
+        is_poison = at_s >= poison_s
+        if is_poison:
+            poison_s = next(times_s, math.inf)
+        yield number, at_s, is_poison
 
 
 def pick(weights: dict[str, float], draw: float) -> str:
@@ -133,15 +141,12 @@ class Clients:
     async def run(self) -> None:
         """Submit every message; return when each client has an answer or has given up."""
         traffic, draw = self.scenario.traffic, self.world.entropy.draw
-        duration_s = self.scenario.duration_s
-        poison_at = poison_times(traffic.poison, duration_s)
-        poison_s = next(poison_at, math.inf)
+        planned = planned_arrivals(traffic, self.scenario.duration_s, self.world.entropy)
         async with trio.open_nursery() as nursery:
-            for number, at_s in enumerate(arrival_times(traffic, duration_s, self.world.entropy)):
+            for number, at_s, is_poison in planned:
                 await sleep_until(at_s)
-                if at_s >= poison_s and traffic.poison is not None:
+                if is_poison and traffic.poison is not None:
                     self.truth.poison[number] = traffic.poison.kind
-                    poison_s = next(poison_at, math.inf)
                 self.truth.submit(self.world.clock.now_s(), self._size_bytes(number))
                 nursery.start_soon(self._client, number)
                 if traffic.duplicate_submissions and (

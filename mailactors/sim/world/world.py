@@ -65,18 +65,15 @@ class Disk:
     """The disk under the spool, and its faults."""
 
     def __init__(self, faults: tuple[SpoolFault, ...], clock: Clock) -> None:
-        self._left = sorted(faults, key=lambda fault: -fault.at_s)
-        """Faults that are not over, the next one last."""
+        self._faults = faults
         self._clock = clock
 
     def fault(self) -> SpoolFault | None:
         """Return the fault that is active now; there is at most one."""
-        if not self._left:
+        if not self._faults:
             return None
         now_s = self._clock.now_s()
-        while self._left and self._left[-1].end_s <= now_s:
-            self._left.pop()
-        return self._left[-1] if self._left and self._left[-1].at_s <= now_s else None
+        return next((fault for fault in self._faults if fault.is_on(now_s)), None)
 
 
 class ChargedExecutor:
