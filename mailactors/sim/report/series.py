@@ -113,33 +113,17 @@ class EventLog:
 def worst_messages(
     truth: Truth, story_of: Callable[[int], tuple[str, ...]]
 ) -> tuple[WorstMessage, ...]:
-    """Return the worst messages. `story_of` gives the timeline of a message by its number."""
-    return tuple(
-        WorstMessage(
-            number,
-            round(truth.submitted_s[number], 3),
-            None if latency_s is None else round(latency_s, 4),
-            story_of(number)[:STORY_LINES_MAX],
-        )
-        for number, latency_s in worst_numbers(truth)
-    )
-
-
-def worst_numbers(truth: Truth) -> list[tuple[int, float | None]]:
-    """Return the messages that never arrived, then the slowest ones, as (number, latency)."""
+    """Return the messages that never arrived, then the slowest ones, each with its timeline."""
     lost = [number for number in truth.accepted if number not in truth.arrivals]
-    slow = heapq.nsmallest(
-        WORST_MAX,
-        (
-            (truth.submitted_s[number] - at_s, number)
-            for number, at_s in taken_s(truth)
-            if number in truth.arrivals
-        ),
-    )
+    arrived = ((number, at_s) for number, at_s in taken_s(truth) if number in truth.arrivals)
+    slow = heapq.nsmallest(WORST_MAX, ((truth.submitted_s[n] - at_s, n) for n, at_s in arrived))
     lost_count = max(WORST_MAX - len(slow), min(len(lost), LOST_MAX))
     found: list[tuple[int, float | None]] = [(number, None) for number in lost[:lost_count]]
-    found += [(number, -minus_s) for minus_s, number in slow[: WORST_MAX - len(found)]]
-    return found
+    found += [(number, round(-minus_s, 4)) for minus_s, number in slow[: WORST_MAX - len(found)]]
+    return tuple(
+        WorstMessage(n, round(truth.submitted_s[n], 3), late_s, story_of(n)[:STORY_LINES_MAX])
+        for n, late_s in found
+    )
 
 
 def taken_s(truth: Truth) -> Iterator[tuple[int, float]]:

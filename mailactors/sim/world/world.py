@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import heapq
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
+import trio
+
 from mailactors.runtime.ports import Clock, NoFaults, Ports, format_uuid7, system_ports
 from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.scenario.incidents import ClockFault, SpoolFault, offset_s
-from mailactors.sim.world.agenda import Action, Agenda
 from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.sim.world.scheduling import JumpingClock, sleep
 from mailactors.spool.port import BUSY_WAIT_S, SpoolBusyError
 
 T = TypeVar("T")
 Listener: TypeAlias = Callable[[str, dict[str, Any]], None]
+Action: TypeAlias = Callable[[float], None]
+"""Receives the time for which it was planned; after a pause of the process the clock is later."""
 
 EPOCH_S: Final = 1_800_000_000.0
 """The wall time at which every simulation begins."""
@@ -112,6 +117,44 @@ class SpoolExecutor(ChargedExecutor):
         return await super().run(work)
 
 
+class Agenda:
+    """Planned actions of the vendors, in the order of their times, then of the requests.
+
+    One task carries them out, which outlives the gateway's processes.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[tuple[float, int, Action]] = []
+        self._count = 0
+        self._scope = trio.CancelScope()
+
+    def at(self, at_s: float, action: Action) -> None:
+        """Plan a call; what is already due comes next."""
+        self._count += 1
+        heapq.heappush(self._heap, (at_s, self._count, action))
+        if at_s < self._scope.deadline:
+            self._scope.deadline = at_s
+
+    async def run(self) -> None:
+        """Carry out each action when it is due; never return."""
+        while True:
+            first_s = self._heap[0][0] if self._heap else math.inf
+            self._scope = trio.CancelScope(deadline=first_s)
+            with self._scope:
+                await trio.sleep_forever()
+            self._act_until(self._clock.now_s())
+
+    def finish(self) -> None:
+        """Carry out everything that is left at once, since the run is over."""
+        self._act_until(math.inf)
+
+    def _act_until(self, now_s: float) -> None:
+        while self._heap and self._heap[0][0] <= now_s:
+            at_s, _, action = heapq.heappop(self._heap)
+            action(at_s)
+
+
 class HashingJournal:
     """Hashes and counts events, and passes them to listeners; it keeps none."""
 
@@ -154,7 +197,6 @@ class World:
     ports: Ports
     disk: Disk
     agenda: Agenda
-    """The vendors' planned actions."""
     leap: Callable[[float], None]
     """Lets time pass in which no task runs."""
     spawn: Callable[..., None] = _no_nursery
