@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Final
 
 import rich.text
@@ -43,7 +44,7 @@ def plot_lines(series: Series, width: int, characters: Characters = BLOCKS) -> l
     """
     columns = min(len(series.arrivals), max(COLUMNS_MIN, width - TITLE_COLUMNS - LABEL_COLUMNS))
     column_s = series.end_s / columns
-    came, sent = (folded(each, columns, mean) for each in (series.arrivals, series.acceptances))
+    came, sent = (folded(each, columns, fmean) for each in (series.arrivals, series.acceptances))
     backlog = folded(series.backlog, columns, max)
     top = max(*came, *sent, 1e-9)
     waiting = int(max(backlog))
@@ -82,11 +83,6 @@ def plot_lines(series: Series, width: int, characters: Characters = BLOCKS) -> l
         line("", axis(series.end_s, columns), f"{characters.bars[-1]} = {column_s:,.3g} s")
     )
     return lines
-
-
-def mean(values: Sequence[int]) -> float:
-    """Return the mean."""
-    return sum(values) / len(values)
 
 
 def folded(
