@@ -39,8 +39,8 @@ RECONNECT_MS: Final = 1000
 """How long the stream asks a client to wait before it connects again."""
 
 
-async def follow_events(parts: ApiParts) -> Response:
-    """Return a stream of events after the one that the client knows, or from now on."""
+async def events(parts: ApiParts) -> Response:
+    """Every event as it is committed: server-sent events."""
     after = wanted_after()
     latest = await parts.spool.read(lambda spool: spool.latest_event_seq())
     if after is not None and after > latest:

@@ -13,8 +13,8 @@ from mailactors.api.problems import ProblemError
 from mailactors.dispatch.lane import CONTROL_ROOM, Lane
 
 
-async def list_providers(parts: ApiParts) -> Response:
-    """Return the lanes as they are now."""
+async def providers(parts: ApiParts) -> Response:
+    """The providers as they are now."""
     now_s = parts.clock.now_s()
     shown = tuple(views.provider_view(lane, now_s) for lane in parts.lanes.values())
     return answer(schemas_control.Providers(shown))
@@ -35,7 +35,7 @@ async def resume_provider(parts: ApiParts, name: str) -> Response:
 
 
 async def reset_provider(parts: ApiParts, name: str) -> Response:
-    """Forget what was learnt of a provider: close its breaker, lift a learnt pause."""
+    """Forget what was learnt of a provider: its breaker closes."""
     lane = _lane(parts, name)
     lane.reset()
     return _shown(parts, lane)

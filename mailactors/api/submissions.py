@@ -36,7 +36,7 @@ _MESSAGE_DECODER: Final = msgspec.json.Decoder(schemas.MessageIn)
 
 
 async def send_email(parts: ApiParts) -> Response:
-    """Accept a message in the short form."""
+    """Accept a message in the short form; its id is the idempotency key."""
     body = await read_body(_SHORT_DECODER)
     submission = short_submission(body, _key_of_header())
     receipt = await _submit(parts, submission, body)
@@ -68,7 +68,7 @@ async def post_message(parts: ApiParts) -> Response:
 
 
 async def post_batch(parts: ApiParts) -> Response:
-    """Accept many messages in one commit, with a result for each."""
+    """Accept up to 1,000 messages in one commit, with a result for each."""
     if request.headers.getlist("Idempotency-Key"):
         detail = "each message of a batch has its own key: its idempotency_key or its id"
         raise ProblemError("idempotency-key-invalid", detail)
