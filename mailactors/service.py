@@ -7,6 +7,7 @@ import shlex
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -115,25 +116,21 @@ class Service:
                 self.gateway.ports.journal.note("reload.waits", level="warning", notes=ignored)
 
     def _http(self, gateway: Gateway) -> Child:
+        ports = gateway.ports
         parts = ApiParts(
             door=gateway.door,
             spool=gateway.spool,
             lanes=gateway.lanes,
-            clock=gateway.clock,
-            signals=gateway.signals,
-            journal=gateway.ports.journal,
-            ids=gateway.ports.ids,
+            clock=ports.clock,
+            journal=ports.journal,
+            ids=ports.ids,
             stopping=self.listening.shutdown,
             reload=self.reload,
             metrics=lambda: expose(gateway),
             watch=gateway.watch,
         )
-        app = create_app(parts)
-
-        def make() -> ApiServer:
-            return ApiServer(app, self.listening, gateway.ports.journal)
-
-        return Child("api", make, restarts=SERVER_RESTARTS)
+        serve = partial(ApiServer, create_app(parts), self.listening, ports.journal)
+        return Child("api", serve, restarts=SERVER_RESTARTS)
 
 
 async def _serve(service: Service, is_demo: bool) -> None:

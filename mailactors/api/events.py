@@ -99,7 +99,7 @@ class EventBody(ResponseBody):
         clock, stopping = self._parts.clock, self._parts.stopping
         seen, quiet_since_s = -1.0, clock.now_s()
         while not stopping.is_set():
-            commits = self._parts.signals.commits.total
+            commits = self._parts.spool.signals.commits.total
             chunk, is_all = b"", True
             if commits != seen and (page := await self._next_page()) is not None:
                 chunk, is_all = b"".join(map(encode_event, page)), len(page) < PAGE
