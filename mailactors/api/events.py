@@ -21,7 +21,7 @@ from quart.wrappers.response import ResponseBody
 from mailactors.api import schemas_control, views
 from mailactors.api.exchange import read_query
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.problems import ProblemError, bad_parameter
 from mailactors.model.facts import public_facts
 from mailactors.spool.port import FeedEvent, SpoolError
 
@@ -44,7 +44,7 @@ async def events(parts: ApiParts) -> Response:
     after = wanted_after()
     latest = await parts.spool.read(lambda spool: spool.latest_event_seq())
     if after is not None and after > latest:
-        raise _bad_place(f"there is no such event yet; the latest is {latest}")
+        raise bad_parameter("after", f"there is no such event yet; the latest is {latest}")
     if len(parts.streams) >= STREAMS_MAX:
         detail = f"{STREAMS_MAX} streams are open already"
         raise ProblemError("overloaded", detail, retry_after_s=STREAMS_RETRY_S)
@@ -68,7 +68,7 @@ def wanted_after() -> int | None:
         return query.after if isinstance(query.after, int) else None
     is_number = last.isascii() and last.isdecimal() and len(last) <= DIGITS_MAX
     if not is_number or int(last) > schemas_control.SEQ_MAX:
-        raise _bad_place("Last-Event-ID is not the id of an event")
+        raise bad_parameter("after", "Last-Event-ID is not the id of an event")
     return int(last)
 
 
@@ -136,8 +136,3 @@ def encode_event(event: FeedEvent) -> bytes:
     )
     head = f"id: {event.seq}\nevent: {event.kind}\ndata: ".encode()
     return head + msgspec.json.encode(view) + b"\n\n"
-
-
-def _bad_place(detail: str) -> ProblemError:
-    fault = FaultView(detail, parameter="after")
-    return ProblemError("invalid-parameter", f"after: {detail}", errors=(fault,))

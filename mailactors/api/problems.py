@@ -116,12 +116,17 @@ class ProblemError(MailactorsError):
         self.retry_after_s = retry_after_s
 
 
+def bad_parameter(name: str, detail: str) -> ProblemError:
+    """Return the problem of a query parameter."""
+    fault = FaultView(detail, parameter=name)
+    return ProblemError("invalid-parameter", f"{name}: {detail}", errors=(fault,))
+
+
 def problem_of(error: ProblemError) -> Problem:
     """Return a refusal as a document."""
-    kind = KINDS[error.slug]
-    detail, errors = error.detail, error.errors[:ERRORS_MAX]
-    type_ = TYPE_PREFIX + error.slug
-    return Problem(type_, kind.title, kind.status, detail, errors, error.counts)
+    kind, type_ = KINDS[error.slug], TYPE_PREFIX + error.slug
+    errors = error.errors[:ERRORS_MAX]
+    return Problem(type_, kind.title, kind.status, error.detail, errors, error.counts)
 
 
 def problem_response(error: ProblemError, headers: Mapping[str, str] | None = None) -> Response:
@@ -130,11 +135,6 @@ def problem_response(error: ProblemError, headers: Mapping[str, str] | None = No
     if error.retry_after_s is not None:
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return respond(problem_of(error), extra)
-
-
-def plain_response(status: int, title: str) -> Response:
-    """Return a problem that is no more than its HTTP status (RFC 9457 §4.2.1)."""
-    return respond(Problem("about:blank", title, status), {})
 
 
 def respond(problem: Problem, headers: Mapping[str, str]) -> Response:

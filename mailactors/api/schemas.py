@@ -203,15 +203,9 @@ class StatusPage(msgspec.Struct, frozen=True):
     next: str | None
 
 
-class DeliveryView(msgspec.Struct, frozen=True):
+class DeliveryView(DeliveryBrief, frozen=True):
     """One recipient's delivery. `next_at` is when it is due; null when it is final or held."""
 
-    recipient: str
-    status: str
-    provider: str | None
-    attempts: int
-    error: str | None
-    updated_at: str
     next_at: str | None
 
 
@@ -236,11 +230,8 @@ class TimelineEntry(msgspec.Struct, frozen=True):
     facts: dict[str, Any]
 
 
-class MessageView(msgspec.Struct, frozen=True):
-    """A message, the status of each delivery, and the timeline, oldest first.
-
-    `retry_of` is the message of which this one is a retry by hand.
-    """
+class MessageHead(msgspec.Struct, frozen=True):
+    """What a list and the message's own page show alike."""
 
     id: str
     client_id: str | None
@@ -250,12 +241,20 @@ class MessageView(msgspec.Struct, frozen=True):
     sender: str = msgspec.field(name="from")
     subject: str
     accepted_at: str
-    not_before: str
-    expires_at: str
     attempts: int
-    declared_risks: int
     retry_of: str | None
     tags: tuple[str, ...]
     metadata: dict[str, str]
+
+
+class MessageView(MessageHead, frozen=True):
+    """A message, the status of each delivery, and the timeline, oldest first.
+
+    `retry_of` is the message of which this one is a retry by hand.
+    """
+
+    not_before: str
+    expires_at: str
+    declared_risks: int
     deliveries: tuple[DeliveryView, ...]
     timeline: tuple[TimelineEntry, ...]

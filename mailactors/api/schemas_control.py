@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from mailactors.api.schemas import DeliveryBrief
+from mailactors.api.schemas import DeliveryBrief, MessageHead
 from mailactors.intake.admission import SHORT_TEXT_MAX
 from mailactors.model.lifecycle import Status
 
@@ -35,21 +35,9 @@ class MessagesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cursor: Annotated[int, Meta(ge=1, le=SEQ_MAX)] | UnsetType = UNSET
 
 
-class MessageBrief(msgspec.Struct, frozen=True):
+class MessageBrief(MessageHead, frozen=True):
     """A message in a list. `id` is ours, `rfc_message_id` the RFC 5322 Message-ID."""
 
-    id: str
-    client_id: str | None
-    rfc_message_id: str
-    status: str
-    stream: str
-    sender: str = msgspec.field(name="from")
-    subject: str
-    accepted_at: str
-    attempts: int
-    retry_of: str | None
-    tags: tuple[str, ...]
-    metadata: dict[str, str]
     deliveries: tuple[DeliveryBrief, ...]
     status_url: str
 

@@ -12,7 +12,7 @@ from mailactors.api import schemas_control, views
 from mailactors.api.bodies import validation_problem
 from mailactors.api.exchange import answer, read_body, read_query
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.problems import FaultView, bad_parameter
 from mailactors.intake.admission import normal_address
 from mailactors.spool.port import Suppress, Suppression, Unsuppress, Unsuppressed
 
@@ -67,6 +67,4 @@ def address_of(parameter: str, text: str) -> str:
     try:
         return normal_address(text)
     except email_validator.EmailNotValidError as error:
-        fault = FaultView(str(error), parameter=parameter)
-        detail = f"{parameter}: {fault.detail}"
-        raise ProblemError("invalid-parameter", detail, errors=(fault,)) from None
+        raise bad_parameter(parameter, str(error)) from None

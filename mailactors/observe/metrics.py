@@ -7,7 +7,6 @@ providers, states, actors and words of this program; never a client's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Protocol, TypeAlias
 
 from prometheus_client import generate_latest
@@ -29,7 +28,7 @@ from mailactors.runtime.ports import Clock
 from mailactors.runtime.supervisor import Supervisor
 from mailactors.runtime.tally import Histogram
 from mailactors.spool.client import SpoolClient
-from mailactors.spool.port import Ledger, Pending, Questions
+from mailactors.spool.port import Ledger, Pending
 
 Labels: TypeAlias = tuple[str, ...]
 """Names of labels, or their values."""
@@ -51,18 +50,11 @@ class Gauges(Protocol):
         ...
 
 
-class Backlog:
-    """What the spool is asked at a scrape."""
-
-    def __init__(self, spool: Questions, now: float) -> None:
-        self.pending = spool.pending(now)
-        self.ledger = spool.ledger()
-
-
 async def expose(gauges: Gauges) -> bytes:
     """Return everything as text, version 0.0.4."""
-    backlog = await gauges.spool.read(partial(Backlog, now=gauges.clock.wall_time()))
-    return generate_latest(_Snapshot(collect(gauges, backlog)))
+    now = gauges.clock.wall_time()
+    backlog = await gauges.spool.read(lambda spool: (spool.pending(now), spool.ledger()))
+    return generate_latest(_Snapshot(collect(gauges, *backlog)))
 
 
 class _Snapshot(Collector):
@@ -75,7 +67,7 @@ class _Snapshot(Collector):
         return self._families
 
 
-def collect(gauges: Gauges, backlog: Backlog) -> Iterator[Metric]:
+def collect(gauges: Gauges, pending: Sequence[Pending], ledger: Ledger) -> Iterator[Metric]:
     """Yield every family."""
     results, attempts = gauges.door.results.counts, gauges.lanes.attempts.counts
     yield _counter("submissions", "Submissions by result.", ("result",), results)
@@ -95,8 +87,8 @@ def collect(gauges: Gauges, backlog: Backlog) -> Iterator[Metric]:
     yield _histogram(
         "commit_commands", "Commands that shared a commit.", gauges.spool.signals.commits
     )
-    yield from _backlog(backlog.pending, gauges.clock.wall_time())
-    yield from _ledger(backlog.ledger)
+    yield from _backlog(pending, gauges.clock.wall_time())
+    yield from _ledger(ledger)
     yield from _lanes(list(gauges.lanes.values()), gauges.clock.now_s())
     yield from _actors(gauges.supervisor)
     yield from _watched(gauges.watch, gauges.clock.now_s())
@@ -200,14 +192,18 @@ def _lanes(lanes: Sequence[Lane], now_s: float) -> Iterator[Metric]:
 
 
 def _actors(supervisor: Supervisor) -> Iterator[Metric]:
-    crashes: dict[Labels, int] = {
-        (each.name,): each.crash_count for each in supervisor.statistics()
-    }
-    waiting: dict[Labels, int] = {
-        (each.name,): each.waiting for each in supervisor.mailbox_statistics()
-    }
-    yield _counter("actor_crashes", "Crashes by actor.", ("actor",), crashes)
-    yield _gauge("mailbox_waiting", "Items that wait for an actor.", ("actor",), waiting)
+    yield _counter(
+        "actor_crashes",
+        "Crashes by actor.",
+        ("actor",),
+        {(each.name,): each.crash_count for each in supervisor.statistics()},
+    )
+    yield _gauge(
+        "mailbox_waiting",
+        "Items that wait for an actor.",
+        ("actor",),
+        {(each.name,): each.waiting for each in supervisor.mailbox_statistics()},
+    )
 
 
 def _counter(name: str, help_text: str, labels: Labels, counts: Mapping[Labels, float]) -> Metric:
