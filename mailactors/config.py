@@ -162,9 +162,8 @@ class Config(pydantic_settings.BaseSettings):
         cls,
         settings_cls: type[pydantic_settings.BaseSettings],
         init_settings: pydantic_settings.PydanticBaseSettingsSource,
-        env_settings: pydantic_settings.PydanticBaseSettingsSource,
-        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
-        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
+        *_: Any,
+        **__: Any,
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
         """Read the arguments only: the environment must not change a test or a simulation."""
         return (init_settings,)
@@ -305,8 +304,3 @@ def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
 
 
 _KINDS: Final = [str(each.model_fields["kind"].default) for each in _models(ProviderSettings)]
-
-
-def effective(config: Config) -> dict[str, Any]:
-    """Return the whole configuration as plain values, secrets masked."""
-    return config.model_dump(mode="json")

@@ -232,21 +232,12 @@ def plans_of(
 
     Streams that are `left_over` in the spool but not configured go by the first one's plan.
     """
-    plans = {name: plan_of(config, name, lanes) for name in config.streams}
+    plans = {}
+    for name, stream in config.streams.items():
+        route, doubts = config.route(name), (stream.on_uncertain, stream.uncertain_wait_s)
+        own = tuple(each for each in route if lanes[each].provider.capabilities.own_envelope)
+        plans[name] = StreamPolicy(route, stream.failover, *doubts, stream.share, own)
     return dict.fromkeys(left_over, next(iter(plans.values()))) | plans
-
-
-def plan_of(config: Config, name: str, lanes: Mapping[str, Lane]) -> StreamPolicy:
-    """Return what the dispatcher needs to know of one stream."""
-    stream, route = config.streams[name], config.route(name)
-    return StreamPolicy(
-        route,
-        stream.failover,
-        stream.on_uncertain,
-        stream.uncertain_wait_s,
-        stream.share,
-        tuple(each for each in route if lanes[each].provider.capabilities.own_envelope),
-    )
 
 
 def rules_of(config: Config) -> AdmissionRules:

@@ -24,6 +24,7 @@ from mailactors.api.openapi import document
 from mailactors.api.parts import ApiParts
 from mailactors.api.route import JSON, Route
 
+_get, _post = functools.partial(Route, "GET"), functools.partial(Route, "POST")
 _READ: Final = ("invalid-parameter", "internal", "spool-unavailable")
 _BODY: Final = (
     *("malformed-json", "request-timeout", "too-large", "unsupported-media-type", "validation"),
@@ -52,8 +53,7 @@ async def index(_parts: ApiParts) -> Response:
 
 
 ROUTES: Final = (
-    Route(
-        "POST",
+    _post(
         "/send-email",
         submissions.send_email,
         {202: schemas.ShortReceipt, 200: schemas.ShortReceipt},
@@ -61,16 +61,14 @@ ROUTES: Final = (
         body=schemas.ShortMessage,
         is_limited=True,
     ),
-    Route(
-        "GET",
+    _get(
         "/statuses",
         messages.statuses,
         {200: schemas.StatusPage},
         _READ,
         schemas.StatusesQuery,
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/messages",
         submissions.post_message,
         {202: schemas.MessageReceipt, 200: schemas.MessageReceipt},
@@ -78,8 +76,7 @@ ROUTES: Final = (
         body=schemas.MessageIn,
         is_limited=True,
     ),
-    Route(
-        "POST",
+    _post(
         BATCH_PATH,
         submissions.post_batch,
         {200: schemas.BatchResults},
@@ -87,64 +84,55 @@ ROUTES: Final = (
         body=schemas.BatchItem,
         is_limited=True,
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/messages",
         messages.messages,
         {200: control.MessagePage},
         _READ,
         control.MessagesQuery,
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/messages/<name>",
         messages.message,
         {200: schemas.MessageView},
         (*_READ, "not-found"),
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/messages/<name>/cancel",
         messages.cancel_message,
         {200: control.CancelReceipt},
         (*_COMMAND, "too-late"),
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/messages/<name>/retry",
         messages.retry_message,
         {202: control.RetryReceipt},
         (*_COMMAND, "not-retried"),
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/messages/<name>/settle",
         messages.settle_message,
         {200: control.SettleReceipt},
         (*dict.fromkeys((*_BODY, *_COMMAND)), "not-settled"),
         body=control.SettleIn,
     ),
-    Route("GET", "/v1/providers", providers.providers, {200: control.Providers}),
+    _get("/v1/providers", providers.providers, {200: control.Providers}),
     *(
-        Route(
-            "POST", f"/v1/providers/<name>/{verb}", handler, {200: control.ProviderView}, _CONTROL
-        )
+        _post(f"/v1/providers/<name>/{verb}", handler, {200: control.ProviderView}, _CONTROL)
         for verb, handler in (
             ("pause", providers.pause_provider),
             ("resume", providers.resume_provider),
             ("reset", providers.reset_provider),
         )
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/suppressions",
         suppressions.suppressions,
         {200: control.SuppressionPage},
         _READ,
         control.SuppressionsQuery,
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/suppressions",
         suppressions.suppress,
         {200: control.SuppressionView},
@@ -159,15 +147,13 @@ ROUTES: Final = (
         _COMMAND,
         control.AddressQuery,
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/ledger",
         operation.ledger,
         {200: control.LedgerView},
         ("internal", "spool-unavailable"),
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/events",
         events.events,
         {200: None},
@@ -175,30 +161,27 @@ ROUTES: Final = (
         control.EventsQuery,
         media="text/event-stream",
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/reload",
         operation.reload_configuration,
         {200: control.Reloaded},
         ("invalid-parameter", "not-found", "configuration", "internal"),
     ),
-    Route(
-        "GET",
+    _get(
         "/metrics",
         operation.metrics,
         {200: None},
         ("not-found", "internal", "spool-unavailable"),
         media="text/plain",
     ),
-    Route("GET", "/healthz", operation.healthz, {200: control.HealthView}),
-    Route(
-        "GET",
+    _get("/healthz", operation.healthz, {200: control.HealthView}),
+    _get(
         "/readyz",
         operation.readyz,
         {200: control.HealthView},
         ("internal", "stopping", "not-ready", "spool-unavailable"),
     ),
-    Route("GET", "/openapi.json", openapi, {200: None}),
-    Route("GET", "/", index, {200: control.Index}),
+    _get("/openapi.json", openapi, {200: None}),
+    _get("/", index, {200: control.Index}),
 )
 LIMITED: Final = frozenset(route.operation_id for route in ROUTES if route.is_limited)

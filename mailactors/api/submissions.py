@@ -52,17 +52,16 @@ async def post_message(parts: ApiParts) -> Response:
     submission = full_submission(body, _key_of_header())
     receipt = await _submit(parts, submission, body)
     rules = parts.door.rules
+    known_by = ("key", rules.key_window_s)
     if submission.key is None:
-        idempotency = schemas.Idempotency("fingerprint", rules.fingerprint_window_s)
-    else:
-        idempotency = schemas.Idempotency("key", rules.key_window_s)
+        known_by = ("fingerprint", rules.fingerprint_window_s)
     view = schemas.MessageReceipt(
         id=receipt.id,
         client_id=receipt.client_id or None,
         rfc_message_id=receipt.message_id,
         status="accepted",
         status_url=url_of(receipt.id),
-        idempotency=idempotency,
+        idempotency=schemas.Idempotency(*known_by),
     )
     return _accepted(view, receipt)
 

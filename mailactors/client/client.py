@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Final, Self, TypeGuard, Unpack
+from typing import Any, Final, Self, Unpack
 
 import anyio
 import httpx2
@@ -184,7 +184,9 @@ class Client:
         patience = Patience(self._retry_for_s, self._backoff)
         results = await self._post_batch(chunk)
         with suppress(UnavailableError):
-            while refused := {i: r for i, r in enumerate(results) if _may_pass(r)}:
+            while refused := {
+                i: r for i, r in enumerate(results) if isinstance(r, UnavailableError)
+            }:
                 await patience.rest(next(iter(refused.values())))
                 again = await self._post_batch([chunk[index] for index in refused])
                 for index, result in zip(refused, again, strict=True):
@@ -255,7 +257,3 @@ def _trust(url: str, ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext |
     if ca_file is not None:
         return ssl.create_default_context(cafile=ca_file)
     return url.lower().startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def _may_pass(result: Sent | ClientError) -> TypeGuard[UnavailableError]:
-    return isinstance(result, UnavailableError)
