@@ -279,7 +279,6 @@ def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
 
 
 def _known_keys(location: list[str]) -> list[str]:
-    """Return the keys that are known beside the last part of a location."""
     found: list[Any] = [Config]
     for part in location[:-1]:
         found = [inner for annotation in found for inner in _inside(annotation, part)]
@@ -296,7 +295,6 @@ def _inside(annotation: Any, part: str) -> Iterator[Any]:
 
 
 def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
-    """Yield the settings that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         yield annotation
     for inner in get_args(annotation):

@@ -36,7 +36,7 @@ class ServiceFailedError(MailactorsError):
 
 
 def serve_gateway(load: Callable[[], Config], *, is_demo: bool) -> None:
-    """Run a gateway until it is told to stop.
+    """Run a gateway until a signal stops it.
 
     Args:
         load: reads the configuration, now and at each reload.
@@ -98,15 +98,14 @@ class Service:
         async with trio.open_nursery() as nursery:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    nursery.start_soon(self._reload_and_tell)
+                    nursery.start_soon(self._reload_and_log)
                 elif self.listening.shutdown.is_set():
                     os._exit(128 + number)
                 else:
                     self.listening.shutdown.set()
                     nursery.start_soon(self.stop)
 
-    async def _reload_and_tell(self) -> None:
-        """Reload on a signal; the log shows the result."""
+    async def _reload_and_log(self) -> None:
         try:
             ignored = await self.reload()
         except MailactorsError as error:

@@ -80,7 +80,7 @@ class Gateway:
         self._settings: dict[str, ProviderSettings] = {}
         """Of every provider since the start, as they were last."""
         self._nursery: trio.Nursery | None = None
-        for name, provider in self._make_providers(config).items():
+        for name, provider in self._changed_providers(config).items():
             self.lanes.open(name, config.providers[name], provider)
         self._settings |= config.providers
         self.lanes.plans = plans_of(config, self.lanes, store.pending_counts())
@@ -138,7 +138,7 @@ class Gateway:
             if self.lanes.is_draining:
                 return
             assert self._nursery is not None
-            providers = self._make_providers(config)  # a mistake is found before any change
+            providers = self._changed_providers(config)  # a mistake is found before any change
             self.config = config
             self._settings |= config.providers
             await self.lanes.take_over(config.providers, providers, self.supervisor, self._nursery)
@@ -147,8 +147,7 @@ class Gateway:
             self.lanes.publish_change()
         self.ports.journal.note("service.reloaded", providers=list(config.providers))
 
-    def _make_providers(self, config: Config) -> dict[str, Provider]:
-        """Make the providers that are new or changed."""
+    def _changed_providers(self, config: Config) -> dict[str, Provider]:
         return {
             name: self._provider_factory(name, settings, self.ports)
             for name, settings in config.providers.items()

@@ -60,10 +60,7 @@ def check_content_type(content_type: str | None, *media_types: str) -> str:
 
 
 def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Return a body as a value of the decoder's type.
-
-    Raises: ProblemError.
-    """
+    """Return a body as a value of the decoder's type. Raises: ProblemError."""
     try:
         value = decoder.decode(body)
         _refuse_duplicates(body)
@@ -140,7 +137,6 @@ def _choices(shape: type[msgspec.Struct], steps: Sequence[str]) -> list[str]:
 
 
 def _plain_words(text: str) -> str:
-    """Return the text with JSON's type names in lower case: "expected a string, got a number"."""
     for word, plain in _WORDS.items():
         text = text.replace(word, plain)
     return text[:1].lower() + text[1:]

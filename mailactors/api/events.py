@@ -10,7 +10,6 @@ Source: HTML, section 9.2 (server-sent events).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Final, Self
 
 import msgspec
@@ -18,7 +17,7 @@ import trio
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
 
-from mailactors.api import schemas_control, views
+from mailactors.api import schemas, schemas_control, views
 from mailactors.api.exchange import read_query
 from mailactors.api.parts import ApiParts
 from mailactors.api.problems import ProblemError, bad_parameter
@@ -67,7 +66,7 @@ def wanted_after() -> int | None:
     if not last:
         return query.after if isinstance(query.after, int) else None
     is_number = last.isascii() and last.isdecimal() and len(last) <= DIGITS_MAX
-    if not is_number or int(last) > schemas_control.SEQ_MAX:
+    if not is_number or int(last) > schemas.SEQ_MAX:
         raise bad_parameter("after", "Last-Event-ID is not the id of an event")
     return int(last)
 
@@ -84,9 +83,7 @@ class EventBody(ResponseBody):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException], error: BaseException, trace: TracebackType
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._parts.streams.discard(self)
         await self._lines.aclose()  # type: ignore[attr-defined]
 

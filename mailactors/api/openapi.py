@@ -98,10 +98,10 @@ def _content(body: type[msgspec.Struct]) -> dict[str, Any]:
 
 
 def _answer(route: Route, status: int, type_: type[msgspec.Struct] | None) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object" if route.media == JSON else "string"}
+    schema = _ref(type_) if type_ else {"type": "object" if route.media == JSON else "string"}
     answer: dict[str, Any] = {
         "description": "Accepted, durably" if status == 202 else "As asked for",
-        "content": {route.media: {"schema": schema if type_ is None else _ref(type_)}},
+        "content": {route.media: {"schema": schema}},
     }
     headers: dict[str, Any] = dict(_LIMITS) if route.is_limited else {}
     if 202 in route.answers:

@@ -32,7 +32,6 @@ class ApiParts:
     """Where each question and command goes. What is None is not served."""
 
     door: Door
-    """Accepts messages."""
     spool: SpoolClient
     lanes: Mapping[str, Lane]
     """The providers' lanes by name, in the configuration's order."""

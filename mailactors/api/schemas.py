@@ -18,8 +18,9 @@ ITEMS_MAX: Final = 100
 """Entries of any list in a body: bounds the work of checking it; admission's limits are lower."""
 BATCH_MAX: Final = 1000
 """Messages of one batch: they share a commit, and other submissions wait for it."""
-STATUSES_MAX: Final = 1000
-STATUSES_DEFAULT: Final = 100
+PAGE_MAX: Final = 1000
+PAGE_DEFAULT: Final = 100
+SEQ_MAX: Final = 2**53
 
 ClientId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=SHORT_TEXT_MAX)]
 
@@ -97,8 +98,8 @@ class StatusesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     id: str | UnsetType = UNSET
-    limit: Annotated[int, Meta(ge=1, le=STATUSES_MAX)] = STATUSES_DEFAULT
-    cursor: Annotated[int, Meta(ge=1, le=2**53)] | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    cursor: Annotated[int, Meta(ge=1, le=SEQ_MAX)] | UnsetType = UNSET
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

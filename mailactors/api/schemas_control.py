@@ -8,13 +8,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from mailactors.api.schemas import DeliveryBrief, MessageHead
+from mailactors.api.schemas import PAGE_DEFAULT, PAGE_MAX, SEQ_MAX, DeliveryBrief, MessageHead
 from mailactors.intake.admission import SHORT_TEXT_MAX
 from mailactors.model.lifecycle import Status
 
-PAGE_MAX: Final = 1000
-PAGE_DEFAULT: Final = 100
-SEQ_MAX: Final = 2**53
 ADDRESS_MAX: Final = 2 * SHORT_TEXT_MAX
 
 

@@ -28,7 +28,6 @@ from mailactors.api.problems import ProblemError
 from mailactors.intake.submission import IntakeError, Submission
 from mailactors.spool.port import Receipt
 
-SHORT_MESSAGE: Final = "Email process initiated."
 BATCHES_RETRY_S: Final = 1.0
 
 _SHORT_DECODER: Final = msgspec.json.Decoder(schemas.ShortMessage)
@@ -40,9 +39,8 @@ async def send_email(parts: ApiParts) -> Response:
     body = await read_body(_SHORT_DECODER)
     submission = short_submission(body, _key_of_header())
     receipt = await _submit(parts, submission, body)
-    view = schemas.ShortReceipt(
-        SHORT_MESSAGE, body.id, receipt.id, receipt.message_id, url_of(receipt.id)
-    )
+    ids = (body.id, receipt.id, receipt.message_id)
+    view = schemas.ShortReceipt("Email process initiated.", *ids, url_of(receipt.id))
     return _accepted(view, receipt)
 
 

@@ -7,7 +7,6 @@ import os
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import Any, Final, Self, Unpack
 
 import anyio
@@ -83,12 +82,7 @@ class Client:
         await self._http.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         with anyio.move_on_after(CLOSE_WITHIN_S, shield=True):
             for events in self._open:
                 await events.aclose()
