@@ -1,9 +1,8 @@
-"""Logs: one line a decision, for a person or for a machine, without secrets.
+"""Logs, the service's journal: one line a decision, for a person or a machine, without secrets.
 
-The service's journal. Recipients are hashed with a key of this process: lines about one recipient
-can be joined, and do not name it. Bodies and subjects are never logged; a fact whose name is that
-of a secret is masked as well. Providers repeat addresses in their answers, so every text is
-searched for them.
+Recipients are hashed with a key of this process: lines about one recipient can be joined, and do
+not name it. Bodies, subjects and facts named like a secret are masked. Providers repeat addresses
+in their answers, so every text is searched for them.
 """
 
 from __future__ import annotations
@@ -123,7 +122,6 @@ def _without_address(word: re.Match[str]) -> str:
 
 
 def _renderer(settings: LogSettings, out: TextIO) -> structlog.typing.Processor:
-    is_console = settings.format == "console" or (settings.format == "auto" and out.isatty())
-    if is_console:
+    if settings.format == "console" or (settings.format == "auto" and out.isatty()):
         return structlog.dev.ConsoleRenderer(colors=out.isatty())
     return structlog.processors.JSONRenderer()
