@@ -299,8 +299,7 @@ def _seeds(text: str | None) -> list[int] | None:
     if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise typer.BadParameter("is A-B, such as 1-20", param_hint="--seeds")
     if int(last) - int(first) >= SEEDS_MAX:
-        words = f"are more than {SEEDS_MAX:,} seeds"
-        raise typer.BadParameter(words, param_hint="--seeds")
+        raise typer.BadParameter(f"are more than {SEEDS_MAX:,} seeds", param_hint="--seeds")
     return list(range(int(first), int(last) + 1))
 
 

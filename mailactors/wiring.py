@@ -29,7 +29,7 @@ from mailactors.outcome.reporter import ReporterActor
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
-from mailactors.runtime.ports import Clock, Ports
+from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.client import SpoolClient
@@ -86,11 +86,6 @@ class Gateway:
         self.lanes.plans = plans_of(config, self.lanes, store.pending_counts())
         signals.listen(self.dispatcher.mailbox.nudge)
         self.supervisor = Supervisor(self._children(store), ports.clock, ports.journal)
-
-    @property
-    def clock(self) -> Clock:
-        """The clock port."""
-        return self.ports.clock
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`.

@@ -54,14 +54,11 @@ KINDS: Final[Mapping[str, ProblemType]] = {
     "spool-unavailable": ProblemType(503, "The spool does not answer"),
 }
 SLUG_OF_STATUS: Final[Mapping[int, str]] = {
-    400: "bad-request",
-    404: "not-found",
-    405: "method-not-allowed",
-    408: "request-timeout",
-    413: "too-large",
-    415: "unsupported-media-type",
-    429: "rate-limited",
-    503: "overloaded",
+    KINDS[slug].status: slug
+    for slug in (
+        *("bad-request", "not-found", "method-not-allowed", "request-timeout", "too-large"),
+        *("unsupported-media-type", "rate-limited", "overloaded"),
+    )
 }
 """For requests that the framework refuses before a handler runs."""
 CLOSING: Final = frozenset({408, 413})

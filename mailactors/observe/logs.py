@@ -96,9 +96,7 @@ def mask(
     _logger: object, _method: str, facts: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Hash addresses, mask secrets, cut long texts."""
-    for name, value in facts.items():
-        facts[name] = masked(name, value)
-    return facts
+    return {name: masked(name, value) for name, value in facts.items()}
 
 
 def masked(name: str, value: Any) -> Any:

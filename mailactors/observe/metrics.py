@@ -24,7 +24,7 @@ from mailactors.dispatch.lanes import Lanes
 from mailactors.intake.door import Door
 from mailactors.model.lifecycle import Status
 from mailactors.observe.watchdog import WatchdogStatus
-from mailactors.runtime.ports import Clock
+from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import Supervisor
 from mailactors.runtime.tally import Histogram
 from mailactors.spool.client import SpoolClient
@@ -43,16 +43,12 @@ class Gauges(Protocol):
     supervisor: Supervisor
     spool: SpoolClient
     watch: WatchdogStatus
-
-    @property
-    def clock(self) -> Clock:
-        """The service's clock."""
-        ...
+    ports: Ports
 
 
 async def expose(gauges: Gauges) -> bytes:
     """Return everything as text, version 0.0.4."""
-    now = gauges.clock.wall_time()
+    now = gauges.ports.clock.wall_time()
     backlog = await gauges.spool.read(lambda spool: (spool.pending(now), spool.ledger()))
     return generate_latest(_Snapshot(collect(gauges, *backlog)))
 
@@ -69,6 +65,7 @@ class _Snapshot(Collector):
 
 def collect(gauges: Gauges, pending: Sequence[Pending], ledger: Ledger) -> Iterator[Metric]:
     """Yield every family."""
+    clock = gauges.ports.clock
     results, attempts = gauges.door.results.counts, gauges.lanes.attempts.counts
     yield _counter("submissions", "Submissions by result.", ("result",), results)
     yield _counter(
@@ -87,11 +84,11 @@ def collect(gauges: Gauges, pending: Sequence[Pending], ledger: Ledger) -> Itera
     yield _histogram(
         "commit_commands", "Commands that shared a commit.", gauges.spool.signals.commits
     )
-    yield from _backlog(pending, gauges.clock.wall_time())
+    yield from _backlog(pending, clock.wall_time())
     yield from _ledger(ledger)
-    yield from _lanes(list(gauges.lanes.values()), gauges.clock.now_s())
+    yield from _lanes(list(gauges.lanes.values()), clock.now_s())
     yield from _actors(gauges.supervisor)
-    yield from _watched(gauges.watch, gauges.clock.now_s())
+    yield from _watched(gauges.watch, clock.now_s())
 
 
 def _backlog(pending: Sequence[Pending], now: float) -> Iterator[Metric]:
