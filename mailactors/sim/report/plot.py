@@ -114,7 +114,8 @@ def spark(values: Iterable[float], top: float, bars: str) -> str:
 def worst_gates(moves: Sequence[BreakerMove], step_s: float, columns: int) -> list[int]:
     """Return the worst breaker state of each column, as an index into `SEVERITY`.
 
-    >>> worst_gates([Move(1.5, "open"), Move(2.5, "half_open"), Move(2.6, "closed")], 1, 4)
+    >>> states = {1.5: "open", 2.5: "half_open", 2.6: "closed"}
+    >>> worst_gates([BreakerMove(*move) for move in states.items()], 1, 4)
     [0, 2, 2, 0]
     """
     found, level, left = [], 0, deque(moves)

@@ -237,7 +237,7 @@ def coarser(series: Series, points_max: int) -> Series:
 def gate_at(moves: Iterable[BreakerMove], at_s: float) -> str:
     """Return a breaker's state at a time; it begins closed.
 
-    >>> gate_at([Move(5.0, "open"), Move(9.0, "half_open")], 8.0)
+    >>> gate_at([BreakerMove(5.0, "open"), BreakerMove(9.0, "half_open")], 8.0)
     'open'
     """
     found = CLOSED
