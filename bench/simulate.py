@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import msgspec
 
 from mailactors.sim.run.gateway import run_scenario
-from mailactors.sim.scenario import Scenario, gateway_config
+from mailactors.sim.scenario.file import Scenario, gateway_config
 from tests.sim.makers import LIBRARY, divided
 
 RSS_UNIT_BYTES = 1024

@@ -17,7 +17,7 @@ import rich.table
 import typer
 
 from mailactors import __version__
-from mailactors.config import Config, ConfigError, effective, load_config
+from mailactors.config import Config, ConfigError, load_config
 from mailactors.errors import MailactorsError
 from mailactors.service import serve_gateway
 from mailactors.spool.engines import backup_spool, read_spool
@@ -260,7 +260,7 @@ def simulate(
 @app.command("config")
 def show_config(config: ConfigOption = None) -> None:
     """Print the configuration as it takes effect, secrets masked."""
-    print(json.dumps(effective(_configure(config, None, None)), indent=2))
+    print(json.dumps(_configure(config, None, None).model_dump(mode="json"), indent=2))
 
 
 def _version(is_asked: bool) -> None:
@@ -299,8 +299,7 @@ def _seeds(text: str | None) -> list[int] | None:
     if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
         raise typer.BadParameter("is A-B, such as 1-20", param_hint="--seeds")
     if int(last) - int(first) >= SEEDS_MAX:
-        words = f"are more than {SEEDS_MAX:,} seeds"
-        raise typer.BadParameter(words, param_hint="--seeds")
+        raise typer.BadParameter(f"are more than {SEEDS_MAX:,} seeds", param_hint="--seeds")
     return list(range(int(first), int(last) + 1))
 
 
@@ -313,9 +312,7 @@ def _read_ledger(path: Path) -> dict[str, Any]:
 
     now = SystemClock().wall_time()
     found, pending = read_spool(str(path), partial(views.ask_ledger, now=now))
-    view = views.ledger_view(found, pending, None, now)
-    answer = msgspec.to_builtins(view)
-    assert isinstance(answer, dict)
+    answer: dict[str, Any] = msgspec.to_builtins(views.ledger_view(found, pending, None, now))
     return answer
 
 
@@ -386,9 +383,9 @@ def _print_statuses(statuses: list[dict[str, Any]]) -> None:
     for title in titles:
         table.add_column(title, overflow="fold")  # an id that is cut is of no use
     for each in statuses:
-        recipients = ", ".join(each["to"]) if isinstance(each["to"], list) else each["to"]
-        cells = (each["id"], each["client_id"], recipients, each["status"], each["provider"])
-        table.add_row(*cells, str(each["attempts"]), each["updated_at"], each["error"])
+        cells = (each["id"], each["client_id"], ", ".join(each["to"]), each["status"])
+        progress = (each["provider"], str(each["attempts"]), each["updated_at"], each["error"])
+        table.add_row(*cells, *progress)
     # What a provider says is no markup.
     rich.console.Console(markup=False, highlight=False, emoji=False).print(table)
 

@@ -162,9 +162,8 @@ class Config(pydantic_settings.BaseSettings):
         cls,
         settings_cls: type[pydantic_settings.BaseSettings],
         init_settings: pydantic_settings.PydanticBaseSettingsSource,
-        env_settings: pydantic_settings.PydanticBaseSettingsSource,
-        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
-        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
+        *_: Any,
+        **__: Any,
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
         """Read the arguments only: the environment must not change a test or a simulation."""
         return (init_settings,)
@@ -280,7 +279,6 @@ def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
 
 
 def _known_keys(location: list[str]) -> list[str]:
-    """Return the keys that are known beside the last part of a location."""
     found: list[Any] = [Config]
     for part in location[:-1]:
         found = [inner for annotation in found for inner in _inside(annotation, part)]
@@ -297,7 +295,6 @@ def _inside(annotation: Any, part: str) -> Iterator[Any]:
 
 
 def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
-    """Yield the settings that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
         yield annotation
     for inner in get_args(annotation):
@@ -305,8 +302,3 @@ def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
 
 
 _KINDS: Final = [str(each.model_fields["kind"].default) for each in _models(ProviderSettings)]
-
-
-def effective(config: Config) -> dict[str, Any]:
-    """Return the whole configuration as plain values, secrets masked."""
-    return config.model_dump(mode="json")

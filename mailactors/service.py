@@ -7,6 +7,7 @@ import shlex
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -35,7 +36,7 @@ class ServiceFailedError(MailactorsError):
 
 
 def serve_gateway(load: Callable[[], Config], *, is_demo: bool) -> None:
-    """Run a gateway until it is told to stop.
+    """Run a gateway until a signal stops it.
 
     Args:
         load: reads the configuration, now and at each reload.
@@ -97,15 +98,14 @@ class Service:
         async with trio.open_nursery() as nursery:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    nursery.start_soon(self._reload_and_tell)
+                    nursery.start_soon(self._reload_and_log)
                 elif self.listening.shutdown.is_set():
                     os._exit(128 + number)
                 else:
                     self.listening.shutdown.set()
                     nursery.start_soon(self.stop)
 
-    async def _reload_and_tell(self) -> None:
-        """Reload on a signal; the log shows the result."""
+    async def _reload_and_log(self) -> None:
         try:
             ignored = await self.reload()
         except MailactorsError as error:
@@ -115,25 +115,21 @@ class Service:
                 self.gateway.ports.journal.note("reload.waits", level="warning", notes=ignored)
 
     def _http(self, gateway: Gateway) -> Child:
+        ports = gateway.ports
         parts = ApiParts(
             door=gateway.door,
             spool=gateway.spool,
             lanes=gateway.lanes,
-            clock=gateway.clock,
-            signals=gateway.signals,
-            journal=gateway.ports.journal,
-            ids=gateway.ports.ids,
+            clock=ports.clock,
+            journal=ports.journal,
+            ids=ports.ids,
             stopping=self.listening.shutdown,
             reload=self.reload,
             metrics=lambda: expose(gateway),
             watch=gateway.watch,
         )
-        app = create_app(parts)
-
-        def make() -> ApiServer:
-            return ApiServer(app, self.listening, gateway.ports.journal)
-
-        return Child("api", make, restarts=SERVER_RESTARTS)
+        serve = partial(ApiServer, create_app(parts), self.listening, ports.journal)
+        return Child("api", serve, restarts=SERVER_RESTARTS)
 
 
 async def _serve(service: Service, is_demo: bool) -> None:

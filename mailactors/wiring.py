@@ -35,7 +35,7 @@ from mailactors.outcome.reporter import ReporterActor
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
-from mailactors.runtime.ports import Clock, Ports
+from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.client import SpoolClient
@@ -68,7 +68,7 @@ def make_provider(name: str, settings: ProviderSettings, ports: Ports) -> Provid
 
 
 class Gateway:
-    """A whole gateway: its actors, and what others need to talk to it."""
+    """All actors of a gateway, and what others need to talk to them."""
 
     def __init__(
         self, config: Config, ports: Ports, store: Store, provider_factory: ProviderFactory
@@ -82,28 +82,17 @@ class Gateway:
         self.door = Door(rules_of(config), self.registry, signals, ports)
         self.dispatcher = DispatcherState(NODE)
         self.settler = SettlerState()
-        wake_dispatcher = self.dispatcher.mailbox.nudge
-        self.lanes = Lanes(wake_dispatcher, self.spool, ports)
+        self.lanes = Lanes(self.dispatcher.mailbox.nudge, self.spool, ports)
         self._provider_factory = provider_factory
         self._settings: dict[str, ProviderSettings] = {}
         """Of every provider since the start, as they were last."""
         self._nursery: trio.Nursery | None = None
-        for name, provider in self._make_providers(config).items():
+        for name, provider in self._changed_providers(config).items():
             self.lanes.open(name, config.providers[name], provider)
         self._settings |= config.providers
         self.lanes.plans = plans_of(config, self.lanes, store.pending_counts())
-        signals.listen(wake_dispatcher)
+        signals.listen(self.dispatcher.mailbox.nudge)
         self.supervisor = Supervisor(self._children(store), ports.clock, ports.journal)
-
-    @property
-    def clock(self) -> Clock:
-        """The clock port."""
-        return self.ports.clock
-
-    @property
-    def signals(self) -> SpoolSignals:
-        """What the spool's writer publishes."""
-        return self.spool.signals
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run until `stop`.
@@ -150,21 +139,17 @@ class Gateway:
         async with self.lanes.changing:
             if self.lanes.is_draining:
                 return
-            await self._take_over(config)
+            assert self._nursery is not None
+            providers = self._changed_providers(config)  # a mistake is found before any change
+            self.config = config
+            self._settings |= config.providers
+            await self.lanes.take_over(config.providers, providers, self.supervisor, self._nursery)
+            self.lanes.plans = plans_of(config, self.lanes, self.lanes.plans)
+            self.door.rules = rules_of(config)
+            self.lanes.publish_change()
         self.ports.journal.note("service.reloaded", providers=list(config.providers))
 
-    async def _take_over(self, config: Config) -> None:
-        assert self._nursery is not None
-        providers = self._make_providers(config)  # a mistake in one is found before any change
-        self.config = config
-        self._settings |= config.providers
-        await self.lanes.take_over(config.providers, providers, self.supervisor, self._nursery)
-        self.lanes.plans = plans_of(config, self.lanes, self.lanes.plans)
-        self.door.rules = rules_of(config)
-        self.lanes.publish_change()
-
-    def _make_providers(self, config: Config) -> dict[str, Provider]:
-        """Make the providers that are new or changed."""
+    def _changed_providers(self, config: Config) -> dict[str, Provider]:
         return {
             name: self._provider_factory(name, settings, self.ports)
             for name, settings in config.providers.items()
@@ -175,67 +160,51 @@ class Gateway:
     # Actors
 
     def _children(self, store: Store) -> list[Child]:
+        ports, spool, lanes = self.ports, self.spool, self.lanes
+        path, executor = self.config.service.spool, ports.executor("spool")
+        folder = None if path == MEMORY else os.path.dirname(os.path.abspath(path))
         return [
-            self._spool_child(store),
-            self._keeper_child(),
-            Child("reporter", lambda: ReporterActor(self.spool, self.ports.journal)),
-            *(child for name in self.lanes for child in self.lanes.children(name)),
-            self._dispatcher_child(),
-            self._settler_child(),
-            self._registry_child(),
-            self._watchdog_child(),
+            Child(
+                "spool",
+                lambda: SpoolActor(store, spool.mailbox, spool.signals, executor, ports),
+                (spool.mailbox,),
+                fatal=(SpoolBrokenError,),
+            ),
+            Child("keeper", lambda: KeeperActor(folder, self._retention, spool, ports)),
+            Child("reporter", lambda: ReporterActor(spool, ports.journal)),
+            *(child for name in lanes for child in lanes.children(name)),
+            Child(
+                "dispatcher",
+                lambda: DispatcherActor(self.dispatcher, lanes, spool, self.settler.expect, ports),
+                (self.dispatcher.mailbox,),
+            ),
+            Child(
+                "settler",
+                lambda: SettlerActor(self.settler, lanes, spool, ports),
+                (self.settler.mailbox,),
+            ),
+            Child(
+                "registry",
+                lambda: RegistryActor(self.registry, spool, ports.faults),
+                (self.registry,),
+            ),
+            Child(
+                "watchdog",
+                lambda: WatchdogActor(
+                    self.watch,
+                    lanes,
+                    self.dispatcher,
+                    spool,
+                    self.supervisor.mailbox_statistics,
+                    ports,
+                ),
+                restarts=SERVER_RESTARTS,  # mail flows without it
+            ),
         ]
 
-    def _spool_child(self, store: Store) -> Child:
-        ports, executor = self.ports, self.ports.executor("spool")
-
-        def make() -> SpoolActor:
-            return SpoolActor(store, self.spool.mailbox, self.signals, executor, ports)
-
-        return Child("spool", make, (self.spool.mailbox,), fatal=(SpoolBrokenError,))
-
-    def _keeper_child(self) -> Child:
-        path = self.config.service.spool
-        folder = None if path == MEMORY else os.path.dirname(os.path.abspath(path))
-
-        def make() -> KeeperActor:
-            return KeeperActor(folder, self._retention, self.spool, self.ports)
-
-        return Child("keeper", make)
-
     def _retention(self) -> Retention:
-        """What the present configuration says."""
         settings = self.config.retention
         return Retention(settings.final_after_s, settings.bodies_after_s)
-
-    def _dispatcher_child(self) -> Child:
-        def make() -> DispatcherActor:
-            return DispatcherActor(
-                self.dispatcher, self.lanes, self.spool, self.settler.expect, self.ports
-            )
-
-        return Child("dispatcher", make, (self.dispatcher.mailbox,))
-
-    def _settler_child(self) -> Child:
-        def make() -> SettlerActor:
-            return SettlerActor(self.settler, self.lanes, self.spool, self.ports)
-
-        return Child("settler", make, (self.settler.mailbox,))
-
-    def _registry_child(self) -> Child:
-        def make() -> RegistryActor:
-            return RegistryActor(self.registry, self.spool, self.ports.faults)
-
-        return Child("registry", make, (self.registry,))
-
-    def _watchdog_child(self) -> Child:
-        def make() -> WatchdogActor:
-            statistics = self.supervisor.mailbox_statistics
-            return WatchdogActor(
-                self.watch, self.lanes, self.dispatcher, self.spool, statistics, self.ports
-            )
-
-        return Child("watchdog", make, restarts=SERVER_RESTARTS)  # mail flows without it
 
 
 def build(
@@ -264,21 +233,12 @@ def plans_of(
 
     Streams that are `left_over` in the spool but not configured go by the first one's plan.
     """
-    plans = {name: plan_of(config, name, lanes) for name in config.streams}
+    plans = {}
+    for name, stream in config.streams.items():
+        route, doubts = config.route(name), (stream.on_uncertain, stream.uncertain_wait_s)
+        own = tuple(each for each in route if lanes[each].provider.capabilities.own_envelope)
+        plans[name] = StreamPolicy(route, stream.failover, *doubts, stream.share, own)
     return dict.fromkeys(left_over, next(iter(plans.values()))) | plans
-
-
-def plan_of(config: Config, name: str, lanes: Mapping[str, Lane]) -> StreamPolicy:
-    """Return what the dispatcher needs to know of one stream."""
-    stream, route = config.streams[name], config.route(name)
-    return StreamPolicy(
-        route,
-        stream.failover,
-        stream.on_uncertain,
-        stream.uncertain_wait_s,
-        stream.share,
-        tuple(each for each in route if lanes[each].provider.capabilities.own_envelope),
-    )
 
 
 def rules_of(config: Config) -> AdmissionRules:

@@ -94,7 +94,7 @@ async def test_send_at_is_kept_over_a_restart(tmp_path: Path, autojump_clock: Mo
     path = tmp_path / "spool.db"
     with open_store(path) as store:
         async with running(make_config(), store) as gateway:
-            at = gateway.clock.wall_time() + 3600.0
+            at = gateway.ports.clock.wall_time() + 3600.0
             await gateway.door.submit(letter(send_at=at))
             await trio.sleep(1800)
             assert ["ready"] == states(await status(gateway, "1"))
@@ -105,7 +105,7 @@ async def test_send_at_is_kept_over_a_restart(tmp_path: Path, autojump_clock: Mo
             await wait_for_states(gateway, within_s=5, sent=1)
 
             assert ["ready"] == early
-            assert 0 <= gateway.clock.wall_time() - at < 2
+            assert 0 <= gateway.ports.clock.wall_time() - at < 2
 
 
 def refuse_all(gateway: Gateway) -> None:

@@ -17,12 +17,7 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from mailactors.api.exchange import BODY_BYTES_MAX, LimitedRequest
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import (
-    SLUG_OF_STATUS,
-    ProblemError,
-    plain_response,
-    problem_response,
-)
+from mailactors.api.problems import SLUG_OF_STATUS, Problem, ProblemError, problem_response, respond
 from mailactors.api.routes import LIMITED, ROUTES
 from mailactors.intake.door import Door
 from mailactors.runtime.ports import Journal
@@ -98,40 +93,32 @@ def _show_limits(app: QuartTrio, door: Door) -> None:
 def _handle_errors(app: QuartTrio, journal: Journal) -> None:
     """Answer every error as problem+json; log a fault of ours, without the text of its error."""
 
-    async def on_problem(error: ProblemError) -> Response:
-        return problem_response(error)
-
-    async def on_http(error: HTTPException) -> Response:
-        return http_problem(error)
-
-    async def on_spool(error: SpoolError) -> Response:
-        if isinstance(error, SpoolFullError):
-            return problem_response(ProblemError("overloaded", str(error), retry_after_s=1.0))
-        journal.note("api.spool", level="error", error=str(error))
-        return problem_response(ProblemError("spool-unavailable", retry_after_s=5.0))
-
-    async def on_fault(error: Exception) -> Response:
-        rule = request.url_rule.rule if request.url_rule else ""
-        journal.note(
-            "api.fault", level="error", route=rule, error=type(error).__name__, at=_place(error)
-        )
+    async def answer(error: Exception) -> Response:
+        match error:
+            case ProblemError():
+                return problem_response(error)
+            case HTTPException():
+                return http_problem(error)
+            case SpoolFullError():
+                return problem_response(ProblemError("overloaded", str(error), retry_after_s=1.0))
+            case SpoolError():
+                journal.note("api.spool", level="error", error=str(error))
+                return problem_response(ProblemError("spool-unavailable", retry_after_s=5.0))
+        rule, kind = request.url_rule.rule if request.url_rule else "", type(error).__name__
+        journal.note("api.fault", level="error", route=rule, error=kind, at=_place(error))
         return problem_response(ProblemError("internal"))
 
-    app.register_error_handler(ProblemError, on_problem)
-    app.register_error_handler(HTTPException, on_http)
-    app.register_error_handler(SpoolError, on_spool)
-    app.register_error_handler(Exception, on_fault)
+    app.register_error_handler(Exception, answer)
 
 
 def http_problem(error: HTTPException) -> Response:
     """Return the framework's refusal as a problem."""
-    headers = {}
-    if isinstance(error, MethodNotAllowed) and error.valid_methods:
-        headers["Allow"] = ", ".join(sorted(error.valid_methods))
     status = error.code or 500
     slug = SLUG_OF_STATUS.get(status)
-    if slug is None:
-        return plain_response(status, error.name)
+    if slug is None:  # no more than its HTTP status (RFC 9457 §4.2.1)
+        return respond(Problem("about:blank", error.name, status), {})
+    allowed = isinstance(error, MethodNotAllowed) and sorted(error.valid_methods or ())
+    headers = {"Allow": ", ".join(allowed)} if allowed else {}
     details = {
         "too-large": f"at most {request.max_content_length} bytes are read",
         "request-timeout": f"a body has {BODY_WITHIN_S:g} s",

@@ -3,16 +3,10 @@
 hypercorn 0.18 on Trio lets some exceptions of a connection out into the nursery of all of them, so
 that one request ends the server: a websocket upgrade followed by one more byte (hypercorn #225), or
 an HTTP/2 request that is answered before its body ended (#312, #329, #334). Here they end with
-their own connection. Three more defects are mended:
+their own connection. Besides, a send to a peer that never reads has a deadline, closing is not
+cancelled with the request that was answered, and the read timeout counts only while a body is owed.
 
-- a send to a peer that never reads is shielded from cancellation and has no deadline;
-- closing, and starting the idle timer, are cancelled together with the request that was answered,
-  so that the connection stays open and dead;
-- the read timeout would also cut off a client that has sent everything and waits for its answer:
-  here it counts only while a body is owed.
-
-Nothing is patched: `api.server` starts this subclass. It relies on internals of hypercorn 0.18, so
-the dependency is pinned to it.
+`api.server` starts this subclass. It relies on internals of hypercorn 0.18, which is pinned.
 """
 
 from __future__ import annotations

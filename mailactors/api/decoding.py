@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.problems import FaultView, ProblemError, bad_parameter
 from mailactors.api.schemas import AddressIn, AttachmentIn
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -24,7 +24,6 @@ JSON_MEDIA_TYPE: Final = "application/json"
 _WHERE = re.compile(r"(.*?)(?: - at (?:`key` in )?`(\$[^`]*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
-_UNLISTED = re.compile(r"Invalid enum value .*", re.DOTALL)
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _WORDS: Final = {
     "`str`": "a string",
@@ -61,10 +60,7 @@ def check_content_type(content_type: str | None, *media_types: str) -> str:
 
 
 def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
-    """Return a body as a value of the decoder's type.
-
-    Raises: ProblemError.
-    """
+    """Return a body as a value of the decoder's type. Raises: ProblemError."""
     try:
         value = decoder.decode(body)
         _refuse_duplicates(body)
@@ -86,14 +82,13 @@ def decode_query(pairs: Iterable[tuple[str, str]], shape: type[T]) -> T:
     given: dict[str, str] = {}
     for name, value in pairs:
         if name in given:
-            raise _bad_parameter(FaultView("is given twice", parameter=name))
+            raise bad_parameter(name, "is given twice")
         given[name] = value
     try:
         return msgspec.convert(given, shape, strict=False)
     except msgspec.ValidationError as error:
         fault = _fault(str(error), shape)
-        name = (fault.pointer or "").removeprefix("/")
-        raise _bad_parameter(FaultView(fault.detail, parameter=name)) from None
+        raise bad_parameter((fault.pointer or "").removeprefix("/"), fault.detail) from None
 
 
 def pointer_of(steps: Sequence[str | int]) -> str:
@@ -103,11 +98,6 @@ def pointer_of(steps: Sequence[str | int]) -> str:
     '/headers/a~1b'
     """
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps)
-
-
-def _bad_parameter(fault: FaultView) -> ProblemError:
-    detail = f"{fault.parameter}: {fault.detail}"
-    return ProblemError("invalid-parameter", detail, errors=(fault,))
 
 
 def _fault(text: str, shape: type[msgspec.Struct]) -> FaultView:
@@ -120,7 +110,7 @@ def _fault(text: str, shape: type[msgspec.Struct]) -> FaultView:
         return FaultView(_unknown_words(unknown[1], steps, shape), pointer_of([*steps, unknown[1]]))
     if missing := _MISSING.fullmatch(what):
         return FaultView("is required", pointer_of([*steps, missing[1]]))
-    if _UNLISTED.fullmatch(what) and (choices := _choices(shape, steps)):
+    if what.startswith("Invalid enum value ") and (choices := _choices(shape, steps)):
         return FaultView(f"is none of {', '.join(choices)}", pointer_of(steps))
     return FaultView(_plain_words(what), pointer_of(steps))
 
@@ -147,7 +137,6 @@ def _choices(shape: type[msgspec.Struct], steps: Sequence[str]) -> list[str]:
 
 
 def _plain_words(text: str) -> str:
-    """Return the text with JSON's type names in lower case: "expected a string, got a number"."""
     for word, plain in _WORDS.items():
         text = text.replace(word, plain)
     return text[:1].lower() + text[1:]

@@ -10,7 +10,6 @@ Source: HTML, section 9.2 (server-sent events).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Final, Self
 
 import msgspec
@@ -18,10 +17,10 @@ import trio
 from quart import Response, request
 from quart.wrappers.response import ResponseBody
 
-from mailactors.api import schemas_control, views
+from mailactors.api import schemas, schemas_control, views
 from mailactors.api.exchange import read_query
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.problems import ProblemError, bad_parameter
 from mailactors.model.facts import public_facts
 from mailactors.spool.port import FeedEvent, SpoolError
 
@@ -39,12 +38,12 @@ RECONNECT_MS: Final = 1000
 """How long the stream asks a client to wait before it connects again."""
 
 
-async def follow_events(parts: ApiParts) -> Response:
-    """Return a stream of events after the one that the client knows, or from now on."""
+async def events(parts: ApiParts) -> Response:
+    """Every event as it is committed: server-sent events."""
     after = wanted_after()
     latest = await parts.spool.read(lambda spool: spool.latest_event_seq())
     if after is not None and after > latest:
-        raise _bad_place(f"there is no such event yet; the latest is {latest}")
+        raise bad_parameter("after", f"there is no such event yet; the latest is {latest}")
     if len(parts.streams) >= STREAMS_MAX:
         detail = f"{STREAMS_MAX} streams are open already"
         raise ProblemError("overloaded", detail, retry_after_s=STREAMS_RETRY_S)
@@ -67,8 +66,8 @@ def wanted_after() -> int | None:
     if not last:
         return query.after if isinstance(query.after, int) else None
     is_number = last.isascii() and last.isdecimal() and len(last) <= DIGITS_MAX
-    if not is_number or int(last) > schemas_control.SEQ_MAX:
-        raise _bad_place("Last-Event-ID is not the id of an event")
+    if not is_number or int(last) > schemas.SEQ_MAX:
+        raise bad_parameter("after", "Last-Event-ID is not the id of an event")
     return int(last)
 
 
@@ -84,9 +83,7 @@ class EventBody(ResponseBody):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException], error: BaseException, trace: TracebackType
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._parts.streams.discard(self)
         await self._lines.aclose()  # type: ignore[attr-defined]
 
@@ -99,7 +96,7 @@ class EventBody(ResponseBody):
         clock, stopping = self._parts.clock, self._parts.stopping
         seen, quiet_since_s = -1.0, clock.now_s()
         while not stopping.is_set():
-            commits = self._parts.signals.commits.total
+            commits = self._parts.spool.signals.commits.total
             chunk, is_all = b"", True
             if commits != seen and (page := await self._next_page()) is not None:
                 chunk, is_all = b"".join(map(encode_event, page)), len(page) < PAGE
@@ -136,8 +133,3 @@ def encode_event(event: FeedEvent) -> bytes:
     )
     head = f"id: {event.seq}\nevent: {event.kind}\ndata: ".encode()
     return head + msgspec.json.encode(view) + b"\n\n"
-
-
-def _bad_place(detail: str) -> ProblemError:
-    fault = FaultView(detail, parameter="after")
-    return ProblemError("invalid-parameter", f"after: {detail}", errors=(fault,))

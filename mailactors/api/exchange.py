@@ -35,19 +35,13 @@ async def read_bytes() -> bytes:
 
 
 async def read_body(decoder: msgspec.json.Decoder[T]) -> T:
-    """Return the body as a value.
-
-    Raises: ProblemError.
-    """
+    """Return the body as a value. Raises: ProblemError."""
     check_content_type(request.headers.get("Content-Type"))
     return decode_body(await read_bytes(), decoder)
 
 
 def read_query(shape: type[T]) -> T:
-    """Return the query's parameters as a value.
-
-    Raises: ProblemError.
-    """
+    """Return the query's parameters as a value. Raises: ProblemError."""
     return decode_query(request.args.items(multi=True), shape)
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mailactors.api.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX, Problem
+from mailactors.api.problems import MEDIA_TYPE, ProblemError, problem_of
 
 if TYPE_CHECKING:
     from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
@@ -41,15 +41,15 @@ def _is_readable(path: str) -> bool:
 
 
 async def _refuse(send: ASGISendCallable, slug: str, detail: str) -> None:
-    kind = KINDS[slug]
-    body = msgspec.json.encode(Problem(TYPE_PREFIX + slug, kind.title, kind.status, detail))
+    problem = problem_of(ProblemError(slug, detail))
+    body = msgspec.json.encode(problem)
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
         (b"connection", b"close"),
     ]
-    if kind.status == METHOD_NOT_ALLOWED:
+    if problem.status == METHOD_NOT_ALLOWED:
         headers.append((b"allow", b"GET, POST"))
-    start: Any = {"type": "http.response.start", "status": kind.status, "headers": headers}
+    start: Any = {"type": "http.response.start", "status": problem.status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})

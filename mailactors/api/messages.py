@@ -34,8 +34,8 @@ from mailactors.spool.port import (
 _SETTLE_DECODER: Final = msgspec.json.Decoder(schemas_control.SettleIn)
 
 
-async def list_statuses(parts: ApiParts) -> Response:
-    """Return every message's status, newest first, by pages; or those that one id names."""
+async def statuses(parts: ApiParts) -> Response:
+    """Every message's status, newest first, by pages; ?id= for one."""
     query, now = read_query(schemas.StatusesQuery), parts.clock.wall_time()
     following = None
     if isinstance(name := query.id, str):
@@ -50,8 +50,8 @@ async def list_statuses(parts: ApiParts) -> Response:
     )
 
 
-async def list_messages(parts: ApiParts) -> Response:
-    """Return the messages that the filters let through, newest first, by pages."""
+async def messages(parts: ApiParts) -> Response:
+    """Messages, newest first, by pages, by stream, state, recipient, tag and time."""
     query, now = read_query(schemas_control.MessagesQuery), parts.clock.wall_time()
     filters = filters_of(query, now)
     before = query.cursor if isinstance(query.cursor, int) else None
@@ -61,8 +61,8 @@ async def list_messages(parts: ApiParts) -> Response:
     return answer(schemas_control.MessagePage(briefs, following))
 
 
-async def show_message(parts: ApiParts, name: str) -> Response:
-    """Return a message's deliveries and its timeline; `name` is our id or the client's."""
+async def message(parts: ApiParts, name: str) -> Response:
+    """A message's deliveries and its timeline, by our id or the client's."""
     read_query(schemas.NoQuery)
 
     def ask(spool: Questions) -> tuple[MessageStatus, tuple[Event, ...]] | None:
@@ -76,7 +76,7 @@ async def show_message(parts: ApiParts, name: str) -> Response:
 
 
 async def cancel_message(parts: ApiParts, name: str) -> Response:
-    """Cancel the deliveries that are not being sent yet; asked again, the same answer."""
+    """Cancel the deliveries that are not being sent yet."""
     read_query(schemas.NoQuery)
     status = await _find_message(parts, name)
     result = await parts.spool.ask(Cancel(status.id))
@@ -90,7 +90,7 @@ async def cancel_message(parts: ApiParts, name: str) -> Response:
 
 
 async def retry_message(parts: ApiParts, name: str) -> Response:
-    """Send what a final message did not get sent once more, as a new message."""
+    """Send once more what a final message did not get sent, as a new message."""
     read_query(schemas.NoQuery)
     old = await _find_message(parts, name)
     result = await parts.spool.ask(Retry(old.id, parts.ids.new_id()))
@@ -112,7 +112,7 @@ async def retry_message(parts: ApiParts, name: str) -> Response:
 
 
 async def settle_message(parts: ApiParts, name: str) -> Response:
-    """Settle as sent, failed, or to be sent again, which declares the risk of a duplicate."""
+    """Settle by hand what of a message is uncertain or held."""
     read_query(schemas.NoQuery)
     body = await read_body(_SETTLE_DECODER)
     note = " ".join(body.note.split())

@@ -51,13 +51,8 @@ _LAST_EVENT_ID: Final = {
 def document(routes: Sequence[Route]) -> dict[str, Any]:
     """Return the document: every route, every answer, every problem."""
     queries = {route.query for route in routes if route.query is not None}
-    types = queries | {
-        type_
-        for route in routes
-        for type_ in (route.body, *route.answers.values(), Problem)
-        if type_ is not None
-    }
-    in_order = sorted(types, key=lambda type_: type_.__name__)
+    types = {each for route in routes for each in (route.body, *route.answers.values()) if each}
+    in_order = sorted(queries | types | {Problem}, key=lambda type_: type_.__name__)
     _, components = msgspec.json.schema_components(in_order, ref_template=_REF)
     for query in queries:
         del components[query.__name__]  # they are listed parameter by parameter
@@ -78,21 +73,19 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
 
 
 def _operation(route: Route) -> dict[str, Any]:
+    answers = {str(each): _answer(route, each, type_) for each, type_ in route.answers.items()}
+    by_status: dict[int, list[str]] = {}
+    for slug in (*route.problems, *(() if route.method == "GET" else ("cross-origin",))):
+        by_status.setdefault(KINDS[slug].status, []).append(slug)
+    problems = {str(each): _problem(route, each, by_status[each]) for each in sorted(by_status)}
     operation: dict[str, Any] = {
         "operationId": route.operation_id,
         "summary": route.summary,
         "parameters": _parameters(route),
-        "responses": {},
+        "responses": answers | problems,
     }
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": _content(route.body)}
-    for status, type_ in route.answers.items():
-        operation["responses"][str(status)] = _answer(route, status, type_)
-    by_status: dict[int, list[str]] = {}
-    for slug in _problems(route):
-        by_status.setdefault(KINDS[slug].status, []).append(slug)
-    for status, slugs in sorted(by_status.items()):
-        operation["responses"][str(status)] = _problem(route, status, slugs)
     return operation
 
 
@@ -104,15 +97,11 @@ def _content(body: type[msgspec.Struct]) -> dict[str, Any]:
     return {JSON: {"schema": array}, NDJSON_MEDIA_TYPE: {"schema": lines}}
 
 
-def _problems(route: Route) -> tuple[str, ...]:
-    return route.problems if route.method == "GET" else (*route.problems, "cross-origin")
-
-
 def _answer(route: Route, status: int, type_: type[msgspec.Struct] | None) -> dict[str, Any]:
-    schema: dict[str, Any] = {"type": "object" if route.media == JSON else "string"}
+    schema = _ref(type_) if type_ else {"type": "object" if route.media == JSON else "string"}
     answer: dict[str, Any] = {
         "description": "Accepted, durably" if status == 202 else "As asked for",
-        "content": {route.media: {"schema": schema if type_ is None else _ref(type_)}},
+        "content": {route.media: {"schema": schema}},
     }
     headers: dict[str, Any] = dict(_LIMITS) if route.is_limited else {}
     if 202 in route.answers:

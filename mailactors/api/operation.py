@@ -18,28 +18,28 @@ from mailactors.intake.submission import OverloadedError
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def show_ledger(parts: ApiParts) -> Response:
-    """Return the accounting identity, and whether it holds."""
+async def ledger(parts: ApiParts) -> Response:
+    """Accepted deliveries by state, and whether the sums agree."""
     now = parts.clock.wall_time()
-    ledger, pending = await parts.spool.read(partial(views.ask_ledger, now=now))
+    found, pending = await parts.spool.read(partial(views.ask_ledger, now=now))
     alarms = None if parts.watch is None else parts.watch.alarms()
-    return answer(views.ledger_view(ledger, pending, alarms, now))
+    return answer(views.ledger_view(found, pending, alarms, now))
 
 
-async def show_metrics(parts: ApiParts) -> Response:
-    """Return what Prometheus scrapes."""
+async def metrics(parts: ApiParts) -> Response:
+    """Metrics for Prometheus."""
     if parts.metrics is None:
         raise ProblemError("not-found", "this gateway has no metrics")
     return Response(await parts.metrics(), content_type=METRICS_TYPE)
 
 
 async def healthz(_parts: ApiParts) -> Response:
-    """Say that the process is alive: it answered."""
+    """Whether the process is alive."""
     return answer(schemas_control.HealthView("ok"))
 
 
 async def readyz(parts: ApiParts) -> Response:
-    """Say whether a message would be accepted now."""
+    """Whether messages are accepted now."""
     if parts.stopping.is_set():
         raise ProblemError("stopping", "the service is shutting down", retry_after_s=5.0)
     try:

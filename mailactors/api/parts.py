@@ -13,7 +13,6 @@ from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
 from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Clock, Ids, Journal
-from mailactors.spool.actor import SpoolSignals
 from mailactors.spool.client import SpoolClient
 
 BATCHES_MAX: Final = 8
@@ -33,13 +32,10 @@ class ApiParts:
     """Where each question and command goes. What is None is not served."""
 
     door: Door
-    """Accepts messages."""
     spool: SpoolClient
     lanes: Mapping[str, Lane]
     """The providers' lanes by name, in the configuration's order."""
     clock: Clock
-    signals: SpoolSignals
-    """Says that the spool's disk is full, and that something was committed."""
     journal: Journal
     """Records our own faults, without anything that a client sent."""
     ids: Ids

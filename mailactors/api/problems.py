@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 import msgspec
@@ -29,45 +28,38 @@ class ProblemType(NamedTuple):
     title: str
 
 
-KINDS: Final[Mapping[str, ProblemType]] = MappingProxyType(
-    {
-        "bad-request": ProblemType(400, "The request is not well-formed"),
-        "malformed-json": ProblemType(400, "The body is not JSON"),
-        "invalid-parameter": ProblemType(400, "A query parameter is not valid"),
-        "idempotency-key-invalid": ProblemType(400, "The Idempotency-Key header is not valid"),
-        "idempotency-key-mismatch": ProblemType(400, "The message has two different keys"),
-        "cross-origin": ProblemType(403, "The request comes from another site's page"),
-        "not-found": ProblemType(404, "There is no such resource"),
-        "method-not-allowed": ProblemType(405, "The resource does not know this method"),
-        "request-timeout": ProblemType(408, "The body did not arrive in time"),
-        "too-late": ProblemType(409, "It is too late to cancel the message"),
-        "not-retried": ProblemType(409, "The message cannot be sent once more"),
-        "not-settled": ProblemType(409, "There is nothing to settle"),
-        "too-large": ProblemType(413, "The body is too large"),
-        "unsupported-media-type": ProblemType(415, "The body is not declared as JSON"),
-        "validation": ProblemType(422, "The body is not valid"),
-        "configuration": ProblemType(422, "The configuration is not valid; nothing has changed"),
-        "idempotency-key-reused": ProblemType(422, "The key was used with other content before"),
-        "rate-limited": ProblemType(429, "Too many requests"),
-        "internal": ProblemType(500, "Something went wrong on our side"),
-        "overloaded": ProblemType(503, "There is no room now"),
-        "stopping": ProblemType(503, "The service is shutting down"),
-        "not-ready": ProblemType(503, "The service cannot accept messages"),
-        "spool-unavailable": ProblemType(503, "The spool does not answer"),
-    }
-)
-SLUG_OF_STATUS: Final[Mapping[int, str]] = MappingProxyType(
-    {
-        400: "bad-request",
-        404: "not-found",
-        405: "method-not-allowed",
-        408: "request-timeout",
-        413: "too-large",
-        415: "unsupported-media-type",
-        429: "rate-limited",
-        503: "overloaded",
-    }
-)
+KINDS: Final[Mapping[str, ProblemType]] = {
+    "bad-request": ProblemType(400, "The request is not well-formed"),
+    "malformed-json": ProblemType(400, "The body is not JSON"),
+    "invalid-parameter": ProblemType(400, "A query parameter is not valid"),
+    "idempotency-key-invalid": ProblemType(400, "The Idempotency-Key header is not valid"),
+    "idempotency-key-mismatch": ProblemType(400, "The message has two different keys"),
+    "cross-origin": ProblemType(403, "The request comes from another site's page"),
+    "not-found": ProblemType(404, "There is no such resource"),
+    "method-not-allowed": ProblemType(405, "The resource does not know this method"),
+    "request-timeout": ProblemType(408, "The body did not arrive in time"),
+    "too-late": ProblemType(409, "It is too late to cancel the message"),
+    "not-retried": ProblemType(409, "The message cannot be sent once more"),
+    "not-settled": ProblemType(409, "There is nothing to settle"),
+    "too-large": ProblemType(413, "The body is too large"),
+    "unsupported-media-type": ProblemType(415, "The body is not declared as JSON"),
+    "validation": ProblemType(422, "The body is not valid"),
+    "configuration": ProblemType(422, "The configuration is not valid; nothing has changed"),
+    "idempotency-key-reused": ProblemType(422, "The key was used with other content before"),
+    "rate-limited": ProblemType(429, "Too many requests"),
+    "internal": ProblemType(500, "Something went wrong on our side"),
+    "overloaded": ProblemType(503, "There is no room now"),
+    "stopping": ProblemType(503, "The service is shutting down"),
+    "not-ready": ProblemType(503, "The service cannot accept messages"),
+    "spool-unavailable": ProblemType(503, "The spool does not answer"),
+}
+SLUG_OF_STATUS: Final[Mapping[int, str]] = {
+    KINDS[slug].status: slug
+    for slug in (
+        *("bad-request", "not-found", "method-not-allowed", "request-timeout", "too-large"),
+        *("unsupported-media-type", "rate-limited", "overloaded"),
+    )
+}
 """For requests that the framework refuses before a handler runs."""
 CLOSING: Final = frozenset({408, 413})
 """After these the rest of the body is still arriving, so the connection is closed."""
@@ -116,12 +108,17 @@ class ProblemError(MailactorsError):
         self.retry_after_s = retry_after_s
 
 
+def bad_parameter(name: str, detail: str) -> ProblemError:
+    """Return the problem of a query parameter."""
+    fault = FaultView(detail, parameter=name)
+    return ProblemError("invalid-parameter", f"{name}: {detail}", errors=(fault,))
+
+
 def problem_of(error: ProblemError) -> Problem:
     """Return a refusal as a document."""
-    kind = KINDS[error.slug]
-    detail, errors = error.detail, error.errors[:ERRORS_MAX]
-    type_ = TYPE_PREFIX + error.slug
-    return Problem(type_, kind.title, kind.status, detail, errors, error.counts)
+    kind, type_ = KINDS[error.slug], TYPE_PREFIX + error.slug
+    errors = error.errors[:ERRORS_MAX]
+    return Problem(type_, kind.title, kind.status, error.detail, errors, error.counts)
 
 
 def problem_response(error: ProblemError, headers: Mapping[str, str] | None = None) -> Response:
@@ -130,11 +127,6 @@ def problem_response(error: ProblemError, headers: Mapping[str, str] | None = No
     if error.retry_after_s is not None:
         extra["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return respond(problem_of(error), extra)
-
-
-def plain_response(status: int, title: str) -> Response:
-    """Return a problem that is no more than its HTTP status (RFC 9457 §4.2.1)."""
-    return respond(Problem("about:blank", title, status), {})
 
 
 def respond(problem: Problem, headers: Mapping[str, str]) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 
 from quart import Response
 
@@ -13,8 +14,8 @@ from mailactors.api.problems import ProblemError
 from mailactors.dispatch.lane import CONTROL_ROOM, Lane
 
 
-async def list_providers(parts: ApiParts) -> Response:
-    """Return the lanes as they are now."""
+async def providers(parts: ApiParts) -> Response:
+    """The providers as they are now."""
     now_s = parts.clock.now_s()
     shown = tuple(views.provider_view(lane, now_s) for lane in parts.lanes.values())
     return answer(schemas_control.Providers(shown))
@@ -22,27 +23,21 @@ async def list_providers(parts: ApiParts) -> Response:
 
 async def pause_provider(parts: ApiParts, name: str) -> Response:
     """Give a provider nothing new; what is in flight goes on."""
-    lane = _lane(parts, name)
-    lane.pause()
-    return _shown(parts, lane)
+    return _control(parts, name, Lane.pause)
 
 
 async def resume_provider(parts: ApiParts, name: str) -> Response:
     """Give a paused provider messages again."""
-    lane = _lane(parts, name)
-    lane.resume()
-    return _shown(parts, lane)
+    return _control(parts, name, Lane.resume)
 
 
 async def reset_provider(parts: ApiParts, name: str) -> Response:
-    """Forget what was learnt of a provider: close its breaker, lift a learnt pause."""
-    lane = _lane(parts, name)
-    lane.reset()
-    return _shown(parts, lane)
+    """Forget what was learnt of a provider: its breaker closes."""
+    return _control(parts, name, Lane.reset)
 
 
-def _lane(parts: ApiParts, name: str) -> Lane:
-    """Return a lane whose actors have room for a command.
+def _control(parts: ApiParts, name: str, act: Callable[[Lane], None]) -> Response:
+    """Apply a command to a lane whose actors have room for it, and show the lane.
 
     Raises: ProblemError when there is no such provider, or its actors are behind.
     """
@@ -56,8 +51,5 @@ def _lane(parts: ApiParts, name: str) -> Lane:
     # A command takes room in mailboxes that keep room for every attempt in flight.
     if max(lane.limiter_mailbox.waiting, lane.breaker_mailbox.waiting) >= CONTROL_ROOM:
         raise ProblemError("overloaded", "the provider's actors are behind", retry_after_s=1.0)
-    return lane
-
-
-def _shown(parts: ApiParts, lane: Lane) -> Response:
+    act(lane)
     return answer(views.provider_view(lane, parts.clock.now_s()))

@@ -16,21 +16,31 @@ Handler: TypeAlias = Callable[..., Awaitable[Response]]
 
 
 class Route(msgspec.Struct, frozen=True):
-    """One route. `problems` are slugs of `problems.KINDS`."""
+    """One route. `problems` are slugs of `problems.KINDS`; `media` is a good answer's type.
+
+    The handler's name is the operation's id, the first line of its docstring the summary.
+    """
 
     method: str
     rule: str
-    operation_id: str
     handler: Handler
-    summary: str
     answers: dict[int, type[msgspec.Struct] | None]
     problems: tuple[str, ...] = ("internal",)
-    body: type[msgspec.Struct] | None = None
     query: type[msgspec.Struct] | None = None
+    body: type[msgspec.Struct] | None = None
     is_limited: bool = False
     """It accepts messages, so each answer says what is left of the service's own limit."""
     media: str = JSON
-    """The media type of a good answer."""
+
+    @property
+    def operation_id(self) -> str:
+        """The name of the route in OpenAPI and in Quart."""
+        return self.handler.__name__
+
+    @property
+    def summary(self) -> str:
+        """What the route does, in a line."""
+        return (self.handler.__doc__ or "").partition("\n")[0].removesuffix(".")
 
     @property
     def path(self) -> str:

@@ -12,262 +12,176 @@ import mailactors
 from mailactors.api import (
     events,
     messages,
-    openapi,
     operation,
     providers,
     schemas,
-    schemas_control,
     submissions,
     suppressions,
 )
+from mailactors.api import schemas_control as control
 from mailactors.api.exchange import BATCH_PATH, answer
+from mailactors.api.openapi import document
 from mailactors.api.parts import ApiParts
 from mailactors.api.route import JSON, Route
 
+_get, _post = functools.partial(Route, "GET"), functools.partial(Route, "POST")
 _READ: Final = ("invalid-parameter", "internal", "spool-unavailable")
 _BODY: Final = (
     *("malformed-json", "request-timeout", "too-large", "unsupported-media-type", "validation"),
     "internal",
 )
-_ACCEPT: Final = (
-    *(*_BODY, "idempotency-key-invalid", "idempotency-key-mismatch", "idempotency-key-reused"),
-    *("rate-limited", "overloaded", "stopping"),
-)
-_COMMAND: Final = ("invalid-parameter", "not-found", "internal", "overloaded", "spool-unavailable")
+_BATCH: Final = (*_BODY, "idempotency-key-invalid", "rate-limited", "overloaded", "stopping")
+_ACCEPT: Final = (*_BATCH, "idempotency-key-mismatch", "idempotency-key-reused")
 _CONTROL: Final = ("invalid-parameter", "not-found", "internal", "overloaded")
+_COMMAND: Final = (*_CONTROL, "spool-unavailable")
 
 
-async def _openapi(_parts: ApiParts) -> Response:
-    """Return the description of all routes."""
+async def openapi(_parts: ApiParts) -> Response:
+    """This description."""
     return Response(_document_json(), content_type=JSON)
 
 
 @functools.cache
 def _document_json() -> bytes:
-    return msgspec.json.encode(openapi.document(ROUTES))
+    return msgspec.json.encode(document(ROUTES))
 
 
-async def _index(_parts: ApiParts) -> Response:
-    """List the routes."""
+async def index(_parts: ApiParts) -> Response:
+    """What is served here."""
     summaries = {f"{route.method} {route.path}": route.summary for route in ROUTES}
-    return answer(schemas_control.Index("mailactors", mailactors.__version__, summaries))
+    return answer(control.Index("mailactors", mailactors.__version__, summaries))
 
 
-_MESSAGES: Final = (
-    Route(
-        "POST",
+ROUTES: Final = (
+    _post(
         "/send-email",
-        "send_email",
         submissions.send_email,
-        "Accept a message in the short form; its id is the idempotency key",
         {202: schemas.ShortReceipt, 200: schemas.ShortReceipt},
         _ACCEPT,
         body=schemas.ShortMessage,
         is_limited=True,
     ),
-    Route(
-        "GET",
+    _get(
         "/statuses",
-        "statuses",
-        messages.list_statuses,
-        "Every message's status, newest first, by pages; ?id= for one",
+        messages.statuses,
         {200: schemas.StatusPage},
         _READ,
-        query=schemas.StatusesQuery,
+        schemas.StatusesQuery,
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/messages",
-        "post_message",
         submissions.post_message,
-        "Accept a message",
         {202: schemas.MessageReceipt, 200: schemas.MessageReceipt},
         _ACCEPT,
         body=schemas.MessageIn,
         is_limited=True,
     ),
-    Route(
-        "POST",
+    _post(
         BATCH_PATH,
-        "post_batch",
         submissions.post_batch,
-        "Accept up to 1,000 messages in one commit, with a result for each",
         {200: schemas.BatchResults},
-        tuple(
-            p for p in _ACCEPT if p not in {"idempotency-key-mismatch", "idempotency-key-reused"}
-        ),
+        _BATCH,
         body=schemas.BatchItem,
         is_limited=True,
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/messages",
-        "messages",
-        messages.list_messages,
-        "Messages, newest first, by pages, by stream, state, recipient, tag and time",
-        {200: schemas_control.MessagePage},
+        messages.messages,
+        {200: control.MessagePage},
         _READ,
-        query=schemas_control.MessagesQuery,
+        control.MessagesQuery,
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/messages/<name>",
-        "message",
-        messages.show_message,
-        "A message's deliveries and its timeline, by our id or the client's",
+        messages.message,
         {200: schemas.MessageView},
         (*_READ, "not-found"),
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/messages/<name>/cancel",
-        "cancel_message",
         messages.cancel_message,
-        "Cancel the deliveries that are not being sent yet",
-        {200: schemas_control.CancelReceipt},
+        {200: control.CancelReceipt},
         (*_COMMAND, "too-late"),
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/messages/<name>/retry",
-        "retry_message",
         messages.retry_message,
-        "Send once more what a final message did not get sent, as a new message",
-        {202: schemas_control.RetryReceipt},
+        {202: control.RetryReceipt},
         (*_COMMAND, "not-retried"),
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/messages/<name>/settle",
-        "settle_message",
         messages.settle_message,
-        "Settle by hand what of a message is uncertain or held",
-        {200: schemas_control.SettleReceipt},
+        {200: control.SettleReceipt},
         (*dict.fromkeys((*_BODY, *_COMMAND)), "not-settled"),
-        body=schemas_control.SettleIn,
+        body=control.SettleIn,
     ),
-)
-_OPERATION: Final = (
-    Route(
-        "GET",
-        "/v1/providers",
-        "providers",
-        providers.list_providers,
-        "The providers as they are now",
-        {200: schemas_control.Providers},
-    ),
+    _get("/v1/providers", providers.providers, {200: control.Providers}),
     *(
-        Route(
-            "POST",
-            f"/v1/providers/<name>/{verb}",
-            f"{verb}_provider",
-            handler,
-            summary,
-            {200: schemas_control.ProviderView},
-            _CONTROL,
-        )
-        for verb, handler, summary in (
-            (
-                "pause",
-                providers.pause_provider,
-                "Give a provider nothing new; what is in flight goes on",
-            ),
-            ("resume", providers.resume_provider, "Give a paused provider messages again"),
-            (
-                "reset",
-                providers.reset_provider,
-                "Forget what was learnt of a provider: its breaker closes",
-            ),
+        _post(f"/v1/providers/<name>/{verb}", handler, {200: control.ProviderView}, _CONTROL)
+        for verb, handler in (
+            ("pause", providers.pause_provider),
+            ("resume", providers.resume_provider),
+            ("reset", providers.reset_provider),
         )
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/suppressions",
-        "suppressions",
-        suppressions.list_suppressions,
-        "The addresses that get no mail, by pages",
-        {200: schemas_control.SuppressionPage},
+        suppressions.suppressions,
+        {200: control.SuppressionPage},
         _READ,
-        query=schemas_control.SuppressionsQuery,
+        control.SuppressionsQuery,
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/suppressions",
-        "suppress",
         suppressions.suppress,
-        "Send an address no mail from now on",
-        {200: schemas_control.SuppressionView},
+        {200: control.SuppressionView},
         (*_BODY, "not-found", "overloaded", "spool-unavailable"),
-        body=schemas_control.SuppressionIn,
+        body=control.SuppressionIn,
     ),
     Route(
         "DELETE",
         "/v1/suppressions",
-        "unsuppress",
         suppressions.unsuppress,
-        "Send an address mail again",
-        {200: schemas_control.Unsuppression},
+        {200: control.Unsuppression},
         _COMMAND,
-        query=schemas_control.AddressQuery,
+        control.AddressQuery,
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/ledger",
-        "ledger",
-        operation.show_ledger,
-        "Accepted deliveries by state, and whether the sums agree",
-        {200: schemas_control.LedgerView},
+        operation.ledger,
+        {200: control.LedgerView},
         ("internal", "spool-unavailable"),
     ),
-    Route(
-        "GET",
+    _get(
         "/v1/events",
-        "events",
-        events.follow_events,
-        "Every event as it is committed: server-sent events",
+        events.events,
         {200: None},
         (*_READ, "overloaded"),
-        query=schemas_control.EventsQuery,
+        control.EventsQuery,
         media="text/event-stream",
     ),
-    Route(
-        "POST",
+    _post(
         "/v1/reload",
-        "reload_configuration",
         operation.reload_configuration,
-        "Take over the configuration as it is now, or change nothing",
-        {200: schemas_control.Reloaded},
+        {200: control.Reloaded},
         ("invalid-parameter", "not-found", "configuration", "internal"),
     ),
-    Route(
-        "GET",
+    _get(
         "/metrics",
-        "metrics",
-        operation.show_metrics,
-        "Metrics for Prometheus",
+        operation.metrics,
         {200: None},
         ("not-found", "internal", "spool-unavailable"),
         media="text/plain",
     ),
-    Route(
-        "GET",
-        "/healthz",
-        "healthz",
-        operation.healthz,
-        "Whether the process is alive",
-        {200: schemas_control.HealthView},
-    ),
-    Route(
-        "GET",
+    _get("/healthz", operation.healthz, {200: control.HealthView}),
+    _get(
         "/readyz",
-        "readyz",
         operation.readyz,
-        "Whether messages are accepted now",
-        {200: schemas_control.HealthView},
+        {200: control.HealthView},
         ("internal", "stopping", "not-ready", "spool-unavailable"),
     ),
-    Route("GET", "/openapi.json", "openapi", _openapi, "This description", {200: None}),
-    Route("GET", "/", "index", _index, "What is served here", {200: schemas_control.Index}),
+    _get("/openapi.json", openapi, {200: None}),
+    _get("/", index, {200: control.Index}),
 )
-ROUTES: Final = (*_MESSAGES, *_OPERATION)
 LIMITED: Final = frozenset(route.operation_id for route in ROUTES if route.is_limited)

@@ -18,8 +18,9 @@ ITEMS_MAX: Final = 100
 """Entries of any list in a body: bounds the work of checking it; admission's limits are lower."""
 BATCH_MAX: Final = 1000
 """Messages of one batch: they share a commit, and other submissions wait for it."""
-STATUSES_MAX: Final = 1000
-STATUSES_DEFAULT: Final = 100
+PAGE_MAX: Final = 1000
+PAGE_DEFAULT: Final = 100
+SEQ_MAX: Final = 2**53
 
 ClientId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=SHORT_TEXT_MAX)]
 
@@ -105,8 +106,8 @@ class StatusesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     id: str | UnsetType = UNSET
-    limit: Annotated[int, Meta(ge=1, le=STATUSES_MAX)] = STATUSES_DEFAULT
-    cursor: Annotated[int, Meta(ge=1, le=2**53)] | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    cursor: Annotated[int, Meta(ge=1, le=SEQ_MAX)] | UnsetType = UNSET
 
 
 class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -212,15 +213,9 @@ class StatusPage(msgspec.Struct, frozen=True):
     next: str | None
 
 
-class DeliveryView(msgspec.Struct, frozen=True):
+class DeliveryView(DeliveryBrief, frozen=True):
     """One recipient's delivery. `next_at` is when it is due; null when it is final or held."""
 
-    recipient: str
-    status: str
-    provider: str | None
-    attempts: int
-    error: str | None
-    updated_at: str
     next_at: str | None
 
 
@@ -245,11 +240,8 @@ class TimelineEntry(msgspec.Struct, frozen=True):
     facts: dict[str, Any]
 
 
-class MessageView(msgspec.Struct, frozen=True):
-    """A message, the status of each delivery, and the timeline, oldest first.
-
-    `retry_of` is the message of which this one is a retry by hand.
-    """
+class MessageHead(msgspec.Struct, frozen=True):
+    """What a list and the message's own page show alike."""
 
     id: str
     client_id: str | None
@@ -259,12 +251,20 @@ class MessageView(msgspec.Struct, frozen=True):
     sender: str = msgspec.field(name="from")
     subject: str
     accepted_at: str
-    not_before: str
-    expires_at: str
     attempts: int
-    declared_risks: int
     retry_of: str | None
     tags: tuple[str, ...]
     metadata: dict[str, str]
+
+
+class MessageView(MessageHead, frozen=True):
+    """A message, the status of each delivery, and the timeline, oldest first.
+
+    `retry_of` is the message of which this one is a retry by hand.
+    """
+
+    not_before: str
+    expires_at: str
+    declared_risks: int
     deliveries: tuple[DeliveryView, ...]
     timeline: tuple[TimelineEntry, ...]

@@ -8,13 +8,10 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from mailactors.api.schemas import DeliveryBrief
+from mailactors.api.schemas import PAGE_DEFAULT, PAGE_MAX, SEQ_MAX, DeliveryBrief, MessageHead
 from mailactors.intake.admission import SHORT_TEXT_MAX
 from mailactors.model.lifecycle import Status
 
-PAGE_MAX: Final = 1000
-PAGE_DEFAULT: Final = 100
-SEQ_MAX: Final = 2**53
 ADDRESS_MAX: Final = 2 * SHORT_TEXT_MAX
 
 
@@ -35,21 +32,9 @@ class MessagesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cursor: Annotated[int, Meta(ge=1, le=SEQ_MAX)] | UnsetType = UNSET
 
 
-class MessageBrief(msgspec.Struct, frozen=True):
+class MessageBrief(MessageHead, frozen=True):
     """A message in a list. `id` is ours, `rfc_message_id` the RFC 5322 Message-ID."""
 
-    id: str
-    client_id: str | None
-    rfc_message_id: str
-    status: str
-    stream: str
-    sender: str = msgspec.field(name="from")
-    subject: str
-    accepted_at: str
-    attempts: int
-    retry_of: str | None
-    tags: tuple[str, ...]
-    metadata: dict[str, str]
     deliveries: tuple[DeliveryBrief, ...]
     status_url: str
 

@@ -14,6 +14,7 @@ import contextlib
 import logging
 import ssl
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -68,14 +69,6 @@ class Listening:
     drained: trio.Event = field(default_factory=trio.Event)
 
 
-class ServerStatistics(msgspec.Struct, frozen=True):
-    """A snapshot for metrics."""
-
-    connections: int
-    connections_total: int
-    connections_refused: int
-
-
 class ApiServer:
     """Binds, accepts connections until `shutdown` is set, then drains them."""
 
@@ -87,8 +80,8 @@ class ApiServer:
         self._context = WorkerContext(None)
         self._live: set[ContainedConnection] = set()
         self._gone = trio.Event()
-        self._total = 0
-        self._refused = 0
+        self.refused_count = 0
+        """Connections that were too many."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Serve until cancelled; after `shutdown`, wait to be.
@@ -111,10 +104,6 @@ class ApiServer:
         self._listening.drained.set()
         await trio.sleep_forever()
 
-    def statistics(self) -> ServerStatistics:
-        """Return how many connections there are, were, and were too many."""
-        return ServerStatistics(len(self._live), self._total, self._refused)
-
     async def _bind(self) -> list[trio.SocketListener]:
         at = self._listening
         listeners = await trio.open_tcp_listeners(at.port, host=at.host)
@@ -126,14 +115,11 @@ class ApiServer:
         return listeners
 
     async def _accept(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
-        """Accept connections until it is stopped; the listeners are closed then."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._stop_accepting, nursery.cancel_scope)
-            await trio.serve_listeners(self._serve, listeners, handler_nursery=handlers)
-
-    async def _stop_accepting(self, scope: trio.CancelScope) -> None:
-        await self._listening.shutdown.wait()
-        scope.cancel()
+            serve = partial(trio.serve_listeners, handler_nursery=handlers)
+            nursery.start_soon(serve, self._serve, listeners)
+            await self._listening.shutdown.wait()
+            nursery.cancel_scope.cancel()
 
     async def _keep_connections(
         self, stop: trio.Event, task_status: trio.TaskStatus[trio.Nursery]
@@ -156,28 +142,23 @@ class ApiServer:
             await self._gone.wait()
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        """Serve one connection, unless there are too many."""
         if len(self._live) >= self._listening.connections_max:
-            self._refused += 1
+            self.refused_count += 1
             await trio.aclose_forcefully(stream)
             return
-        connection = self._connection(stream)
+        at = self._listening
+        over: Any = stream
+        if at.tls is not None:
+            over = trio.SSLStream(stream, at.tls, server_side=True, https_compatible=True)
+        connection = ContainedConnection(
+            self._app, self._config, self._context, over, self._journal, at.timeouts.send_s
+        )
         self._live.add(connection)
-        self._total += 1
         try:
             await connection.run()
         finally:
             self._live.discard(connection)
             self._gone.set()
-
-    def _connection(self, stream: trio.SocketStream) -> ContainedConnection:
-        at = self._listening
-        over: Any = stream
-        if at.tls is not None:
-            over = trio.SSLStream(stream, at.tls, server_side=True, https_compatible=True)
-        return ContainedConnection(
-            self._app, self._config, self._context, over, self._journal, at.timeouts.send_s
-        )
 
 
 def server_config(timeouts: Timeouts) -> Config:

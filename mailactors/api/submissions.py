@@ -28,7 +28,6 @@ from mailactors.api.problems import ProblemError
 from mailactors.intake.submission import IntakeError, Submission
 from mailactors.spool.port import Receipt
 
-SHORT_MESSAGE: Final = "Email process initiated."
 BATCHES_RETRY_S: Final = 1.0
 
 _SHORT_DECODER: Final = msgspec.json.Decoder(schemas.ShortMessage)
@@ -36,13 +35,12 @@ _MESSAGE_DECODER: Final = msgspec.json.Decoder(schemas.MessageIn)
 
 
 async def send_email(parts: ApiParts) -> Response:
-    """Accept a message in the short form."""
+    """Accept a message in the short form; its id is the idempotency key."""
     body = await read_body(_SHORT_DECODER)
     submission = short_submission(body, _key_of_header())
     receipt = await _submit(parts, submission, body)
-    view = schemas.ShortReceipt(
-        SHORT_MESSAGE, body.id, receipt.id, receipt.message_id, url_of(receipt.id)
-    )
+    ids = (body.id, receipt.id, receipt.message_id)
+    view = schemas.ShortReceipt("Email process initiated.", *ids, url_of(receipt.id))
     return _accepted(view, receipt)
 
 
@@ -52,23 +50,22 @@ async def post_message(parts: ApiParts) -> Response:
     submission = full_submission(body, _key_of_header())
     receipt = await _submit(parts, submission, body)
     rules = parts.door.rules
+    known_by = ("key", rules.key_window_s)
     if submission.key is None:
-        idempotency = schemas.Idempotency("fingerprint", rules.fingerprint_window_s)
-    else:
-        idempotency = schemas.Idempotency("key", rules.key_window_s)
+        known_by = ("fingerprint", rules.fingerprint_window_s)
     view = schemas.MessageReceipt(
         id=receipt.id,
         client_id=receipt.client_id or None,
         rfc_message_id=receipt.message_id,
         status="accepted",
         status_url=url_of(receipt.id),
-        idempotency=idempotency,
+        idempotency=schemas.Idempotency(*known_by),
     )
     return _accepted(view, receipt)
 
 
 async def post_batch(parts: ApiParts) -> Response:
-    """Accept many messages in one commit, with a result for each."""
+    """Accept up to 1,000 messages in one commit, with a result for each."""
     if request.headers.getlist("Idempotency-Key"):
         detail = "each message of a batch has its own key: its idempotency_key or its id"
         raise ProblemError("idempotency-key-invalid", detail)

@@ -12,7 +12,7 @@ from mailactors.api import schemas_control, views
 from mailactors.api.bodies import validation_problem
 from mailactors.api.exchange import answer, read_body, read_query
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.problems import FaultView, bad_parameter
 from mailactors.intake.admission import normal_address
 from mailactors.spool.port import Suppress, Suppression, Unsuppress, Unsuppressed
 
@@ -22,8 +22,8 @@ SOURCE: Final = "api"
 _DECODER: Final = msgspec.json.Decoder(schemas_control.SuppressionIn)
 
 
-async def list_suppressions(parts: ApiParts) -> Response:
-    """Return suppressed addresses by pages."""
+async def suppressions(parts: ApiParts) -> Response:
+    """The addresses that get no mail, by pages."""
     query = read_query(schemas_control.SuppressionsQuery)
     found = await parts.spool.read(lambda spool: spool.suppressions(query.limit + 1, query.cursor))
     shown = found[: query.limit]
@@ -33,7 +33,10 @@ async def list_suppressions(parts: ApiParts) -> Response:
 
 
 async def suppress(parts: ApiParts) -> Response:
-    """Put an address on the list; the first reason and source stand."""
+    """Send an address no mail from now on.
+
+    The first reason and source stand.
+    """
     body = await read_body(_DECODER)
     reason = " ".join(body.reason.split())
     faults = [] if reason.isprintable() else [FaultView("is not printable", "/reason")]
@@ -49,7 +52,7 @@ async def suppress(parts: ApiParts) -> Response:
 
 
 async def unsuppress(parts: ApiParts) -> Response:
-    """Take an address off the list, if it is there."""
+    """Send an address mail again."""
     address = address_of("address", read_query(schemas_control.AddressQuery).address)
     result = await parts.spool.ask(Unsuppress(address))
     assert isinstance(result, Unsuppressed)
@@ -64,6 +67,4 @@ def address_of(parameter: str, text: str) -> str:
     try:
         return normal_address(text, special_use=True)
     except email_validator.EmailNotValidError as error:
-        fault = FaultView(str(error), parameter=parameter)
-        detail = f"{parameter}: {fault.detail}"
-        raise ProblemError("invalid-parameter", detail, errors=(fault,)) from None
+        raise bad_parameter(parameter, str(error)) from None

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 from mailactors.api.schemas import (
     DeliveryBrief,
     DeliveryView,
+    MessageHead,
     MessageView,
     NextStep,
     StatusView,
@@ -32,7 +35,6 @@ from mailactors.model.facts import public_facts, public_word
 from mailactors.model.lifecycle import PENDING, State, Status, summarize_statuses
 from mailactors.observe.alarms import Alarm
 from mailactors.spool.port import (
-    DeliveryStatus,
     Event,
     Ledger,
     MessageStatus,
@@ -46,7 +48,6 @@ UNLIMITED: Final = LimiterStatus().permits
 MOVING: Final = PENDING - {State.HELD}
 """The states of a delivery that is due at some time, without a person."""
 _IN_FLIGHT: Final = (Status.QUEUED, Status.PROCESSING, Status.DEFERRED, Status.UNCERTAIN)
-_SHOWN_APART: Final = frozenset({"rule", "provider", "outcome", "reason", "next"})
 
 
 def rfc3339(utc_s: float) -> str:
@@ -72,7 +73,7 @@ def status_view(status: MessageStatus, now: float) -> StatusView:
         attempts=status.attempts,
         updated_at=rfc3339(newest_first[0].updated_at if newest_first else status.accepted_at),
         error=next((d.error for d in newest_first if d.error), None),
-        deliveries=_delivery_briefs(status, now),
+        deliveries=_briefs(status, now),
     )
 
 
@@ -80,22 +81,17 @@ def message_view(status: MessageStatus, events: Sequence[Event], now: float) -> 
     """Return all that is known of a message but its content."""
     recipients = {str(d.n): d.recipient for d in status.deliveries}
     return MessageView(
-        id=status.id,
-        client_id=status.client_id or None,
-        rfc_message_id=status.message_id,
-        status=_summary(status, now),
-        stream=status.stream,
-        sender=status.sender,
-        subject=status.subject,
-        accepted_at=rfc3339(status.accepted_at),
+        **_head(status, now),
         not_before=rfc3339(status.not_before),
         expires_at=rfc3339(status.expires_at),
-        attempts=status.attempts,
         declared_risks=status.declared_risks,
-        retry_of=status.retry_of or None,
-        tags=status.tags,
-        metadata=status.metadata,
-        deliveries=tuple(_delivery_view(status, each, now) for each in status.deliveries),
+        deliveries=tuple(
+            DeliveryView(
+                **msgspec.structs.asdict(brief),
+                next_at=rfc3339(each.due_at) if each.state in MOVING else None,
+            )
+            for brief, each in zip(_briefs(status, now), status.deliveries, strict=True)
+        ),
         timeline=tuple(_entry(event, recipients) for event in events),
     )
 
@@ -103,6 +99,14 @@ def message_view(status: MessageStatus, events: Sequence[Event], now: float) -> 
 def message_brief(status: MessageStatus, now: float) -> MessageBrief:
     """Return a message as a list shows it."""
     return MessageBrief(
+        **_head(status, now),
+        deliveries=_briefs(status, now),
+        status_url=f"/v1/messages/{status.id}",
+    )
+
+
+def _head(status: MessageStatus, now: float) -> dict[str, Any]:
+    head = MessageHead(
         id=status.id,
         client_id=status.client_id or None,
         rfc_message_id=status.message_id,
@@ -115,9 +119,8 @@ def message_brief(status: MessageStatus, now: float) -> MessageBrief:
         retry_of=status.retry_of or None,
         tags=status.tags,
         metadata=status.metadata,
-        deliveries=_delivery_briefs(status, now),
-        status_url=f"/v1/messages/{status.id}",
     )
+    return msgspec.structs.asdict(head)
 
 
 def ask_ledger(spool: Questions, now: float) -> tuple[Ledger, tuple[Pending, ...]]:
@@ -177,9 +180,8 @@ def alarm_view(alarm: Alarm) -> AlarmView:
 
 
 def _pending_view(each: Pending, now: float) -> PendingView:
-    if each.status is Status.SCHEDULED:
-        return PendingView(each.stream, each.status, each.count, None, None)
-    ages = (_age_s(each.waits_since, now), _age_s(each.unmoved_since, now))
+    is_due = each.status is not Status.SCHEDULED
+    ages = [_age_s(at, now) if is_due else None for at in (each.waits_since, each.unmoved_since)]
     return PendingView(each.stream, each.status, each.count, *ages)
 
 
@@ -223,7 +225,7 @@ def _summary(status: MessageStatus, now: float) -> str:
     )
 
 
-def _delivery_briefs(status: MessageStatus, now: float) -> tuple[DeliveryBrief, ...]:
+def _briefs(status: MessageStatus, now: float) -> tuple[DeliveryBrief, ...]:
     return tuple(
         DeliveryBrief(
             recipient=each.recipient,
@@ -237,29 +239,14 @@ def _delivery_briefs(status: MessageStatus, now: float) -> tuple[DeliveryBrief, 
     )
 
 
-def _delivery_view(status: MessageStatus, delivery: DeliveryStatus, now: float) -> DeliveryView:
-    return DeliveryView(
-        recipient=delivery.recipient,
-        status=status.delivery_status(delivery, now),
-        provider=delivery.provider or None,
-        attempts=delivery.attempts,
-        error=delivery.error or None,
-        updated_at=rfc3339(delivery.updated_at),
-        next_at=rfc3339(delivery.due_at) if delivery.state in MOVING else None,
-    )
-
-
 def _entry(event: Event, recipients: dict[str, str]) -> TimelineEntry:
     facts = public_facts(event.facts)
     return TimelineEntry(
         at=rfc3339(event.at),
         kind=event.kind,
-        rule=facts.get("rule"),
-        provider=facts.get("provider"),
-        outcome=facts.get("outcome"),
-        reason=facts.get("reason"),
-        next=_next_steps(facts.get("next"), recipients),
-        facts={name: value for name, value in facts.items() if name not in _SHOWN_APART},
+        **{name: facts.pop(name, None) for name in ("rule", "provider", "outcome", "reason")},
+        next=_next_steps(facts.pop("next", None), recipients),
+        facts=facts,
     )
 
 

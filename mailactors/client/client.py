@@ -7,8 +7,7 @@ import os
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from types import TracebackType
-from typing import Any, Final, Self, TypeGuard, Unpack
+from typing import Any, Final, Self, Unpack
 
 import anyio
 import httpx2
@@ -83,12 +82,7 @@ class Client:
         await self._http.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None = None,
-        error: BaseException | None = None,
-        trace: TracebackType | None = None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         with anyio.move_on_after(CLOSE_WITHIN_S, shield=True):
             for events in self._open:
                 await events.aclose()
@@ -184,7 +178,9 @@ class Client:
         patience = Patience(self._retry_for_s, self._backoff)
         results = await self._post_batch(chunk)
         with suppress(UnavailableError):
-            while refused := {i: r for i, r in enumerate(results) if _may_pass(r)}:
+            while refused := {
+                i: r for i, r in enumerate(results) if isinstance(r, UnavailableError)
+            }:
                 await patience.rest(next(iter(refused.values())))
                 again = await self._post_batch([chunk[index] for index in refused])
                 for index, result in zip(refused, again, strict=True):
@@ -255,7 +251,3 @@ def _trust(url: str, ca_file: str | os.PathLike[str] | None) -> ssl.SSLContext |
     if ca_file is not None:
         return ssl.create_default_context(cafile=ca_file)
     return url.lower().startswith("https:") or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def _may_pass(result: Sent | ClientError) -> TypeGuard[UnavailableError]:
-    return isinstance(result, UnavailableError)

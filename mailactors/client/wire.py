@@ -72,10 +72,7 @@ class Item:
         return msgspec.json.encode(self._fields)
 
     def headers(self) -> dict[str, str]:
-        """Return the header that names the key, unless the body's id does.
-
-        Raises: ValueError.
-        """
+        """Return the header that names the key, unless the body's id does. Raises: ValueError."""
         if self._own_key is None:
             return {}
         if not _ASCII.fullmatch(self.key):
@@ -159,10 +156,7 @@ def read_problem(status: int, content: bytes | str) -> Problem:
 
 
 def read_json(answer: httpx2.Response) -> Any:
-    """Return an answer's JSON.
-
-    Raises: NotAGatewayError.
-    """
+    """Return an answer's JSON. Raises: NotAGatewayError."""
     try:
         return msgspec.json.decode(answer.content)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -170,10 +164,7 @@ def read_json(answer: httpx2.Response) -> Any:
 
 
 def read_as(value: object, kind: type[T]) -> T:
-    """Return JSON as a value of a type.
-
-    Raises: NotAGatewayError.
-    """
+    """Return JSON as a value of a type. Raises: NotAGatewayError."""
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:

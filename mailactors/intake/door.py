@@ -113,7 +113,9 @@ class Door:
             admitted = [await self._try_to_admit(submission) for submission in submissions]
             accepts = tuple(each for each in admitted if isinstance(each, Accept))
             self._count(len(accepts))
-            receipts = iter(await self._accept_many(accepts) if accepts else ())
+            made = await self._make_durable(AcceptMany(accepts)) if accepts else AcceptedMany(())
+            assert isinstance(made, AcceptedMany)
+            receipts = iter(made.results)
         except IntakeError as error:
             self.results.add(error.result, count=len(submissions))
             raise
@@ -121,11 +123,6 @@ class Door:
             self._receipt_or_conflict(each, next(receipts)) if isinstance(each, Accept) else each
             for each in admitted
         ]
-
-    async def _accept_many(self, accepts: tuple[Accept, ...]) -> tuple[Receipt | Conflict, ...]:
-        result = await self._make_durable(AcceptMany(accepts))
-        assert isinstance(result, AcceptedMany)
-        return result.results
 
     async def _make_durable(self, accept: Accept | AcceptMany) -> Result:
         """Return the registry's answer, or raise OverloadedError with a reason for the client."""
@@ -140,10 +137,6 @@ class Door:
         except (DeadlineError, ActorCrashedError) as error:
             raise OverloadedError(f"not durable yet: {error}", RETRY_AFTER_S) from None
 
-    def seconds_until_room(self) -> float:
-        """Return for how long the full disk refuses new messages; 0 when there is room."""
-        return max(0.0, self._signals.full_until_s.value - self._ports.clock.now_s())
-
     def minute_left(self) -> tuple[int, int] | None:
         """Return (limit a minute, what is left of it), or None without a limit."""
         if self.rules.per_minute is None:
@@ -156,8 +149,9 @@ class Door:
         if not self._is_open:
             raise StoppingError
         rules, room = self.rules, self._signals.room.value
-        if self.seconds_until_room():
-            raise OverloadedError("the spool's disk is full", self.seconds_until_room())
+        full_for_s = self._signals.full_until_s.value - self._ports.clock.now_s()
+        if full_for_s > 0:
+            raise OverloadedError("the spool's disk is full", full_for_s)
         if room.free_bytes is not None and room.free_bytes < rules.free_bytes_min:
             left = f"{room.free_bytes / 1e6:,.0f} MB left"
             kept = f"{rules.free_bytes_min / 1e6:,.0f} MB are kept for what was accepted"

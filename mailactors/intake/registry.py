@@ -93,8 +93,6 @@ class RegistryActor:
 
     def _prune(self) -> None:
         """Drop what was answered: from then on the spool knows it."""
-        done = [name for name, pending in self._pending.items() if pending.reply.is_done]
-        for name in done:
-            del self._pending[name]
+        self._pending = {k: each for k, each in self._pending.items() if not each.reply.is_done}
         while len(self._pending) > PENDING_MAX:
             del self._pending[next(iter(self._pending))]

@@ -98,7 +98,6 @@ class RateLimitedError(OverloadedError):
 
     def __init__(self, limit: int, retry_after_s: float) -> None:
         super().__init__(f"more than {limit} messages a minute", retry_after_s)
-        self.limit = limit
 
 
 class StoppingError(OverloadedError):

@@ -58,6 +58,8 @@ class Status(enum.StrEnum):
 
 
 _WITHDRAWN = {State.EXPIRED, State.SUPPRESSED, State.CANCELLED}
+FINAL: Final = frozenset({State.SENT, State.BOUNCED, State.FAILED} | _WITHDRAWN)
+PENDING: Final = frozenset(State) - FINAL
 
 NEXT: Final = MappingProxyType(
     {
@@ -75,18 +77,10 @@ NEXT: Final = MappingProxyType(
             | {State.SENDING}
         ),
         State.HELD: frozenset({State.SENT, State.BOUNCED, State.FAILED, State.READY}),
-        State.SENT: frozenset(),
-        State.BOUNCED: frozenset(),
-        State.FAILED: frozenset(),
-        State.EXPIRED: frozenset(),
-        State.SUPPRESSED: frozenset(),
-        State.CANCELLED: frozenset(),
     }
+    | dict.fromkeys(FINAL, frozenset())
 )
 """From each state, the states that may follow."""
-
-FINAL: Final = frozenset(state for state, following in NEXT.items() if not following)
-PENDING: Final = frozenset(State) - FINAL
 
 _RENAMED: Final = {
     State.READY: Status.QUEUED,

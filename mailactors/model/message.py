@@ -15,8 +15,6 @@ import msgspec
 
 RECIPIENTS_MAX: Final = 50
 """Recipients of one message; the lowest limit among SES, Postmark and Resend."""
-
-
 NAME_HIDDEN_MIN: Final = 3
 """A shorter local part occurs in any text, and identifies no person."""
 _WORD: Final = r"(?<![^\W_])%s(?![^\W_])"

@@ -157,14 +157,9 @@ def decide_changes(
         key = (fault.kind, fault.subject, fault.spell)
         if key in before or len(register.suspected) < SUSPECTED_MAX:
             register.suspected.setdefault(key, (fault, before[key][1] if key in before else now_s))
-    cleared = [alarm for key, alarm in register.alarms.items() if key not in register.suspected]
-    register.alarms = {
-        key: alarm for key, alarm in register.alarms.items() if key in register.suspected
-    }
-    raised = list(_raise(register, now_s, now))
-    for alarm in raised:
-        register.raised.add(alarm.fault.kind.value)
-    return Changes(tuple(raised), tuple(cleared))
+    gone = [key for key in register.alarms if key not in register.suspected]
+    cleared = tuple(register.alarms.pop(key) for key in gone)
+    return Changes(tuple(_raise(register, now_s, now)), cleared)
 
 
 def _raise(register: AlarmRegister, now_s: float, now: float) -> Iterator[Alarm]:
@@ -175,6 +170,7 @@ def _raise(register: AlarmRegister, now_s: float, now: float) -> Iterator[Alarm]
         is_over = now_s - first_s >= RULES[fault.kind].patience_s
         if is_over and key not in register.alarms and named[fault.kind] < NAMED_MAX:
             named[fault.kind] += 1
+            register.raised.add(fault.kind.value)
             register.alarms[key] = Alarm(fault, now, now_s)
             yield register.alarms[key]
 
@@ -237,14 +233,13 @@ def sum_faults(message: MessageFacts) -> Iterator[Finding]:
     states = [each.state for each in message.deliveries]
     known = sum(state in set(State) for state in states)
     pending = sum(state in PENDING for state in states)
-    if known != message.recipients_total:
-        detail = f"accepted {message.recipients_total}, in a state {known}"
-        yield fault(AlarmKind.LEDGER_IMBALANCE, detail)
-    if pending != message.open_count:
-        detail = f"open_count {message.open_count}, not final {pending}"
-        yield fault(AlarmKind.COUNT_WRONG, detail)
-    if (message.open_count == 0) != (message.final_at is not None):
-        detail = "final_at is missing" if message.open_count == 0 else "final_at is set"
+    total, opened = message.recipients_total, message.open_count
+    if known != total:
+        yield fault(AlarmKind.LEDGER_IMBALANCE, f"accepted {total}, in a state {known}")
+    if pending != opened:
+        yield fault(AlarmKind.COUNT_WRONG, f"open_count {opened}, not final {pending}")
+    if (opened == 0) != (message.final_at is not None):
+        detail = "final_at is missing" if opened == 0 else "final_at is set"
         yield fault(AlarmKind.FINAL_UNDATED, detail)
 
 
@@ -253,11 +248,8 @@ def motion_faults(message: MessageFacts, known: Snapshot, *, has_room: bool) -> 
     found: dict[tuple[AlarmKind, str], Finding] = {}
     for each in message.deliveries:
         for kind, spell, detail in delivery_faults(message, each, known, has_room=has_room):
-            since = since_of(kind, message, each)
-            state = public_word(each.state)
-            fault = Finding(
-                kind, message.id, spell, message.seq, message.stream, state, since, detail
-            )
+            about = (message.id, spell, message.seq, message.stream, public_word(each.state))
+            fault = Finding(kind, *about, since_of(kind, message, each), detail)
             found.setdefault((kind, spell), fault)
     yield from found.values()
 
@@ -341,22 +333,13 @@ def process_faults(
     """Yield what the process can find wrong with itself."""
     for box in mailboxes:
         if box.waiting:
-            spell = f"{box.handled}+{box.crashed}"
-            yield Finding(
-                AlarmKind.MAILBOX_STUCK, box.name, spell, detail=f"{box.waiting} items wait"
-            )
+            spell, detail = f"{box.handled}+{box.crashed}", f"{box.waiting} items wait"
+            yield Finding(AlarmKind.MAILBOX_STUCK, box.name, spell, detail=detail)
     for lane in lanes:
         for attempt in lane.in_flight.values():
-            lease, stage = attempt.lease, attempt.stage.name.lower()
-            detail = f"attempt {attempt.id} with {lane.name}, {stage}"
-            yield Finding(
-                AlarmKind.ATTEMPT_STUCK,
-                lease.id,
-                attempt.id,
-                lease.seq,
-                lease.stream,
-                detail=detail,
-            )
+            about = (attempt.lease.id, attempt.id, attempt.lease.seq, attempt.lease.stream)
+            detail = f"attempt {attempt.id} with {lane.name}, {attempt.stage.name.lower()}"
+            yield Finding(AlarmKind.ATTEMPT_STUCK, *about, detail=detail)
     if lag_s > LAG_MAX_S:
         yield Finding(AlarmKind.LOOP_BLOCKED, "event loop", detail=f"woke {lag_s:.1f} s late")
     if look_began_s is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import rich.console
@@ -19,26 +19,17 @@ _STEPS: Final = ((86_400.0, "d"), (3_600.0, "h"), (60.0, "min"))
 
 def ledger_text(ledger: Mapping[str, Any]) -> rich.console.Group:
     """Return what `GET /v1/ledger` answers as text for a person."""
-    return rich.console.Group(*_parts(ledger))
-
-
-def _parts(ledger: Mapping[str, Any]) -> Iterator[rich.console.RenderableType]:
-    yield _sum(ledger)
-    yield _verdict(ledger)
-    if ledger["pending"]:
-        yield "\nNot final yet:"
-        yield _waiting(ledger)
-    yield ""
-    yield from _risks(ledger)
-    yield from _alarms(ledger)
+    waiting = ("\nNot final yet:", _waiting(ledger)) if ledger["pending"] else ()
+    return rich.console.Group(
+        *(_sum(ledger), _verdict(ledger), *waiting, ""), *_risks(ledger), *_alarms(ledger)
+    )
 
 
 def _sum(ledger: Mapping[str, Any]) -> rich.table.Table:
     table = rich.table.Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(justify="right")
-    table.add_column(justify="right")
-    table.add_column()
-    states = dict(ledger["states"])
+    for justify in ("right", "right", "left"):
+        table.add_column(justify=justify)
+    states = ledger["states"]
     shown = [state for state in (*_FINAL, *_PENDING) if states.get(state)]
     shown += [state for state in sorted(states) if state not in (*_FINAL, *_PENDING)]
     table.add_row("", f"{ledger['accepted']:,}", "deliveries accepted", style="bold")
@@ -61,24 +52,20 @@ def _verdict(ledger: Mapping[str, Any]) -> rich.text.Text:
 
 
 def _waiting(ledger: Mapping[str, Any]) -> rich.table.Table:
-    table = rich.table.Table()
-    for title in ("state", "stream"):
-        table.add_column(title)
-    for title in ("deliveries", "oldest waits", "unmoved for"):
-        table.add_column(title, justify="right")
-    in_order = sorted(ledger["pending"], key=lambda each: _place(each["state"]))
-    for each in in_order:
-        ages = (_age(each["oldest_s"]), _age(each["unmoved_s"]))
+    table = _table(("state", "stream"), ("deliveries", "oldest waits", "unmoved for"))
+    place = {state: index for index, state in enumerate(_PENDING)}
+    for each in sorted(ledger["pending"], key=lambda each: place.get(each["state"], len(place))):
+        spans = (each["oldest_s"], each["unmoved_s"])
+        ages = ["" if seconds is None else duration(seconds) for seconds in spans]
         table.add_row(each["state"], each["stream"], f"{each['count']:,}", *ages)
     return table
 
 
-def _age(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)
-
-
-def _place(state: str) -> int:
-    return _PENDING.index(state) if state in _PENDING else len(_PENDING)
+def _table(words: Sequence[str], numbers: Sequence[str]) -> rich.table.Table:
+    table = rich.table.Table(*words)
+    for title in numbers:
+        table.add_column(title, justify="right")
+    return table
 
 
 def _risks(ledger: Mapping[str, Any]) -> Iterator[rich.console.RenderableType]:
@@ -87,10 +74,7 @@ def _risks(ledger: Mapping[str, Any]) -> Iterator[rich.console.RenderableType]:
         yield "No delivery was sent again that a provider may have accepted."
         return
     yield f"Sent again although a provider may have accepted them: {total:,}"
-    table = rich.table.Table()
-    table.add_column("stream")
-    table.add_column("provider")
-    table.add_column("deliveries", justify="right")
+    table = _table(("stream", "provider"), ("deliveries",))
     for each in risks:
         table.add_row(each["stream"], each["provider"], f"{each['count']:,}")
     rest = total - sum(each["count"] for each in risks)

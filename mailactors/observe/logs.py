@@ -1,9 +1,8 @@
-"""Logs: one line a decision, for a person or for a machine, without secrets.
+"""Logs, the service's journal: one line a decision, for a person or a machine, without secrets.
 
-The service's journal. Recipients are hashed with a key of this process: lines about one recipient
-can be joined, and do not name it. Bodies and subjects are never logged; a fact whose name is that
-of a secret is masked as well. Providers repeat addresses in their answers, so every text is
-searched for them.
+Recipients are hashed with a key of this process: lines about one recipient can be joined, and do
+not name it. Bodies, subjects and facts named like a secret are masked. Providers repeat addresses
+in their answers, so every text is searched for them.
 """
 
 from __future__ import annotations
@@ -97,9 +96,7 @@ def mask(
     _logger: object, _method: str, facts: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
     """Hash addresses, mask secrets, cut long texts."""
-    for name, value in facts.items():
-        facts[name] = masked(name, value)
-    return facts
+    return {name: masked(name, value) for name, value in facts.items()}
 
 
 def masked(name: str, value: Any) -> Any:
@@ -123,7 +120,6 @@ def _without_address(word: re.Match[str]) -> str:
 
 
 def _renderer(settings: LogSettings, out: TextIO) -> structlog.typing.Processor:
-    is_console = settings.format == "console" or (settings.format == "auto" and out.isatty())
-    if is_console:
+    if settings.format == "console" or (settings.format == "auto" and out.isatty()):
         return structlog.dev.ConsoleRenderer(colors=out.isatty())
     return structlog.processors.JSONRenderer()

@@ -1,1 +1,1 @@
-"""Ways out: one file a vendor, behind one port. Adapters and transports, no policy."""
+"""The providers: one file each, behind one port. They decide nothing of where a message goes."""

@@ -26,21 +26,14 @@ from mailactors.model.outcome import (
     Scope,
     Uncertain,
 )
-from mailactors.providers.port import (
-    Capabilities,
-    Found,
-    LookUpFailed,
-    LookUpResult,
-    Mail,
-    NotFound,
-)
+from mailactors.providers import port
 from mailactors.runtime.ports import Clock, Entropy
 
 RECEIVED_MAX: Final = 10_000
 """Deliveries that are remembered; the oldest are dropped first."""
 _NORMAL: Final = statistics.NormalDist()
 
-Answer: TypeAlias = Outcome | Callable[[Mail], Outcome]
+Answer: TypeAlias = Outcome | Callable[[port.Mail], Outcome]
 
 
 class SimulatedSettings(pydantic.BaseModel):
@@ -96,39 +89,35 @@ class SimulatedProvider:
         self._entropy = entropy
 
     @property
-    def capabilities(self) -> Capabilities:
-        """As the settings say."""
-        settings = self._settings
-        return Capabilities(
-            settings.own_envelope, settings.idempotency_window_s, settings.look_up_lag_s
+    def capabilities(self) -> port.Capabilities:
+        known = self._settings
+        return port.Capabilities(
+            known.own_envelope, known.idempotency_window_s, known.look_up_lag_s
         )
 
     async def connect(self) -> SimulatedSession | Refusal:
-        """Return a session, unless the provider refuses."""
         if self.behaviour.is_refusing:
             await trio.lowlevel.checkpoint()
             return Deferred(Scope.PROVIDER, Reason("connection refused"))
         return SimulatedSession(self)
 
     async def aclose(self) -> None:
-        """Do nothing."""
         await trio.lowlevel.checkpoint()
 
-    async def look_up(self, marker: str) -> LookUpResult:
-        """Find what it received, once its lag has passed."""
+    async def look_up(self, marker: str) -> port.LookUpResult:
         self.look_ups += 1
         await trio.sleep(self._latency_s(self._entropy.draw("look", self.name, self.look_ups)))
         if self.behaviour.is_mute:
             await trio.sleep_forever()
         lag_s = self._settings.look_up_lag_s
         if lag_s is None:
-            return LookUpFailed(Reason("it cannot be asked"))
+            return port.LookUpFailed(Reason("it cannot be asked"))
         if self.behaviour.is_refusing:
-            return LookUpFailed(Reason("connection refused"))
+            return port.LookUpFailed(Reason("connection refused"))
         at_s, found = self._taken_at.get(marker, (math.inf, ""))
-        return Found(found) if self._clock.now_s() >= at_s + lag_s else NotFound()
+        return port.Found(found) if self._clock.now_s() >= at_s + lag_s else port.NotFound()
 
-    async def answer(self, mail: Mail) -> Outcome:
+    async def answer(self, mail: port.Mail) -> Outcome:
         """Wait for the latency and return the outcome; remember the message if it was received."""
         self.calls += 1
         key = (self.name, mail.marker, self.calls)
@@ -150,12 +139,12 @@ class SimulatedProvider:
             self._receive(mail, set(outcome.refused))
         return outcome
 
-    def _known_as(self, mail: Mail) -> str:
+    def _known_as(self, mail: port.Mail) -> str:
         """Return the id that it gave to this key before, or "" if it does not recognise it."""
         at_s, known = self._by_key.get(mail.key, (-math.inf, ""))
         return known if self._clock.now_s() < at_s + self._settings.idempotency_window_s else ""
 
-    def _receive(self, mail: Mail, refused: set[str] | None = None) -> None:
+    def _receive(self, mail: port.Mail, refused: set[str] | None = None) -> None:
         if self._known_as(mail):
             return
         taken = tuple(r for r in mail.envelope.recipients if r not in (refused or ()))
@@ -186,10 +175,8 @@ class SimulatedSession:
     def __init__(self, provider: SimulatedProvider) -> None:
         self._provider = provider
 
-    async def send(self, mail: Mail) -> Outcome:
-        """Return the provider's answer."""
+    async def send(self, mail: port.Mail) -> Outcome:
         return await self._provider.answer(mail)
 
     async def aclose(self) -> None:
-        """Do nothing."""
         await trio.lowlevel.checkpoint()

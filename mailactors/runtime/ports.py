@@ -108,11 +108,9 @@ class SystemClock:
     """The operating system's clocks. `now_s` is Trio's, so that tests can use a mock clock."""
 
     def now_s(self) -> float:
-        """Return Trio's monotonic seconds."""
         return trio.current_time()
 
     def wall_time(self) -> float:
-        """Return the system's UTC seconds."""
         return time.time()
 
 
@@ -123,7 +121,6 @@ class SystemEntropy:
         self._random = random.SystemRandom()
 
     def draw(self, *key: str | int) -> float:
-        """Return an unpredictable number in [0, 1)."""
         return self._random.random()
 
 
@@ -135,7 +132,6 @@ class SystemIds:
         self._random = random.SystemRandom()
 
     def new_id(self) -> str:
-        """Return 32 hexadecimal digits (RFC 9562 §5.7, without hyphens)."""
         millis = int(self._clock.wall_time() * 1000) & ((1 << 48) - 1)
         return format_uuid7(millis, self._random.getrandbits(74))
 
@@ -168,7 +164,6 @@ class ThreadExecutor:
         self._limiter = trio.CapacityLimiter(1)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run `work` on a thread; cancellation waits for it to end."""
         return await trio.to_thread.run_sync(work, limiter=self._limiter)
 
     def close(self) -> None:
@@ -179,7 +174,6 @@ class TcpConnector:
     """Opens real sockets, with Trio's Happy Eyeballs (RFC 8305)."""
 
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
-        """Return a connected TCP stream with TCP_NODELAY."""
         return await trio.open_tcp_stream(host, port)
 
 
@@ -193,12 +187,5 @@ class SilentJournal:
 def system_ports(journal: Journal) -> Ports:
     """Build the service's ports on the operating system."""
     clock = SystemClock()
-    return Ports(
-        clock=clock,
-        entropy=SystemEntropy(),
-        ids=SystemIds(clock),
-        faults=NoFaults(),
-        executor=ThreadExecutor,
-        connector=TcpConnector(),
-        journal=journal,
-    )
+    entropy, ids, connector = SystemEntropy(), SystemIds(clock), TcpConnector()
+    return Ports(clock, entropy, ids, NoFaults(), ThreadExecutor, connector, journal)

@@ -55,8 +55,6 @@ ACTOR_RESTARTS: Final = Restarts(count_max=5, within_s=30.0)
 
 SERVER_RESTARTS: Final = Restarts(count_max=1_000_000, within_s=60.0, delay_s=0.5)
 """For listeners: after the first bind mail flows without them, so they may always restart."""
-
-
 DELAY_MAX_S: Final = 30.0
 """Upper bound of the wait before a restart."""
 
@@ -69,7 +67,6 @@ class _Start:
         self.is_over = False
 
     def started(self, value: None = None) -> None:
-        """Say that the actor is ready."""
         if not self.is_over:
             self.is_over = True
             self._task_status.started()
@@ -193,13 +190,12 @@ class Supervisor:
             while not running.is_stopping:
                 error = await self._run_once(running, start)
                 is_restarting, running.is_restarting = running.is_restarting, False
-                if error is None and is_restarting:
-                    continue
-                if error is None:
+                if error is not None:
+                    if not start.is_over or isinstance(error, running.child.fatal):
+                        raise error
+                    await self._after_crash(running, error)
+                elif not is_restarting:
                     return
-                if not start.is_over or isinstance(error, running.child.fatal):
-                    raise error
-                await self._after_crash(running, error)
         finally:
             running.ended.set()
 

@@ -18,7 +18,12 @@ from mailactors.sim.report.report import Report, Result
 from mailactors.sim.run.resume import FinishedRuns
 from mailactors.sim.run.task import run_task
 from mailactors.sim.run.workers import run_here, run_side_by_side
-from mailactors.sim.scenario import ScenarioError, gateway_config, load_scenario, scenario_schema
+from mailactors.sim.scenario.file import (
+    ScenarioError,
+    gateway_config,
+    load_scenario,
+    scenario_schema,
+)
 from mailactors.sim.scenario.policies import DEFAULT, LOOPS, Task
 
 PASSED: Final = 0
@@ -49,10 +54,7 @@ class OptionError(ConfigError):
 
 
 def find_files(paths: Iterable[str]) -> list[str]:
-    """Return the files, and for each folder the `.toml` files in it, sorted by name.
-
-    Raises: ScenarioError for a folder without any.
-    """
+    """Return the files, and for a folder those in it. Raises: ScenarioError where it has none."""
     found: list[str] = []
     for path in paths:
         if not Path(path).is_dir():
@@ -99,10 +101,7 @@ def simulate(options: Options) -> int:
 
 
 def plan(options: Options) -> Iterator[Task]:
-    """Yield each run: by scenario, then by seed, then by policy.
-
-    Raises: ConfigError.
-    """
+    """Yield each run: by scenario, then by seed, then by policy. Raises: ConfigError."""
     policies = options.policies or [options.config or DEFAULT]
     _check_policies(options)
     for path in find_files(options.paths):
@@ -167,7 +166,6 @@ class _Bar:
         )
 
     def progress(self, place: int, accepted: int) -> None:
-        """Show a run's progress."""
         self._done[place] = min(float(accepted), self._expected[place])
         self._show(place)
 
@@ -179,7 +177,6 @@ class _Bar:
         self._show(place)
 
     def ended(self, place: int, result: Result) -> None:
-        """Show that a run has ended."""
         self._ended += 1
         self._done[place] = self._expected[place]
         self._show(place)

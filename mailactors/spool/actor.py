@@ -1,12 +1,11 @@
 """The writer: one actor that turns many commands into few durable commits.
 
 Owns the store. Waits for no other actor: it fills reply slots, and nudges those that listen for
-new work. While one group is committed on the executor's thread the next one gathers, so that the
-group grows with the load and each fsync is shared (group commit).
+new work. While one group is committed on the executor's thread the next one gathers (group commit).
 
-A full disk is not a fault: new messages are refused at once (503), while other commands, outcomes
-above all, wait here and are tried again until there is room. A broken disk ends the process: a
-second fsync after a failed one would report success falsely.
+While the disk is full new messages are refused at once (503); other commands, outcomes above all,
+wait here and are tried again. A broken disk ends the process: a second fsync after a failed one
+would report success falsely.
 Source: PostgreSQL's fsyncgate; SQLite, "How To Corrupt", §3.
 """
 
@@ -24,22 +23,7 @@ from mailactors.runtime.ports import Executor, Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
 from mailactors.runtime.tally import Histogram
-from mailactors.spool.port import (
-    Accept,
-    AcceptedMany,
-    AcceptMany,
-    Claim,
-    Claimed,
-    Command,
-    Receipt,
-    Recorded,
-    Result,
-    Retry,
-    SettledByHand,
-    SpoolBrokenError,
-    SpoolFullError,
-    Store,
-)
+from mailactors.spool import port
 
 FULL_RETRY_S: Final = 1.0
 """How often a full disk is tried again."""
@@ -47,10 +31,9 @@ FULL_RETRY_S: Final = 1.0
 MAILBOX_CAPACITY: Final = 4096
 """Commands that may wait; more than every lane's slots and the door's admission together."""
 
-
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_BRINGS_MESSAGES: Final = (Accept, AcceptMany, Retry)
-_MAY_BRING_WORK: Final = (Receipt, Recorded, SettledByHand)
+_BRINGS_MESSAGES: Final = (port.Accept, port.AcceptMany, port.Retry)
+_MAY_BRING_WORK: Final = (port.Receipt, port.Recorded, port.SettledByHand)
 TRIES_MAX: Final = 3
 """How often a command on which the writer died is tried; commands are idempotent."""
 
@@ -58,8 +41,8 @@ TRIES_MAX: Final = 3
 class Write(msgspec.Struct, frozen=True):
     """A command and the slot for its result."""
 
-    command: Command
-    reply: Reply[Result]
+    command: port.Command
+    reply: Reply[port.Result]
 
 
 class SpoolSpace(msgspec.Struct, frozen=True):
@@ -121,7 +104,7 @@ class SpoolActor:
 
     def __init__(
         self,
-        store: Store,
+        store: port.Store,
         mailbox: Mailbox[Write],
         signals: SpoolSignals,
         executor: Executor,
@@ -154,7 +137,7 @@ class SpoolActor:
             await self._commit_whole(group + claims)
         finally:
             for claim in claims:  # ignored where it was answered
-                claim.reply.resolve(Claimed((), None))
+                claim.reply.resolve(port.Claimed((), None))
 
     async def _commit_whole(self, group: list[Write]) -> None:
         """Make a group durable, then answer; what may not be refused waits until there is room."""
@@ -182,18 +165,18 @@ class SpoolActor:
         self._mailbox.release(is_answered)
         return unanswered(self._mailbox.group())
 
-    async def _apply(self, group: list[Write]) -> list[Result] | None:
+    async def _apply(self, group: list[Write]) -> list[port.Result] | None:
         """Return the results, or None when the disk is full."""
         commands = [write.command for write in group]
         now = self._clock.wall_time()
         self._faults.point("spool.commit")
         try:
             results = await self._executor.run(lambda: self._store.apply(commands, now))
-        except SpoolFullError as error:
+        except port.SpoolFullError as error:
             self._signals.full_until_s.publish(self._clock.now_s() + FULL_RETRY_S)
             self._journal.note("spool.full", level="error", error=str(error))
             return None
-        except SpoolBrokenError as error:
+        except port.SpoolBrokenError as error:
             self._journal.note("spool.broken", level="error", error=str(error))
             raise
         self._signals.commits.observe(len(group))
@@ -203,8 +186,7 @@ class SpoolActor:
 def unanswered(group: list[Write]) -> list[Write]:
     """Return the commands that are still to be done.
 
-    Answered ones are in a group when the writer died after it answered: what was refused must not
-    be accepted after all.
+    The writer may have died after it answered some: what was refused must not be accepted now.
     """
     return [write for write in group if not is_answered(write)]
 
@@ -219,7 +201,7 @@ def refuse_new(group: list[Write]) -> list[Write]:
     kept = []
     for write in group:
         if isinstance(write.command, _BRINGS_MESSAGES):
-            write.reply.fail(SpoolFullError("the spool's disk is full"))
+            write.reply.fail(port.SpoolFullError("the spool's disk is full"))
         else:
             kept.append(write)
     return kept
@@ -229,23 +211,23 @@ def streams_coming_in(group: list[Write]) -> list[str]:
     """Return the streams of which a group brings messages, each once, in order."""
     streams: dict[str, None] = {}
     for write in group:
-        if isinstance(write.command, Accept):
+        if isinstance(write.command, port.Accept):
             streams[write.command.message.stream] = None
-        elif isinstance(write.command, AcceptMany):
+        elif isinstance(write.command, port.AcceptMany):
             streams.update((each.message.stream, None) for each in write.command.accepts)
     return list(streams)
 
 
-def streams_with_work(group: list[Write], results: list[Result]) -> list[str]:
+def streams_with_work(group: list[Write], results: list[port.Result]) -> list[str]:
     """Return the streams in which something may be due that no claim has reported, in order.
 
     A claim later in the group reports it: by its leases, or by when the next one is due.
     """
     streams: dict[str, None] = {}
     for write, result in zip(group, results, strict=True):
-        if isinstance(write.command, Claim):
+        if isinstance(write.command, port.Claim):
             streams.pop(write.command.stream, None)
-        for each in result.results if isinstance(result, AcceptedMany) else (result,):
+        for each in result.results if isinstance(result, port.AcceptedMany) else (result,):
             if isinstance(each, _MAY_BRING_WORK) and each.stream:
                 streams[each.stream] = None
     return list(streams)

@@ -17,10 +17,10 @@ ANSWER_WITHIN_S: Final = 10.0
 
 
 class SpoolClient:
-    """Reads what is committed, and sends commands to the spool's actor.
+    """Reads what is committed, and sends commands to the writer, which publishes `signals`.
 
     Questions run on a thread of their own: a slow one never delays a commit, and each sees
-    everything that was committed before it. `signals` is what the writer publishes.
+    everything that was committed before it.
     """
 
     def __init__(
@@ -40,13 +40,9 @@ class SpoolClient:
         return await self.read(lambda spool: spool.attempt_counts(provider, since, bucket_s))
 
     async def ask(self, command: Command) -> Result:
-        """Return a command's result once it is durable.
+        """Return a command's result once it is durable; withdraw it at the deadline.
 
-        A command without an answer by the deadline, because the disk is full for example, is
-        withdrawn: its sender may decide otherwise by then.
-
-        Raises: SpoolError, when it is not known to be durable: commands are idempotent, so ask
-            again.
+        Raises: SpoolError, when it is not known to be durable: commands are idempotent, ask again.
         """
         reply: Reply[Result] = Reply()
         try:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from mailactors.spool.port import Questions, SpoolError, Store
+from mailactors.spool.sqlite import SqliteStore, backup, reading
 
 T = TypeVar("T")
 
@@ -13,13 +14,10 @@ T = TypeVar("T")
 def open_store(spool: str) -> Store:
     """Open the spool that `service.spool` names, making it if there is none.
 
-    Args:
-        spool: a file's path; ":memory:" or "" for one that ends with the process.
+    `spool` is a file's path; ":memory:" or "" for one that ends with the process.
 
     Raises: SpoolInUseError, SpoolSchemaError, and SpoolError if it cannot be opened at all.
     """
-    from mailactors.spool.sqlite.store import SqliteStore
-
     return SqliteStore.open(_path(spool))
 
 
@@ -28,8 +26,6 @@ def read_spool(spool: str, question: Callable[[Questions], T]) -> T:
 
     Raises: SpoolSchemaError, SpoolBrokenError, and SpoolError if it cannot be read.
     """
-    from mailactors.spool.sqlite import reading
-
     return reading.read_spool(_path(spool), question)
 
 
@@ -38,8 +34,6 @@ def backup_spool(spool: str, path: str, progress: Callable[[int, int], None] | N
 
     Raises: SpoolError if it is no spool, or the copy exists or cannot be written.
     """
-    from mailactors.spool.sqlite import backup
-
     backup.backup_spool(_path(spool), path, progress)
 
 

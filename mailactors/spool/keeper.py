@@ -62,14 +62,12 @@ class KeeperActor:
             await trio.sleep(LOOK_EVERY_S)
 
     async def _look(self) -> None:
-        """Publish how full the spool is."""
         pending = await self._spool.read(lambda spool: spool.pending_counts())
         backlog = sum(count for states in pending.values() for count in states.values())
         free_bytes = None if self._folder is None else shutil.disk_usage(self._folder).free
         self._spool.signals.room.publish(SpoolSpace(backlog, free_bytes))
 
     async def _purge(self) -> None:
-        """Delete what retention no longer keeps, step by step."""
         retention, now = self._retention(), self._clock.wall_time()
         command = Purge(now - retention.final_after_s, now - retention.bodies_after_s, PURGE_LIMIT)
         messages = bodies = 0

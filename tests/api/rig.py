@@ -163,7 +163,6 @@ async def open_rig() -> AsyncIterator[Rig]:
         spool=client,
         lanes=lanes,
         clock=clock,
-        signals=signals,
         journal=journal,
         ids=ports.ids,
         stopping=stopping,

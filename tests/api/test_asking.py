@@ -125,7 +125,7 @@ async def test_the_timeline_tells_rule_inputs_and_next_step(rig: Rig, client: Cl
 def fail_once(rig: Rig, now: float) -> None:
     """Play the dispatcher: claim the message, try it, and defer it."""
     (claimed,) = rig.store.apply([Claim("transactional", 1, "node")], now)
-    (lease,) = claimed.leases  # type: ignore[union-attr]
+    (lease,) = claimed.leases  # type: ignore[attr-defined]
     rig.store.apply([Intend("attempt-1", lease.seq, (0,), lease.epoch, "primary")], now)
     facts = {
         "rule": "recipient deferred: wait",

@@ -265,7 +265,7 @@ async def test_a_connection_too_many_is_closed_at_once(waiter: Waiter) -> None:
         await waiter.entered.wait()
 
         assert await served.ask(b"") == b""
-        assert served.server.statistics().connections_refused == 1
+        assert served.server.refused_count == 1
 
 
 # Binding

@@ -175,7 +175,7 @@ async def test_what_comes_in_as_an_actor_crashes_is_sent_once(
         async with running(make_config(), store) as gateway:
             await gateway.door.submit(letter("0"))
             await wait_for_states(gateway, sent=1)
-            assert gateway.signals.standing
+            assert gateway.spool.signals.standing
             gateway.supervisor.crash(name)
             await gateway.door.submit(letter("1"))
             await wait_for_states(gateway, sent=2)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mailactors.sim.report.report import Report
 from mailactors.sim.run.gateway import run_scenario
-from mailactors.sim.scenario import Scenario, gateway_config
+from mailactors.sim.scenario.file import Scenario, gateway_config
 
 LIBRARY = Path(__file__).parent.parent.parent / "scenarios"
 CUT_S = 60.0

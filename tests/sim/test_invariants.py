@@ -18,7 +18,7 @@ from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Scope, Uncertain
 from mailactors.providers.port import Mail, Session
 from mailactors.sim.run.observed import ObservedStore
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.vendor.call import Call
 from mailactors.sim.vendor.client import VendorClient
 from mailactors.sim.vendor.vendor import Vendor
@@ -217,13 +217,13 @@ def test_actor_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_violation_comes_with_the_timeline(monkeypatch: pytest.MonkeyPatch) -> None:
-    send = VendorClient.answer
+    send = VendorClient.send
 
     async def twice(self: VendorClient, mail: Mail) -> Outcome:
         await send(self, mail)
         return await send(self, mail)
 
-    monkeypatch.setattr(VendorClient, "answer", twice)
+    monkeypatch.setattr(VendorClient, "send", twice)
 
     violation = run(QUIET).violations[0]
 
@@ -335,7 +335,7 @@ def test_uncertain_one_that_is_ready_again_after_a_crash(monkeypatch: pytest.Mon
     recover = upkeep.recover
 
     def careless(db: Any, command: Recover, now: float) -> Result:
-        db.execute("UPDATE deliveries SET state = 'leased' WHERE state = 'sending'")
+        db.run("UPDATE deliveries SET state = 'leased' WHERE state = 'sending'")
         return recover(db, command, now)
 
     monkeypatch.setattr(commands, "RULES", with_recover(careless))
@@ -358,7 +358,7 @@ def test_message_that_a_restart_forgets(monkeypatch: pytest.MonkeyPatch) -> None
     recover = upkeep.recover
 
     def forgetful(db: Any, command: Recover, now: float) -> Result:
-        db.execute("DELETE FROM deliveries WHERE state = 'leased'")
+        db.run("DELETE FROM deliveries WHERE state = 'leased'")
         return recover(db, command, now)
 
     monkeypatch.setattr(commands, "RULES", with_recover(forgetful))

@@ -8,7 +8,7 @@ import pytest
 
 from mailactors.sim.report.report import Report
 from mailactors.sim.run.loops import run_loop
-from mailactors.sim.scenario import Scenario, gateway_config
+from mailactors.sim.scenario.file import Scenario, gateway_config
 from mailactors.sim.scenario.policies import LOOPS
 from tests.sim.makers import fault, run, small
 

@@ -15,7 +15,7 @@ from mailactors.sim.report.report import Report
 from mailactors.sim.run.gateway import run_scenario
 from mailactors.sim.run.node import Process, ProcessDiedError, ProcessExecutor
 from mailactors.sim.run.observed import ObservedStore
-from mailactors.sim.scenario import gateway_config
+from mailactors.sim.scenario.file import gateway_config
 from mailactors.sim.scenario.incidents import POINTS
 from mailactors.spool.sqlite import TEMPORARY
 from mailactors.wiring import Gateway
@@ -124,7 +124,7 @@ async def test_dead_process_writes_nothing() -> None:
 def test_write_after_death_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     async def immortal(self: ProcessExecutor, work: Any) -> Any:
         with trio.CancelScope(shield=True):
-            return await self._inner.run(work)
+            return await self.inner.run(work)
 
     monkeypatch.setattr(ProcessExecutor, "run", immortal)
 

@@ -12,7 +12,7 @@ from mailactors.sim.oracle.providers import KnownProvider, Server
 from mailactors.sim.report.report import Oracle, Report
 from mailactors.sim.run.gateway import run_scenario
 from mailactors.sim.run.loops import run_loop
-from mailactors.sim.scenario import Scenario, gateway_config
+from mailactors.sim.scenario.file import Scenario, gateway_config
 from mailactors.sim.vendor.draws import latency_of
 from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.sim.world.truth import quantile

@@ -10,7 +10,7 @@ import pytest
 from mailactors.sim.report.report import Report
 from mailactors.sim.run import resume
 from mailactors.sim.run.resume import FinishedRuns, ResumeError
-from mailactors.sim.scenario import gateway_config
+from mailactors.sim.scenario.file import gateway_config
 from mailactors.sim.scenario.policies import Task
 from tests.sim.makers import small
 from tests.sim.test_workers import PLAIN

@@ -11,16 +11,17 @@ import jsonschema
 import pytest
 
 from mailactors.config import ConfigError, SmtpProviderSettings
-from mailactors.sim.scenario import (
+from mailactors.sim.scenario.faults import KINDS, Later, Lie
+from mailactors.sim.scenario.file import (
+    FILE_BYTES_MAX,
     Scenario,
     ScenarioError,
     gateway_config,
     horizon_s,
     load_scenario,
+    parse_scenario,
     scenario_schema,
 )
-from mailactors.sim.scenario.faults import KINDS, Later, Lie
-from mailactors.sim.scenario.file import FILE_BYTES_MAX, parse_scenario
 from mailactors.sim.scenario.incidents import GATEWAY_KINDS
 from tests.sim.makers import LIBRARY
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mailactors.sim.report.printing import delivered_words
-from mailactors.sim.scenario import gateway_config, load_scenario
+from mailactors.sim.scenario.file import gateway_config, load_scenario
 from tests.sim.makers import LIBRARY, NAMES, fault, run, shortened, small
 
 MESSAGES = 400

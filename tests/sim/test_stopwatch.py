@@ -8,7 +8,7 @@ import pytest
 
 from mailactors.sim.run.gateway import run_scenario
 from mailactors.sim.run.stopwatch import Stopwatch
-from mailactors.sim.scenario import gateway_config
+from mailactors.sim.scenario.file import gateway_config
 from tests.sim.makers import fault, run, small
 
 FAILING = {"primary": fault("errors", rate=0.5), "secondary": fault("refuse")}
@@ -102,7 +102,7 @@ def test_real_time_is_not_in_the_journal(monkeypatch: pytest.MonkeyPatch) -> Non
         return run_scenario("test", scenario, config, 1, **more).hash
 
     slow = hashed(progress=lambda _accepted: sum(range(20_000)))
-    monkeypatch.setattr(Stopwatch, "wrap", lambda _self, factory: factory)
+    monkeypatch.setattr(Stopwatch, "failed", lambda _self, _provider: None)
     monkeypatch.setattr(Stopwatch, "observe", lambda _self, _gateway: None)
 
     assert slow == hashed()

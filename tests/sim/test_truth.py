@@ -70,7 +70,7 @@ def test_sizes_are_accounted_for() -> None:
     truth.arrive("b", 2, 2.0)
 
     assert {"a": 100, "b": 600} == truth.bytes_arrived
-    assert (600, 200) == (truth.bytes_submitted, truth.size_bytes(1))
+    assert [100, 200, 300] == [truth.size_bytes(number) for number in range(3)]
 
 
 def test_attempt_that_is_given_back_is_the_right_one() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from mailactors.sim.report.report import CrashedRun, Report, Result
 from mailactors.sim.run.workers import run_here, run_side_by_side
-from mailactors.sim.scenario import gateway_config
+from mailactors.sim.scenario.file import gateway_config
 from mailactors.sim.scenario.policies import Task
 from tests.sim.makers import small
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 import trio
 
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.world import scheduling
 from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.sim.world.scheduling import (

@@ -12,6 +12,7 @@ from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Refusal, Rejected
 from mailactors.providers.port import Mail, Provider
 from mailactors.sim.scenario.tables import ProviderPlan
+from mailactors.sim.vendor.call import AttemptObserver
 from mailactors.sim.vendor.client import client_of
 from mailactors.sim.vendor.vendor import Vendor
 from mailactors.sim.world.scheduling import JumpingClock, run_seeded
@@ -27,7 +28,7 @@ FLAT = {"latency_s": {"median": 0.1, "sigma": 0}}
 SMTP = SmtpProviderSettings(host="primary.smtp.example", port=2525, tls="none")
 
 
-class RecordingObserver:
+class RecordingObserver(AttemptObserver):
     """Records what the checks would receive."""
 
     def __init__(self) -> None:

@@ -323,7 +323,7 @@ class SettlementContract(Contract):
         assert states(store) == ["sent", state.value]
         assert (True, 1) == (store.ledger().is_balanced, store.status("m1")[0].attempts)
         assert kinds(store).count("resolved") == 1
-        assert one(store, Suppress(TWO[0], "", "test")).source == "test"  # type: ignore[union-attr]
+        assert one(store, Suppress(TWO[0], "", "test")).source == "test"  # type: ignore[attr-defined]
 
     def test_nothing_is_left_of_a_failure_where_all_was_delivered(self, store: Store) -> None:
         lease = send_one(store)

@@ -84,7 +84,7 @@ async def test_the_backlog_closes_the_door_until_it_is_smaller(autojump_clock: M
 async def pending(gateway: Gateway) -> int:
     """Return the backlog that the keeper publishes once it has looked again."""
     await trio.sleep(6)
-    return gateway.signals.room.value.backlog
+    return gateway.spool.signals.room.value.backlog
 
 
 async def test_a_nearly_full_disk_closes_the_door(
@@ -107,4 +107,4 @@ async def test_a_nearly_full_disk_closes_the_door(
             await wait_for_states(gateway, sent=2)
 
             assert refused.value.retry_after_s > 0
-            assert SpoolSpace(0, 10**12) == gateway.signals.room.value
+            assert SpoolSpace(0, 10**12) == gateway.spool.signals.room.value

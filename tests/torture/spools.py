@@ -10,7 +10,7 @@ from typing import Any
 import apsw
 
 from mailactors.spool.port import Ledger, MessageStatus
-from mailactors.spool.sqlite.questions import SqliteQuestions
+from mailactors.spool.sqlite.rows import SqliteQuestions
 
 
 class DeadSpool(SqliteQuestions):

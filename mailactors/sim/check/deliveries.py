@@ -13,28 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from mailactors.model.lifecycle import FINAL, State
-from mailactors.spool.port import (
-    Accept,
-    Cancel,
-    Cancelled,
-    Claimed,
-    Command,
-    Expired,
-    Intend,
-    IntendAgain,
-    Intended,
-    Receipt,
-    RecordDeliveryEvent,
-    Recorded,
-    RecordOutcome,
-    Recover,
-    Release,
-    Result,
-    SettleByHand,
-    SettledByHand,
-    SettleDoubt,
-    Withdrawn,
-)
+from mailactors.spool import port
 
 RESTING: Final = FINAL | {State.HELD}
 """States that a delivery leaves only by hand, or never."""
@@ -51,9 +30,7 @@ class DeliveryModel:
     """The expected state of each message's delivery."""
 
     def __init__(
-        self,
-        report: Callable[[str, str, int], None],
-        read_state: Callable[[int], State | None],
+        self, report: Callable[[str, str, int], None], read_state: Callable[[int], State | None]
     ) -> None:
         """Take the callback for violations, and a reader of the spool's state by place."""
         self.risks: dict[int, int] = {}
@@ -108,17 +85,17 @@ class DeliveryModel:
             if seq != _UNKNOWN and self._state_of[seq] not in final:
                 yield number
 
-    def take(self, command: Command, result: Result, now: float) -> None:
+    def take(self, command: port.Command, result: port.Result, now: float) -> None:
         """Apply one command of a commit and its result; `now` is UTC."""
         match command, result:
-            case Accept(), Receipt():
+            case port.Accept(), port.Receipt():
                 self._accepted(command, result)
-            case _, Claimed(leases):
+            case _, port.Claimed(leases):
                 for lease in leases:
                     self._move(lease.seq, State.LEASED)
-            case Intend(_, seq) | IntendAgain(_, seq), Intended():
+            case port.Intend(_, seq) | port.IntendAgain(_, seq), port.Intended():
                 self._intended(seq, now)
-            case RecordOutcome(), Recorded(is_stale=False) if (
+            case port.RecordOutcome(), port.Recorded(is_stale=False) if (
                 command.attempt_id not in self._recorded
             ):
                 self._recorded[command.attempt_id] = None
@@ -128,27 +105,30 @@ class DeliveryModel:
                     self._leave_queue(command.seq)
                 for step in command.steps:
                     self._move(command.seq, step.state)
-            case Release(), Recorded(is_stale=False):
+            case port.Release(), port.Recorded(is_stale=False):
                 self._move(command.seq, State.FAILED if command.error else State.READY)
-            case SettleDoubt(), Recorded(is_stale=False):
+            case port.SettleDoubt(), port.Recorded(is_stale=False):
                 if command.is_risk:
                     self._declare(command.seq)
                 self._sync(command.seq)
-            case SettleByHand(id_), SettledByHand(settled=(_, *_)):
+            case port.SettleByHand(id_), port.SettledByHand(settled=(_, *_)):
                 seq = self._id_of.index(_short(id_))
                 if command.into == "resend":
                     self._declare(seq)
                 self._sync(seq)
-            case RecordDeliveryEvent(), _:
+            case port.RecordDeliveryEvent(), _:
                 self._sync(self._id_of.index(_short(command.marker)))
-            case (RecordOutcome() | Intend(), Recorded(is_stale=True) | Withdrawn()):
+            case (
+                port.RecordOutcome() | port.Intend(),
+                port.Recorded(is_stale=True) | port.Withdrawn(),
+            ):
                 self._sync(command.seq)
-            case Cancel(id_), Cancelled() if result.cancelled_count:
+            case port.Cancel(id_), port.Cancelled() if result.cancelled_count:
                 self._cancelled(id_)
-            case _, Expired(seqs):
+            case _, port.Expired(seqs):
                 for seq in seqs:
                     self._move(seq, State.EXPIRED)
-            case Recover(), _:
+            case port.Recover(), _:
                 for number in self.pending():
                     self._sync(self._seq_of[number])
 
@@ -158,7 +138,7 @@ class DeliveryModel:
             self.cancelled.append(self._number_of[seq])
             self._move(seq, State.CANCELLED)
 
-    def _accepted(self, command: Accept, receipt: Receipt) -> None:
+    def _accepted(self, command: port.Accept, receipt: port.Receipt) -> None:
         if receipt.id != command.message.id:
             return  # a duplicate submission of a known message
         message = command.message
@@ -200,7 +180,6 @@ class DeliveryModel:
             del queue[seq]
 
     def _sync(self, seq: int) -> None:
-        """Read a delivery's state from the spool."""
         state = self._read_state(seq)
         if state is None:
             self._report("nothing accepted is lost", "its delivery is gone", self._number_of[seq])
@@ -214,15 +193,12 @@ class DeliveryModel:
     def _is_at(self, seq: int, state: State) -> bool:
         return self._state_of[seq] == _CODES[state]
 
-    def _set(self, seq: int, state: State) -> None:
-        self._state_of[seq] = _CODES[state]
-
     def _move(self, seq: int, state: State) -> None:
         before = _STATES[self._state_of[seq]]
         if before in FINAL:
             number = self._number_of[seq]
             self._report("one final state", f"it was {before} and became {state}", number)
-        self._set(seq, state)
+        self._state_of[seq] = _CODES[state]
         self.final_count += (state in FINAL) - (before in FINAL)
         self.open_count -= (state in RESTING) - (before in RESTING)
         if state not in {State.READY, State.LEASED, State.SENDING}:
@@ -235,7 +211,6 @@ def _short(id_: str) -> int:
 
 
 def _grow(values: array[int] | array[float], index: int, filling: float) -> None:
-    """Make an array long enough for an index."""
     missing = index + 1 - len(values)
     if missing > 0:
         values.extend(array(values.typecode, [filling] * missing))  # type: ignore[arg-type, list-item]  # one of the two

@@ -8,8 +8,8 @@ processes: a receipt that one process gave binds the next.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import trio
 
@@ -58,29 +58,24 @@ class _ObservedLane:
         return sum(1 for a in underway if not a.is_panic and a.began_s >= self.gate_since_s)
 
 
-class SpoolView(Protocol):
-    """What the checks read from the spool."""
-
-    def ledger(self) -> Ledger:
-        """Return how many deliveries are in each state."""
-        ...
-
-    def delivery_state(self, seq: int) -> State | None:
-        """Return the state of a message's only delivery; None if there is none."""
-        ...
-
-
 class Invariants:
     """All invariants. `stopped` is set at the first violation."""
 
     NOTED: Final = ("actor.crashed", "attempt.fault", "settler.fault", "attempt.panic")
     """The journal's events that they listen to."""
 
-    def __init__(self, truth: Truth, clock: Clock, spool: SpoolView) -> None:
+    def __init__(
+        self,
+        truth: Truth,
+        clock: Clock,
+        ledger: Callable[[], Ledger],
+        read_state: Callable[[int], State | None],
+    ) -> None:
+        """Take two readers of the spool; `read_state` is by a message's place in it."""
         self.violations: list[Violation] = []
         self.stopped = trio.Event()
-        self.deliveries = DeliveryModel(self.report, spool.delivery_state)
-        self._spool = spool
+        self.deliveries = DeliveryModel(self.report, read_state)
+        self._read_ledger = ledger
         self._truth = truth
         self._clock = clock
         self._gateway: Gateway | None = None
@@ -153,11 +148,9 @@ class Invariants:
             else:
                 detail = f"{provider} was asked in panic, which no event announced"
                 self.report("an open breaker sends nothing", detail)
-        if now_s > observed.asked_at_s and now_s < observed.closed_until_s - ROUNDING_S:
-            self.report(
-                "never before Retry-After",
-                f"{provider} asked for {observed.closed_until_s - now_s:.3f} s more",
-            )
+        if observed.asked_at_s < now_s < observed.closed_until_s - ROUNDING_S:
+            detail = f"{provider} asked for {observed.closed_until_s - now_s:.3f} s more"
+            self.report("never before Retry-After", detail)
         self._check_quota(provider, now_s)
 
     def unused(self, provider: str, began_s: float) -> None:
@@ -177,11 +170,8 @@ class Invariants:
         """A message may go out once, and once more for each declared risk."""
         count, risks = len(self._truth.arrivals[number]), self.deliveries.risks.get(number, 0)
         if count > 1 + risks:
-            self.report(
-                "no undeclared duplicate",
-                f"went out {count} times, at last through {provider}; risks declared: {risks}",
-                number,
-            )
+            detail = f"went out {count} times, at last through {provider}; risks declared: {risks}"
+            self.report("no undeclared duplicate", detail, number)
 
     def throttled(self, provider: str, retry_after_s: float) -> None:
         """The provider has just asked for a pause."""
@@ -191,16 +181,11 @@ class Invariants:
 
     def _check_gate(self, observed: _ObservedLane, now_s: float) -> None:
         health = observed.lane.breaker_status.value
-        is_shut = (
-            health.state in {BreakerState.OPEN, BreakerState.DISABLED} and now_s < health.until_s
-        )
-        if (
-            is_shut and now_s > observed.gate_since_s
-        ):  # at the same instant the attempt was under way
-            self.report(
-                "an open breaker sends nothing",
-                f"{observed.lane.name} was asked {health.until_s - now_s:.3f} s too early",
-            )
+        is_shut = health.state in {BreakerState.OPEN, BreakerState.DISABLED}
+        # At the instant at which it opened, the attempt was under way.
+        if is_shut and observed.gate_since_s < now_s < health.until_s:
+            detail = f"{observed.lane.name} was asked {health.until_s - now_s:.3f} s too early"
+            self.report("an open breaker sends nothing", detail)
         assert self._gateway is not None
         probes_max = self._gateway.config.providers[observed.lane.name].breaker.probes
         if health.state is BreakerState.HALF_OPEN and observed.probes() > probes_max:
@@ -229,7 +214,7 @@ class Invariants:
 
     def check_ledger(self) -> None:
         """Compare the spool's ledger with the clients' receipts and the delivery model."""
-        ledger = self._spool.ledger()
+        ledger = self._read_ledger()
         deliveries, accepted = self.deliveries, len(self._truth.accepted)
         if not ledger.is_balanced:
             self.report("the ledger balances", f"{ledger.accepted} accepted: {ledger.states}")
@@ -257,7 +242,7 @@ class Invariants:
                 self.report("nothing is left over", f"{box.waiting} in the mailbox {box.name}")
         for number in self._truth.accepted:
             state = self.deliveries.state(number)
-            if state is State.SENT and not self._truth.was_taken(number):
+            if state is State.SENT and number not in self._truth.taken:
                 self.report("sent means sent", "no provider ever had it", number)
             elif is_complete and state not in RESTING:
                 word = state.value if state else "nowhere"
@@ -265,5 +250,4 @@ class Invariants:
 
 
 def _lacks_probes(health: BreakerStatus) -> bool:
-    """Whether a half-open breaker has lost its probes."""
     return health.state is BreakerState.HALF_OPEN and health.probes_free <= 0

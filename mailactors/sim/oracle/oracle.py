@@ -1,20 +1,15 @@
 """The oracle: the figures of an all-knowing scheduler, a bound that no policy can beat.
 
-It knows each fault's beginning and end, the vendors' quotas, and the draws of every attempt in
-advance. Two bounds on times hold at once, and the larger one counts:
+It knows all faults, quotas and draws in advance. Two bounds on times hold; the larger one counts:
 
-- each message alone: the earliest time at which any provider would accept it, if the scheduler
-  waits for a fault to end or makes failed attempts meanwhile, as if quotas did not exist;
+- each message alone: the earliest time at which any provider would accept it, without quotas;
 - all messages together: how many of them quotas, capacities and outages admit within a time, as
   if every attempt succeeded in the shortest time that a vendor ever takes.
 
-It needs one attempt for each message that it delivers, since it may always wait.
-
-It ignores what would only worsen its figures: the time of commits and decisions, faults of the
-gateway, the quota that failed attempts use, and that both bounds hold together. It makes one
-attempt of a message at a time and never hangs up. It sends no poison, and nothing that a vendor
-rightly refuses permanently. A policy that delivers less than the oracle may be faster: compare
-times only where the deliveries are the same.
+It needs one attempt a message, since it may always wait. It ignores what would only worsen its
+figures (commits and decisions, faults of the gateway, quota that failed attempts use), makes one
+attempt of a message at a time, and sends neither poison nor what a vendor rightly refuses. A
+policy that delivers less may be faster: compare times only where the deliveries are the same.
 """
 
 from __future__ import annotations
@@ -29,12 +24,12 @@ import msgspec
 from mailactors.config import Config
 from mailactors.sim.oracle.providers import KnownProvider, Server, odds
 from mailactors.sim.report.report import Bound, Oracle, rounded
-from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.scenario.file import Scenario, horizon_s
 from mailactors.sim.vendor.answers import ACCEPTANCE, Answer, decide_answer, decide_recipient
 from mailactors.sim.vendor.draws import RareDraw
 from mailactors.sim.vendor.timeline import ActiveFaults
 from mailactors.sim.world.entropy import KeyedEntropy
-from mailactors.sim.world.traffic import arrival_times, pick, poison_times, recipient_domain
+from mailactors.sim.world.traffic import pick, planned_arrivals, recipient_domain
 from mailactors.sim.world.truth import quantile
 
 ATTEMPTS_MAX: Final = 20
@@ -64,15 +59,12 @@ def planned_messages(
     traffic, draw = scenario.traffic, entropy.draw
     end_s, found = horizon_s(scenario, config), []
     default = next(iter(config.streams))
-    poison_at = poison_times(traffic.poison, scenario.duration_s)
-    poison_s = next(poison_at, math.inf)
-    for number, at_s in enumerate(arrival_times(traffic, scenario.duration_s, entropy)):
+    planned = planned_arrivals(traffic, scenario.duration_s, entropy)
+    for number, at_s, is_poison in planned:
         stream = pick(traffic.streams, draw("stream", number)) if traffic.streams else default
         domain = recipient_domain(traffic, entropy, number)
         until_s = min(end_s, at_s + config.streams[stream].expires_after_s)
-        found.append(PlannedMessage(number, at_s, until_s, domain, at_s >= poison_s))
-        if at_s >= poison_s:
-            poison_s = next(poison_at, math.inf)
+        found.append(PlannedMessage(number, at_s, until_s, domain, is_poison))
     return found
 
 

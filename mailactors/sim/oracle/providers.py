@@ -10,7 +10,7 @@ from mailactors.sim.scenario.faults import Capacity, Flap, Lie, ProviderFault
 from mailactors.sim.scenario.tables import ProviderPlan
 from mailactors.sim.vendor.draws import ProviderDraws, latency_of
 from mailactors.sim.vendor.limits import windows_of
-from mailactors.sim.vendor.timeline import ActiveFaults, FaultTimeline, planned_end
+from mailactors.sim.vendor.timeline import ActiveFaults, FaultTimeline
 from mailactors.sim.world.entropy import KeyedEntropy, log_normal
 
 TICK_S: Final = 1e-6
@@ -32,7 +32,7 @@ class KnownProvider:
         self.draws = ProviderDraws(entropy, name)
         self.losing_lies = tuple(fault for fault in faults if loses_message(fault))
         """Lies after which nothing arrives."""
-        self._timeline = FaultTimeline(faults, planned_end)
+        self._timeline = FaultTimeline(faults)
         self.at = self._timeline.at
         """Returns the faults that are active at a time."""
         self.has_no_faults = not faults

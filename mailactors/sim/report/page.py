@@ -106,7 +106,7 @@ def _data(record: Record | None, points_max: int) -> dict[str, Any] | None:
 
 
 def _names(reports: Sequence[Report]) -> str:
-    names = list(dict.fromkeys(Path(report.scenario).stem for report in reports))
+    names = list(dict.fromkeys(report.title for report in reports))
     if len(names) > 3:
         return f"{len(names)} scenarios, {len(reports)} runs"
     return (
@@ -159,7 +159,7 @@ _SUMMARY: Final = (
 def _summary(reports: Sequence[Report]) -> str:
     rows = []
     for number, report in enumerate(reports):
-        link = f'<a href="#run-{number}">{_e(Path(report.scenario).stem)}</a>'
+        link = f'<a href="#run-{number}">{_e(report.title)}</a>'
         cells = [
             (str(report.seed), True),
             (_e(Path(report.policy).name), False),
@@ -172,15 +172,11 @@ def _summary(reports: Sequence[Report]) -> str:
         ]
         rows.append(_row(link, cells))
         oracle, following = report.oracle, reports[number + 1 : number + 2]
-        is_last = not following or _run(following[0]) != _run(report)
+        is_last = not following or following[0].run != report.run
         if oracle is not None and is_last:
             rows.append(_oracle_row("oracle", oracle))
             rows.append(_oracle_row("oracle that knows only rates", oracle.by_rates))
     return _table(_SUMMARY, rows)
-
-
-def _run(report: Report) -> tuple[str, int]:
-    return report.scenario, report.seed
 
 
 def _oracle_row(name: str, bound: Bound) -> str:
@@ -216,8 +212,7 @@ def _section(number: int, report: Report) -> str:
     return "\n".join(
         [
             f'<section id="run-{number}"{drawn}>',
-            f"<h2>{_e(Path(report.scenario).stem)}, seed {report.seed}, {policy}:"
-            f" {_verdict(report)}</h2>",
+            f"<h2>{_e(report.title)}, seed {report.seed}, {policy}: {_verdict(report)}</h2>",
             story,
             f'<dl class="figures">{"".join(_figures(report))}</dl>',
             "" if record is None else _charts(record.series),
@@ -288,20 +283,12 @@ def _expectations(report: Report) -> Iterator[str]:
     if not report.expectations or verdict_of(report)[1] is None:
         return
     yield "<h3>Expectations</h3>"
-    rows = (
-        _row(
-            _e(each.name),
-            [
-                ("not measured" if each.value is None else f"{each.value:g}", True),
-                (f"{each.limit:g}", True),
-                (
-                    f'<span class="{_mark(each.ok)}">{"passed" if each.ok else "missed"}</span>',
-                    False,
-                ),
-            ],
-        )
-        for each in report.expectations
-    )
+    rows = []
+    for each in report.expectations:
+        value = "not measured" if each.value is None else f"{each.value:g}"
+        verdict = f'<span class="{_mark(each.ok)}">{"passed" if each.ok else "missed"}</span>'
+        cells = [(value, True), (f"{each.limit:g}", True), (verdict, False)]
+        rows.append(_row(_e(each.name), cells))
     yield _table((("", False), ("figure", True), ("limit", True), ("", False)), rows)
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 from typing import Final
 
 import rich.text
@@ -43,7 +44,7 @@ def plot_lines(series: Series, width: int, characters: Characters = BLOCKS) -> l
     """
     columns = min(len(series.arrivals), max(COLUMNS_MIN, width - TITLE_COLUMNS - LABEL_COLUMNS))
     column_s = series.end_s / columns
-    came, sent = (folded(each, columns, mean) for each in (series.arrivals, series.acceptances))
+    came, sent = (folded(each, columns, fmean) for each in (series.arrivals, series.acceptances))
     backlog = folded(series.backlog, columns, max)
     top = max(*came, *sent, 1e-9)
     waiting = int(max(backlog))
@@ -84,11 +85,6 @@ def plot_lines(series: Series, width: int, characters: Characters = BLOCKS) -> l
     return lines
 
 
-def mean(values: Sequence[int]) -> float:
-    """Return the mean."""
-    return sum(values) / len(values)
-
-
 def folded(
     counts: Sequence[int], columns: int, how: Callable[[Sequence[int]], float]
 ) -> list[float]:
@@ -114,7 +110,8 @@ def spark(values: Iterable[float], top: float, bars: str) -> str:
 def worst_gates(moves: Sequence[BreakerMove], step_s: float, columns: int) -> list[int]:
     """Return the worst breaker state of each column, as an index into `SEVERITY`.
 
-    >>> worst_gates([Move(1.5, "open"), Move(2.5, "half_open"), Move(2.6, "closed")], 1, 4)
+    >>> states = {1.5: "open", 2.5: "half_open", 2.6: "closed"}
+    >>> worst_gates([BreakerMove(*move) for move in states.items()], 1, 4)
     [0, 2, 2, 0]
     """
     found, level, left = [], 0, deque(moves)

@@ -38,7 +38,7 @@ def print_results(console: rich.console.Console, results: Sequence[Result]) -> N
             _print_chart(console, report)
     oracles: dict[tuple[str, int], Report] = {}
     for report in reports:
-        _print_report(console, report, is_first=oracles.setdefault(_run(report), report) is report)
+        _print_report(console, report, is_first=oracles.setdefault(report.run, report) is report)
     for each in results:
         if isinstance(each, CrashedRun):
             detail = rich.markup.escape(f"{each.task.name} ({each.task.policy}): {each.why}")
@@ -64,8 +64,8 @@ def _table(reports: Sequence[Report]) -> rich.table.Table:
     table.add_column("", no_wrap=True)
     seen: tuple[str, int] | None = None
     for number, report in enumerate(reports):
-        run, following = _run(report), reports[number + 1 : number + 2]
-        first = Path(report.scenario).stem if run != seen else ""
+        run, following = report.run, reports[number + 1 : number + 2]
+        first = report.title if run != seen else ""
         second = f"{report.seed}"
         if len(policies) > 1:
             second = Path(report.policy).name
@@ -75,13 +75,9 @@ def _table(reports: Sequence[Report]) -> rich.table.Table:
         mark = "" if has_passed is None else f"[{'green' if has_passed else 'red'}]{word}[/]"
         names = (rich.markup.escape(first), rich.markup.escape(second))
         table.add_row(*names, *_cells(report), mark)
-        if report.oracle is not None and not (following and _run(following[0]) == run):
+        if report.oracle is not None and not (following and following[0].run == run):
             table.add_row("", "oracle", *_bound_cells(report.oracle), style="dim")
     return table
-
-
-def _run(report: Report) -> tuple[str, int]:
-    return report.scenario, report.seed
 
 
 def shown(value: float | None, form: str = ",.2f") -> str:
@@ -207,7 +203,7 @@ def _print_unreached(console: rich.console.Console, reports: Sequence[Report]) -
 
 def _name(report: Report) -> str:
     of = "" if report.policy == DEFAULT else f", {Path(report.policy).name}"
-    return f"{Path(report.scenario).stem}, seed {report.seed}{of}"
+    return f"{report.title}, seed {report.seed}{of}"
 
 
 def replay_command(report: Report) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from mailactors.sim.report.series import Record
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.scenario.policies import DEFAULT, Task
 from mailactors.sim.scenario.tables import Expect, Traffic
 from mailactors.sim.world.entropy import KeyedEntropy
@@ -112,6 +113,16 @@ class Report(msgspec.Struct, frozen=True):
     messages_per_wall_s: float = 0.0
     record: Record | None = None
     """The data of the page's charts; not part of the JSON."""
+
+    @property
+    def title(self) -> str:
+        """The scenario's name."""
+        return Path(self.scenario).stem
+
+    @property
+    def run(self) -> tuple[str, int]:
+        """What the runs of several policies to compare have in common."""
+        return self.scenario, self.seed
 
     @property
     def has_passed(self) -> bool:
@@ -291,17 +302,10 @@ def failure_rate_max(failed: int, count: int, confidence: float = CONFIDENCE) ->
 
 def _at_most(failed: int, count: int, rate: float) -> float:
     """Return the probability of at most `failed` failures, at a rate above failed / count."""
-    highest = (
-        (
-            math.lgamma(count + 1)
-            - math.lgamma(failed + 1)
-            - math.lgamma(count - failed + 1)
-            + failed * math.log(rate)
-            + (count - failed) * math.log1p(-rate)
-        )
-        if rate < 1
-        else -math.inf
-    )
+    if rate >= 1:
+        return 0.0
+    highest = math.lgamma(count + 1) - math.lgamma(failed + 1) - math.lgamma(count - failed + 1)
+    highest += failed * math.log(rate) + (count - failed) * math.log1p(-rate)
     total, term, number = 0.0, 0.0, failed
     while number >= 0 and term > -_FAR:
         total += math.exp(term)

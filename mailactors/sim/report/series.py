@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.runtime.ports import Clock
-from mailactors.sim.scenario import Scenario
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.scenario.incidents import GatewayFault
 from mailactors.sim.world.truth import Truth
 from mailactors.spool.port import Event
@@ -100,7 +100,6 @@ class EventLog:
         self._clock = clock
 
     def on_event(self, event: str, facts: Mapping[str, Any]) -> None:
-        """Record an event."""
         if event == "breaker.moved":
             self.moves.append((self._clock.now_s(), facts["provider"], facts["after"]))
         elif event == "world.process_died":
@@ -111,43 +110,20 @@ class EventLog:
             self.moves += [(now_s, name, CLOSED) for name, gate in last.items() if gate != CLOSED]
 
 
-def record_of(
-    scenario: Scenario, truth: Truth, events: EventLog, worst: tuple[WorstMessage, ...]
-) -> Record:
-    """Return a run's record."""
-    return Record(scenario.story.strip(), series_of(scenario, truth, events), worst)
-
-
 def worst_messages(
     truth: Truth, story_of: Callable[[int], tuple[str, ...]]
 ) -> tuple[WorstMessage, ...]:
-    """Return the worst messages. `story_of` gives the timeline of a message by its number."""
-    return tuple(
-        WorstMessage(
-            number,
-            round(truth.submitted_s[number], 3),
-            None if latency_s is None else round(latency_s, 4),
-            story_of(number)[:STORY_LINES_MAX],
-        )
-        for number, latency_s in worst_numbers(truth)
-    )
-
-
-def worst_numbers(truth: Truth) -> list[tuple[int, float | None]]:
-    """Return the messages that never arrived, then the slowest ones, as (number, latency)."""
+    """Return the messages that never arrived, then the slowest ones, each with its timeline."""
     lost = [number for number in truth.accepted if number not in truth.arrivals]
-    slow = heapq.nsmallest(
-        WORST_MAX,
-        (
-            (truth.submitted_s[number] - at_s, number)
-            for number, at_s in taken_s(truth)
-            if number in truth.arrivals
-        ),
-    )
+    arrived = ((number, at_s) for number, at_s in taken_s(truth) if number in truth.arrivals)
+    slow = heapq.nsmallest(WORST_MAX, ((truth.submitted_s[n] - at_s, n) for n, at_s in arrived))
     lost_count = max(WORST_MAX - len(slow), min(len(lost), LOST_MAX))
     found: list[tuple[int, float | None]] = [(number, None) for number in lost[:lost_count]]
-    found += [(number, -minus_s) for minus_s, number in slow[: WORST_MAX - len(found)]]
-    return found
+    found += [(number, round(-minus_s, 4)) for minus_s, number in slow[: WORST_MAX - len(found)]]
+    return tuple(
+        WorstMessage(n, round(truth.submitted_s[n], 3), late_s, story_of(n)[:STORY_LINES_MAX])
+        for n, late_s in found
+    )
 
 
 def taken_s(truth: Truth) -> Iterator[tuple[int, float]]:
@@ -232,20 +208,6 @@ def coarser(series: Series, points_max: int) -> Series:
         attempts={name: merged(each, sum) for name, each in series.attempts.items()},
         sent={name: merged(each, sum) for name, each in series.sent.items()},
     )
-
-
-def gate_at(moves: Iterable[BreakerMove], at_s: float) -> str:
-    """Return a breaker's state at a time; it begins closed.
-
-    >>> gate_at([Move(5.0, "open"), Move(9.0, "half_open")], 8.0)
-    'open'
-    """
-    found = CLOSED
-    for move in moves:
-        if move.at_s > at_s:
-            break
-        found = move.gate
-    return found
 
 
 def fault_spans(scenario: Scenario) -> tuple[FaultSpan, ...]:

@@ -9,19 +9,16 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from mailactors.config import Config, ProviderSettings
-from mailactors.providers.port import Provider
-from mailactors.runtime.ports import Ports
+from mailactors.config import Config
 from mailactors.runtime.supervisor import RestartsExhaustedError
 from mailactors.sim.check.invariants import Invariants
 from mailactors.sim.report.report import Report, Violation
 from mailactors.sim.report.series import story_lines
-from mailactors.sim.run.injector import FaultInjector
 from mailactors.sim.run.node import FaultPoints, Node, Process
 from mailactors.sim.run.observed import ObservedStore, ProcessObserver
 from mailactors.sim.run.simulation import Progress, Simulation, report_of
 from mailactors.sim.run.stopwatch import Stopwatch
-from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.scenario.file import Scenario, horizon_s
 from mailactors.sim.scenario.incidents import POINTS, Crash, Operation
 from mailactors.sim.scenario.policies import DEFAULT
 from mailactors.sim.vendor.client import client_of
@@ -62,19 +59,15 @@ class GatewayRun(Simulation):
     ) -> None:
         super().__init__(scenario, config, seed)
         self.store = ObservedStore.open(TEMPORARY)
-        self.invariants = Invariants(self.truth, self.world.clock, self.store)
+        self.invariants = Invariants(
+            self.truth, self.world.clock, self.store.ledger, self.store.delivery_state
+        )
         self.world.journal.listen(self.invariants.on_event, Invariants.NOTED)
         self.risks = self.invariants.deliveries.risks
         self.stopwatch = Stopwatch(self.world.clock)
         self.points = FaultPoints(self._is_poison if scenario.traffic.poison else None)
         self.node = Node(
-            config,
-            self.world.ports,
-            self.points,
-            self._open_store,
-            self._factory,
-            self._observe,
-            self._on_death,
+            config, self.world.ports, self.points, self._parts, self._observe, self._on_death
         )
         if scenario.locks_spool_file:
             self.invariants.may_crash = ("spool",)
@@ -96,7 +89,7 @@ class GatewayRun(Simulation):
                 async with trio.open_nursery() as watching:
                     watching.start_soon(self._end_at, scope)
                     watching.start_soon(self._check_regularly, progress)
-                    FaultInjector(self.scenario, self.world, self).start(watching)
+                    self.inject_faults(watching)
                     await self._clients.run()
                     self.all_submitted.set()
             self.ended_s = self.world.clock.now_s()
@@ -111,19 +104,13 @@ class GatewayRun(Simulation):
 
     # Processes
 
-    def _observer(self, process: Process) -> ProcessObserver:
-        return ProcessObserver(self.invariants, lambda: process.is_over)
-
-    def _open_store(self, process: Process) -> ObservedStore:
-        return self.store.of_process(self.invariants, self._observer(process), self.world)
-
-    def _factory(self, process: Process) -> ProviderFactory:
-        observer = self._observer(process)
-
-        def make(name: str, settings: ProviderSettings, _ports: Ports) -> Provider:
-            return client_of(self.vendors[name], observer, settings)
-
-        return self.stopwatch.wrap(make)
+    def _parts(self, process: Process) -> tuple[ObservedStore, ProviderFactory]:
+        """Return the spool as a process sees it, and what makes its clients of the vendors."""
+        observer = ProcessObserver(self.invariants, self.stopwatch.failed, lambda: process.is_over)
+        store = self.store.of_process(self.invariants, observer, self.world)
+        return store, lambda name, settings, _ports: client_of(
+            self.vendors[name], observer, settings
+        )
 
     def _observe(self, gateway: Gateway) -> None:
         self.invariants.observe(gateway)
@@ -141,9 +128,7 @@ class GatewayRun(Simulation):
         return not self.invariants.violations
 
     def _is_poison(self, seq: int) -> bool:
-        return self._clients.poison(self.invariants.deliveries.number(seq)) == "crash_actor"
-
-    # Incidents
+        return self.truth.poison.get(self.invariants.deliveries.number(seq)) == "crash_actor"
 
     async def crash(self, crash: Crash) -> None:
         """Crash an actor or the process, now or at its next fault point."""
@@ -240,13 +225,9 @@ class GatewayRun(Simulation):
     def facts(self) -> dict[str, Any]:
         """Return the fault points that the run reached, and the decision times."""
         hits = {**dict.fromkeys(POINTS, 0), **self.points.hits}
-        return {
-            "fault_points": dict(sorted(hits.items())),
-            "decision_us": self.stopwatch.times(),
-        }
+        return {"fault_points": dict(sorted(hits.items())), "decision_us": self.stopwatch.times()}
 
     def close(self) -> None:
-        """Close the spool."""
         self.store.close()
 
 

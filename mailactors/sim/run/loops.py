@@ -11,17 +11,17 @@ from typing import Final
 
 import trio
 
-from mailactors.config import Config, SmtpProviderSettings
+from mailactors.config import Config
 from mailactors.intake.submission import OverloadedError, Submission
 from mailactors.model.message import Content, Envelope
 from mailactors.model.outcome import Accepted, Deferred, Outcome, Rejected
 from mailactors.providers.port import Mail, Provider
 from mailactors.sim.report.report import Report
-from mailactors.sim.run.injector import FaultInjector
 from mailactors.sim.run.simulation import Progress, Simulation, report_of
-from mailactors.sim.scenario import Scenario, horizon_s
+from mailactors.sim.scenario.file import Scenario, horizon_s
 from mailactors.sim.scenario.incidents import Crash, Operation
 from mailactors.sim.scenario.policies import LOOPS, Loop
+from mailactors.sim.vendor.call import AttemptObserver
 from mailactors.sim.vendor.client import client_of
 from mailactors.sim.world.traffic import Clients
 from mailactors.spool.port import Receipt
@@ -51,11 +51,12 @@ class LoopRun(Simulation):
 
     async def main(self, progress: Progress) -> None:
         """Serve until every task has ended, or the horizon is reached."""
-        clients = Clients(self.scenario, self, self.world, self.truth, self._on_receipt)
+        on_receipt = self.truth.accepted.setdefault
+        clients = Clients(self.scenario, self, self.world, self.truth, on_receipt)
         async with trio.open_nursery() as nursery:
             self.world.spawn = nursery.start_soon
             self._start_process()
-            FaultInjector(self.scenario, self.world, self).start(nursery)
+            self.inject_faults(nursery)
             with trio.move_on_at(horizon_s(self.scenario, self.config)):
                 async with trio.open_nursery() as ticking:
                     ticking.start_soon(self._report_progress, progress)
@@ -67,10 +68,7 @@ class LoopRun(Simulation):
             nursery.cancel_scope.cancel()
 
     async def submit(self, submission: Submission) -> Receipt:
-        """Accept a message into memory.
-
-        Raises: OverloadedError while no process runs.
-        """
+        """Accept a message into memory. Raises: OverloadedError while no process runs."""
         if self._is_down:
             raise OverloadedError("no process serves", RESTART_S)
         await trio.lowlevel.checkpoint()
@@ -129,8 +127,7 @@ class LoopRun(Simulation):
     def _start_process(self) -> None:
         for name, vendor in self.vendors.items():
             settings = self.config.providers[name]
-            is_smtp = isinstance(settings, SmtpProviderSettings)
-            self._providers[name] = client_of(vendor, None, settings if is_smtp else None)
+            self._providers[name] = client_of(vendor, AttemptObserver(), settings)
         self._is_down = False
 
     async def crash(self, crash: Crash) -> None:
@@ -152,9 +149,6 @@ class LoopRun(Simulation):
         while True:
             progress(len(self.truth.accepted))
             await trio.sleep(TICK_S)
-
-    def _on_receipt(self, number: int, id_: str) -> None:
-        self.truth.accepted.setdefault(number, id_)
 
 
 def mail_of(submission: Submission, marker: str, now: float) -> Mail:

@@ -70,37 +70,36 @@ class Process:
         raise OverloadedError("the connection was lost", CONNECT_AGAIN_S)
 
 
+@dataclasses.dataclass(frozen=True)
 class ProcessExecutor:
     """Runs work for as long as the process lives: a dead process writes nothing."""
 
-    def __init__(self, inner: Executor, process: Process) -> None:
-        self._inner = inner
-        self._process = process
+    inner: Executor
+    process: Process
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run `work`, unless the process is dead by then. Raises: ProcessDiedError."""
 
         def alive() -> T:
-            self._process.check()
+            self.process.check()
             return work()
 
-        return await self._inner.run(alive)
+        return await self.inner.run(alive)
 
     def close(self) -> None:
         """Do nothing: there are no threads."""
 
 
+@dataclasses.dataclass(frozen=True)
 class ProcessJournal:
     """Logs for as long as the process lives."""
 
-    def __init__(self, inner: Journal, process: Process) -> None:
-        self._inner = inner
-        self._process = process
+    inner: Journal
+    process: Process
 
     def note(self, event: str, /, *, level: str = "info", **facts: Any) -> None:
-        """Note an event, unless the process is dead."""
-        if not self._process.is_over:
-            self._inner.note(event, level=level, **facts)
+        if not self.process.is_over:
+            self.inner.note(event, level=level, **facts)
 
 
 class FaultPoints:
@@ -115,12 +114,6 @@ class FaultPoints:
         self.kill_at = ""
         self.is_poison = is_poison
         """Takes a message's place in the spool; None if the scenario has no poison."""
-
-    def kill(self, name: str, process: Process) -> None:
-        """End the process at this point. Raises: ProcessDiedError."""
-        self.kill_at = ""
-        process.end(f"killed at {name}")
-        process.check()
 
     def poison(self, name: str, gateway: Gateway | None) -> None:
         """Crash the actor at this point if it handles poison. Raises: InjectedCrashError."""
@@ -142,11 +135,12 @@ class NodeFaults:
     def point(self, name: str) -> None:
         """Pass a fault point. Raises: ProcessDiedError, InjectedCrashError."""
         process, points = self._process, self._points
-        if process.is_over:
-            process.check()
+        process.check()
         points.hits[name] += 1
         if name == points.kill_at:
-            points.kill(name, process)
+            points.kill_at = ""
+            process.end(f"killed at {name}")
+            process.check()
         if points.is_poison is not None:
             points.poison(name, self.gateway)
 
@@ -179,16 +173,14 @@ class Node:
         config: Config,
         ports: Ports,
         points: FaultPoints,
-        open_store: Callable[[Process], Store],
-        factory: Callable[[Process], ProviderFactory],
+        parts: Callable[[Process], tuple[Store, ProviderFactory]],
         observe: Callable[[Gateway], None],
         on_death: Callable[[str, bool], bool],
     ) -> None:
         """Take the parts of a process.
 
         Args:
-            open_store: returns the spool as this process sees it.
-            factory: returns how this process makes its clients of the vendors.
+            parts: returns the spool as this process sees it, and what makes its clients.
             observe: called with each gateway before it runs.
             on_death: called with why a process died and whether that was planned; returns whether
                 to start another.
@@ -202,8 +194,7 @@ class Node:
         self._is_serving = trio.Event()
         self._config = config
         self._ports = ports
-        self._open_store = open_store
-        self._factory = factory
+        self._parts = parts
         self._observe = observe
         self._on_death = on_death
 
@@ -213,8 +204,7 @@ class Node:
             process = Process()
             faults = NodeFaults(self.points, process)
             ports = process_ports(self._ports, process, faults)
-            store, factory = self._open_store(process), self._factory(process)
-            gateway = faults.gateway = build(self._config, ports, store, factory)
+            gateway = faults.gateway = build(self._config, ports, *self._parts(process))
             self._observe(gateway)
             self.process, self.starts = process, self.starts + 1
             is_planned = await self._run_process(gateway, process, task_status)
@@ -254,11 +244,7 @@ class Node:
         return self.gateway
 
     async def submit(self, submission: Submission) -> Receipt:
-        """Submit to the process that serves now.
-
-        Raises: what the door raises; OverloadedError when no process serves or the connection is
-            lost.
-        """
+        """Submit to the process that serves. Raises: OverloadedError; what the door raises."""
         if self.gateway is None:
             raise OverloadedError("no process serves", CONNECT_AGAIN_S)
         return await self.process.call(self.gateway, submission)

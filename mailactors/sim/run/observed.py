@@ -7,38 +7,40 @@ from typing import Self
 
 from mailactors.model.lifecycle import State
 from mailactors.sim.check.invariants import Invariants
+from mailactors.sim.vendor.call import AttemptObserver
 from mailactors.sim.world.world import World
 from mailactors.spool.port import Command, Result, SpoolBrokenError, SpoolFullError
 from mailactors.spool.sqlite import TEMPORARY, SqliteStore
 
 
-class ProcessObserver:
-    """Reports one process's attempts and commits to the checks."""
+class ProcessObserver(AttemptObserver):
+    """Reports one process's attempts and commits to the checks, and its failures."""
 
-    def __init__(self, invariants: Invariants, is_dead: Callable[[], bool]) -> None:
+    def __init__(
+        self, invariants: Invariants, failed: Callable[[str], None], is_dead: Callable[[], bool]
+    ) -> None:
         self._invariants = invariants
+        self._failed = failed
         self._is_dead = is_dead
 
     def began(self, provider: str) -> None:
-        """An attempt reached the provider: it is about to connect."""
         self._must_live(f"connected to {provider}")
         self._invariants.began(provider)
 
     def unused(self, provider: str, began_s: float) -> None:
-        """The attempt that began then returned its session: nothing was sent."""
         self._invariants.unused(provider, began_s)
 
     def sending(self, provider: str, number: int) -> None:
-        """The first byte of a message is about to go out."""
         self._must_live(f"sent to {provider}", number)
         self._invariants.sending(provider, number)
 
+    def failed(self, provider: str) -> None:
+        self._failed(provider)
+
     def arrived(self, provider: str, number: int) -> None:
-        """The vendor sent a message on, which it may do after the process is dead."""
         self._invariants.arrived(provider, number)
 
     def throttled(self, provider: str, retry_after_s: float) -> None:
-        """The provider has just asked for a pause."""
         if not self._is_dead():
             self._invariants.throttled(provider, retry_after_s)
 

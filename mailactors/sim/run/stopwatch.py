@@ -1,7 +1,7 @@
 """How long decisions take in real time, which virtual time does not show.
 
-It wraps the clients of the vendors, where a failure is first seen, and the dispatcher's histogram,
-where the decision is recorded; no measured time reaches an actor or the journal.
+The clients of the vendors report each failure; the dispatcher's histogram is replaced, to see
+each decision. No measured time reaches an actor or the journal.
 """
 
 from __future__ import annotations
@@ -10,15 +10,12 @@ from array import array
 from collections import defaultdict, deque
 from typing import Final
 
-from mailactors.config import ProviderSettings
 from mailactors.dispatch.dispatcher import DispatcherState
-from mailactors.model.outcome import Accepted, Outcome, Refusal
-from mailactors.providers.port import Capabilities, LookUpResult, Mail, Provider, Session
-from mailactors.runtime.ports import Clock, Ports, SystemClock
+from mailactors.runtime.ports import Clock, SystemClock
 from mailactors.runtime.tally import Histogram
 from mailactors.sim.report.report import DecisionTimes
 from mailactors.sim.world.truth import quantile
-from mailactors.wiring import Gateway, ProviderFactory
+from mailactors.wiring import Gateway
 
 MICROS: Final = 1e6
 
@@ -32,14 +29,6 @@ class Stopwatch:
         self._ends: defaultdict[str, deque[tuple[float, float]]] = defaultdict(deque)
         """(virtual, real) time of failures without a decision yet, by provider."""
         self._taken_s = array("d")
-
-    def wrap(self, factory: ProviderFactory) -> ProviderFactory:
-        """Return a factory whose providers time their failures."""
-
-        def make(name: str, settings: ProviderSettings, ports: Ports) -> Provider:
-            return TimedProvider(name, factory(name, settings, ports), self)
-
-        return make
 
     def observe(self, gateway: Gateway) -> None:
         """Observe the decisions of a gateway that is built but does not run yet."""
@@ -83,55 +72,3 @@ class _Decisions(Histogram):
         super().observe(value)
         for done in self._dispatcher.mailbox.under_cursor:
             self._stopwatch.decided(done.attempt.lane, done.ended_s)
-
-
-class TimedProvider:
-    """A provider that reports when an attempt has failed."""
-
-    def __init__(self, name: str, inner: Provider, stopwatch: Stopwatch) -> None:
-        self._name = name
-        self._inner = inner
-        self._stopwatch = stopwatch
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """The inner provider's."""
-        return self._inner.capabilities
-
-    async def connect(self) -> Session | Refusal:
-        """Connect; a refusal is a failure."""
-        session = await self._inner.connect()
-        if isinstance(session, Refusal):
-            self._stopwatch.failed(self._name)
-            return session
-        return TimedSession(self._name, session, self._stopwatch)
-
-    async def look_up(self, marker: str) -> LookUpResult:
-        """Look up a message."""
-        return await self._inner.look_up(marker)
-
-    async def aclose(self) -> None:
-        """Close the inner provider."""
-        await self._inner.aclose()
-
-
-class TimedSession:
-    """A session that reports when its attempt has failed."""
-
-    __slots__ = ("_name", "_session", "_stopwatch")
-
-    def __init__(self, name: str, session: Session, stopwatch: Stopwatch) -> None:
-        self._name = name
-        self._session = session
-        self._stopwatch = stopwatch
-
-    async def send(self, mail: Mail) -> Outcome:
-        """Send; anything but an acceptance is a failure."""
-        outcome = await self._session.send(mail)
-        if not isinstance(outcome, Accepted):
-            self._stopwatch.failed(self._name)
-        return outcome
-
-    async def aclose(self) -> None:
-        """Return the session unused."""
-        await self._session.aclose()

@@ -12,6 +12,7 @@ import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Final, TypeAlias
@@ -36,7 +37,7 @@ def run_here(
     is_whole = True
     try:
         for place, task in enumerate(tasks):
-            on_result(place, _run(run_task, task, _progress_of(progress, place)))
+            on_result(place, _run(run_task, task, partial(progress, place)))
     except* KeyboardInterrupt:
         is_whole = False
     return is_whole
@@ -93,7 +94,6 @@ class _Worker:
             self.pipe.send(task)
 
     def receive(self) -> int | Result:
-        """Return its progress, or the result of its task."""
         try:
             received: int | Result = self.pipe.recv()
         except (EOFError, OSError):
@@ -122,7 +122,6 @@ class _Pool:
         self._spawn = multiprocessing.get_context("spawn")
 
     def start(self, place: int, task: Task) -> None:
-        """Start a process on a task."""
         ours, theirs = self._spawn.Pipe()
         process = self._spawn.Process(target=_work, args=(self._run_task, theirs), daemon=True)
         # Started here, since its start unblocks the signal that is blocked below.
@@ -138,7 +137,6 @@ class _Pool:
         return [worker for worker in self.workers.values() if worker.pipe in ready]
 
     def stop(self, worker: _Worker) -> None:
-        """End one worker."""
         del self.workers[worker.pipe.fileno()]
         worker.end()
 
@@ -185,10 +183,6 @@ def _run(run_task: RunTask, task: Task, on_progress: Callable[[int], None]) -> R
         raise
     except Exception as error:  # the run's result; the other runs go on
         return CrashedRun(task, "".join(traceback.format_exception(error)).rstrip())
-
-
-def _progress_of(progress: Progress, place: int) -> Callable[[int], None]:
-    return lambda accepted: progress(place, accepted)
 
 
 def _words(exit_code: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import pydantic
 from pydantic import Field
@@ -17,6 +17,8 @@ Sigma = Annotated[float, Field(ge=0, le=3, strict=True)]
 Count = Annotated[int, Field(gt=0, le=MOST, strict=True)]
 RefusalCode = Annotated[int, Field(ge=400, le=599, strict=True)]
 
+KIND: Final = Field(description="The kind of fault.")
+
 
 class Frozen(pydantic.BaseModel):
     """A table of a scenario: strict and immutable."""
@@ -26,38 +28,41 @@ class Frozen(pydantic.BaseModel):
     )
 
 
-class ProviderFault(Frozen):
-    """A fault of a provider lasts from `at_s` for `for_s`."""
+class Span(Frozen):
+    """A stretch of time."""
 
     at_s: Seconds
     """When it begins, in seconds from the start of the run."""
     for_s: Duration
     """How long it lasts, in seconds."""
-    providers: tuple[str, ...] = ()
-    """The providers that have it; only in `[[faults]]` at the top of the file."""
 
     @property
     def end_s(self) -> float:
-        """When it ends."""
+        """When it ends; this instant does not belong to it."""
         return self.at_s + self.for_s
 
     def is_on(self, now_s: float) -> bool:
-        """Whether it is active; its end does not belong to it."""
+        """Whether it is active."""
         return self.at_s <= now_s < self.end_s
+
+
+class ProviderFault(Span):
+    """A fault of a provider."""
+
+    providers: tuple[str, ...] = ()
+    """The providers that have it; only in `[[faults]]` at the top of the file."""
 
 
 class Refuse(ProviderFault):
     """The provider refuses the connection."""
 
-    kind: Literal["refuse"]
-    """The kind of fault."""
+    kind: Annotated[Literal["refuse"], KIND]
 
 
 class Errors(ProviderFault):
     """It answers a share of messages with an error."""
 
-    kind: Literal["errors"]
-    """The kind of fault."""
+    kind: Annotated[Literal["errors"], KIND]
     rate: Share
     """The share of messages."""
     code: RefusalCode = 503
@@ -69,8 +74,7 @@ class Errors(ProviderFault):
 class Slow(ProviderFault):
     """It answers late, correctly."""
 
-    kind: Literal["slow"]
-    """The kind of fault."""
+    kind: Annotated[Literal["slow"], KIND]
     latency_s: Duration
     """How long each answer takes, in seconds."""
 
@@ -78,8 +82,7 @@ class Slow(ProviderFault):
 class Stall(ProviderFault):
     """It accepts a share of messages and delivers them, but never answers."""
 
-    kind: Literal["stall"]
-    """The kind of fault."""
+    kind: Annotated[Literal["stall"], KIND]
     rate: Share
     """The share of messages."""
 
@@ -87,8 +90,7 @@ class Stall(ProviderFault):
 class Ambiguous(ProviderFault):
     """It drops the connection after a share of bodies; of those a share did go out."""
 
-    kind: Literal["ambiguous"]
-    """The kind of fault."""
+    kind: Annotated[Literal["ambiguous"], KIND]
     rate: Share
     """The share of messages."""
     accepted: Share
@@ -98,8 +100,7 @@ class Ambiguous(ProviderFault):
 class Throttle(ProviderFault):
     """It lowers its quota, and answers 429 with Retry-After above it."""
 
-    kind: Literal["throttle"]
-    """The kind of fault."""
+    kind: Annotated[Literal["throttle"], KIND]
     per_s: Count
     """Messages that it takes in any second."""
     retry_after_s: Duration = 1.0
@@ -109,8 +110,7 @@ class Throttle(ProviderFault):
 class Capacity(ProviderFault):
     """It serves so many messages a second, one after the other; the others wait in its queue."""
 
-    kind: Literal["capacity"]
-    """The kind of fault."""
+    kind: Annotated[Literal["capacity"], KIND]
     per_s: Duration
     """Messages that it serves in a second."""
     keeps_abandoned: bool = False
@@ -120,8 +120,7 @@ class Capacity(ProviderFault):
 class Flap(ProviderFault):
     """It is down for the first `duty` of each period, and up for the rest."""
 
-    kind: Literal["flap"]
-    """The kind of fault."""
+    kind: Annotated[Literal["flap"], KIND]
     period_s: Duration
     """How long it takes to be down and up once, in seconds."""
     duty: Share
@@ -135,8 +134,7 @@ class Flap(ProviderFault):
 class Auth(ProviderFault):
     """It refuses the gateway's credentials: 401, or 535 on an SMTP wire."""
 
-    kind: Literal["auth"]
-    """The kind of fault."""
+    kind: Annotated[Literal["auth"], KIND]
     for_s: Annotated[float, Field(gt=0, default_factory=lambda: math.inf)]
     """How long it lasts, in seconds; only with until = "end"."""
     until: Literal["end", "reload"] = "end"
@@ -163,8 +161,7 @@ class Auth(ProviderFault):
 class Dns(ProviderFault):
     """Its name does not resolve."""
 
-    kind: Literal["dns"]
-    """The kind of fault."""
+    kind: Annotated[Literal["dns"], KIND]
     answer: Literal["nxdomain", "servfail", "slow"]
     """The resolver's answer: no such name; a failure; none within the client's timeout."""
 
@@ -172,8 +169,7 @@ class Dns(ProviderFault):
 class Tls(ProviderFault):
     """The handshake fails."""
 
-    kind: Literal["tls"]
-    """The kind of fault."""
+    kind: Annotated[Literal["tls"], KIND]
     why: Literal["expired", "name"]
     """The certificate has expired, or is for another name."""
 
@@ -207,8 +203,7 @@ Then = Annotated[
 class Lie(ProviderFault):
     """It answers 2xx and does not deliver, bounces later, or delivers much later."""
 
-    kind: Literal["lie"]
-    """The kind of fault."""
+    kind: Annotated[Literal["lie"], KIND]
     rate: Share = 1.0
     """The share of messages."""
     then: Then
@@ -218,8 +213,7 @@ class Lie(ProviderFault):
 class Reject(ProviderFault):
     """It refuses a share of messages permanently."""
 
-    kind: Literal["reject"]
-    """The kind of fault."""
+    kind: Annotated[Literal["reject"], KIND]
     rate: Share
     """The share of messages."""
     scope: Literal["recipient", "message"]
@@ -231,8 +225,7 @@ class Reject(ProviderFault):
 class DeferDomain(ProviderFault):
     """It defers what goes to one recipient domain."""
 
-    kind: Literal["defer_domain"]
-    """The kind of fault."""
+    kind: Annotated[Literal["defer_domain"], KIND]
     domain: Annotated[str, Field(min_length=1)]
     """The recipient domain."""
     rate: Share = 1.0
@@ -244,8 +237,7 @@ class DeferDomain(ProviderFault):
 class Garbage(ProviderFault):
     """It answers a share of messages with garbage, in some cases 64 KiB of it."""
 
-    kind: Literal["garbage"]
-    """The kind of fault."""
+    kind: Annotated[Literal["garbage"], KIND]
     rate: Share
     """The share of messages."""
 
@@ -268,20 +260,11 @@ Fault = Annotated[
     | Garbage,
     Field(discriminator="kind"),
 ]
-KINDS: Final[dict[str, type[ProviderFault]]] = {
-    "refuse": Refuse,
-    "errors": Errors,
-    "slow": Slow,
-    "stall": Stall,
-    "ambiguous": Ambiguous,
-    "throttle": Throttle,
-    "capacity": Capacity,
-    "flap": Flap,
-    "auth": Auth,
-    "dns": Dns,
-    "tls": Tls,
-    "lie": Lie,
-    "reject": Reject,
-    "defer_domain": DeferDomain,
-    "garbage": Garbage,
-}
+
+
+def kinds_of(members: tuple[Any, ...]) -> list[str]:
+    """Return the `kind` of each of these classes of faults."""
+    return [get_args(each.model_fields["kind"].annotation)[0] for each in members]
+
+
+KINDS: Final = kinds_of(get_args(get_args(Fault)[0]))

@@ -6,7 +6,7 @@ it can be found, and the nearest key that exists (`sim/scenario/problems.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
 
@@ -95,7 +95,7 @@ class Scenario(Frozen):
             rate = (traffic.diurnal.low_per_s + rate) / 2
         found = rate * end_s
         for burst in traffic.bursts:
-            for_s = max(0.0, min(burst.at_s + burst.for_s, end_s) - burst.at_s)
+            for_s = max(0.0, min(burst.end_s, end_s) - burst.at_s)
             found += (burst.rate_per_s - rate) * for_s
         return max(1.0, found)
 
@@ -120,31 +120,29 @@ class Scenario(Frozen):
                     yield f"faults.{index}.providers: is missing: whom does it concern?"
                 yield from self._unknown(f"faults.{index}.providers", fault.providers)
         yield from self._unknown("expect.peak_attempts_per_s", self.expect.peak_attempts_per_s)
-        for domain in self.expect.p99_s_by_domain:
-            if domain not in self.traffic.recipient_domains:
-                hint = nearest(domain, self.traffic.recipient_domains)
-                yield f"expect.p99_s_by_domain: no mail goes to {domain!r}{hint}"
+        yield from self._no_mail("expect.p99_s_by_domain", self.expect.p99_s_by_domain)
         for key, fault in _timed(self):
-            aimed_at = getattr(fault, "domain", None)
-            if aimed_at is not None and aimed_at not in self.traffic.recipient_domains:
-                hint = nearest(aimed_at, self.traffic.recipient_domains)
-                yield f"{key}.domain: no mail goes to {aimed_at!r}{hint}"
+            if domain := getattr(fault, "domain", None):
+                yield from self._no_mail(f"{key}.domain", [domain])
         for name, plan in self.providers.items():
             for index, own in enumerate(plan.faults):
                 if own.providers:
                     key = f"providers.{name}.faults.{index}.providers"
                     yield f"{key}: belongs to [[faults]] only"
         for index, crash in enumerate(self.crashes):
-            yield from self._unknown(f"crashes.{index}.what", filter(None, [crash.lane]))
+            if crash.lane:
+                yield from self._unknown(f"crashes.{index}.what", [crash.lane])
         for index, operation in enumerate(self.operations):
-            named = filter(None, [operation.provider])
-            yield from self._unknown(f"operations.{index}.what", named)
+            if operation.provider:
+                yield from self._unknown(f"operations.{index}.what", [operation.provider])
 
     def _unknown(self, key: str, names: Iterable[str]) -> Iterator[str]:
-        for name in names:
-            if name not in self.providers:
-                hint = nearest(name, self.providers)
-                yield f"{key}: there is no provider {name!r} in this file{hint}"
+        for name, hint in _strange(names, self.providers):
+            yield f"{key}: there is no provider {name!r} in this file{hint}"
+
+    def _no_mail(self, key: str, domains: Iterable[str]) -> Iterator[str]:
+        for domain, hint in _strange(domains, self.traffic.recipient_domains):
+            yield f"{key}: no mail goes to {domain!r}{hint}"
 
     def _time_problems(self) -> Iterator[str]:
         if self.horizon_s is not None:
@@ -217,6 +215,11 @@ class Scenario(Frozen):
         return max(ends_s, default=None)
 
 
+def _strange(names: Iterable[str], known: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    """Yield each unknown name, and a hint at the nearest known one."""
+    return ((name, nearest(name, known)) for name in names if name not in known)
+
+
 def _timed(scenario: Scenario) -> Iterator[tuple[str, Any]]:
     """Yield each fault, crash and operation with its key."""
     for name, plan in scenario.providers.items():
@@ -241,10 +244,7 @@ def scenario_schema() -> dict[str, Any]:
 
 
 def load_scenario(path: str) -> Scenario:
-    """Read a scenario.
-
-    Raises: ScenarioError, with every error and its key.
-    """
+    """Read a scenario. Raises: ScenarioError, with every error and its key."""
     try:
         if Path(path).stat().st_size > FILE_BYTES_MAX:
             raise ScenarioError(path, [f"is larger than {FILE_BYTES_MAX:,} bytes: is it the file?"])
@@ -272,12 +272,8 @@ def gateway_config(where: str, scenario: Scenario, path: str | None) -> Config:
 
     Raises: ConfigError for a bad configuration, ScenarioError where the two do not fit together.
     """
-    if path is None:
-        below: dict[str, Any] = {
-            "providers": {n: {"kind": "simulated"} for n in scenario.providers}
-        }
-    else:
-        below = load_config(path).model_dump()
+    plain = {"providers": {name: {"kind": "simulated"} for name in scenario.providers}}
+    below: dict[str, Any] = plain if path is None else load_config(path).model_dump()
     below["providers"] = {
         name: _on_smtp(name, settings) if _is_on_smtp(scenario, name) else settings
         for name, settings in below["providers"].items()
@@ -303,40 +299,20 @@ def _on_smtp(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     but there is no encryption and no login."""
     kept = {} if settings["kind"] != "smtp" else settings
     lane = {key: settings[key] for key in LaneSettings.model_fields if key in settings}
-    wire = {
-        "kind": "smtp",
-        "host": smtp_host(name),
-        "port": SMTP_PORT,
-        "tls": "none",
-        "ca_file": None,
-        "username": None,
-        "password": None,
-        "token_command": None,
-        "auth": (),
-    }
-    return {**kept, **lane, **wire}
-
-
-def smtp_host(name: str) -> str:
-    """Return the host name of a provider's simulated SMTP server."""
-    return f"{name}.smtp.example"
+    wire = {"kind": "smtp", "host": f"{name}.smtp.example", "port": SMTP_PORT, "tls": "none"}
+    unused = dict.fromkeys(("ca_file", "username", "password", "token_command"))
+    return {**kept, **lane, **wire, **unused, "auth": ()}
 
 
 def _mismatches(scenario: Scenario, config: Config) -> Iterator[str]:
     """Yield the contradictions between the scenario and the gateway's configuration."""
     described, streams = scenario.providers, scenario.traffic.streams
-    for name in config.providers:
-        if name not in described:
-            hint = nearest(name, described)
-            yield f"providers.{name}: is missing, but the gateway's configuration has it{hint}"
-    for name in described:
-        if name not in config.providers:
-            hint = nearest(name, config.providers)
-            yield f"providers.{name}: the gateway's configuration has no such provider{hint}"
-    for name in streams:
-        if name not in config.streams:
-            hint = nearest(name, config.streams)
-            yield f"traffic.streams.{name}: there is no such stream{hint}"
+    for name, hint in _strange(config.providers, described):
+        yield f"providers.{name}: is missing, but the gateway's configuration has it{hint}"
+    for name, hint in _strange(described, config.providers):
+        yield f"providers.{name}: the gateway's configuration has no such provider{hint}"
+    for name, hint in _strange(streams, config.streams):
+        yield f"traffic.streams.{name}: there is no such stream{hint}"
     if scenario.horizon_s is None:
         yield from too_late(scenario, horizon_s(scenario, config))
 

@@ -1,48 +1,27 @@
-"""Incidents of the gateway: faults of disk and clock, pauses, crashes and operations.
-
-Data only; `sim/run/injector.py` carries them out.
-"""
+"""Incidents of the gateway: faults of disk and clock, pauses, crashes and operations."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Iterator
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
 
 import pydantic
 from pydantic import Field
 
 from mailactors.runtime.ports import Entropy
-from mailactors.sim.scenario.faults import MOST, Duration, Frozen, Seconds
+from mailactors.sim.scenario.faults import KIND, MOST, Duration, Frozen, Seconds, Span, kinds_of
 
-ACTORS: Final = (
-    "spool",
-    "keeper",
-    "reporter",
-    "settler",
-    "watchdog",
-    "dispatcher",
-    "registry",
-)
+ACTORS: Final = ("spool", "keeper", "reporter", "settler", "watchdog", "dispatcher", "registry")
 """The supervisor's children that exist once."""
 LANE_ACTORS: Final = ("limiter", "breaker", "provider")
 """Those that exist once for each provider, such as `breaker:primary`."""
 POINTS: Final = (
-    "spool.commit",
-    "spool.committed",
-    "registry.submit",
-    "dispatcher.outcome",
-    "limiter.attempt",
-    "limiter.done",
-    "breaker.attempt",
-    "breaker.done",
-    "provider.attempt",
-    "provider.intended",
-    "provider.sent",
-    "settler.doubt",
-    "settler.looked",
-    "settler.outcome",
+    *("spool.commit", "spool.committed", "registry.submit", "dispatcher.outcome"),
+    *("limiter.attempt", "limiter.done", "breaker.attempt", "breaker.done"),
+    *("provider.attempt", "provider.intended", "provider.sent"),
+    *("settler.doubt", "settler.looked", "settler.outcome"),
 )
 """The fault points of the production code."""
 BETWEEN_COMMITS: Final = "between-commits"
@@ -50,31 +29,20 @@ JITTER: Final = (1 / 30.5, 60 / 30.5)
 """Of repeated crashes: `every_s` = 30.5 is one after each U(1, 60) seconds."""
 
 
-class SpoolFault(Frozen):
+class SpoolFault(Span):
     """A fault of the disk under the spool."""
 
-    kind: Literal["spool"]
-    """The kind of fault."""
-    at_s: Seconds
-    """When it begins, in seconds from the start of the run."""
-    for_s: Duration
-    """How long it lasts, in seconds."""
+    kind: Annotated[Literal["spool"], KIND]
     what: Literal["enospc", "eio", "busy", "slow"]
     """The disk is full; it fails; another process holds the file's lock; it is slow."""
     commit_s: Duration = 1.0
     """With `slow`: how long each commit takes, in seconds."""
 
-    @property
-    def end_s(self) -> float:
-        """When it is over."""
-        return self.at_s + self.for_s
-
 
 class ClockFault(Frozen):
     """A fault of the wall clock: it steps or drifts; the monotonic clock does not."""
 
-    kind: Literal["clock"]
-    """The kind of fault."""
+    kind: Annotated[Literal["clock"], KIND]
     at_s: Seconds
     """When it happens or begins, in seconds from the start of the run."""
     for_s: Duration | None = None
@@ -98,30 +66,16 @@ class ClockFault(Frozen):
         return self.at_s + (self.for_s or 0.0)
 
 
-class ProcessPause(Frozen):
+class ProcessPause(Span):
     """The process is suspended, as with its machine, and resumes."""
 
-    kind: Literal["pause"]
-    """The kind of fault."""
-    at_s: Seconds
-    """When it begins, in seconds from the start of the run."""
-    for_s: Duration
-    """How long it lasts, in seconds."""
+    kind: Annotated[Literal["pause"], KIND]
     node: Literal["single"] = "single"
     """Which node: there is one."""
 
-    @property
-    def end_s(self) -> float:
-        """When it is over."""
-        return self.at_s + self.for_s
-
 
 GatewayFault = SpoolFault | ClockFault | ProcessPause
-GATEWAY_KINDS: Final[dict[str, type[SpoolFault | ClockFault | ProcessPause]]] = {
-    "spool": SpoolFault,
-    "clock": ClockFault,
-    "pause": ProcessPause,
-}
+GATEWAY_KINDS: Final = kinds_of(get_args(GatewayFault))
 
 
 class Crash(Frozen):

@@ -86,7 +86,7 @@ def _without_tags(location: Sequence[str | int]) -> tuple[str | int, ...]:
 
 
 def _kinds_at(location: Sequence[str | int]) -> list[str]:
-    return _ALL_KINDS if location[0] == "faults" else list(KINDS)
+    return _ALL_KINDS if location[0] == "faults" else KINDS
 
 
 def line_of(location: Sequence[str | int], text: Sequence[str]) -> int | None:

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import email_validator
 import pydantic
 from pydantic import Field
 
 from mailactors.intake.admission import normal_address
-from mailactors.sim.scenario.faults import Count, Duration, Fault, Frozen, Seconds, Share, Sigma
+from mailactors.sim.scenario.faults import (
+    Count,
+    Duration,
+    Fault,
+    Frozen,
+    Seconds,
+    Share,
+    Sigma,
+    Span,
+)
 
 
-def overlaps(key: str, spans: Iterable[Any], words: str = "") -> Iterator[str]:
+def overlaps(key: str, spans: Iterable[Span], words: str = "those") -> Iterator[str]:
     """Yield a line for each two of these that overlap in time."""
     for first, second in pairwise(sorted(spans, key=lambda span: span.at_s)):
-        if first.at_s + first.for_s > second.at_s:
-            which = f"{words} " if words else "those "
-            yield f"{key}: {which}at {first.at_s:g} and {second.at_s:g} s overlap"
+        if first.end_s > second.at_s:
+            yield f"{key}: {words} at {first.at_s:g} and {second.at_s:g} s overlap"
 
 
-class Burst(Frozen):
+class Burst(Span):
     """A time with another rate."""
 
-    at_s: Seconds
-    """When it begins, in seconds from the start of the run."""
-    for_s: Duration
-    """How long it lasts, in seconds."""
     rate_per_s: Seconds
     """Messages a second meanwhile."""
 

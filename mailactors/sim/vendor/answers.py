@@ -29,10 +29,7 @@ from mailactors.sim.scenario.faults import Lie
 from mailactors.sim.vendor.draws import Draw, ProviderDraws, RareDraw
 from mailactors.sim.vendor.timeline import ActiveFaults
 
-UNAUTHORIZED: Final = 401
-CONFLICT: Final = 409
 THROTTLED: Final = 429
-UNAVAILABLE: Final = 503
 
 
 class AnswerKind(enum.Enum):
@@ -74,9 +71,9 @@ def refusal(
 
 
 ACCEPTANCE: Final = Answer(AnswerKind.ACCEPTS, is_taken=True)
-BAD_KEY: Final = refusal(UNAUTHORIZED, "authentication credentials invalid", "5.7.8", Verb.MAIL)
+BAD_KEY: Final = refusal(401, "authentication credentials invalid", "5.7.8", Verb.MAIL)
 OTHER_PAYLOAD: Final = refusal(422, "this key was used with another payload (409)")
-CONCURRENT: Final = refusal(CONFLICT, "a request with this key is in progress")
+CONCURRENT: Final = refusal(409, "a request with this key is in progress")
 NO_SUCH_USER: Final = refusal(550, "no such user here", "5.1.1", Verb.RCPT)
 BAD_CONTENT: Final = refusal(554, "message content rejected", "5.6.0")
 HANGS: Final = Answer(AnswerKind.SILENT, is_taken=False)
@@ -90,15 +87,19 @@ SMTP_CODES: Final = frozenset(
 """Codes that are SMTP replies; none of them is an HTTP status that a scenario uses."""
 
 
+_UNCERTAIN: Final = {
+    AnswerKind.LOST: "connection lost after the body",
+    AnswerKind.GARBAGE: "garbage: the answer cannot be parsed",
+    AnswerKind.SILENT: "no answer in time",
+}
+
+
 def decide_recipient(
     active: ActiveFaults, draws: ProviderDraws, number: int, attempt: int, domain: str
 ) -> tuple[Answer, bool] | None:
     """Return a vendor's refusal of a mailbox, and whether it is wrong; None: it is accepted."""
-    for reject in active.rejects:
-        if reject.scope == "recipient":
-            lasting = draws.rare(number, 0)
-            if lasting[RareDraw.REJECT] < reject.rate:
-                return NO_SUCH_USER, lasting[RareDraw.FALSE] < reject.false_share
+    if (is_false := _rejection(active, draws, number, "recipient")) is not None:
+        return NO_SUCH_USER, is_false
     for fault in active.domains:
         is_meant = domain == fault.domain.lower()
         if is_meant and draws.rare(number, attempt)[RareDraw.DOMAIN] < fault.rate:
@@ -124,11 +125,8 @@ def decide_answer(
         return HANGS, False
     if active.spares_messages:
         return ACCEPTANCE, False
-    for reject in active.rejects:
-        if reject.scope == "message":
-            lasting = draws.rare(number, 0)
-            if lasting[RareDraw.REJECT] < reject.rate:
-                return BAD_CONTENT, lasting[RareDraw.FALSE] < reject.false_share
+    if (is_false := _rejection(active, draws, number, "message")) is not None:
+        return BAD_CONTENT, is_false
     for errors in active.errors:
         if drawn[Draw.ERRORS] < errors.rate:
             return refusal(errors.code, "simulated error", errors.enhanced), False
@@ -147,26 +145,29 @@ def decide_answer(
     return ACCEPTANCE, False
 
 
+def _rejection(active: ActiveFaults, draws: ProviderDraws, number: int, scope: str) -> bool | None:
+    """Whether a vendor's permanent refusal of a message is wrong; None: it does not refuse."""
+    for reject in active.rejects:
+        lasting = draws.rare(number, 0)
+        if reject.scope == scope and lasting[RareDraw.REJECT] < reject.rate:
+            return lasting[RareDraw.FALSE] < reject.false_share
+    return None
+
+
 def outcome_of(answer: Answer, id_: str, recipients: tuple[str, ...]) -> Outcome:
     """Return the outcome of an answer, by the same tables as the real adapters."""
-    match answer.kind:
-        case AnswerKind.ACCEPTS:
-            return Accepted(id_)
-        case AnswerKind.LOST:
-            return Uncertain(Phase.FINAL, Reason("connection lost after the body"))
-        case AnswerKind.GARBAGE:
-            return Uncertain(Phase.FINAL, Reason("garbage: the answer cannot be parsed"))
-        case AnswerKind.SILENT:
-            return Uncertain(Phase.FINAL, Reason("no answer in time"))
-        case AnswerKind.REFUSES:
-            return _refusal_of(answer, recipients)
+    if answer.kind is AnswerKind.ACCEPTS:
+        return Accepted(id_)
+    if answer.kind is AnswerKind.REFUSES:
+        return _refusal_of(answer, recipients)
+    return Uncertain(Phase.FINAL, Reason(_UNCERTAIN[answer.kind]))
 
 
 def _refusal_of(answer: Answer, recipients: tuple[str, ...]) -> Outcome:
     code, reason = answer.code, Reason(answer.text, answer.code, answer.enhanced)
     if code == THROTTLED:
         return Deferred(Scope.PROVIDER, reason, answer.retry_after_s, throttled=True)
-    if code == UNAVAILABLE:
+    if code == 503:
         return Deferred(Scope.PROVIDER, reason, answer.retry_after_s)
     if code in _REJECTS_PROVIDER:
         return Rejected(Scope.PROVIDER, reason)

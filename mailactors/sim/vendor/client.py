@@ -6,18 +6,21 @@ vendor's HTTP API would return.
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Final, Self
 
 import trio
 
 from mailactors.config import ProviderSettings, SmtpProviderSettings
 from mailactors.model.message import domain_of
 from mailactors.model.outcome import (
+    Accepted,
     Deferred,
     Outcome,
     Phase,
     Reason,
     Refusal,
+    Rejected,
     Scope,
     Uncertain,
 )
@@ -29,15 +32,15 @@ from mailactors.providers.port import (
     Mail,
     NotFound,
     Provider,
+    Session,
 )
+from mailactors.providers.smtp import SmtpProvider
 from mailactors.sim.vendor.answers import BAD_KEY, outcome_of
 from mailactors.sim.vendor.call import AttemptObserver, Call, number_of
-from mailactors.sim.vendor.smtp_client import WireProvider
-from mailactors.sim.vendor.vendor import REFUSAL_S, Vendor
+from mailactors.sim.vendor.smtp_client import SENDING, WireConnector
+from mailactors.sim.vendor.vendor import CONNECT_S, REFUSAL_S, Vendor
 from mailactors.sim.world.scheduling import sleep, sleep_until
 
-CONNECT_S: Final = 0.001
-"""How long a refused connection takes."""
 CONNECT_WITHIN_S: Final = 30.0
 """How long the adapter waits for a connection."""
 ANSWER_WITHIN_S: Final = 60.0
@@ -47,47 +50,84 @@ LOOK_UP_WITHIN_S: Final = 30.0
 
 
 def client_of(
-    vendor: Vendor, observer: AttemptObserver | None, settings: ProviderSettings | None = None
+    vendor: Vendor, observer: AttemptObserver, settings: ProviderSettings | None = None
 ) -> Provider:
     """Return one process's client of a vendor.
 
     On an SMTP wire it takes the settings of the gateway's own SMTP client.
     """
     if vendor.plan.wire == "port":
-        return VendorClient(vendor, observer)
+        return ObservedClient(vendor, observer, VendorClient(vendor, observer))
     assert isinstance(settings, SmtpProviderSettings), "an SMTP wire needs SMTP settings"
-    return WireProvider(vendor, settings, observer)
+    connector = WireConnector(vendor, observer)
+    smtp = SmtpProvider(vendor.name, settings, vendor.world.clock, connector)
+    return ObservedClient(vendor, observer, smtp)
+
+
+class ObservedClient:
+    """Records the attempts of a client, and reports them to the observer."""
+
+    def __init__(self, vendor: Vendor, observer: AttemptObserver, inner: Provider) -> None:
+        self.vendor = vendor
+        self.observer = observer
+        self.capabilities = inner.capabilities
+        self.look_up, self.aclose = inner.look_up, inner.aclose
+        self._connect = inner.connect
+
+    async def connect(self) -> ObservedSession | Refusal:
+        name, began_s = self.vendor.name, self.vendor.now_s()
+        self.vendor.truth.attempt(name, began_s)
+        self.observer.began(name)
+        session = await self._connect()
+        if isinstance(session, Deferred | Rejected):
+            self.observer.failed(name)
+            return session
+        return ObservedSession(self, session, began_s)
+
+
+@dataclass(slots=True, eq=False)
+class ObservedSession:
+    """A session of an observed client."""
+
+    client: ObservedClient
+    inner: Session
+    began_s: float
+
+    async def send(self, mail: Mail) -> Outcome:
+        name, observer, number = self.client.vendor.name, self.client.observer, number_of(mail)
+        observer.sending(name, number)
+        token = SENDING.set(number)
+        try:
+            outcome = await self.inner.send(mail)
+        finally:
+            SENDING.reset(token)
+        if not isinstance(outcome, Accepted):
+            observer.failed(name)
+        return outcome
+
+    async def aclose(self) -> None:
+        """Return the session unused: it was no attempt."""
+        vendor = self.client.vendor
+        vendor.truth.give_back(vendor.name, self.began_s)
+        self.client.observer.unused(vendor.name, self.began_s)
+        await self.inner.aclose()
 
 
 class VendorClient:
-    """One process's adapter to a vendor."""
+    """One process's adapter to a vendor; it has no connection, so that it is its own session."""
 
-    def __init__(self, vendor: Vendor, observer: AttemptObserver | None) -> None:
+    def __init__(self, vendor: Vendor, observer: AttemptObserver) -> None:
         self.vendor = vendor
         self.observer = observer
-        plan = vendor.plan
-        self._capabilities = Capabilities(
+        self.capabilities = Capabilities(
             own_envelope=True,
-            idempotency_window_s=plan.idempotency_window_s,
-            look_up_lag_s=plan.search_lag_s,
+            idempotency_window_s=vendor.plan.idempotency_window_s,
+            look_up_lag_s=vendor.plan.search_lag_s,
         )
 
-    @property
-    def capabilities(self) -> Capabilities:
-        """Partial envelopes, and the keys and look-ups of the vendor's plan."""
-        return self._capabilities
-
-    async def connect(self) -> VendorSession | Refusal:
-        """Return a session, or why the vendor cannot be reached."""
-        vendor, observer = self.vendor, self.observer
-        now_s = vendor.now_s()
-        vendor.truth.attempt(vendor.name, now_s)
-        if observer is not None:
-            observer.began(vendor.name)
+    async def connect(self) -> Self | Refusal:
         reason = await self._connect_failure()
-        if reason is not None:
-            return Deferred(Scope.PROVIDER, reason)
-        return VendorSession(self, now_s)
+        return self if reason is None else Deferred(Scope.PROVIDER, reason)
 
     async def look_up(self, marker: str) -> LookUpResult:
         """Ask the vendor whether it has a message; its active faults apply."""
@@ -113,18 +153,8 @@ class VendorClient:
         """Do nothing: there is no connection."""
         await trio.lowlevel.checkpoint()
 
-    def give_back(self, began_s: float) -> None:
-        """Return a session unused: it was no attempt."""
-        self.vendor.truth.give_back(self.vendor.name, began_s)
-        if self.observer is not None:
-            self.observer.unused(self.vendor.name, began_s)
-
-    async def answer(self, mail: Mail) -> Outcome:
-        """Send a message and return the outcome."""
-        vendor, observer, number = self.vendor, self.observer, number_of(mail)
-        recipients = mail.envelope.recipients
-        if observer is not None:
-            observer.sending(vendor.name, number)
+    async def send(self, mail: Mail) -> Outcome:
+        vendor, number, recipients = self.vendor, number_of(mail), mail.envelope.recipients
         active = vendor.active()
         if not vendor.accepts_credentials(active):
             await sleep(REFUSAL_S)
@@ -132,14 +162,13 @@ class VendorClient:
         refusal = vendor.quota_refusal(active)
         if refusal is not None:
             await sleep(REFUSAL_S)
-            if observer is not None:
-                observer.throttled(vendor.name, refusal.retry_after_s or 0.0)
+            self.observer.throttled(vendor.name, refusal.retry_after_s or 0.0)
             return outcome_of(refusal, "", recipients)
         refusal = vendor.recipient_refusal(number, domain_of(recipients[0]))
         if refusal is not None:
             await sleep(vendor.latency_s(number))
             return outcome_of(refusal, "", recipients)
-        call = vendor.begin(number, mail.marker, recipients, observer, ANSWER_WITHIN_S, mail)
+        call = vendor.begin(number, mail.marker, recipients, self.observer, ANSWER_WITHIN_S, mail)
         try:
             return await self._wait(call)
         finally:
@@ -168,22 +197,3 @@ class VendorClient:
         is_slow = dns is not None and dns.answer == "slow"
         await sleep(CONNECT_WITHIN_S if is_slow else CONNECT_S)
         return Reason(f"connect: {text}")
-
-
-class VendorSession:
-    """A session with a vendor."""
-
-    __slots__ = ("_began_s", "_client")
-
-    def __init__(self, client: VendorClient, began_s: float) -> None:
-        self._client = client
-        self._began_s = began_s
-
-    async def send(self, mail: Mail) -> Outcome:
-        """Send a message and return the outcome."""
-        return await self._client.answer(mail)
-
-    async def aclose(self) -> None:
-        """Return the session unused."""
-        self._client.give_back(self._began_s)
-        await trio.lowlevel.checkpoint()

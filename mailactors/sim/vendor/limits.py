@@ -28,7 +28,6 @@ class SlidingQuota:
         return self._served[-self._count_max] + self._length_s
 
     def serve(self, now_s: float) -> None:
-        """Count one."""
         self._served.append(now_s)
 
 

@@ -39,7 +39,6 @@ class VendorMemory:
         return len(self._keys)
 
     def add(self, marker: str, entry: Entry) -> None:
-        """Add a message."""
         key = key_of(marker)
         self._keys.append(key)
         self._digests.append(entry.digest)

@@ -16,15 +16,8 @@ from mailactors.model.message import domain_of
 from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import REPLY_OCTETS_MAX
 from mailactors.providers.smtp.transport import FINAL_TIMEOUT_S
-from mailactors.sim.vendor.answers import (
-    BAD_CONTENT,
-    BAD_KEY,
-    SMTP_CODES,
-    Answer,
-    AnswerKind,
-    refusal,
-    reply_of,
-)
+from mailactors.sim.vendor import answers
+from mailactors.sim.vendor.answers import Answer
 from mailactors.sim.vendor.call import AttemptObserver, Call
 from mailactors.sim.vendor.vendor import REFUSAL_S, Vendor
 
@@ -37,11 +30,11 @@ _SUBJECT: Final = re.compile(rb"^Subject: (\d+)\r\n", re.MULTILINE)
 _MARKER: Final = re.compile(rb"^X-Mailactors-Id: (\S+)\r\n", re.MULTILINE)
 _TLS_ALERT: Final = b"\x15\x03\x01\x00\x02\x02\x50\r\n"
 _ENDLESS: Final = b"2" * REPLY_OCTETS_MAX
-BAD_LOGIN: Final = refusal(535, BAD_KEY.text, BAD_KEY.enhanced, Verb.MAIL)
-_THROTTLED: Final = refusal(451, "throttling: too fast", "4.7.0")
-_LATER: Final = refusal(451, "temporarily unavailable", "4.3.2")
+BAD_LOGIN: Final = answers.refusal(535, answers.BAD_KEY.text, answers.BAD_KEY.enhanced, Verb.MAIL)
+_THROTTLED: Final = answers.refusal(451, "throttling: too fast", "4.7.0")
+_LATER: Final = answers.refusal(451, "temporarily unavailable", "4.3.2")
 _IN_SMTP: Final = {
-    **dict.fromkeys((400, 413, 422), BAD_CONTENT),
+    **dict.fromkeys((400, 413, 422), answers.BAD_CONTENT),
     **dict.fromkeys((401, 402, 403), BAD_LOGIN),
     429: _THROTTLED,
 }
@@ -56,10 +49,7 @@ class SmtpServer:
     """One connection."""
 
     def __init__(
-        self,
-        vendor: Vendor,
-        stream: trio.StapledStream[Any, Any],
-        observer: AttemptObserver | None,
+        self, vendor: Vendor, stream: trio.StapledStream[Any, Any], observer: AttemptObserver
     ) -> None:
         self._vendor = vendor
         self._stream = stream
@@ -88,7 +78,7 @@ class SmtpServer:
             case b"EHLO":
                 lines = [self._vendor.name.encode(), *_EXTENSIONS]
                 last = lines.pop()
-                await self._write(b"".join(b"250-%s\r\n" % each for each in lines))
+                await self._stream.send_all(b"".join(b"250-%s\r\n" % each for each in lines))
                 await self._reply(b"250 " + last)
             case b"HELO" | b"NOOP":
                 await self._reply(b"250 2.0.0 Ok")
@@ -121,8 +111,7 @@ class SmtpServer:
         if refused is not None:
             wait_s = refused.retry_after_s or 0.0
             await trio.sleep(REFUSAL_S)
-            if self._observer is not None:
-                self._observer.throttled(vendor.name, wait_s)
+            self._observer.throttled(vendor.name, wait_s)
             await self._reply(b"454 4.7.0 Throttling: again in %d seconds" % math.ceil(wait_s))
             return
         self._has_sender = True
@@ -172,27 +161,27 @@ class SmtpServer:
             await trio.sleep_until(call.answer_s)
         shape = vendor.shape_of(call)
         match answer.kind:
-            case AnswerKind.ACCEPTS:
+            case answers.AnswerKind.ACCEPTS:
                 await self._reply(b"250 2.0.0 Ok: queued as " + call.id.encode())
-            case AnswerKind.REFUSES:
+            case answers.AnswerKind.REFUSES:
                 await self._refuse(answer)
-            case AnswerKind.GARBAGE:
-                await self._write(_TLS_ALERT if shape < HALF else _ENDLESS)
+            case answers.AnswerKind.GARBAGE:
+                await self._stream.send_all(_TLS_ALERT if shape < HALF else _ENDLESS)
                 raise HangUpError
-            case AnswerKind.LOST:
+            case answers.AnswerKind.LOST:
                 if shape < HALF:
                     await self._stream.send_eof()
                     await self._wait_for_eof()
                 raise HangUpError
-            case AnswerKind.SILENT:
+            case answers.AnswerKind.SILENT:
                 await self._wait_for_eof()
                 raise HangUpError
 
     async def _refuse(self, answer: Answer) -> None:
         """Refuse; a 421 also closes the connection."""
-        if answer.code not in SMTP_CODES:
+        if answer.code not in answers.SMTP_CODES:
             answer = _IN_SMTP.get(answer.code, _LATER)
-        reply = reply_of(answer)
+        reply = answers.reply_of(answer)
         await self._reply(b"%d %s" % (reply.code, reply.lines[0]))
         if reply.code == 421:
             raise HangUpError
@@ -218,7 +207,4 @@ class SmtpServer:
         return found
 
     async def _reply(self, line: bytes) -> None:
-        await self._write(line + b"\r\n")
-
-    async def _write(self, data: bytes) -> None:
-        await self._stream.send_all(data)
+        await self._stream.send_all(line + b"\r\n")

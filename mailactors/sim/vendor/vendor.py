@@ -19,29 +19,20 @@ from mailactors.model.outcome import Reason
 from mailactors.providers.port import Mail
 from mailactors.sim.scenario.faults import Capacity, Dns, ProviderFault, Throttle
 from mailactors.sim.scenario.tables import ProviderPlan
-from mailactors.sim.vendor.answers import (
-    BAD_CONTENT,
-    CONCURRENT,
-    HANGS,
-    NO_SUCH_USER,
-    OTHER_PAYLOAD,
-    THROTTLED,
-    Answer,
-    AnswerKind,
-    decide_answer,
-    decide_recipient,
-    refusal,
-)
+from mailactors.sim.vendor import answers
+from mailactors.sim.vendor.answers import Answer
 from mailactors.sim.vendor.call import AttemptObserver, Call
 from mailactors.sim.vendor.draws import Draw, ProviderDraws, RareDraw, latency_of
 from mailactors.sim.vendor.limits import ServiceQueue, SlidingQuota, windows_of
 from mailactors.sim.vendor.memory import Entry, VendorMemory, digest_of
-from mailactors.sim.vendor.timeline import ActiveFaults, FaultTimeline, actual_end
+from mailactors.sim.vendor.timeline import ActiveFaults, FaultTimeline, end_by_time
 from mailactors.sim.world.entropy import log_normal
 from mailactors.sim.world.truth import Truth
 from mailactors.sim.world.world import EPOCH_S, World
 from mailactors.spool.port import RecordDeliveryEvent
 
+CONNECT_S: Final = 0.001
+"""How long a refused connection takes."""
 REFUSAL_S: Final = 0.02
 """How long a vendor takes to refuse over a quota or over credentials."""
 
@@ -63,7 +54,7 @@ class Vendor:
         self.truth = truth
         self.on_event: Callable[[RecordDeliveryEvent], Awaitable[None]] | None = None
         """Receives the vendor's delivery events; None: it sends none."""
-        self._timeline = FaultTimeline(faults, actual_end)
+        self._timeline = FaultTimeline(faults, end_by_time)
         self._draws = ProviderDraws(world.entropy, name)
         self._quotas = [SlidingQuota(*window) for window in windows_of(plan.quota)]
         self._throttles = {
@@ -83,11 +74,9 @@ class Vendor:
         self._reloaded_s = -math.inf
 
     def now_s(self) -> float:
-        """Return the time."""
         return self.world.clock.now_s()
 
     def active(self) -> ActiveFaults:
-        """Return the faults that are active now."""
         return self._timeline.at(self.world.clock.now_s())
 
     def reloaded(self) -> None:
@@ -130,7 +119,6 @@ class Vendor:
         return self.id_of(entry.number, entry.attempt)
 
     def id_of(self, number: int, attempt: int) -> str:
-        """Return the vendor's own id of a message."""
         return f"{self.name}-{number}-{attempt}"
 
     def latency_s(self, number: int) -> float:
@@ -170,7 +158,7 @@ class Vendor:
         if opens_at_s > now_s:
             wait_s = float(math.ceil(opens_at_s - now_s))
             wait_s = max([wait_s, *(each.retry_after_s for each in throttles)])
-            return refusal(THROTTLED, "too many requests", retry_after_s=wait_s)
+            return answers.refusal(answers.THROTTLED, "too many requests", retry_after_s=wait_s)
         for quota in quotas:
             quota.serve(now_s)
         return None
@@ -181,12 +169,12 @@ class Vendor:
         if not active.rejects and not active.domains:
             return None
         attempt = self._seen(number) + 1
-        found = decide_recipient(active, self._draws, number, attempt, domain)
+        found = answers.decide_recipient(active, self._draws, number, attempt, domain)
         if found is None:
             return None
         self._attempts[number] = attempt
         answer, is_false = found
-        if answer is NO_SUCH_USER:
+        if answer is answers.NO_SUCH_USER:
             self.truth.rejected[number] = is_false
         return answer
 
@@ -195,7 +183,7 @@ class Vendor:
         number: int,
         marker: str,
         recipients: tuple[str, ...],
-        observer: AttemptObserver | None,
+        observer: AttemptObserver,
         patience_s: float,
         mail: Mail | None = None,
     ) -> Call:
@@ -207,13 +195,13 @@ class Vendor:
             mail: the whole request, to which a key belongs; None: there is no key.
         """
         active, now_s = self.active(), self.world.clock.now_s()
-        call = Call(number, marker, recipients, observer, now_s)
+        call = Call(number, marker, recipients, observer, now_s, turn_s=now_s)
         call.attempt = self._attempts[number] = self._seen(number) + 1
         call.id = self.id_of(number, call.attempt)
         drawn = self._draws.attempt(number, call.attempt)
         poison = self.truth.poison.get(number) if self.truth.poison else None
-        call.answer, is_false = decide_answer(active, self._draws, drawn, number, poison)
-        if call.answer is BAD_CONTENT and poison is None:
+        call.answer, is_false = answers.decide_answer(active, self._draws, drawn, number, poison)
+        if call.answer is answers.BAD_CONTENT and poison is None:
             self.truth.rejected[number] = is_false
         if mail is not None and self.plan.idempotency_window_s:
             self._apply_key(call, mail, now_s)
@@ -227,7 +215,7 @@ class Vendor:
             call.taken_s = call.turn_s + latency_s
             if mail is not None and self.plan.idempotency_window_s:
                 self._in_progress[call.marker] = call
-        if call.answer.kind is not AnswerKind.SILENT:
+        if call.answer.kind is not answers.AnswerKind.SILENT:
             call.answer_s = call.turn_s + latency_s
         return call
 
@@ -266,17 +254,17 @@ class Vendor:
     def _apply_key(self, call: Call, mail: Mail, now_s: float) -> None:
         """Answer a repeat under a known key without accepting the message again."""
         call.digest = digest_of(mail)
-        if call.answer.kind is AnswerKind.REFUSES:
+        if call.answer.kind is answers.AnswerKind.REFUSES:
             return
         entry = self._memory.find(call.marker)
         if entry is not None and now_s < entry.taken_s + self.plan.idempotency_window_s:
             if entry.digest != call.digest:
-                call.answer = OTHER_PAYLOAD
+                call.answer = answers.OTHER_PAYLOAD
             else:
                 call.answer = msgspec.structs.replace(call.answer, is_taken=False, lie=None)
                 call.id = self.id_of(entry.number, entry.attempt)
         elif call.marker in self._in_progress:
-            call.answer = CONCURRENT
+            call.answer = answers.CONCURRENT
 
     def _queue(self, call: Call, capacity: Capacity, patience_s: float) -> bool:
         """Queue a call; return False if its client hangs up before its turn."""
@@ -284,17 +272,15 @@ class Vendor:
         turn_s = queue.reserve(call.begun_s, patience_s, capacity.keeps_abandoned)
         call.keeps_abandoned = capacity.keeps_abandoned
         if turn_s is None:
-            call.answer = HANGS
+            call.answer = answers.HANGS
             return False
         call.turn_s = turn_s
         return True
 
     def _arrive(self, call: Call, at_s: float) -> None:
-        """Send a message on."""
         self.truth.arrive(self.name, call.number, at_s)
         self.world.journal.note("world.arrived", provider=self.name, number=call.number)
-        if call.observer is not None:
-            call.observer.arrived(self.name, call.number)
+        call.observer.arrived(self.name, call.number)
         events = self.plan.delivery_events
         if events is not None:
             draw = self._draws.rare(call.number, call.attempt)[RareDraw.EVENT]

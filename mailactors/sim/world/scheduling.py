@@ -73,7 +73,6 @@ class _Shuffler(random.Random):
     """Trio's random generator, which draws nothing for a batch of one task."""
 
     def shuffle(self, x: MutableSequence[Any]) -> None:
-        """Shuffle in place; a batch of several tasks as Trio does."""
         if len(x) > 1:
             super().shuffle(x)
 
@@ -171,7 +170,6 @@ class JumpingClock(trio.abc.Clock):
         """Do nothing: virtual time starts at 0."""
 
     def current_time(self) -> float:
-        """Return virtual seconds since the start."""
         return self._now_s
 
     def deadline_to_sleep_time(self, deadline: float) -> float:
@@ -222,11 +220,8 @@ class JumpingClock(trio.abc.Clock):
 async def sleep_until(at_s: float, *, shield: bool = False) -> None:
     """Sleep by the simulation's clock, at a fifth of the cost of `trio.sleep_until`."""
     clock = trio.lowlevel.current_clock()
-    if isinstance(clock, JumpingClock):
-        await clock.sleep_until(at_s, shield=shield)
-    else:
-        with trio.CancelScope(shield=shield):
-            await trio.sleep_until(at_s)
+    assert isinstance(clock, JumpingClock)
+    await clock.sleep_until(at_s, shield=shield)
 
 
 async def sleep(for_s: float, *, shield: bool = False) -> None:

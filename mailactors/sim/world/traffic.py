@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import trio
@@ -16,8 +17,8 @@ from mailactors.intake.submission import (
     SubmissionRejectedError,
 )
 from mailactors.model.message import Address
-from mailactors.sim.scenario import Scenario
-from mailactors.sim.scenario.tables import Poison, PoisonKind, Traffic
+from mailactors.sim.scenario.file import Scenario
+from mailactors.sim.scenario.tables import Traffic
 from mailactors.sim.world.entropy import KeyedEntropy, log_normal
 from mailactors.sim.world.scheduling import sleep, sleep_until
 from mailactors.sim.world.truth import Truth
@@ -47,7 +48,7 @@ def segments(traffic: Traffic, duration_s: float) -> list[tuple[float, float, fl
     found, at_s = [], 0.0
     for burst in sorted(traffic.bursts, key=lambda each: each.at_s):
         found.append((at_s, min(burst.at_s, duration_s), traffic.rate_per_s))
-        at_s = burst.at_s + burst.for_s
+        at_s = burst.end_s
         found.append((burst.at_s, min(at_s, duration_s), burst.rate_per_s))
     found.append((at_s, duration_s, traffic.rate_per_s))
     return [(start_s, end_s, rate) for start_s, end_s, rate in found if start_s < end_s]
@@ -56,7 +57,7 @@ def segments(traffic: Traffic, duration_s: float) -> list[tuple[float, float, fl
 def rate_per_s(traffic: Traffic, at_s: float) -> float:
     """Return how many messages a second are offered at a time."""
     for burst in traffic.bursts:
-        if burst.at_s <= at_s < burst.at_s + burst.for_s:
+        if burst.is_on(at_s):
             return burst.rate_per_s
     day = traffic.diurnal
     if day is None:
@@ -89,11 +90,18 @@ def arrival_times(traffic: Traffic, duration_s: float, entropy: KeyedEntropy) ->
         left -= (end_s - at_s) * highest
 
 
-def poison_times(poison: Poison | None, duration_s: float) -> Iterator[float]:
-    """Yield the times from which on the next message is poison, evenly over the traffic."""
-    for index in range(poison.count if poison is not None else 0):
-        assert poison is not None
-        yield duration_s * (index + 0.5) / poison.count
+def planned_arrivals(
+    traffic: Traffic, duration_s: float, entropy: KeyedEntropy
+) -> Iterator[tuple[int, float, bool]]:
+    """Yield each message's number and time, and whether it is poison: evenly over the traffic."""
+    count = 0 if traffic.poison is None else traffic.poison.count
+    times_s = (duration_s * (index + 0.5) / count for index in range(count))
+    poison_s = next(times_s, math.inf)
+    for number, at_s in enumerate(arrival_times(traffic, duration_s, entropy)):
+        is_poison = at_s >= poison_s
+        if is_poison:
+            poison_s = next(times_s, math.inf)
+        yield number, at_s, is_poison
 
 
 def pick(weights: dict[str, float], draw: float) -> str:
@@ -120,40 +128,26 @@ def recipient_domain(traffic: Traffic, entropy: KeyedEntropy, number: int) -> st
     return pick(domains, entropy.draw("domain", number))
 
 
+@dataclass(frozen=True)
 class Clients:
     """All clients of a run."""
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        port: SubmissionPort,
-        world: World,
-        truth: Truth,
-        on_receipt: Callable[[int, str], object],
-    ) -> None:
-        self._scenario = scenario
-        self._port = port
-        self._world = world
-        self._truth = truth
-        self._on_receipt = on_receipt
-
-    def poison(self, number: int | None) -> PoisonKind | None:
-        """Return a message's kind of poison; known from its first submission on."""
-        return None if number is None else self._truth.poison.get(number)
+    scenario: Scenario
+    port: SubmissionPort
+    world: World
+    truth: Truth
+    on_receipt: Callable[[int, str], object]
 
     async def run(self) -> None:
         """Submit every message; return when each client has an answer or has given up."""
-        traffic, draw = self._scenario.traffic, self._world.entropy.draw
-        duration_s = self._scenario.duration_s
-        poison_at = poison_times(traffic.poison, duration_s)
-        poison_s = next(poison_at, math.inf)
+        traffic, draw = self.scenario.traffic, self.world.entropy.draw
+        planned = planned_arrivals(traffic, self.scenario.duration_s, self.world.entropy)
         async with trio.open_nursery() as nursery:
-            for number, at_s in enumerate(arrival_times(traffic, duration_s, self._world.entropy)):
+            for number, at_s, is_poison in planned:
                 await sleep_until(at_s)
-                if at_s >= poison_s and traffic.poison is not None:
-                    self._truth.poison[number] = traffic.poison.kind
-                    poison_s = next(poison_at, math.inf)
-                self._truth.submit(self._world.clock.now_s(), self._size_bytes(number))
+                if is_poison and traffic.poison is not None:
+                    self.truth.poison[number] = traffic.poison.kind
+                self.truth.submit(self.world.clock.now_s(), self._size_bytes(number))
                 nursery.start_soon(self._client, number)
                 if traffic.duplicate_submissions and (
                     draw("repeat", number) < traffic.duplicate_submissions
@@ -167,30 +161,30 @@ class Clients:
         submission = self._submission(number)
         for _ in range(TRIES_MAX):
             try:
-                receipt = await self._port.submit(submission)
+                receipt = await self.port.submit(submission)
             except OverloadedError as error:
-                self._truth.refused += 1
+                self.truth.refused += 1
                 await sleep(error.retry_after_s)
             except (SubmissionRejectedError, KeyConflictError):
                 raise  # a defect: every submission here is valid
             except MailactorsError:  # the API would answer 500: it may have been accepted
-                self._truth.refused += 1
+                self.truth.refused += 1
                 await sleep(LOST_AGAIN_S)
             else:
-                self._on_receipt(number, receipt.id)
+                self.on_receipt(number, receipt.id)
                 return
         if not delay_s:
-            self._truth.given_up += 1
+            self.truth.given_up += 1
 
     def _size_bytes(self, number: int) -> int:
-        size = self._scenario.traffic.size_bytes
+        size = self.scenario.traffic.size_bytes
         if size is None:
             return 0
-        return round(log_normal(size.median, size.sigma, self._world.entropy.draw("size", number)))
+        return round(log_normal(size.median, size.sigma, self.world.entropy.draw("size", number)))
 
     def _submission(self, number: int) -> Submission:
-        traffic, draw = self._scenario.traffic, self._world.entropy.draw
-        domain = recipient_domain(traffic, self._world.entropy, number)
+        traffic, draw = self.scenario.traffic, self.world.entropy.draw
+        domain = recipient_domain(traffic, self.world.entropy, number)
         mailbox = int(MAILBOXES * draw("mailbox", number))
         return Submission(
             sender=SENDER,

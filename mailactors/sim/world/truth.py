@@ -5,6 +5,7 @@ It is kept in arrays, by a message's number in the traffic, so that a million me
 
 from __future__ import annotations
 
+import bisect
 import math
 from array import array
 from collections import deque
@@ -36,13 +37,17 @@ class Peak:
 
 
 class Times(Mapping[int, list[float]]):
-    """The times of one kind of event, by message: the first in an array, others in a dict."""
+    """The times of one kind of event, oldest first, by message, for those that have any.
+
+    The first is in an array, others in a dict.
+    """
 
     def __init__(self) -> None:
         self._first = array("d")
         self._more: dict[int, list[float]] = {}
         self._count = 0
-        self._more_count = 0
+        self.again_count = 0
+        """Times beyond the first of each message."""
 
     def add(self, number: int, at_s: float) -> int:
         """Record one time, and return how many the message has now."""
@@ -55,13 +60,8 @@ class Times(Mapping[int, list[float]]):
             return 1
         more = self._more.setdefault(number, [])
         more.append(at_s)
-        self._more_count += 1
+        self.again_count += 1
         return 1 + len(more)
-
-    @property
-    def again_count(self) -> int:
-        """Times beyond the first of each message."""
-        return self._more_count
 
     def first_s(self, number: int) -> float | None:
         """Return a message's first time; None: it has none."""
@@ -70,22 +70,18 @@ class Times(Mapping[int, list[float]]):
         return self._first[number]
 
     def __contains__(self, number: object) -> bool:
-        """Say whether a message has a time."""
         return isinstance(number, int) and self.first_s(number) is not None
 
     def __getitem__(self, number: int) -> list[float]:
-        """Return a message's times, oldest first."""
         first_s = self.first_s(number)
         if first_s is None:
             raise KeyError(number)
         return [first_s, *self._more.get(number, ())]
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the numbers of the messages that have a time, in order."""
         return (n for n, at_s in enumerate(self._first) if not math.isnan(at_s))
 
     def __len__(self) -> int:
-        """Count the messages that have a time."""
         return self._count
 
 
@@ -115,7 +111,6 @@ class Receipts(Mapping[int, str]):
         return id_
 
     def __getitem__(self, number: int) -> str:
-        """Return a message's id."""
         start = number * _ID_BYTES
         found = self._ids[start : start + _ID_BYTES] if number >= 0 else b""
         if any(found):
@@ -123,11 +118,9 @@ class Receipts(Mapping[int, str]):
         return self._others[number]
 
     def __iter__(self) -> Iterator[int]:
-        """Yield the numbers of the messages that have one, in order."""
         return (n for n in range(len(self._ids) // _ID_BYTES) if n in self)
 
     def __len__(self) -> int:
-        """Count the messages that have one."""
         return self._count
 
 
@@ -222,15 +215,6 @@ class Truth:
         """How often a message was sent on that had been sent on before."""
         return self.arrivals.again_count
 
-    @property
-    def bytes_submitted(self) -> int:
-        """The sum of all declared sizes, each message once."""
-        return sum(self._sizes)
-
-    def was_taken(self, number: int) -> bool:
-        """Whether any provider accepted a message."""
-        return number in self.taken
-
     def size_bytes(self, number: int) -> int:
         """Return a message's declared size; 0 if the scenario declares none."""
         return self._sizes[number] if self._sizes else 0
@@ -247,8 +231,7 @@ class Truth:
         """
         submitted = sorted(self.submitted_s[n] for n in self.accepted)
         taken = sorted(self.taken.first_s(n) or 0.0 for n in self.taken)
-        done = sum(1 for at_s in taken if at_s <= since_s)
-        come = sum(1 for at_s in submitted if at_s <= since_s)
+        done, come = (bisect.bisect_right(times, since_s) for times in (taken, submitted))
         if come - done <= bearable:
             return 0.0
         for at_s in taken[done:]:

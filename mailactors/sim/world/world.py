@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import heapq
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeAlias, TypeVar
 
-from mailactors.runtime.ports import (
-    Clock,
-    NoFaults,
-    Ports,
-    format_uuid7,
-    system_ports,
-)
-from mailactors.sim.scenario import Scenario
+import trio
+
+from mailactors.runtime.ports import Clock, NoFaults, Ports, format_uuid7, system_ports
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.scenario.incidents import ClockFault, SpoolFault, offset_s
-from mailactors.sim.world.agenda import Action, Agenda
 from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.sim.world.scheduling import JumpingClock, sleep
 from mailactors.spool.port import BUSY_WAIT_S, SpoolBusyError
 
 T = TypeVar("T")
 Listener: TypeAlias = Callable[[str, dict[str, Any]], None]
+Action: TypeAlias = Callable[[float], None]
+"""Receives the time for which it was planned; after a pause of the process the clock is later."""
 
 EPOCH_S: Final = 1_800_000_000.0
 """The wall time at which every simulation begins."""
@@ -44,7 +43,6 @@ class SeededIds:
         self._count = 0
 
     def new_id(self) -> str:
-        """Return 32 hexadecimal digits; the same in every run of the seed."""
         self._count += 1
         millis = int(self._clock.wall_time() * 1000)
         low = self._entropy.bits(f"id{self._count}")
@@ -62,7 +60,6 @@ class VirtualClock:
         """Returns virtual seconds since the start; called thirty times a message."""
 
     def wall_time(self) -> float:
-        """Return the epoch plus virtual seconds, plus this clock's error."""
         now_s = self.now_s()
         if self._faults:
             return EPOCH_S + now_s + offset_s(self._faults, now_s)
@@ -73,18 +70,15 @@ class Disk:
     """The disk under the spool, and its faults."""
 
     def __init__(self, faults: tuple[SpoolFault, ...], clock: Clock) -> None:
-        self._left = sorted(faults, key=lambda fault: -fault.at_s)
-        """Faults that are not over, the next one last."""
+        self._faults = faults
         self._clock = clock
 
     def fault(self) -> SpoolFault | None:
         """Return the fault that is active now; there is at most one."""
-        if not self._left:
+        if not self._faults:
             return None
         now_s = self._clock.now_s()
-        while self._left and self._left[-1].end_s <= now_s:
-            self._left.pop()
-        return self._left[-1] if self._left and self._left[-1].at_s <= now_s else None
+        return next((fault for fault in self._faults if fault.is_on(now_s)), None)
 
 
 class ChargedExecutor:
@@ -95,7 +89,6 @@ class ChargedExecutor:
         self._cost_s = cost_s
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Let the work's virtual time pass, then do it; not cancellable."""
         await self._clock.sleep_until(self._clock.current_time() + self._cost_s, shield=True)
         return work()
 
@@ -122,6 +115,44 @@ class SpoolExecutor(ChargedExecutor):
             if is_busy and self._disk.fault() is fault:
                 raise SpoolBusyError("database is locked (simulated)")
         return await super().run(work)
+
+
+class Agenda:
+    """Planned actions of the vendors, in the order of their times, then of the requests.
+
+    One task carries them out, which outlives the gateway's processes.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._heap: list[tuple[float, int, Action]] = []
+        self._count = 0
+        self._scope = trio.CancelScope()
+
+    def at(self, at_s: float, action: Action) -> None:
+        """Plan a call; what is already due comes next."""
+        self._count += 1
+        heapq.heappush(self._heap, (at_s, self._count, action))
+        if at_s < self._scope.deadline:
+            self._scope.deadline = at_s
+
+    async def run(self) -> None:
+        """Carry out each action when it is due; never return."""
+        while True:
+            first_s = self._heap[0][0] if self._heap else math.inf
+            self._scope = trio.CancelScope(deadline=first_s)
+            with self._scope:
+                await trio.sleep_forever()
+            self._act_until(self._clock.now_s())
+
+    def finish(self) -> None:
+        """Carry out everything that is left at once, since the run is over."""
+        self._act_until(math.inf)
+
+    def _act_until(self, now_s: float) -> None:
+        while self._heap and self._heap[0][0] <= now_s:
+            at_s, _, action = heapq.heappop(self._heap)
+            action(at_s)
 
 
 class HashingJournal:
@@ -160,14 +191,12 @@ def _no_nursery(*_: object) -> None:
 class World:
     """Everything around the gateway that outlives its processes."""
 
-    seed: int
     clock: Clock
     entropy: KeyedEntropy
     journal: HashingJournal
     ports: Ports
     disk: Disk
     agenda: Agenda
-    """The vendors' planned actions."""
     leap: Callable[[float], None]
     """Lets time pass in which no task runs."""
     spawn: Callable[..., None] = _no_nursery
@@ -205,4 +234,4 @@ def make_world(seed: int, clock: JumpingClock, scenario: Scenario | None = None)
             SpoolExecutor(clock, disk) if name == "spool" else ChargedExecutor(clock, 0.0)
         ),
     )
-    return World(seed, virtual, entropy, journal, ports, disk, Agenda(virtual), clock.leap)
+    return World(virtual, entropy, journal, ports, disk, Agenda(virtual), clock.leap)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mailactors.model.message import Message
+from mailactors.spool.port.command import Command, Result
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
@@ -17,7 +18,7 @@ class IdempotencyKey(msgspec.Struct, frozen=True):
     fingerprint_before: str = ""  # as versions before 0.2 made it; to be deleted in 0.3
 
 
-class Accept(msgspec.Struct, frozen=True):
+class Accept(Command, frozen=True):
     """Store a message, its deliveries, its key and its first event. → Receipt | Conflict
 
     `client_id` is the client's own name for it (the short form's `id`), or empty. A live key with
@@ -31,7 +32,7 @@ class Accept(msgspec.Struct, frozen=True):
     client_id: str = ""
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class Receipt(Result, frozen=True):
     """The message is durable. `is_replay`: it already was, under this key."""
 
     seq: int
@@ -43,19 +44,19 @@ class Receipt(msgspec.Struct, frozen=True):
     stream: str = ""
 
 
-class Conflict(msgspec.Struct, frozen=True):
+class Conflict(Result, frozen=True):
     """The key belongs to a message with other content; `id` is that message."""
 
     id: str
 
 
-class AcceptMany(msgspec.Struct, frozen=True):
+class AcceptMany(Command, frozen=True):
     """Accept several in one transaction. → AcceptedMany"""
 
     accepts: tuple[Accept, ...]
 
 
-class AcceptedMany(msgspec.Struct, frozen=True):
+class AcceptedMany(Result, frozen=True):
     """The result of each `Accept`, in order."""
 
     results: tuple[Receipt | Conflict, ...]

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from mailactors.model.lifecycle import State
+from mailactors.spool.port.command import Command, Result
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -29,7 +30,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     lane_tries: int = 0
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(Command, frozen=True):
     """Lease up to `limit` messages of a stream with deliveries that are due. → Claimed
 
     Oldest due first, ties by seq. All due deliveries of a message come in the same lease; each
@@ -63,14 +64,14 @@ class Lease(msgspec.Struct, frozen=True):
     """Crashes of its owner while the message was leased or sending."""
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class Claimed(Result, frozen=True):
     """The leases. `next_due_at`: when the earliest other delivery of the stream is due, or None."""
 
     leases: tuple[Lease, ...]
     next_due_at: float | None
 
 
-class Intend(msgspec.Struct, frozen=True):
+class Intend(Command, frozen=True):
     """Record the intent to send, conditionally. → Intended | Withdrawn
 
     Only deliveries that are still leased under `epoch` become `sending`. One that is past its
@@ -85,7 +86,7 @@ class Intend(msgspec.Struct, frozen=True):
     provider: str
 
 
-class Intended(msgspec.Struct, frozen=True):
+class Intended(Result, frozen=True):
     """The intent is durable: the message may be sent. Has what the attempt needs to render it."""
 
     message_id: str
@@ -95,7 +96,7 @@ class Intended(msgspec.Struct, frozen=True):
     packed: bytes
 
 
-class Withdrawn(msgspec.Struct, frozen=True):
+class Withdrawn(Result, frozen=True):
     """No delivery was left to send; no intent was recorded."""
 
 
@@ -112,7 +113,7 @@ class Step(msgspec.Struct, frozen=True):
     suppress: bool = False
 
 
-class RecordOutcome(msgspec.Struct, frozen=True):
+class RecordOutcome(Command, frozen=True):
     """Record an attempt's outcome and the next steps, and close the attempt. → Recorded
 
     `is_attempt`: the attempt reached the provider and counts. `outcome` is a short word for
@@ -132,7 +133,7 @@ class RecordOutcome(msgspec.Struct, frozen=True):
     """The attempt repeats an uncertain one by its key: the progress does not change."""
 
 
-class Recorded(msgspec.Struct, frozen=True):
+class Recorded(Result, frozen=True):
     """`is_stale`: the command came too late and changed no state; its evidence is kept."""
 
     is_stale: bool = False
@@ -140,7 +141,7 @@ class Recorded(msgspec.Struct, frozen=True):
     """The stream that has deliveries to send again, or empty."""
 
 
-class Release(msgspec.Struct, frozen=True):
+class Release(Command, frozen=True):
     """Make leased deliveries ready again, or `failed` where there is an `error`. → Recorded"""
 
     seq: int

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 
 from mailactors.model.lifecycle import State, Status, status_of
+from mailactors.spool.port.command import Command, Result
 from mailactors.spool.port.inspection import Inspection, InspectionQuery
-from mailactors.spool.port.suppressions import Suppression
-
-if TYPE_CHECKING:
-    from mailactors.spool.port.lists import Filters, Page
+from mailactors.spool.port.upkeep import Suppression
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
@@ -119,6 +118,33 @@ class Ledger(msgspec.Struct, frozen=True):
         return self.imbalance == 0
 
 
+class Filters(msgspec.Struct, frozen=True):
+    """Which messages to list; an empty filter lets all through.
+
+    Stream, status and recipient apply to the same delivery: "the mail to this address that
+    bounced". `recipient` and `tag` are exact. Accepted from `since` on, and before `until`.
+    `now` separates scheduled deliveries from queued ones.
+    """
+
+    stream: str = ""
+    status: Status | None = None
+    recipient: str = ""
+    tag: str = ""
+    since: float | None = None
+    until: float | None = None
+    now: float = 0.0
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Messages, newest first. `next_before_seq` continues the list; None at its end.
+
+    A page may be short, even empty, before the end: an answer reads a bounded number of rows.
+    """
+
+    messages: tuple[MessageStatus, ...]
+    next_before_seq: int | None
+
+
 class Questions(Protocol):
     """Read-only questions to the spool; the order of each answer is defined."""
 
@@ -179,4 +205,34 @@ class Questions(Protocol):
 
     def inspect(self, look: InspectionQuery) -> Inspection:
         """Return the messages that a watchdog should judge; reads a bounded part, along indices."""
+        ...
+
+
+class Store(Questions, Protocol):
+    """A spool's storage: synchronous, used by one caller at a time."""
+
+    def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
+        """Execute commands in order in one durable transaction; results in the same order.
+
+        All or nothing: an exception means that none of them happened.
+
+        Raises: SpoolFullError, SpoolBusyError, SpoolBrokenError; anything else is a bug.
+        """
+        ...
+
+    def reader(self) -> Questions:
+        """Return a second view for questions, usable from another thread; may be `self`."""
+        ...
+
+    def backup(self, path: str, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy all that is committed when it begins to a new file; the writer goes on meanwhile.
+
+        May run on another thread than `apply`. `progress` gets the pages done and in all.
+
+        Raises: SpoolError if the file exists, or cannot be written; then there is none.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close the file and give up its lock."""
         ...

@@ -80,11 +80,5 @@ def take_lock(path: str) -> int:
     return lock
 
 
-def release_lock(lock: int | None) -> None:
-    """Release a lock that was taken, if any."""
-    if lock is not None:
-        os.close(lock)
-
-
 def _open_private(path: str) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -20,14 +20,13 @@ from urllib.parse import quote
 import apsw
 
 from mailactors.spool.port import Questions, Risk, SpoolBrokenError, SpoolError, SpoolSchemaError
+from mailactors.spool.sqlite.backup import BUSY_MS
 from mailactors.spool.sqlite.migrations import find_missing, load_migrations
-from mailactors.spool.sqlite.questions import SqliteQuestions
+from mailactors.spool.sqlite.rows import SqliteQuestions
 from mailactors.spool.store.rows import Rows
 
 T = TypeVar("T")
 
-BUSY_MS: Final = 5_000
-"""How long to wait for a process that is opening the file."""
 TRIES: Final = 3
 
 

@@ -1,4 +1,4 @@
-"""A connection as the rules use it, and SQLite's hooks."""
+"""A connection as the rules use it, SQLite's hooks, and questions over one connection."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any, Final
 import apsw
 import msgspec
 
+from mailactors.spool.sqlite.errors import STORAGE_ERRORS, translate
+from mailactors.spool.store.questions import Answers
 from mailactors.spool.store.rows import Row
 
 PAGES_A_STEP: Final = 500
@@ -97,3 +99,23 @@ class SqliteRows:
         before = self._total_changes()
         self._cursor.executemany(sql, values)
         return self._total_changes() - before
+
+
+class SqliteQuestions(Answers):
+    """The answers of an SQLite spool; another thread needs a connection of its own."""
+
+    def __init__(self, db: apsw.Connection) -> None:
+        self._db = db
+        self._rows = SqliteRows(db)
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[SqliteRows]:
+        try:
+            self._db.execute("BEGIN")
+            try:
+                yield self._rows
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+        except STORAGE_ERRORS as error:
+            raise translate(error, "the spool", "the spool cannot be read") from error

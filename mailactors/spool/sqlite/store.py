@@ -13,20 +13,12 @@ from typing import Final, Self
 
 import apsw
 
-from mailactors.spool.port import (
-    Command,
-    Purged,
-    Questions,
-    Result,
-    SpoolBrokenError,
-    SpoolError,
-    SpoolSchemaError,
-)
+from mailactors.spool import port
 from mailactors.spool.sqlite.backup import backup_spool, copy_database
-from mailactors.spool.sqlite.connection import NAMELESS, configure, connect, release_lock, take_lock
+from mailactors.spool.sqlite.connection import NAMELESS, configure, connect, take_lock
 from mailactors.spool.sqlite.errors import STORAGE_ERRORS, advice, translate
 from mailactors.spool.sqlite.migrations import apply_migration, find_missing, load_migrations
-from mailactors.spool.sqlite.questions import SqliteQuestions
+from mailactors.spool.sqlite.rows import SqliteQuestions
 from mailactors.spool.store import commands as rules
 
 CHECKPOINT_PAGES: Final = 1_000
@@ -59,33 +51,29 @@ class SqliteStore(SqliteQuestions):
         Raises: SpoolInUseError, SpoolSchemaError, and SpoolError if it cannot be opened at all.
         """
         lock = None
-        if path not in NAMELESS:
-            path = os.path.realpath(path)  # one lock, whatever name the file has
-            lock = take_lock(path)
-        try:
-            db = connect(path)
+        with contextlib.ExitStack() as opened:
+            if path not in NAMELESS:
+                path = os.path.realpath(path)  # one lock, whatever name the file has
+                lock = take_lock(path)
+                opened.callback(os.close, lock)
             try:
+                db = connect(path)
+                opened.callback(db.close)
                 missing = find_missing(db, load_migrations())  # refuses before anything is written
                 configure(db, journal_mode or ("memory" if path in NAMELESS else "wal"))
                 for migration in missing:
                     apply_migration(db, migration)
-            except BaseException:
-                db.close()
-                raise
-        except apsw.NotADBError as error:
-            release_lock(lock)
-            raise SpoolSchemaError(f"{path} is not a database; {advice(error)}") from error
-        except apsw.Error as error:
-            release_lock(lock)
-            raise SpoolError(f"{path} cannot be opened: {error}; {advice(error)}") from error
-        except BaseException:
-            release_lock(lock)
-            raise
+            except apsw.NotADBError as error:
+                raise port.SpoolSchemaError(f"{path} is not a database; {advice(error)}") from error
+            except apsw.Error as error:
+                message = f"{path} cannot be opened: {error}; {advice(error)}"
+                raise port.SpoolError(message) from error
+            opened.pop_all()
         return cls(path, db, lock)
 
-    def apply(self, commands: Sequence[Command], now: float) -> list[Result]:
+    def apply(self, commands: Sequence[port.Command], now: float) -> list[port.Result]:
         if self._broken:
-            raise SpoolBrokenError(self._broken)
+            raise port.SpoolBrokenError(self._broken)
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")
@@ -93,7 +81,7 @@ class SqliteStore(SqliteQuestions):
             db.execute("COMMIT")
         except STORAGE_ERRORS as error:
             failure = translate(error, self._path, f"{self._path} failed")
-            if isinstance(failure, SpoolBrokenError):
+            if isinstance(failure, port.SpoolBrokenError):
                 self._broken = str(failure)
             self._roll_back()
             raise failure from error
@@ -106,7 +94,7 @@ class SqliteStore(SqliteQuestions):
             self._checkpoint()
         return results
 
-    def reader(self) -> Questions:
+    def reader(self) -> port.Questions:
         """Return a second view for questions, usable from any thread; without a file, `self`."""
         if self._path in NAMELESS:
             return self
@@ -122,7 +110,7 @@ class SqliteStore(SqliteQuestions):
         try:
             copy_database(self._db, path, progress)
         except apsw.Error as error:
-            raise SpoolError(f"the spool cannot be copied to {path}: {error}") from error
+            raise port.SpoolError(f"the spool cannot be copied to {path}: {error}") from error
 
     def close(self) -> None:
         """Close the file and release its lock."""
@@ -130,14 +118,15 @@ class SqliteStore(SqliteQuestions):
             if self._broken:  # a checkpoint on closing would sync once more
                 db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             db.close()
-        release_lock(self._lock)
-        self._lock = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
-    def _is_end_of_purge(self, results: Sequence[Result]) -> bool:
+    def _is_end_of_purge(self, results: Sequence[port.Result]) -> bool:
         # Then free pages are cut off the file, and its log is emptied.
         was_purging = self._is_purging
         for result in results:
-            if isinstance(result, Purged):
+            if isinstance(result, port.Purged):
                 was_purging |= result.has_more or result.messages + result.bodies > 0
                 self._is_purging = result.has_more
         return was_purging and not self._is_purging

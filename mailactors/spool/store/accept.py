@@ -6,28 +6,22 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from mailactors.model.message import domain_of
-from mailactors.spool.port import (
-    Accept,
-    AcceptedMany,
-    AcceptMany,
-    Conflict,
-    IdempotencyKey,
-    Progress,
-    Receipt,
-)
+from mailactors.spool import port
 from mailactors.spool.store.events import pack_progress, write_labels
 from mailactors.spool.store.rows import Row, Rows
 
-NO_PROGRESS: Final = pack_progress(Progress())
+NO_PROGRESS: Final = pack_progress(port.Progress())
 
 
-def accept_all(db: Rows, commands: Sequence[Accept], now: float) -> list[Receipt | Conflict]:
+def accept_all(
+    db: Rows, commands: Sequence[port.Accept], now: float
+) -> list[port.Receipt | port.Conflict]:
     """Store each message with its deliveries, key and first event, or find it by its key.
 
     New ones are inserted together, table by table: that is a third faster than one by one.
     """
-    results: list[Receipt | Conflict] = []
-    fresh: dict[tuple[str, str], tuple[int, Accept]] = {}
+    results: list[port.Receipt | port.Conflict] = []
+    fresh: dict[tuple[str, str], tuple[int, port.Accept]] = {}
     seqs = db.dialect.message_seqs()
     for command in commands:
         name = (command.key.scope, command.key.key)
@@ -36,39 +30,29 @@ def accept_all(db: Rows, commands: Sequence[Accept], now: float) -> list[Receipt
             fresh.clear()
         result = _find(db, command.key, command.message.id, now)
         if result is None:
-            seq = next(seqs)
+            seq, new = next(seqs), command.message
             fresh[name] = (seq, command)
-            result = _receipt(seq, command)
+            stored = (seq, new.id, new.message_id, command.client_id, new.accepted_at, new.stream)
+            result = stored_receipt(stored, is_replay=False)
         results.append(result)
     _insert(db, list(fresh.values()), now)
     return results
 
 
-def accept_many(db: Rows, command: AcceptMany, now: float) -> AcceptedMany:
+def accept_many(db: Rows, command: port.AcceptMany, now: float) -> port.AcceptedMany:
     """Accept several messages of one client."""
-    return AcceptedMany(tuple(accept_all(db, command.accepts, now)))
+    return port.AcceptedMany(tuple(accept_all(db, command.accepts, now)))
 
 
-def _receipt(seq: int, command: Accept) -> Receipt:
-    message = command.message
-    return Receipt(
-        seq=seq,
-        id=message.id,
-        message_id=message.message_id,
-        client_id=command.client_id,
-        accepted_at=message.accepted_at,
-        is_replay=False,
-        stream=message.stream,
-    )
-
-
-def stored_receipt(row: Sequence[Any], *, is_replay: bool) -> Receipt:
+def stored_receipt(row: Sequence[Any], *, is_replay: bool) -> port.Receipt:
     """Return the receipt of a row: seq, id, message_id, client_id, accepted_at, stream."""
     seq, id_, message_id, client_id, accepted_at, stream = row
-    return Receipt(seq, id_, message_id, client_id, accepted_at, is_replay, stream)
+    return port.Receipt(seq, id_, message_id, client_id, accepted_at, is_replay, stream)
 
 
-def _find(db: Rows, key: IdempotencyKey, id_: str, now: float) -> Receipt | Conflict | None:
+def _find(
+    db: Rows, key: port.IdempotencyKey, id_: str, now: float
+) -> port.Receipt | port.Conflict | None:
     # A key made of the content is its fingerprint, which versions before 0.2 made otherwise.
     before = key.fingerprint_before if key.key == key.fingerprint else key.key
     rows = db.query(
@@ -82,11 +66,11 @@ def _find(db: Rows, key: IdempotencyKey, id_: str, now: float) -> Receipt | Conf
         # The same id is the same command again, however long ago its key ran out.
         if now < expires_at or open_count or receipt.id == id_:
             is_same = fingerprint in (key.fingerprint, key.fingerprint_before)
-            return receipt if is_same else Conflict(receipt.id)
+            return receipt if is_same else port.Conflict(receipt.id)
     return None
 
 
-def _insert(db: Rows, fresh: Sequence[tuple[int, Accept]], now: float) -> None:
+def _insert(db: Rows, fresh: Sequence[tuple[int, port.Accept]], now: float) -> None:
     if not fresh:
         return
     db.run_each(
@@ -102,14 +86,13 @@ def _insert(db: Rows, fresh: Sequence[tuple[int, Accept]], now: float) -> None:
         "INSERT INTO contents (seq, packed) VALUES (?, ?)",
         [(seq, command.packed) for seq, command in fresh],
     )
-    insert_deliveries(
-        db, [row for seq, command in fresh for row in _delivery_rows(seq, command)], now
-    )
+    insert_deliveries(db, [row for each in fresh for row in _delivery_rows(*each)], now)
+    keys = ((seq, command.key) for seq, command in fresh)
     db.run_each(
         "INSERT INTO keys (scope, key, fingerprint, seq, expires_at) VALUES (?, ?, ?, ?, ?)"
         " ON CONFLICT (scope, key) DO UPDATE SET fingerprint = excluded.fingerprint,"
         " seq = excluded.seq, expires_at = excluded.expires_at",
-        [_key_row(seq, command.key) for seq, command in fresh],
+        [(key.scope, key.key, key.fingerprint, seq, key.expires_at) for seq, key in keys],
     )
     db.run_each(
         "INSERT INTO events (message_seq, at, kind, facts) VALUES (?, ?, 'accepted', '{}')",
@@ -117,7 +100,7 @@ def _insert(db: Rows, fresh: Sequence[tuple[int, Accept]], now: float) -> None:
     )
 
 
-def _message_row(seq: int, command: Accept) -> Row:
+def _message_row(seq: int, command: port.Accept) -> Row:
     message = command.message
     recipients_total = len(message.envelope.recipients)
     return (
@@ -141,11 +124,7 @@ def _message_row(seq: int, command: Accept) -> Row:
     )
 
 
-def _key_row(seq: int, key: IdempotencyKey) -> Row:
-    return (key.scope, key.key, key.fingerprint, seq, key.expires_at)
-
-
-def _delivery_rows(seq: int, command: Accept) -> list[Row]:
+def _delivery_rows(seq: int, command: port.Accept) -> list[Row]:
     message = command.message
     due_at = max(message.not_before, message.accepted_at)
     return [

@@ -14,31 +14,21 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.model.lifecycle import FINAL, NEXT, IllegalTransitionError, State, check_transition
-from mailactors.spool.port import (
-    Claim,
-    Claimed,
-    Intend,
-    Intended,
-    Lease,
-    Recorded,
-    RecordOutcome,
-    Release,
-    Step,
-    Withdrawn,
-)
-from mailactors.spool.store.attempts import open_attempt, read_content
+from mailactors.spool import port
 from mailactors.spool.store.doubts import settle_by_event, settle_late, update_doubt
 from mailactors.spool.store.events import (
     ENDED_BADLY,
     WRITTEN_FOR,
-    finish,
+    end,
+    open_attempt,
     pack_progress,
+    read_content,
     record,
     report_failure,
     to_json,
     unpack_progress,
 )
-from mailactors.spool.store.rows import Rows
+from mailactors.spool.store.rows import Row, Rows
 from mailactors.spool.store.suppressions import suppress_bounced, withdraw_suppressed
 
 RECOVERED: Final = "unknown"
@@ -77,11 +67,11 @@ _DUE: Final = (
 )
 
 
-def claim(db: Rows, command: Claim, now: float) -> Claimed:
+def claim(db: Rows, command: port.Claim, now: float) -> port.Claimed:
     """Lease up to `limit` messages of a stream with deliveries that are due."""
     due, next_due_at = _due(db, command, now)
     if not due:
-        return Claimed((), next_due_at)
+        return port.Claimed((), next_due_at)
     epoch = db.dialect.next_epoch()
     # One UPDATE a row: to update by a query SQLite opens a temporary table, at ten times the cost.
     db.run_each(
@@ -94,10 +84,10 @@ def claim(db: Rows, command: Claim, now: float) -> Claimed:
         ],
     )
     leases = (_lease(seq, found, command.stream, epoch) for seq, found in due.items())
-    return Claimed(tuple(leases), next_due_at)
+    return port.Claimed(tuple(leases), next_due_at)
 
 
-def _due(db: Rows, command: Claim, now: float) -> tuple[dict[int, _Due], float | None]:
+def _due(db: Rows, command: port.Claim, now: float) -> tuple[dict[int, _Due], float | None]:
     # Reads along the index no further than it must: a long backlog costs nothing.
     due: dict[int, _Due] = {}
     with contextlib.closing(db.each(_DUE + db.dialect.skip_locked, (command.stream,))) as rows:
@@ -127,48 +117,37 @@ def _read_recipients(db: Rows, due: dict[int, _Due], now: float) -> None:
         due[seq].recipients.append((n, recipient))
 
 
-def _lease(seq: int, found: _Due, stream: str, epoch: int) -> Lease:
-    id_, total, attempts, progress, accepted_at, expires_at, size_bytes, crashes = found.message
-    return Lease(
-        seq=seq,
-        id=id_,
-        stream=stream,
-        recipients=tuple(sorted(found.recipients)),
-        recipients_total=total,
-        epoch=epoch,
-        attempts=attempts,
-        progress=unpack_progress(progress),
-        due_at=found.due_at,
-        accepted_at=accepted_at,
-        expires_at=expires_at,
-        size_bytes=size_bytes,
-        crashes=crashes,
-    )
+def _lease(seq: int, found: _Due, stream: str, epoch: int) -> port.Lease:
+    id_, total, attempts, packed, *rest = found.message  # in the order of the struct's fields
+    recipients, progress = tuple(sorted(found.recipients)), unpack_progress(packed)
+    head = (seq, id_, stream, recipients, total, epoch, attempts, progress, found.due_at)
+    return port.Lease(*head, *rest)
 
 
-def release(db: Rows, command: Release, now: float) -> Recorded:
+def release(db: Rows, command: port.Release, now: float) -> port.Recorded:
     """Make leased deliveries ready again, or end them with an error."""
     state = State.FAILED if command.error else State.READY
-    count = db.run_each(
-        "UPDATE deliveries SET state = ?, due_at = ?, error = coalesce(?, error), updated_at = ?"
-        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
-        [
-            (state.value, command.due_at, command.error or None, now, command.seq, n, command.epoch)
-            for n in command.ns
-        ],
-    )
+    count = _end_leases(db, command, (state.value, command.due_at, command.error or None, now))
     if count and command.error:
-        finish(db, command.seq, count, now)
-        record(db, command.seq, now, "failed", {"error": command.error, "ns": command.ns})
-        report_failure(db, command.seq, now)
-    return Recorded(is_stale=count == 0)
+        end(db, command.seq, count, now, "failed", {"error": command.error, "ns": command.ns})
+    return port.Recorded(is_stale=count == 0)
 
 
-def intend(db: Rows, command: Intend, now: float) -> Intended | Withdrawn:
+def _end_leases(db: Rows, command: port.Release | port.Intend, moved: Row) -> int:
+    # `moved`: the new state, due_at, error (None: as they were), and now.
+    return db.run_each(
+        "UPDATE deliveries SET state = ?, due_at = coalesce(?, due_at),"
+        " error = coalesce(?, error), updated_at = ?"
+        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
+        [(*moved, command.seq, n, command.epoch) for n in command.ns],
+    )
+
+
+def intend(db: Rows, command: port.Intend, now: float) -> port.Intended | port.Withdrawn:
     """Record the intent to send what is still leased under this epoch, in time."""
     content = read_content(db, command.seq)
     if content is None:
-        return Withdrawn()
+        return port.Withdrawn()
     message_id, date_s, sender, digest, expires_at, packed = content
     owned = db.query(
         "SELECT n, recipient, node, state, attempt_id FROM deliveries"
@@ -180,13 +159,14 @@ def intend(db: Rows, command: Intend, now: float) -> Intended | Withdrawn:
     if not chosen:
         chosen = [row for row in owned if row[0] in command.ns and row[3] == State.LEASED]
         if not chosen:
-            return Withdrawn()
+            return port.Withdrawn()
         if expires_at <= now:
-            _expire_leased(db, command, now)
-            return Withdrawn()
+            count = _end_leases(db, command, (State.EXPIRED.value, None, None, now))
+            end(db, command.seq, count, now, "expired", {"rule": "deadline at the intent"})
+            return port.Withdrawn()
         chosen = withdraw_suppressed(db, command.seq, chosen, now)
         if not chosen or not open_attempt(db, command, chosen, digest, now):
-            return Withdrawn()
+            return port.Withdrawn()
         moved = (command.provider, command.attempt_id, now)
         db.run_each(
             "UPDATE deliveries SET state = 'sending', provider = ?, attempt_id = ?, updated_at = ?"
@@ -194,29 +174,16 @@ def intend(db: Rows, command: Intend, now: float) -> Intended | Withdrawn:
             [(*moved, command.seq, row[0], command.epoch) for row in chosen],
         )
     recipients = tuple((row[0], row[1]) for row in chosen)
-    return Intended(message_id, date_s, sender, recipients, packed)
+    return port.Intended(message_id, date_s, sender, recipients, packed)
 
 
-def _expire_leased(db: Rows, command: Intend, now: float) -> None:
-    count = db.run_each(
-        "UPDATE deliveries SET state = 'expired', updated_at = ?"
-        " WHERE seq = ? AND n = ? AND epoch = ? AND state = 'leased'",
-        [(now, command.seq, n, command.epoch) for n in command.ns],
-    )
-    if count:
-        finish(db, command.seq, count, now)
-        record(db, command.seq, now, "expired", {"rule": "deadline at the intent"})
-        report_failure(db, command.seq, now)
-
-
-def record_outcome(db: Rows, command: RecordOutcome, now: float) -> Recorded:
+def record_outcome(db: Rows, command: port.RecordOutcome, now: float) -> port.Recorded:
     """Record an outcome and the next steps, and close the attempt."""
     if not db.run(
         "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
         (now, command.outcome, command.attempt_id),
     ):
-        replay = _find_replay(db, command)
-        if replay is not None:
+        if (replay := _find_replay(db, command)) is not None:
             return replay
         _close_without_intent(db, command, now)
     settle_by_event(db, command, now)
@@ -236,34 +203,27 @@ def record_outcome(db: Rows, command: RecordOutcome, now: float) -> Recorded:
         update_doubt(db, command, now)
     if any(step.state in ENDED_BADLY for step in command.steps):
         report_failure(db, command.seq, now)
-    return Recorded(is_stale)
+    return port.Recorded(is_stale)
 
 
-def _find_replay(db: Rows, command: RecordOutcome) -> Recorded | None:
+def _find_replay(db: Rows, command: port.RecordOutcome) -> port.Recorded | None:
     rows = db.query("SELECT outcome, is_late FROM attempts WHERE id = ?", (command.attempt_id,))
     if not rows or rows[0][0] == RECOVERED:
         return None
-    return Recorded(is_stale=bool(rows[0][1]))
+    return port.Recorded(is_stale=bool(rows[0][1]))
 
 
-def _close_without_intent(db: Rows, command: RecordOutcome, now: float) -> None:
+def _close_without_intent(db: Rows, command: port.RecordOutcome, now: float) -> None:
+    attempt = (command.attempt_id, command.seq, to_json([step.n for step in command.steps]))
     db.run(
         "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, finished_at, outcome)"
         " VALUES (?, ?, ?, ?, '', ?, '', ?, ?)"
         " ON CONFLICT (id) DO UPDATE SET outcome = excluded.outcome",
-        (
-            command.attempt_id,
-            command.seq,
-            to_json([step.n for step in command.steps]),
-            command.provider,
-            command.epoch,
-            now,
-            command.outcome,
-        ),
+        (*attempt, command.provider, command.epoch, now, command.outcome),
     )
 
 
-def _take_steps(db: Rows, command: RecordOutcome, now: float) -> int:
+def _take_steps(db: Rows, command: port.RecordOutcome, now: float) -> int:
     matched = final = 0
     tries = int(command.is_attempt)
     owner = (command.epoch, command.attempt_id)
@@ -294,7 +254,7 @@ def _take_steps(db: Rows, command: RecordOutcome, now: float) -> int:
     return matched
 
 
-def _check_stale(db: Rows, command: RecordOutcome, step: Step) -> None:
+def _check_stale(db: Rows, command: port.RecordOutcome, step: port.Step) -> None:
     # A step of the present owner that `lifecycle.NEXT` does not have is a bug, not an old epoch.
     for (state,) in db.query(
         "SELECT state FROM deliveries WHERE seq = ? AND n = ? AND epoch = ?"

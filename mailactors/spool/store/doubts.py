@@ -11,17 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.port import (
-    NEVER_AT,
-    Doubt,
-    Doubts,
-    FindDueDoubts,
-    LookUps,
-    RecordOutcome,
-    Step,
-)
-from mailactors.spool.store.events import WRITTEN_FOR, finish, record, report_failure
-from mailactors.spool.store.rows import Row, Rows
+from mailactors.spool import port
+from mailactors.spool.store.events import WRITTEN_FOR, end, finish, record
+from mailactors.spool.store.rows import Row, Rows, distinct
 from mailactors.spool.store.suppressions import is_suppressed
 
 _NO_FAILURE: Final = frozenset({State.SENT, State.UNCERTAIN})
@@ -61,7 +53,7 @@ def close_doubts(db: Rows, seq: int) -> None:
     )
 
 
-def update_doubt(db: Rows, command: RecordOutcome, now: float) -> None:
+def update_doubt(db: Rows, command: port.RecordOutcome, now: float) -> None:
     """Open, prolong or close a doubt after an attempt's outcome was recorded."""
     due_ats = [step.due_at for step in command.steps if step.state is State.UNCERTAIN]
     if due_ats:
@@ -70,7 +62,7 @@ def update_doubt(db: Rows, command: RecordOutcome, now: float) -> None:
     close_doubts(db, command.seq)
 
 
-def settle_by_event(db: Rows, command: RecordOutcome, now: float) -> None:
+def settle_by_event(db: Rows, command: port.RecordOutcome, now: float) -> None:
     """Settle sending deliveries by their delivery events before this attempt's failure counts.
 
     The provider accepted an earlier attempt, or this one and its answer is wrong: they must not
@@ -109,7 +101,7 @@ def settle_by_event(db: Rows, command: RecordOutcome, now: float) -> None:
     record(db, command.seq, now, "resolved", facts)
 
 
-def settle_late(db: Rows, command: RecordOutcome, now: float) -> None:
+def settle_late(db: Rows, command: port.RecordOutcome, now: float) -> None:
     """Let the real outcome of an attempt that was given up settle its deliveries.
 
     An acceptance counts unless the delivery is final or sending again; a bounce only for a
@@ -118,16 +110,17 @@ def settle_late(db: Rows, command: RecordOutcome, now: float) -> None:
     final = [step for step in command.steps if _is_settled_late(db, command, step, now)]
     if not final:
         return
-    finish(db, command.seq, len(final), now)
     close_doubts(db, command.seq)
-    states = {str(step.n): step.state.value for step in final}
-    facts = {"kind": "late outcome", "provider": command.provider, "next": states}
-    rule = "the provider's answer came late, and counts"
-    record(db, command.seq, now, "resolved", {**facts, "rule": rule})
-    report_failure(db, command.seq, now)
+    facts = {
+        "kind": "late outcome",
+        "provider": command.provider,
+        "next": {str(step.n): step.state.value for step in final},
+        "rule": "the provider's answer came late, and counts",
+    }
+    end(db, command.seq, len(final), now, "resolved", facts)
 
 
-def _is_settled_late(db: Rows, command: RecordOutcome, step: Step, now: float) -> bool:
+def _is_settled_late(db: Rows, command: port.RecordOutcome, step: port.Step, now: float) -> bool:
     values = (step.state.value, command.provider, step.error, now, command.seq, step.n)
     sql = (
         "UPDATE deliveries SET state = ?, provider = ?, error = ?, updated_at = ?"
@@ -142,15 +135,6 @@ def _is_settled_late(db: Rows, command: RecordOutcome, step: Step, now: float) -
     return False
 
 
-def count_risk(db: Rows, stream: str, provider: str, count: int) -> None:
-    """Count deliveries that are resent though that provider may have accepted them."""
-    db.run(
-        "INSERT INTO risks (stream, provider, count) VALUES (?, ?, ?)"
-        " ON CONFLICT (stream, provider) DO UPDATE SET count = risks.count + excluded.count",
-        (stream, provider, count),
-    )
-
-
 def set_next_at(db: Rows, seq: int, attempt_id: str, next_at: float, repeats: int = 0) -> bool:
     """Make a doubt due at a time, with at least so many repeats; return whether it exists."""
     return bool(
@@ -162,35 +146,16 @@ def set_next_at(db: Rows, seq: int, attempt_id: str, next_at: float, repeats: in
     )
 
 
-def move_doubt(db: Rows, seq: int, repeat_of: str, attempt_id: str) -> None:
-    """Move a doubt to the attempt that repeats it; it is not due while that is sending."""
-    db.run(
-        "UPDATE doubts SET attempt_id = ?, next_at = ? WHERE seq = ? AND attempt_id = ?",
-        (attempt_id, NEVER_AT, seq, repeat_of),
-    )
-
-
-def find_doubt(db: Rows, seq: int, *attempt_ids: str) -> Row | None:
-    """Return (attempt_id, digest, recipients) of a message's doubt with one of these attempts."""
-    for attempt_id in attempt_ids:
-        rows = db.query(
-            "SELECT attempt_id, digest, recipients FROM doubts WHERE seq = ? AND attempt_id = ?",
-            (seq, attempt_id),
-        )
-        if rows:
-            return rows[0]
-    return None
-
-
 # What is due
 
+PROVIDERS: Final = distinct("provider", "doubts")
 
-def find_due_doubts(db: Rows, command: FindDueDoubts, now: float) -> Doubts:
+
+def find_due_doubts(db: Rows, command: port.FindDueDoubts, now: float) -> port.Doubts:
     """Return the doubts that are due, by provider."""
-    doubts: list[Doubt] = []
+    doubts: list[port.Doubt] = []
     later: list[float] = []
-    provider = db.value("SELECT min(provider) FROM doubts")
-    while provider is not None:
+    for (provider,) in db.query(PROVIDERS):
         rows = db.query(
             "SELECT doubts.seq, attempt_id, provider, next_at FROM doubts"
             " WHERE provider = ? ORDER BY next_at, seq LIMIT ?",
@@ -200,11 +165,10 @@ def find_due_doubts(db: Rows, command: FindDueDoubts, now: float) -> Doubts:
         doubts += [_doubt(db, row[0], row[1]) for row in due]
         if len(due) < len(rows):
             later.append(rows[len(due)][3])
-        provider = db.value("SELECT min(provider) FROM doubts WHERE provider > ?", (provider,))
-    return Doubts(tuple(doubts), min(later, default=None))
+    return port.Doubts(tuple(doubts), min(later, default=None))
 
 
-def _doubt(db: Rows, seq: int, attempt_id: str) -> Doubt:
+def _doubt(db: Rows, seq: int, attempt_id: str) -> port.Doubt:
     ((id_, stream, total, attempts, accepted_at, expires_at, size_bytes, crashes, *known),) = (
         db.query(
             f"SELECT id, stream, {WRITTEN_FOR}, attempts, accepted_at,"
@@ -220,7 +184,7 @@ def _doubt(db: Rows, seq: int, attempt_id: str) -> Doubt:
         " WHERE seq = ? AND attempt_id = ? AND state IN ('uncertain', 'held') ORDER BY n",
         (seq, attempt_id),
     )
-    return Doubt(
+    return port.Doubt(
         seq=seq,
         id=id_,
         stream=stream,
@@ -237,7 +201,7 @@ def _doubt(db: Rows, seq: int, attempt_id: str) -> Doubt:
         since=since,
         ended_at=ended_at,
         repeats=repeats,
-        looks=LookUps(*looks),
+        looks=port.LookUps(*looks),
         is_held=any(row[2] == State.HELD for row in rows),
         is_whole=len(rows) == recipients_count,
         is_sole=_is_sole(db, seq, provider, attempt_id, [row[0] for row in rows]),

@@ -1,4 +1,4 @@
-"""What the rules share: a message's events, its open deliveries, its progress."""
+"""What the rules share: a message's events, open deliveries, progress, content and attempts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.port import Progress
-from mailactors.spool.store.rows import Rows
+from mailactors.spool import port
+from mailactors.spool.store.rows import Row, Rows
 
 FAILURE: Final = "final_failure"
 """The kind of event that reports deliveries that ended badly, with the message's history."""
@@ -25,7 +25,7 @@ _JSON: Final = msgspec.json.Encoder()
 _LABELS: Final = msgspec.json.Decoder(tuple[tuple[str, ...], dict[str, str]])
 
 pack_progress: Final = msgspec.msgpack.Encoder().encode
-unpack_progress: Final = msgspec.msgpack.Decoder(Progress).decode
+unpack_progress: Final = msgspec.msgpack.Decoder(port.Progress).decode
 
 
 def to_json(value: object) -> str:
@@ -52,6 +52,13 @@ def finish(db: Rows, seq: int, count: int, now: float) -> None:
     )
 
 
+def end(db: Rows, seq: int, count: int, now: float, kind: str, facts: Mapping[str, Any]) -> None:
+    """Count deliveries that became final, record why, and report those that ended badly."""
+    finish(db, seq, count, now)
+    record(db, seq, now, kind, facts)
+    report_failure(db, seq, now)
+
+
 def report_failure(db: Rows, seq: int, now: float) -> None:
     """Append a report of the deliveries that ended badly at this moment, if there are any.
 
@@ -62,7 +69,7 @@ def report_failure(db: Rows, seq: int, now: float) -> None:
         " AND state IN ('bounced', 'failed', 'expired') ORDER BY n",
         (seq, now),
     )
-    if not ended:
+    if not ended:  # the usual case, and cheap
         return
     reported = {
         delivery["n"]
@@ -76,16 +83,15 @@ def report_failure(db: Rows, seq: int, now: float) -> None:
     new = [delivery for delivery in new if delivery["n"] not in reported]
     if not new:
         return
-    history = db.query(
-        "SELECT at, kind, facts FROM events WHERE message_seq = ? AND kind <> ?"
-        " ORDER BY seq DESC LIMIT ?",
-        (seq, FAILURE, HISTORY_MAX),
-    )
     story = [
         {"at": at, "kind": kind, **msgspec.json.decode(facts)}
-        for at, kind, facts in reversed(history)
+        for at, kind, facts in db.query(
+            "SELECT at, kind, facts FROM events WHERE message_seq = ? AND kind <> ?"
+            " ORDER BY seq DESC LIMIT ?",
+            (seq, FAILURE, HISTORY_MAX),
+        )
     ]
-    record(db, seq, now, FAILURE, {"deliveries": new, "story": story})
+    record(db, seq, now, FAILURE, {"deliveries": new, "story": story[::-1]})
 
 
 def record(db: Rows, seq: int, now: float, kind: str, facts: Mapping[str, Any]) -> None:
@@ -94,3 +100,29 @@ def record(db: Rows, seq: int, now: float, kind: str, facts: Mapping[str, Any]) 
         "INSERT INTO events (message_seq, at, kind, facts) VALUES (?, ?, ?, ?)",
         (seq, now, kind, to_json(facts)),
     )
+
+
+def read_content(db: Rows, seq: int) -> Row | None:
+    """Return (message_id, date_s, sender, digest, expires_at, packed), None if it is not kept."""
+    rows = db.query(
+        "SELECT message_id, date_s, sender, digest, expires_at, packed"
+        " FROM messages JOIN contents USING (seq) WHERE seq = ?",
+        (seq,),
+    )
+    return rows[0] if rows else None
+
+
+def open_attempt(
+    db: Rows, command: port.Intend | port.IntendAgain, chosen: list[Row], digest: str, now: float
+) -> bool:
+    """Insert the attempt, and return True; False if it has its outcome already.
+
+    `chosen` are rows of deliveries that begin with n, recipient, node.
+    """
+    ns, node = to_json([row[0] for row in chosen]), chosen[0][2]
+    attempt = (command.attempt_id, command.seq, ns, command.provider, digest, command.epoch)
+    sql = (
+        "INSERT INTO attempts (id, seq, ns, provider, digest, epoch, node, started_at)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+    )
+    return db.run(sql, (*attempt, node, now)) > 0

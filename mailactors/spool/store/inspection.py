@@ -12,16 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mailactors.model.lifecycle import PENDING, State
-from mailactors.spool.port import (
-    NEVER_AT,
-    DeliveryFacts,
-    Inspection,
-    InspectionQuery,
-    LeaseOwner,
-    MessageFacts,
-)
+from mailactors.spool import port
+from mailactors.spool.store.doubts import PROVIDERS
 from mailactors.spool.store.events import WRITTEN_FOR, unpack_progress
-from mailactors.spool.store.rows import Row, Rows
+from mailactors.spool.store.rows import Row, Rows, distinct
 
 HEADS: Final = 20
 """Messages at the head of each queue that are returned."""
@@ -41,28 +35,10 @@ TAKEN: Final = """
     FROM deliveries WHERE state IN ('leased', 'sending')
     GROUP BY seq, stream, state, epoch, node, attempt_id ORDER BY seq
 """
-STREAMS: Final = """
-    WITH RECURSIVE streams (stream) AS (
-      SELECT min(stream) FROM deliveries WHERE state IN ('ready', 'deferred')
-      UNION ALL
-      SELECT (SELECT min(stream) FROM deliveries
-        WHERE state IN ('ready', 'deferred') AND deliveries.stream > streams.stream)
-      FROM streams WHERE streams.stream IS NOT NULL
-    )
-    SELECT stream FROM streams WHERE stream IS NOT NULL ORDER BY stream
-"""
+STREAMS: Final = distinct("stream", "deliveries", "state IN ('ready', 'deferred')")
 DUE: Final = """
     SELECT seq FROM deliveries WHERE stream = ? AND state IN ('ready', 'deferred')
     AND due_at <= ? ORDER BY due_at, seq, n LIMIT ?
-"""
-PROVIDERS: Final = """
-    WITH RECURSIVE providers (provider) AS (
-      SELECT min(provider) FROM doubts
-      UNION ALL
-      SELECT (SELECT min(provider) FROM doubts WHERE doubts.provider > providers.provider)
-      FROM providers WHERE providers.provider IS NOT NULL
-    )
-    SELECT provider FROM providers WHERE provider IS NOT NULL ORDER BY provider
 """
 DOUBTED: Final = """
     SELECT seq FROM doubts WHERE provider = ? AND next_at <= ? ORDER BY next_at, seq LIMIT ?
@@ -107,14 +83,14 @@ DELIVERIES: Final = """
 """
 
 
-def inspect(db: Rows, look: InspectionQuery) -> Inspection:
+def inspect(db: Rows, look: port.InspectionQuery) -> port.Inspection:
     """Return the messages that a watchdog should judge. The caller holds a snapshot."""
     taken = db.query(TAKEN)
     expired, expiry_mark = _expired(db, look)
     odd, strays, audit_mark = _audit(db, look.audit_mark)
     ((purged_imbalance,),) = db.query(PURGED)
     seqs = {*look.seqs, *_leased(taken, look.owner), *_due(db, look.now), *expired, *odd}
-    return Inspection(
+    return port.Inspection(
         _read(db, sorted(seqs)),
         _count_taken(taken),
         strays,
@@ -124,7 +100,7 @@ def inspect(db: Rows, look: InspectionQuery) -> Inspection:
     )
 
 
-def _leased(taken: Sequence[Row], owner: LeaseOwner) -> Iterator[int]:
+def _leased(taken: Sequence[Row], owner: port.LeaseOwner) -> Iterator[int]:
     # Messages that the owner does not know, and the head of each stream's leases that wait.
     unknown: list[int] = []
     waiting: dict[str, list[tuple[float, int]]] = {}
@@ -154,7 +130,7 @@ def _due(db: Rows, now: float) -> Iterator[int]:
         yield from (seq for (seq,) in db.query(DOUBTED, (provider, now, HEADS)))
 
 
-def _expired(db: Rows, look: InspectionQuery) -> tuple[list[int], float]:
+def _expired(db: Rows, look: port.InspectionQuery) -> tuple[list[int], float]:
     # Only the first are returned: those behind them may rightly wait.
     rows = db.query(PAST_DEADLINE, (look.expiry_mark, look.now, SCANNED))
     found = [seq for _, is_waiting, seq in rows if is_waiting]
@@ -167,21 +143,17 @@ def _expired(db: Rows, look: InspectionQuery) -> tuple[list[int], float]:
 def _audit(db: Rows, mark: int) -> tuple[list[int], tuple[int, ...], int]:
     ((count, last),) = db.query(BLOCK, (mark, AUDITED))
     until = last if count == AUDITED else LAST_SEQ
-    odd = [seq for (seq,) in db.query(ODD, (mark, until, NEVER_AT, FOUND_MAX))]
+    odd = [seq for (seq,) in db.query(ODD, (mark, until, port.NEVER_AT, FOUND_MAX))]
     strays = tuple(seq for (seq,) in db.query(STRAY, (mark, until, FOUND_MAX)))
     return odd, strays, last if count == AUDITED else 0
 
 
-def _read(db: Rows, seqs: list[int]) -> tuple[MessageFacts, ...]:
+def _read(db: Rows, seqs: list[int]) -> tuple[port.MessageFacts, ...]:
     among, values = db.dialect.among, (db.dialect.listed(seqs),)
-    deliveries: dict[int, list[DeliveryFacts]] = {}
+    deliveries: dict[int, list[port.DeliveryFacts]] = {}
     for seq, *row in db.query(DELIVERIES.format(among=among), values):
-        deliveries.setdefault(seq, []).append(DeliveryFacts(*row))
+        deliveries.setdefault(seq, []).append(port.DeliveryFacts(*row))
     return tuple(
-        _message(row, deliveries.get(row[0], []))
-        for row in db.query(MESSAGES.format(among=among), values)
+        port.MessageFacts(*(*row, unpack_progress(progress), tuple(deliveries.get(row[0], ()))))
+        for *row, progress in db.query(MESSAGES.format(among=among), values)
     )
-
-
-def _message(row: Row, deliveries: list[DeliveryFacts]) -> MessageFacts:
-    return MessageFacts(*(*row[:-1], unpack_progress(row[-1]), tuple(deliveries)))

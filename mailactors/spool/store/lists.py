@@ -81,7 +81,6 @@ class ListQuery(msgspec.Struct):
 
     @property
     def sql(self) -> str:
-        """Its SQL."""
         return f"{' UNION ALL '.join(part.sql() for part in self.parts)} ORDER BY seq DESC"
 
     def values(self, *place: int) -> tuple[Any, ...]:

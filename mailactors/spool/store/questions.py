@@ -10,24 +10,11 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.model.lifecycle import State, Status, status_of
-from mailactors.spool.port import (
-    DeliveryStatus,
-    Event,
-    FeedEvent,
-    Filters,
-    Inspection,
-    InspectionQuery,
-    Ledger,
-    MessageStatus,
-    Page,
-    Pending,
-    Risk,
-    Suppression,
-)
+from mailactors.spool import port
 from mailactors.spool.store.events import read_labels
 from mailactors.spool.store.inspection import inspect
 from mailactors.spool.store.lists import find_seqs
-from mailactors.spool.store.rows import Rows
+from mailactors.spool.store.rows import Row, Rows
 
 NAMED_MAX: Final = 100
 """Messages with the same client id that are returned: the newest of them."""
@@ -63,22 +50,22 @@ _ACCEPTED: Final = """
       FROM messages) AS kept
 """
 _STATES: Final = "SELECT state, count(*) FROM deliveries GROUP BY state ORDER BY state"
-_PENDING: Final = """
+_OF_PENDING: Final = """
+    FROM messages{along} JOIN deliveries ON deliveries.seq = messages.seq
+    WHERE open_count > 0
+      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
+"""
+_PENDING: Final = f"""
     SELECT deliveries.stream, state,
       CASE WHEN state = 'ready' AND not_before > ? THEN 1 ELSE 0 END AS is_scheduled, count(*),
       min(CASE WHEN not_before > accepted_at THEN not_before ELSE accepted_at END),
       min(CASE WHEN not_before > updated_at THEN not_before ELSE updated_at END)
-    FROM messages{along} JOIN deliveries ON deliveries.seq = messages.seq
-    WHERE open_count > 0
-      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
+    {_OF_PENDING}
     GROUP BY deliveries.stream, state, is_scheduled
     ORDER BY deliveries.stream, state, is_scheduled
 """
-_PENDING_COUNTS: Final = """
-    SELECT deliveries.stream, state, count(*)
-    FROM messages{along} JOIN deliveries ON deliveries.seq = messages.seq
-    WHERE open_count > 0
-      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
+_PENDING_COUNTS: Final = f"""
+    SELECT deliveries.stream, state, count(*) {_OF_PENDING}
     GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
 """
 _ATTEMPTS: Final = """
@@ -88,25 +75,20 @@ _ATTEMPTS: Final = """
 """
 
 
-def _feed(rows: list[tuple[Any, ...]]) -> tuple[FeedEvent, ...]:
+def _feed(rows: list[tuple[Any, ...]]) -> tuple[port.FeedEvent, ...]:
     return tuple(
-        FeedEvent(seq, at, kind, msgspec.json.decode(facts), *message)
+        port.FeedEvent(seq, at, kind, msgspec.json.decode(facts), *message)
         for seq, at, kind, facts, *message in rows
     )
 
 
-def _status(row: tuple[Any, ...], deliveries: list[DeliveryStatus]) -> MessageStatus:
-    *fields, retry_of, labels = row  # in the order of the struct's fields
-    return MessageStatus(*(*fields, tuple(deliveries), retry_of, *read_labels(labels)))
-
-
-def _by_status(rows: list[tuple[Any, ...]]) -> tuple[Pending, ...]:
+def _by_status(rows: list[tuple[Any, ...]]) -> tuple[port.Pending, ...]:
     # Several stored states may have one public status.
-    found: dict[tuple[str, Status], Pending] = {}
+    found: dict[tuple[str, Status], port.Pending] = {}
     for stream, state, is_scheduled, count, waits_since, unmoved_since in rows:
         status = status_of(State(state), is_scheduled=bool(is_scheduled))
-        other = found.get((stream, status), Pending(stream, status, 0, math.inf, math.inf))
-        found[stream, status] = Pending(
+        other = found.get((stream, status), port.Pending(stream, status, 0, math.inf, math.inf))
+        found[stream, status] = port.Pending(
             stream,
             status,
             other.count + count,
@@ -123,47 +105,45 @@ class Answers(abc.ABC):
     def _snapshot(self) -> contextlib.AbstractContextManager[Rows]:
         """Open a read-only transaction: its first read fixes what all others see."""
 
-    def status(self, name: str) -> tuple[MessageStatus, ...]:
+    def _query(self, sql: str, values: tuple[Any, ...]) -> list[Row]:
+        with self._snapshot() as db:
+            return db.query(sql, values)
+
+    def status(self, name: str) -> tuple[port.MessageStatus, ...]:
         with self._snapshot() as db:
             return _read(db, _NAMED, (name, name, NAMED_MAX))
 
-    def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
+    def statuses(self, limit: int, before_seq: int | None) -> tuple[port.MessageStatus, ...]:
         with self._snapshot() as db:
             return _read(db, _NEWEST, (2**63 - 1 if before_seq is None else before_seq, limit))
 
-    def timeline(self, seq: int) -> tuple[Event, ...]:
-        with self._snapshot() as db:
-            rows = db.query(
-                "SELECT seq, at, kind, facts FROM events WHERE message_seq = ? ORDER BY seq",
-                (seq,),
-            )
+    def timeline(self, seq: int) -> tuple[port.Event, ...]:
+        sql = "SELECT seq, at, kind, facts FROM events WHERE message_seq = ? ORDER BY seq"
         return tuple(
-            Event(event_seq, at, kind, msgspec.json.decode(facts))
-            for event_seq, at, kind, facts in rows
+            port.Event(number, at, kind, msgspec.json.decode(facts))
+            for number, at, kind, facts in self._query(sql, (seq,))
         )
 
-    def ledger(self) -> Ledger:
+    def ledger(self) -> port.Ledger:
         with self._snapshot() as db:
             ((accepted, declared_risks),) = db.query(_ACCEPTED)
             states: dict[str, int] = dict(db.query(_STATES))
-            purged: dict[str, int] = dict(
-                db.query("SELECT state, deliveries FROM purged ORDER BY state")
-            )
+            purged: dict[str, int] = dict(db.query("SELECT state, deliveries FROM purged"))
             risks = self._risks(db)
         total = {state: states.get(state, 0) + purged.get(state, 0) for state in states | purged}
         in_order = dict(sorted(total.items()))
-        return Ledger(accepted, in_order, declared_risks, sum(purged.values()), risks)
+        return port.Ledger(accepted, in_order, declared_risks, sum(purged.values()), risks)
 
-    def _risks(self, db: Rows) -> tuple[Risk, ...]:
+    def _risks(self, db: Rows) -> tuple[port.Risk, ...]:
         rows = db.query("SELECT stream, provider, count FROM risks ORDER BY stream, provider")
-        return tuple(Risk(*row) for row in rows)
+        return tuple(port.Risk(*row) for row in rows)
 
-    def pending(self, now: float) -> tuple[Pending, ...]:
+    def pending(self, now: float) -> tuple[port.Pending, ...]:
         with self._snapshot() as db:
             sql = _PENDING.format(along=db.dialect.along("messages_open"))
             return _by_status(db.query(sql, (now,)))
 
-    def inspect(self, look: InspectionQuery) -> Inspection:
+    def inspect(self, look: port.InspectionQuery) -> port.Inspection:
         with self._snapshot() as db:
             return inspect(db, look)
 
@@ -176,43 +156,39 @@ class Answers(abc.ABC):
         return counts
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
-        with self._snapshot() as db:
-            rows = db.query(_ATTEMPTS, (bucket_s, provider, since))
+        rows = self._query(_ATTEMPTS, (bucket_s, provider, since))
         return {int(bucket): count for bucket, count in rows}
 
-    def messages(self, filters: Filters, limit: int, before_seq: int | None) -> Page:
+    def messages(self, filters: port.Filters, limit: int, before_seq: int | None) -> port.Page:
         with self._snapshot() as db:
             seqs, next_before_seq = find_seqs(db, filters, limit, before_seq)
-            sql = (
-                f"SELECT {_MESSAGE_COLUMNS} FROM messages"
-                f" WHERE seq {db.dialect.among} ORDER BY seq DESC"
-            )
+            where = f"WHERE seq {db.dialect.among} ORDER BY seq DESC"
+            sql = f"SELECT {_MESSAGE_COLUMNS} FROM messages {where}"
             messages = _read(db, sql, (db.dialect.listed(seqs),))
-        return Page(messages, next_before_seq)
+        return port.Page(messages, next_before_seq)
 
-    def events_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
-        with self._snapshot() as db:
-            return _feed(db.query(_FEED, (seq, limit)))
+    def events_after(self, seq: int, limit: int) -> tuple[port.FeedEvent, ...]:
+        return _feed(self._query(_FEED, (seq, limit)))
 
-    def failures_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
-        with self._snapshot() as db:
-            return _feed(db.query(_FAILURES, (seq, limit)))
+    def failures_after(self, seq: int, limit: int) -> tuple[port.FeedEvent, ...]:
+        return _feed(self._query(_FAILURES, (seq, limit)))
 
     def latest_event_seq(self) -> int:
         with self._snapshot() as db:
             return db.dialect.latest_event_seq()
 
-    def suppressions(self, limit: int, after: str = "") -> tuple[Suppression, ...]:
-        with self._snapshot() as db:
-            rows = db.query(_SUPPRESSIONS, (after, limit))
-        return tuple(Suppression(*row) for row in rows)
+    def suppressions(self, limit: int, after: str = "") -> tuple[port.Suppression, ...]:
+        return tuple(port.Suppression(*row) for row in self._query(_SUPPRESSIONS, (after, limit)))
 
 
-def _read(db: Rows, sql: str, values: tuple[Any, ...]) -> tuple[MessageStatus, ...]:
+def _read(db: Rows, sql: str, values: tuple[Any, ...]) -> tuple[port.MessageStatus, ...]:
     rows = db.query(sql, values)
-    deliveries: dict[int, list[DeliveryStatus]] = {row[0]: [] for row in rows}
+    deliveries: dict[int, list[port.DeliveryStatus]] = {row[0]: [] for row in rows}
     for seq, n, recipient, state, *rest in db.query(
         _DELIVERIES.format(among=db.dialect.among), (db.dialect.listed(list(deliveries)),)
     ):
-        deliveries[seq].append(DeliveryStatus(n, recipient, State(state), *rest))
-    return tuple(_status(row, deliveries[row[0]]) for row in rows)
+        deliveries[seq].append(port.DeliveryStatus(n, recipient, State(state), *rest))
+    return tuple(  # in the order of the struct's fields
+        port.MessageStatus(*(*row, tuple(deliveries[row[0]]), retry_of, *read_labels(labels)))
+        for *row, retry_of, labels in rows
+    )

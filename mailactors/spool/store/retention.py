@@ -9,13 +9,17 @@ from __future__ import annotations
 from typing import Final
 
 from mailactors.spool.port import Purge, Purged
-from mailactors.spool.store.rows import Rows
+from mailactors.spool.store.rows import Rows, distinct
 
 ATTEMPTS_KEPT_S: Final = 86_400.0
 """The longest window of a quota: its attempts are counted again after a restart."""
 BODY: Final = 1
 KEY: Final = 2
 """What `messages.kept` says is still there: a bit for the content, one for the key."""
+
+
+_PROVIDERS: Final = distinct("provider", "attempts", "started_at IS NOT NULL")
+_TABLES: Final = ("deliveries", "contents", "keys", "events", "doubts", "message_tags", "messages")
 
 
 def purge(db: Rows, command: Purge, now: float) -> Purged:
@@ -73,49 +77,25 @@ def _delete_messages(db: Rows, rows: list[tuple[float, int]]) -> None:
         f" FROM messages WHERE seq {db.dialect.among}) AS gone",
         seqs,
     )
-    for table, column in _TABLES:
-        db.run(
-            f"DELETE FROM {table} WHERE {column} {db.dialect.among}",
-            seqs,
-        )
-
-
-_TABLES: Final = (
-    ("deliveries", "seq"),
-    ("contents", "seq"),
-    ("keys", "seq"),
-    ("events", "message_seq"),
-    ("doubts", "seq"),
-    ("message_tags", "seq"),
-    ("messages", "seq"),
-)
+    for table in _TABLES:
+        column = "message_seq" if table == "events" else "seq"
+        db.run(f"DELETE FROM {table} WHERE {column} {db.dialect.among}", seqs)
 
 
 def _delete_parts(db: Rows, table: str, rows: list[tuple[float, int]], part: int) -> None:
     seqs = _listed(db, rows)
-    db.run(
-        f"DELETE FROM {table} WHERE seq {db.dialect.among}",
-        (seqs,),
-    )
-    db.run(
-        f"UPDATE messages SET kept = kept & ~? WHERE seq {db.dialect.among}",
-        (part, seqs),
-    )
+    db.run(f"DELETE FROM {table} WHERE seq {db.dialect.among}", (seqs,))
+    db.run(f"UPDATE messages SET kept = kept & ~? WHERE seq {db.dialect.among}", (part, seqs))
 
 
 def _delete_attempts(db: Rows, before: float, limit: int) -> int:
     # An open intent is never deleted, however old: a delivery may be sending with it.
     count = 0
-    provider = db.value("SELECT min(provider) FROM attempts WHERE started_at IS NOT NULL")
-    while provider is not None:
+    for (provider,) in db.query(_PROVIDERS):
         count += db.run(
             "DELETE FROM attempts WHERE id IN (SELECT id FROM attempts WHERE provider = ?"
             " AND started_at < ? AND finished_at IS NOT NULL ORDER BY started_at LIMIT ?)",
             (provider, before, limit),
-        )
-        provider = db.value(
-            "SELECT min(provider) FROM attempts WHERE provider > ? AND started_at IS NOT NULL",
-            (provider,),
         )
     return count + db.run(
         "DELETE FROM attempts WHERE id IN (SELECT id FROM attempts WHERE started_at IS NULL"

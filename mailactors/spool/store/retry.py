@@ -17,8 +17,7 @@ UNSENT: Final = FINAL - {State.SENT}
 
 def retry(db: Rows, command: Retry, now: float) -> Receipt | NotRetried:
     """Copy what was not sent into a new message, or say why not."""
-    replay = _find_replay(db, command)
-    if replay is not None:
+    if (replay := _find_replay(db, command)) is not None:
         return replay
     rows = db.query(
         "SELECT seq, open_count, EXISTS (SELECT 1 FROM contents WHERE contents.seq = messages.seq)"

@@ -8,6 +8,19 @@ from typing import Any, Protocol, TypeAlias
 Row: TypeAlias = tuple[Any, ...]
 
 
+def distinct(column: str, table: str, where: str = "TRUE") -> str:
+    """Return a query of an indexed column's values, in order: one seek for each of the few."""
+    return f"""
+        WITH RECURSIVE found (value) AS (
+          SELECT min({column}) FROM {table} WHERE {where}
+          UNION ALL
+          SELECT (SELECT min({column}) FROM {table} WHERE {where} AND {column} > value)
+          FROM found WHERE value IS NOT NULL
+        )
+        SELECT value FROM found WHERE value IS NOT NULL ORDER BY value
+    """
+
+
 class Dialect(Protocol):
     """All that an engine adds to plain SQL, and how each hook will look on PostgreSQL."""
 

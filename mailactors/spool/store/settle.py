@@ -10,31 +10,14 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.model.lifecycle import FINAL, NEXT, State
-from mailactors.spool.port import (
-    IntendAgain,
-    Intended,
-    Postpone,
-    Progress,
-    RecordDeliveryEvent,
-    Recorded,
-    SettleByHand,
-    SettledByHand,
-    SettleDoubt,
-    Step,
-    Withdrawn,
-)
-from mailactors.spool.store.attempts import open_attempt, read_content
-from mailactors.spool.store.doubts import (
-    close_doubts,
-    count_risk,
-    find_doubt,
-    move_doubt,
-    read_evidence,
-    set_next_at,
-)
+from mailactors.spool import port
+from mailactors.spool.store.doubts import close_doubts, read_evidence, set_next_at
 from mailactors.spool.store.events import (
+    end,
     finish,
+    open_attempt,
     pack_progress,
+    read_content,
     record,
     report_failure,
     to_json,
@@ -51,49 +34,45 @@ _IN_DOUBT: Final = (State.UNCERTAIN, State.HELD)
 # By evidence and preference
 
 
-def settle_doubt(db: Rows, command: SettleDoubt, now: float) -> Recorded:
+def settle_doubt(db: Rows, command: port.SettleDoubt, now: float) -> port.Recorded:
     """Record what was learnt of uncertain or held deliveries, and their next states."""
     rows = db.query(
         "SELECT n, state, attempt_id, provider FROM deliveries"
         " WHERE seq = ? AND state IN ('uncertain', 'held') AND (? = '' OR attempt_id = ?)",
         (command.seq, command.attempt_id, command.attempt_id),
     )
-    found = {row[0]: row for row in rows}
+    found = {n: (State(state), attempt_id, provider) for n, state, attempt_id, provider in rows}
     moved = [
-        (step, *found[step.n][2:])
+        (step, *found[step.n])
         for step in command.steps
-        if step.n in found and _may_follow(State(found[step.n][1]), step.state)
+        if step.n in found and step.state in {found[step.n][0], *NEXT[found[step.n][0]]}
     ]
     if not moved:
-        return Recorded(is_stale=True)
-    for step, _, _ in moved:
+        return port.Recorded(is_stale=True)
+    for step, *_ in moved:
         db.run(
             "UPDATE deliveries SET state = ?, due_at = ?, error = coalesce(?, error),"
             " updated_at = ? WHERE seq = ? AND n = ? AND state IN ('uncertain', 'held')",
             (step.state.value, step.due_at, step.error or None, now, command.seq, step.n),
         )
         suppress_bounced(db, command.seq, step, now)
-    for attempt_id in dict.fromkeys(attempt_id for _, attempt_id, _ in moved):
+    for attempt_id in dict.fromkeys(attempt_id for *_, attempt_id, _ in moved):
         _update_doubt(db, command, attempt_id)
-    final = sum(step.state in FINAL for step, _, _ in moved)
+    final = sum(step.state in FINAL for step, *_ in moved)
     if final:
         finish(db, command.seq, final, now)
-    stream = _resend(db, command.seq, moved, command.progress, is_risk=command.is_risk)
+    stream = _resend(db, command, moved)
     close_doubts(db, command.seq)
     if command.rule:
-        is_open = all(step.state.value == found[step.n][1] for step, _, _ in moved)
+        is_open = all(step.state is before for step, before, *_ in moved)
         facts = {**command.facts, "rule": command.rule}
         record(db, command.seq, now, "asked" if is_open else "resolved", facts)
     if final:
         report_failure(db, command.seq, now)
-    return Recorded(stream=stream)
+    return port.Recorded(stream=stream)
 
 
-def _may_follow(before: State, after: State) -> bool:
-    return after is before or after in NEXT[before]
-
-
-def _update_doubt(db: Rows, command: SettleDoubt, attempt_id: str) -> None:
+def _update_doubt(db: Rows, command: port.SettleDoubt, attempt_id: str) -> None:
     times = [step.due_at for step in command.steps if step.state in _IN_DOUBT]
     if command.next_at is not None or times:
         next_at = min(times) if command.next_at is None else command.next_at
@@ -106,54 +85,56 @@ def _update_doubt(db: Rows, command: SettleDoubt, attempt_id: str) -> None:
         )
 
 
-def _resend(
-    db: Rows,
-    seq: int,
-    moved: list[tuple[Any, ...]],
-    progress: Progress | None,
-    *,
-    is_risk: bool,
-) -> str:
+def _resend(db: Rows, command: port.SettleDoubt, moved: list[tuple[Any, ...]]) -> str:
     """Update a message with deliveries that are ready again; return its stream, or ""."""
     again = [row for row in moved if row[0].state in {State.READY, State.DEFERRED}]
     if not again:
         return ""
-    ((stream, packed),) = db.query("SELECT stream, progress FROM messages WHERE seq = ?", (seq,))
+    rows = db.query("SELECT stream, progress FROM messages WHERE seq = ?", (command.seq,))
+    ((stream, packed),) = rows
+    progress = command.progress
     if progress is None:
         # The providers of the uncertain attempts are tried again after all others.
         tried = tuple(dict.fromkeys(provider for *_, provider in again))
         progress = msgspec.structs.replace(unpack_progress(packed), tried=tried)
     db.run(
         "UPDATE messages SET declared_risks = declared_risks + ?, progress = ? WHERE seq = ?",
-        (len(again) if is_risk else 0, pack_progress(progress), seq),
+        (len(again) if command.is_risk else 0, pack_progress(progress), command.seq),
     )
-    if is_risk:
-        for *_, provider in again:
-            count_risk(db, stream, provider, 1)
-    assert isinstance(stream, str)
-    return stream
+    if command.is_risk:
+        db.run_each(
+            "INSERT INTO risks (stream, provider, count) VALUES (?, ?, 1)"
+            " ON CONFLICT (stream, provider) DO UPDATE SET count = risks.count + 1",
+            [(stream, provider) for *_, provider in again],
+        )
+    return str(stream)
 
 
-def postpone(db: Rows, command: Postpone, _now: float) -> Recorded:
+def postpone(db: Rows, command: port.Postpone, _now: float) -> port.Recorded:
     """Make a doubt due at another time."""
     done = [
         set_next_at(db, command.seq, attempt_id, command.next_at, command.repeats)
         for attempt_id in command.attempt_ids
     ]
-    return Recorded(is_stale=not any(done))
+    return port.Recorded(is_stale=not any(done))
 
 
 # By key
 
 
-def intend_again(db: Rows, command: IntendAgain, now: float) -> Intended | Withdrawn:
+def intend_again(db: Rows, command: port.IntendAgain, now: float) -> port.Intended | port.Withdrawn:
     """Record the intent to repeat an attempt by its key, if nothing has changed since."""
-    doubt = find_doubt(db, command.seq, command.attempt_id, command.repeat_of)
+    # Under its own id already if the command was applied before.
+    doubts = db.query(
+        "SELECT attempt_id, digest, recipients FROM doubts"
+        " WHERE seq = ? AND attempt_id IN (?, ?) ORDER BY attempt_id = ?",
+        (command.seq, command.attempt_id, command.repeat_of, command.repeat_of),
+    )
     content = read_content(db, command.seq)
-    if doubt is None or content is None:
-        return Withdrawn()
+    if not doubts or content is None:
+        return port.Withdrawn()
     message_id, date_s, sender, digest, expires_at, packed = content
-    attempt_id, first_digest, count = doubt
+    attempt_id, first_digest, count = doubts[0]
     is_replay = attempt_id == command.attempt_id
     chosen = db.query(
         "SELECT n, recipient, node FROM deliveries"
@@ -161,21 +142,21 @@ def intend_again(db: Rows, command: IntendAgain, now: float) -> Intended | Withd
         (command.seq, attempt_id, command.epoch, "sending" if is_replay else "uncertain"),
     )
     if not chosen:
-        return Withdrawn()
+        return port.Withdrawn()
     if not is_replay:
         is_same = digest == first_digest and len(chosen) == count
         if not is_same or now >= min(expires_at, command.not_after):
-            return Withdrawn()
+            return port.Withdrawn()
         if any(is_suppressed(db, recipient) for _, recipient, _ in chosen):
-            return Withdrawn()
+            return port.Withdrawn()
         if not _open_repeat(db, command, chosen, digest, now):
-            return Withdrawn()
+            return port.Withdrawn()
     recipients = tuple((n, recipient) for n, recipient, _ in chosen)
-    return Intended(message_id, date_s, sender, recipients, packed)
+    return port.Intended(message_id, date_s, sender, recipients, packed)
 
 
 def _open_repeat(
-    db: Rows, command: IntendAgain, chosen: list[Row], digest: str, now: float
+    db: Rows, command: port.IntendAgain, chosen: list[Row], digest: str, now: float
 ) -> bool:
     if not open_attempt(db, command, chosen, digest, now):
         return False
@@ -184,18 +165,22 @@ def _open_repeat(
         " WHERE seq = ? AND attempt_id = ? AND epoch = ? AND state = 'uncertain'",
         (command.attempt_id, now, command.seq, command.repeat_of, command.epoch),
     )
-    move_doubt(db, command.seq, command.repeat_of, command.attempt_id)
+    # Not due while it is sending.
+    db.run(
+        "UPDATE doubts SET attempt_id = ?, next_at = ? WHERE seq = ? AND attempt_id = ?",
+        (command.attempt_id, port.NEVER_AT, command.seq, command.repeat_of),
+    )
     return True
 
 
 # By events
 
 
-def record_delivery_event(db: Rows, command: RecordDeliveryEvent, now: float) -> Recorded:
+def record_delivery_event(db: Rows, command: port.RecordDeliveryEvent, now: float) -> port.Recorded:
     """Record a delivery event; the same event again changes nothing."""
     seq = db.value("SELECT seq FROM messages WHERE id = ?", (command.marker,))
     if seq is None or not _had_attempt(db, seq, command.provider):
-        return Recorded(is_stale=True)
+        return port.Recorded(is_stale=True)
     address = normalize(command.recipient)
     is_news, settled = False, []
     for n, recipient, state, provider, evidence in db.query(
@@ -220,19 +205,17 @@ def record_delivery_event(db: Rows, command: RecordDeliveryEvent, now: float) ->
             (kept, *changes, seq, n),
         )
     if not is_news:
-        return Recorded(is_stale=True)
+        return port.Recorded(is_stale=True)
     facts = {"kind": "delivery event", "provider": command.provider, "event": command.kind}
     if not settled:
         rule = "a delivery event, kept as evidence"
         record(db, seq, now, "evidence", {**facts, "rule": rule, "reported_at": command.at})
-        return Recorded(is_stale=True)
-    finish(db, seq, len(settled), now)
+        return port.Recorded(is_stale=True)
     close_doubts(db, seq)
     states = {str(n): state.value for n, state in settled}
     rule = f"a delivery event: {command.kind}, so it had been accepted"
-    record(db, seq, now, "resolved", {**facts, "rule": rule, "next": states})
-    report_failure(db, seq, now)
-    return Recorded()
+    end(db, seq, len(settled), now, "resolved", {**facts, "rule": rule, "next": states})
+    return port.Recorded()
 
 
 def _had_attempt(db: Rows, seq: int, provider: str) -> bool:
@@ -246,7 +229,7 @@ def _had_attempt(db: Rows, seq: int, provider: str) -> bool:
     )
 
 
-def _with_evidence(evidence: str, command: RecordDeliveryEvent) -> str | None:
+def _with_evidence(evidence: str, command: port.RecordDeliveryEvent) -> str | None:
     """Return the evidence with the event, or None if it has it already or is full."""
     known = read_evidence(evidence)
     if len(known) >= EVIDENCE_MAX:
@@ -268,11 +251,11 @@ def _after_event(state: State, kind: str, is_last_provider: bool) -> State | Non
 # By hand
 
 
-def settle_by_hand(db: Rows, command: SettleByHand, now: float) -> SettledByHand:
+def settle_by_hand(db: Rows, command: port.SettleByHand, now: float) -> port.SettledByHand:
     """Settle a message's uncertain and held deliveries by hand."""
     rows = db.query("SELECT seq, expires_at FROM messages WHERE id = ?", (command.id,))
     if not rows:
-        return SettledByHand(is_known=False)
+        return port.SettledByHand(is_known=False)
     ((seq, expires_at),) = rows
     deliveries = db.query(
         "SELECT n, state, provider FROM deliveries WHERE seq = ? ORDER BY n", (seq,)
@@ -281,13 +264,13 @@ def settle_by_hand(db: Rows, command: SettleByHand, now: float) -> SettledByHand
     left = tuple(n for n, state, _ in deliveries if state not in _IN_DOUBT)
     if not chosen:
         why = "nothing of the message is uncertain or held"
-        return SettledByHand(True, left=left, why=why)
+        return port.SettledByHand(True, left=left, why=why)
     if command.into == "resend" and expires_at <= now:
         why = "the message is past its deadline: settle it as failed, then retry it"
-        return SettledByHand(True, left=tuple(n for n, *_ in deliveries), why=why)
+        return port.SettledByHand(True, left=tuple(n for n, *_ in deliveries), why=why)
     after = {"sent": State.SENT, "resend": State.READY, "failed": State.FAILED}[command.into]
     error = "settled by hand as failed" if after is State.FAILED else ""
-    steps = tuple(Step(n, after, now, error) for n, _ in chosen)
+    steps = tuple(port.Step(n, after, now, error) for n, _ in chosen)
     facts = {
         "kind": "by hand",
         "provider": chosen[0][1],
@@ -297,5 +280,5 @@ def settle_by_hand(db: Rows, command: SettleByHand, now: float) -> SettledByHand
     }
     rule = f"by hand: as {command.into}"
     is_risk = after is State.READY
-    settled = settle_doubt(db, SettleDoubt(seq, steps, None, rule, facts, is_risk), now)
-    return SettledByHand(True, tuple(n for n, _ in chosen), left, stream=settled.stream)
+    settled = settle_doubt(db, port.SettleDoubt(seq, steps, None, rule, facts, is_risk), now)
+    return port.SettledByHand(True, tuple(n for n, _ in chosen), left, stream=settled.stream)

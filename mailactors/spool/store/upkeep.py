@@ -8,25 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from mailactors.model.lifecycle import State
-from mailactors.spool.port import (
-    ALONE_FROM,
-    CRASHES_MAX,
-    Cancel,
-    Cancelled,
-    CountCrash,
-    Expire,
-    Expired,
-    Recorded,
-    Recover,
-    Recovered,
-)
+from mailactors.spool import port
 from mailactors.spool.store.deliver import RECOVERED
 from mailactors.spool.store.doubts import open_doubt
-from mailactors.spool.store.events import finish, record, report_failure
+from mailactors.spool.store.events import end, finish, record
 from mailactors.spool.store.rows import Rows
 
 
-def expire(db: Rows, command: Expire, now: float) -> Expired:
+def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
     """End what is past its deadline and neither sending nor uncertain."""
     rows = db.query(
         "SELECT seq, id, expires_at FROM messages WHERE open_count > 0 AND expires_at <= ?"
@@ -41,9 +30,7 @@ def expire(db: Rows, command: Expire, now: float) -> Expired:
             " WHERE seq = ? AND state IN ('ready', 'deferred', 'leased')",
             (now, seq),
         )
-        finish(db, seq, count, now)
-        record(db, seq, now, "expired", {"rule": "deadline"})
-        report_failure(db, seq, now)
+        end(db, seq, count, now, "expired", {"rule": "deadline"})
     if len(rows) > command.limit:
         next_expiry_at = rows[-1][2]
     else:
@@ -51,16 +38,15 @@ def expire(db: Rows, command: Expire, now: float) -> Expired:
         next_expiry_at = db.value(
             "SELECT min(expires_at) FROM messages WHERE open_count > 0 AND expires_at > ?", (now,)
         )
-    return Expired(
-        tuple(row[0] for row in expired), tuple(row[1] for row in expired), next_expiry_at
-    )
+    seqs, ids = (tuple(row[place] for row in expired) for place in (0, 1))
+    return port.Expired(seqs, ids, next_expiry_at)
 
 
-def cancel(db: Rows, command: Cancel, now: float) -> Cancelled:
+def cancel(db: Rows, command: port.Cancel, now: float) -> port.Cancelled:
     """Cancel ready, deferred and leased deliveries; a second time the answer is the same."""
     seq = db.value("SELECT seq FROM messages WHERE id = ?", (command.id,))
     if seq is None:
-        return Cancelled(is_known=False, cancelled_count=0, too_late_count=0)
+        return port.Cancelled(is_known=False, cancelled_count=0, too_late_count=0)
     if count := db.run(
         "UPDATE deliveries SET state = 'cancelled', updated_at = ?"
         " WHERE seq = ? AND state IN ('ready', 'deferred', 'leased')",
@@ -73,23 +59,24 @@ def cancel(db: Rows, command: Cancel, now: float) -> Cancelled:
         " WHERE seq = ?",
         (seq,),
     )
-    return Cancelled(True, cancelled_count, total - cancelled_count)
+    return port.Cancelled(True, cancelled_count, total - cancelled_count)
 
 
-def recover(db: Rows, command: Recover, now: float) -> Recovered:
+def recover(db: Rows, command: port.Recover, now: float) -> port.Recovered:
     """Make a dead owner's deliveries ready again, or uncertain if they may have been sent."""
     taken = db.query(
         "SELECT seq, n, state, attempt_id, provider, stream, epoch FROM deliveries"
         " WHERE state IN ('leased', 'sending') AND node = ? ORDER BY seq, n",
         (command.node,),
     )
+    waits = command.uncertain_wait_s
     leased = [
         (now, seq, n)
         for seq, n, state, *_, epoch in taken
         if state == State.LEASED and (seq, epoch) not in command.leases
     ]
     sending = [
-        (now + _wait_s(command, stream), now, seq, n, attempt_id, provider)
+        (now + waits.get(stream, waits[""]), now, seq, n, attempt_id, provider)
         for seq, n, state, attempt_id, provider, stream, _ in taken
         if state == State.SENDING and attempt_id not in command.in_flight
     ]
@@ -107,13 +94,13 @@ def recover(db: Rows, command: Recover, now: float) -> Recovered:
     intents: dict[tuple[int, str, str], dict[int, float]] = {}
     for due_at, _, seq, n, attempt_id, provider in sending:
         intents.setdefault((seq, attempt_id, provider), {})[n] = due_at
-    _close_open_intents(db, intents, now)
-    lost = dict.fromkeys(row[2] for row in sending)
-    held = _hold_poison(db, command, lost, now)
-    return Recovered(len(leased), len(sending), held)
+    for (seq, attempt_id, provider), due_ats in intents.items():
+        _close_open_intent(db, seq, attempt_id, provider, due_ats, now)
+    held = _hold_poison(db, command, dict.fromkeys(row[2] for row in sending), now)
+    return port.Recovered(len(leased), len(sending), held)
 
 
-def _fail_poison(db: Rows, command: Recover, released: Iterable[int], now: float) -> None:
+def _fail_poison(db: Rows, command: port.Recover, released: Iterable[int], now: float) -> None:
     # Nothing of these was sent: a message that crashes its actor each time has failed.
     for seq in released:
         if seq not in command.blamed:
@@ -122,7 +109,7 @@ def _fail_poison(db: Rows, command: Recover, released: Iterable[int], now: float
             "UPDATE messages SET crash_count = crash_count + 1 WHERE seq = ? RETURNING crash_count",
             (seq,),
         )
-        if count < CRASHES_MAX:
+        if count < port.CRASHES_MAX:
             continue
         error = f"actors died on it {count} times"
         failed_count = db.run(
@@ -130,12 +117,12 @@ def _fail_poison(db: Rows, command: Recover, released: Iterable[int], now: float
             " WHERE seq = ? AND state = 'ready'",
             (error, now, seq),
         )
-        finish(db, seq, failed_count, now)
-        record(db, seq, now, "failed", {"error": error})
-        report_failure(db, seq, now)
+        end(db, seq, failed_count, now, "failed", {"error": error})
 
 
-def _hold_poison(db: Rows, command: Recover, lost: Iterable[int], now: float) -> tuple[str, ...]:
+def _hold_poison(
+    db: Rows, command: port.Recover, lost: Iterable[int], now: float
+) -> tuple[str, ...]:
     """Count a crash for the suspected messages; hold those that reach `CRASHES_MAX`.
 
     An actor crashes on the item that it handles. A process may die for any reason: then all
@@ -147,13 +134,13 @@ def _hold_poison(db: Rows, command: Recover, lost: Iterable[int], now: float) ->
         for seq in lost
         if command.died or seq in command.blamed
     }
-    is_alone = sum(count >= ALONE_FROM for count in counts.values()) == 1
+    is_alone = sum(count >= port.ALONE_FROM for count in counts.values()) == 1
     held = []
     for seq, count in counts.items():
         is_sure = is_alone or seq in command.blamed
-        after = count + 1 if is_sure else min(count + 1, ALONE_FROM)
+        after = count + 1 if is_sure else min(count + 1, port.ALONE_FROM)
         db.run("UPDATE messages SET crash_count = ? WHERE seq = ?", (after, seq))
-        if after < CRASHES_MAX:
+        if after < port.CRASHES_MAX:
             continue
         db.run(
             "UPDATE deliveries SET state = 'held', error = ?, updated_at = ?"
@@ -166,39 +153,32 @@ def _hold_poison(db: Rows, command: Recover, lost: Iterable[int], now: float) ->
     return tuple(held)
 
 
-def count_crash(db: Rows, command: CountCrash, _now: float) -> Recorded:
+def count_crash(db: Rows, command: port.CountCrash, _now: float) -> port.Recorded:
     """Record that an actor crashed on a message."""
     db.run(
         "UPDATE messages SET crash_count = ? WHERE seq = ? AND crash_count < ?",
         (command.crashes, command.seq, command.crashes),
     )
-    return Recorded()
+    return port.Recorded()
 
 
-def _wait_s(command: Recover, stream: str) -> float:
-    waits = command.uncertain_wait_s
-    return waits[stream] if stream in waits else waits[""]
-
-
-def _close_open_intents(
-    db: Rows, intents: Mapping[tuple[int, str, str], Mapping[int, float]], now: float
+def _close_open_intent(
+    db: Rows, seq: int, attempt_id: str, provider: str, due_ats: Mapping[int, float], now: float
 ) -> None:
-    # `intents`: the due time of each delivery, by message, attempt and provider.
-    for (seq, attempt_id, provider), due_at in intents.items():
-        db.run(
-            "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
-            (now, RECOVERED, attempt_id),
-        )
-        db.run("UPDATE messages SET attempts = attempts + 1 WHERE seq = ?", (seq,))
-        open_doubt(db, seq, attempt_id, now, min(due_at.values()), 1)
-        steps: dict[str, str | float] = {}
-        for n, at in due_at.items():
-            steps |= {str(n): State.UNCERTAIN.value, f"{n}.due_at": round(at, 3)}
-        facts = {
-            "rule": "intent without outcome",
-            "provider": provider,
-            "outcome": RECOVERED,
-            "attempt_id": attempt_id,
-            "next": steps,
-        }
-        record(db, seq, now, "uncertain", facts)
+    db.run(
+        "UPDATE attempts SET finished_at = ?, outcome = ? WHERE id = ? AND finished_at IS NULL",
+        (now, RECOVERED, attempt_id),
+    )
+    db.run("UPDATE messages SET attempts = attempts + 1 WHERE seq = ?", (seq,))
+    open_doubt(db, seq, attempt_id, now, min(due_ats.values()), 1)
+    steps: dict[str, str | float] = {}
+    for n, at in due_ats.items():
+        steps |= {str(n): State.UNCERTAIN.value, f"{n}.due_at": round(at, 3)}
+    facts = {
+        "rule": "intent without outcome",
+        "provider": provider,
+        "outcome": RECOVERED,
+        "attempt_id": attempt_id,
+        "next": steps,
+    }
+    record(db, seq, now, "uncertain", facts)

@@ -1,10 +1,21 @@
-"""Why a store refuses or fails. Whatever else it raises is a bug."""
+"""What all commands and results have in common, and why a store refuses or fails."""
 
 from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from mailactors.errors import MailactorsError
+
+
+class Command(msgspec.Struct, frozen=True):
+    """A change of the spool; the docstring of each names its result, after an arrow."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The result of a command."""
+
 
 BUSY_WAIT_S: Final = 0.1
 """How long a store waits for another process before it raises `SpoolBusyError`."""
