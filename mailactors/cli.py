@@ -225,10 +225,10 @@ def simulate(
         bool, typer.Option("--schema", help="Print the JSON schema of a scenario, and end.")
     ] = False,
 ) -> None:
-    """Rehearse: run scenarios in virtual time, under judges, and hold them to their expectations.
+    """Rehearse: run scenarios in virtual time, check the invariants, compare with the expectations.
 
-    Exit code 0: all held; 1: an expectation or a promise was broken, or a run died; 2: a file is
-    not usable; 130: interrupted, what was finished is shown.
+    Exit code 0: all passed; 1: an expectation or an invariant was violated, or a run died; 2: a
+    file is not usable; 130: interrupted, what was finished is shown.
     """
     if seed is not None and seeds is not None:
         raise typer.BadParameter("give --seed or --seeds, not both", param_hint="--seeds")

@@ -11,7 +11,12 @@ from __future__ import annotations
 from mailactors.spool.port.accept import *
 from mailactors.spool.port.command import *
 from mailactors.spool.port.deliver import *
+from mailactors.spool.port.doubts import *
 from mailactors.spool.port.inspection import *
+from mailactors.spool.port.lists import *
 from mailactors.spool.port.questions import *
+from mailactors.spool.port.retention import *
+from mailactors.spool.port.retry import *
 from mailactors.spool.port.settle import *
+from mailactors.spool.port.suppressions import *
 from mailactors.spool.port.upkeep import *

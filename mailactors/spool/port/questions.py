@@ -10,7 +10,8 @@ import msgspec
 from mailactors.model.lifecycle import State, Status, status_of
 from mailactors.spool.port.command import Command, Result
 from mailactors.spool.port.inspection import Inspection, InspectionQuery
-from mailactors.spool.port.upkeep import Suppression
+from mailactors.spool.port.lists import Filters
+from mailactors.spool.port.suppressions import Suppression
 
 
 class DeliveryStatus(msgspec.Struct, frozen=True):
@@ -116,23 +117,6 @@ class Ledger(msgspec.Struct, frozen=True):
     def is_balanced(self) -> bool:
         """Whether every accepted delivery is in exactly one state."""
         return self.imbalance == 0
-
-
-class Filters(msgspec.Struct, frozen=True):
-    """Which messages to list; an empty filter lets all through.
-
-    Stream, status and recipient apply to the same delivery: "the mail to this address that
-    bounced". `recipient` and `tag` are exact. Accepted from `since` on, and before `until`.
-    `now` separates scheduled deliveries from queued ones.
-    """
-
-    stream: str = ""
-    status: Status | None = None
-    recipient: str = ""
-    tag: str = ""
-    since: float | None = None
-    until: float | None = None
-    now: float = 0.0
 
 
 class Page(msgspec.Struct, frozen=True):

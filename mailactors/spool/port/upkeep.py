@@ -1,4 +1,4 @@
-"""Commands beside the flow: deadlines, cancelling, retrying, suppressions, crashes, retention."""
+"""Commands beside the flow: deadlines, cancelling, recovery, crashes."""
 
 from __future__ import annotations
 
@@ -72,80 +72,3 @@ class CountCrash(Command, frozen=True):
 
     seq: int
     crashes: int
-
-
-class Retry(Command, frozen=True):
-    """Copy deliveries that were not sent into a new message, by hand. → Receipt | NotRetried
-
-    The new one has its own `id`, which is its marker, and is linked to the old one (`retry_of`);
-    content, Date, Message-ID, stream and lifetime are the old one's, so that a receiver can
-    recognize a duplicate. Without `ns` the whole message must be final, and its deliveries that
-    are bounced, failed, expired, cancelled or suppressed are copied; with `ns` only those must
-    be in such a state. A delivery that a retry has copied is not copied again: retry that one.
-    """
-
-    id: str
-    new_id: str
-    ns: tuple[int, ...] | None = None
-
-
-class NotRetried(Result, frozen=True):
-    """Nothing changed. `why` is a sentence for the client."""
-
-    why: str
-    is_known: bool = True
-
-
-class Suppression(Result, frozen=True):
-    """An address that gets no mail. `source` is who suppressed it: "bounce", "api", …"""
-
-    address: str
-    reason: str
-    source: str
-    created_at: float
-
-
-class Suppress(Command, frozen=True):
-    """Put an address on the suppression list. → Suppression: the first one stands
-
-    Waiting deliveries become `suppressed` at their intent; those that are sending do not change.
-    """
-
-    address: str
-    reason: str
-    source: str
-
-
-class Unsuppress(Command, frozen=True):
-    """Take an address off the suppression list. → Unsuppressed"""
-
-    address: str
-
-
-class Unsuppressed(Result, frozen=True):
-    """`was_suppressed`: the address was on the list."""
-
-    address: str
-    was_suppressed: bool
-
-
-class Purge(Command, frozen=True):
-    """Delete what has been kept long enough, oldest first, up to `limit` of each. → Purged
-
-    It deletes messages that became final before `final_before`, with all their rows, unless
-    their key is live; contents of messages final before `bodies_before`; expired keys of final
-    messages; attempts closed before `final_before`, but none of the last 24 h, which quotas
-    count. It never touches what is not final, and the ledger still counts what is deleted.
-    """
-
-    final_before: float
-    bodies_before: float
-    limit: int
-
-
-class Purged(Result, frozen=True):
-    """How many were deleted. `has_more`: purge again soon: more is due, or space to give back."""
-
-    messages: int
-    bodies: int
-    has_more: bool
