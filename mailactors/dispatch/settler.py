@@ -129,13 +129,21 @@ class SettlerActor:
         async with trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                with trio.move_on_at(self._next_wake_s()):
-                    await self._state.mailbox.wait()
+                await self._wait()
                 self._note_clock_steps()
                 for item in self._state.mailbox.take():
                     await self._take_in(item)
                 await self._read_doubts(nursery)
                 await self._ask()
+
+    async def _wait(self) -> None:
+        """Wait for something to do; a deadline that has passed needs no cancel scope."""
+        wake_s, mailbox = self._next_wake_s(), self._state.mailbox
+        if wake_s <= self._clock.now_s() and not mailbox.is_ready:
+            await trio.lowlevel.checkpoint()
+            return
+        with trio.move_on_at(wake_s):
+            await mailbox.wait()
 
     async def _take_in(self, item: Done | LookUpEnded) -> None:
         if isinstance(item, Done):

@@ -114,16 +114,19 @@ class Mailbox(Generic[T]):
 
     # The receiver
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether `wait` returns at once."""
+        return self._is_nudged or self._waiting > len(self._under_cursor)
+
     async def wait(self) -> None:
         """Return when there is something to handle, or after a nudge; at once if there is.
 
         A cancelled wait takes nothing: the channel hands over an item or raises Cancelled, and
         what it hands over is the mailbox's before the actor goes on.
         """
-        if self._is_nudged or self._waiting > len(self._under_cursor):
+        if self.is_ready:
             await trio.lowlevel.checkpoint_if_cancelled()
-        elif trio.current_effective_deadline() == -math.inf:
-            await trio.sleep_forever()  # raises Cancelled in one turn; receive() would take two
         else:
             item = await self._receiver.receive()
             if item is not None:
