@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -210,3 +211,11 @@ def test_every_room_is_known() -> None:
     rooms = {room_of(path) for path in FILES} - {"__init__"}
 
     assert rooms <= set(ROOMS)
+
+
+def test_the_tree_has_no_links() -> None:
+    listed = subprocess.run(
+        ["git", "ls-files", "-s"], cwd=PACKAGE.parent, capture_output=True, text=True
+    ).stdout
+
+    assert [] == [line for line in listed.splitlines() if line.startswith("120000")]

@@ -18,5 +18,6 @@ from mailactors.spool.port.questions import *
 from mailactors.spool.port.retention import *
 from mailactors.spool.port.retry import *
 from mailactors.spool.port.settle import *
+from mailactors.spool.port.store import *
 from mailactors.spool.port.suppressions import *
 from mailactors.spool.port.upkeep import *
