@@ -276,6 +276,7 @@ def plan_of(config: Config, name: str, lanes: Mapping[str, Lane]) -> StreamPolic
         stream.uncertain_wait_s,
         stream.share,
         tuple(each for each in route if lanes[each].provider.capabilities.own_envelope),
+        stream.spill_after_s,
     )
 
 

@@ -9,6 +9,7 @@ and every mailbox has room for all of them, so no actor of a lane waits for anot
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
@@ -148,6 +149,8 @@ class LimiterStatus(msgspec.Struct, frozen=True):
     next_permit_s: float = 0.0
     permits: int = 1_000_000
     """Permits available from `next_permit_s` on, as of this version."""
+    full_s: float = NEVER_S
+    """When the whole burst is there again: each permit moves it, so that each is news."""
     is_paused: bool = False
     learnt: LearntPace | None = None
     """None until the provider refuses us as too fast, and after the pace is forgotten."""
@@ -251,6 +254,13 @@ class Lane:
         """Whether it is worth waiting for: its breaker is closed and it is not paused."""
         is_closed = self.breaker_status.value.state is BreakerState.CLOSED
         return is_closed and not self.limiter_status.value.is_paused
+
+    @property
+    def opens_on_news(self) -> bool:
+        """Whether `opens_at_s` names no time because an attempt has to end first."""
+        return math.isinf(self.opens_at_s()) and not math.isinf(
+            self.limiter_status.value.next_permit_s
+        )
 
     @property
     def slots_free(self) -> int:

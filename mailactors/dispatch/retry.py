@@ -46,6 +46,8 @@ TAIL_BASE_S: Final = 64.0
 TAIL_CAP_S: Final = 600.0
 RETRY_AFTER_JITTER: Final = 0.1
 """What a recipient's side asks for is a lower bound, stretched by at most this share."""
+SPILL_AFTER_S: Final = 2.0
+"""Two seconds' worth of a quota pass before a message leaves a healthy provider: bursts stay."""
 RECIPIENT_WAIT_MIN_S: Final = 60.0
 """A mailbox that cannot take mail now cannot in a second (RFC 5321 §4.5.4.1 asks for more)."""
 
@@ -79,11 +81,12 @@ class StreamPolicy(msgspec.Struct, frozen=True):
     uncertain_wait_s: float = 60.0
     share: float = 1.0
     own_envelope: tuple[str, ...] | None = None
+    spill_after_s: float = SPILL_AFTER_S
 
     @property
-    def is_patient(self) -> bool:
-        """Whether a message waits for its preferred lane as long as that one is well."""
-        return self.failover is Failover.AFTER_RETRIES
+    def patience_s(self) -> float:
+        """For how long a message waits for its preferred lane as long as that one is well."""
+        return float("inf") if self.failover is Failover.AFTER_RETRIES else self.spill_after_s
 
     def carrying(self, recipients_count: int, recipients_total: int) -> StreamPolicy:
         """Return the plan with the lanes that can carry so many of a message's recipients."""
