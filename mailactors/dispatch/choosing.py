@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.routing import (
+    PASSED_OVER,
     Choice,
     Waiting,
     choose_lane,
     next_choice_s,
     within_reach,
 )
+from mailactors.dispatch.subjects import subjects_of
 from mailactors.spool.port import Lease
+
+SHARED_PASSES: Final = 4
+"""Messages that share nothing with whoever was refused as too fast, one subject, two, or more."""
 
 
 class Chooser:
@@ -21,11 +27,34 @@ class Chooser:
     def __init__(self, lanes: Lanes, waiting: Waiting) -> None:
         self._lanes = lanes
         self._waiting = waiting
+        self._shared_max = SHARED_PASSES - 1
+        """How many suspect subjects a message may have in this pass."""
+
+    def passes(self) -> Iterator[int]:
+        """Yield once for each pass over what waits; choose by it meanwhile.
+
+        Where a lane has refused someone as too fast, messages go first that share nothing with it,
+        then those that share little: another one gets the next permit if there is any.
+        """
+        is_suspicious = any(lane.subjects for lane in self._lanes.values())
+        for self._shared_max in range(SHARED_PASSES if is_suspicious else 1):
+            yield self._shared_max
+        self._shared_max = SHARED_PASSES - 1
 
     def choose(self, lease: Lease, lanes: Sequence[str], now_s: float) -> Choice | None:
         """Return the lane that takes a message now, or None."""
         reach = within_reach(lanes, self._lanes, self._spills_at_s(lease), now_s)
-        return choose_lane(reach, self._route(lease), self._lanes, now_s)
+        choice = choose_lane(reach, self._route(lease), self._lanes, now_s)
+        if choice is None or self._may_go(lease, choice.lane, now_s):
+            return choice
+        return PASSED_OVER
+
+    def _may_go(self, lease: Lease, lane: str, now_s: float) -> bool:
+        known = self._lanes[lane].subjects
+        if not known or self._shared_max == SHARED_PASSES - 1:
+            return True
+        subjects = subjects_of((address for _, address in lease.recipients), lease.sender)
+        return known.shared(subjects, now_s) <= self._shared_max
 
     def next_s(self, lease: Lease, lanes: Sequence[str], now_s: float) -> float:
         """Return when `choose` may answer differently without any news, or inf."""

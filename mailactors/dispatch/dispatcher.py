@@ -190,7 +190,14 @@ class DispatcherActor:
         plan, now = self._lanes.plan(attempt.lease.stream), self._clock.wall_time()
         draw = self._ports.entropy.draw("retry", attempt.lease.id, attempt.lease.attempts)
         decision = decide_next(
-            attempt.lease, attempt.recipients, attempt.lane, outcome, plan, now, draw
+            attempt.lease,
+            attempt.recipients,
+            attempt.lane,
+            outcome,
+            plan,
+            now,
+            draw,
+            is_own_limit=attempt.is_own_limit,
         )
         decision = with_doubt_at(decision, first_at(lane.provider.capabilities, plan, now))
         if not isinstance(outcome, Accepted):
@@ -301,8 +308,9 @@ class DispatcherActor:
 
         if self._may_send_suspect() and (chosen := self._suspects.pop(choose)):
             self._send(*chosen, now_s)
-        while (chosen := self._waiting.pop(choose)) is not None:
-            self._send(*chosen, now_s)
+        for _ in self._chooser.passes():
+            while (chosen := self._waiting.pop(choose)) is not None:
+                self._send(*chosen, now_s)
 
     def _send(self, lease: Lease, choice: Choice, now_s: float) -> None:
         attempt_id = self._ports.ids.new_id()

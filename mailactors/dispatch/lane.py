@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 import msgspec
 import trio
 
+from mailactors.dispatch.subjects import Subjects
 from mailactors.model.outcome import NotAttempted, Outcome, Why
 from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
@@ -69,6 +70,8 @@ class Attempt:
     """Monotonic; when the limiter gave its permit. None before, and after its end came back."""
     doubt: Doubt | None = None
     """The uncertain attempt that it repeats under the same key; None for any other attempt."""
+    is_own_limit: bool = False
+    """Whether it was refused as too fast by a limit of its recipient's or sender's own."""
 
     def __post_init__(self) -> None:
         self.recipients = self.recipients or self.lease.recipients
@@ -175,6 +178,8 @@ class Lane:
     limiter_status: Cell[LimiterStatus] = field(default_factory=lambda: Cell(LimiterStatus()))
     in_flight: dict[str, Attempt] = field(default_factory=dict)
     """Every attempt from its offer until its owner reads its end, by id."""
+    subjects: Subjects = field(default_factory=Subjects)
+    """Who was refused as too fast; the limiter writes it."""
     underway: dict[str, Attempt] = field(default_factory=dict)
     """Those that the provider actor has begun, oldest first."""
     offered: int = 0

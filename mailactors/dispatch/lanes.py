@@ -13,9 +13,11 @@ import trio
 
 from mailactors.dispatch.breaker import BreakerActor, BreakerSettings
 from mailactors.dispatch.lane import Attempt, BreakerState, Lane, Reset, open_lane
-from mailactors.dispatch.limiter import LimiterActor, Quota
+from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import ProviderActor
+from mailactors.dispatch.quota import Quota
 from mailactors.dispatch.retry import StreamPolicy
+from mailactors.dispatch.subjects import Subjects
 from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.ports import Ports
@@ -62,6 +64,7 @@ class Lanes(dict[str, Lane]):
         self.changing = trio.Lock()
         """Held while lanes' actors come or go: by a reload, a retirement, the stop."""
         self._settings: dict[str, LaneSettings] = {}
+        self._own_limits: dict[str, float] = {}
         self._spool = spool
         self._ports = ports
 
@@ -96,6 +99,7 @@ class Lanes(dict[str, Lane]):
     def open(self, name: str, settings: LaneSettings, provider: Provider) -> None:
         """Open a lane; its actors are `children`."""
         lane = open_lane(name, settings.concurrency_max, provider, self._ports.clock)
+        lane.subjects = Subjects(self._own_limits)
         lane.limiter_status.listen(self.wake)
         lane.breaker_status.listen(self.wake)
         self[name], self._settings[name] = lane, settings

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Final, assert_never
 
-import pydantic
 import trio
 
 from mailactors.dispatch.lane import (
@@ -46,7 +45,16 @@ from mailactors.dispatch.pacing import (
     note_refused,
     note_served,
 )
-from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Scope, Why
+from mailactors.dispatch.quota import Quota
+from mailactors.dispatch.subjects import subjects_of
+from mailactors.model.outcome import (
+    Deferred,
+    NotAttempted,
+    Outcome,
+    Scope,
+    Why,
+    split_by_recipient,
+)
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.window import Window
 
@@ -55,30 +63,6 @@ THROTTLE_WAIT_S: Final = 1.0
 RETRY_AFTER_JITTER: Final = 0.1
 RETRY_AFTER_MAX_S: Final = 3600.0
 """A longer Retry-After is kept for this long; then the provider is tried again."""
-BURST_MAX: Final = 10_000
-"""Permits of a burst, whose times are remembered so that one can be given back."""
-
-
-class Quota(pydantic.BaseModel):
-    """What a provider allows; absent: unlimited."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    per_s: float | None = pydantic.Field(default=None, gt=0)
-    burst: int | None = pydantic.Field(default=None, gt=0, le=BURST_MAX)
-    """Permits of `per_s` that an idle limiter gives at once; None for a second's worth."""
-    per_minute: int | None = pydantic.Field(default=None, gt=0)
-    per_hour: int | None = pydantic.Field(default=None, gt=0)
-    per_day: int | None = pydantic.Field(default=None, gt=0)
-
-    @property
-    def burst_count(self) -> int:
-        """The burst, at least one.
-
-        >>> [Quota(per_s=per_s).burst_count for per_s in (50.0, 2.5, 0.2)]
-        [50, 2, 1]
-        """
-        return self.burst or max(1, min(BURST_MAX, int(self.per_s or 1.0)))
 
 
 @dataclass
@@ -103,6 +87,8 @@ class Limiter:
     closed_until_s: float = NEVER_S
     is_paused: bool = False
     pacing: PacingState = field(default_factory=PacingState)
+    blamed: frozenset[str] | None = None
+    """The subjects of every refusal that taught the present pace; None before one did."""
 
 
 def new_state(quota: Quota) -> Limiter:
@@ -129,7 +115,7 @@ def decide_take(state: Limiter, now_s: float) -> float | None:
         return at_s
     learn(state.pacing, now_s)
     if is_forgotten(state.pacing, now_s):
-        forget(state.pacing)
+        forget_pace(state, now_s)
     state.spaced_until_s = now_s + interval_at(state.pacing, now_s)
     if state.interval_s:
         state.given_s.append(now_s)
@@ -164,18 +150,29 @@ def give_back(state: Limiter, permit_s: float, now_s: float) -> None:
 
 
 def decide_return(
-    state: Limiter, permit_s: float | None, outcome: Outcome, now_s: float, draw: float
+    state: Limiter,
+    permit_s: float | None,
+    outcome: Outcome,
+    now_s: float,
+    draw: float,
+    subjects: frozenset[str] = frozenset(),
+    own: frozenset[str] = frozenset(),
 ) -> None:
     """Learn from an attempt's end; an ignored one gives back its permit, given at `permit_s`.
 
     What the provider asks for is a lower bound; jitter keeps many gateways from coming back in
-    step.
+    step. `own` are those of the attempt's `subjects` whose own limit it met: that teaches nothing
+    of the lane, and a pace is forgotten that only they have taught.
     """
-    if not isinstance(outcome, NotAttempted):
+    if own:
+        if state.blamed is not None and own & state.blamed:
+            forget_pace(state, now_s)
+    elif not isinstance(outcome, NotAttempted):
         asked_s = asked_wait_s(outcome)
         wait_s = asked_s * (1.0 + RETRY_AFTER_JITTER * draw)
         state.closed_until_s = max(state.closed_until_s, now_s + wait_s)
         if is_too_fast(outcome):
+            state.blamed = subjects if state.blamed is None else state.blamed & subjects
             note_refused(state.pacing, now_s if permit_s is None else permit_s, asked_s, now_s)
         elif permit_s is not None:
             note_served(state.pacing, permit_s)
@@ -185,7 +182,14 @@ def decide_return(
 
 def forget_provider(state: Limiter, now_s: float) -> None:
     """Forget the provider's Retry-After and the learnt pace; the quota stands."""
-    state.closed_until_s = state.spaced_until_s = now_s
+    state.closed_until_s = now_s
+    forget_pace(state, now_s)
+
+
+def forget_pace(state: Limiter, now_s: float) -> None:
+    """Forget the learnt pace and who taught it."""
+    state.spaced_until_s = now_s
+    state.blamed = None
     forget(state.pacing)
 
 
@@ -281,6 +285,7 @@ class LimiterActor:
                         self._state.is_paused = self._lane.is_paused
                     case Reset():
                         forget_provider(self._state, self._clock.now_s())
+                        self._lane.subjects.clear()
                     case _:
                         assert_never(item)
                 is_published = isinstance(item, Done)  # `_come_up` has published
@@ -332,9 +337,17 @@ class LimiterActor:
             self._refuse(attempt, NotAttempted(why, until_s), now_s)
 
     def _come_up(self, done: Done) -> None:
-        permit_s, done.attempt.permit_s = done.attempt.permit_s, None
-        draw = self._entropy.draw("limiter", self._lane.name, done.attempt.id)
-        decide_return(self._state, permit_s, done.outcome, self._clock.now_s(), draw)
+        attempt, now_s = done.attempt, self._clock.now_s()
+        permit_s, attempt.permit_s = attempt.permit_s, None
+        draw = self._entropy.draw("limiter", self._lane.name, attempt.id)
+        addresses, sender = [address for _, address in attempt.recipients], attempt.lease.sender
+        own: frozenset[str] = frozenset()
+        if permit_s is not None:
+            apart = split_by_recipient(done.outcome, addresses)
+            own = self._lane.subjects.note(apart, sender, permit_s, now_s)
+        attempt.is_own_limit = bool(own)
+        subjects = subjects_of(addresses, sender)
+        decide_return(self._state, permit_s, done.outcome, now_s, draw, subjects, own)
         self._publish()  # before the outcome: its reader must see the pace that follows
         reply(done)
 

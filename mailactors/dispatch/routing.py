@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -22,6 +23,10 @@ class Choice(msgspec.Struct, frozen=True):
 
     lane: str
     is_panic: bool = False
+
+
+PASSED_OVER: Final = Choice("")
+"""A lane is free, but not for this message: others of its queue may go before it."""
 
 
 def within_reach(
@@ -170,10 +175,12 @@ class Waiting:
         for stream in sorted(waiting, key=lambda each: each.turn):
             oldest_first = sorted(stream.by_lanes.items(), key=lambda each: _place(each[1][0]))
             for lanes, queue in oldest_first:
-                choice = choose(queue[0], lanes)
-                if choice is None:
+                found = _first(queue, lanes, choose)
+                if found is None:
                     continue
-                lease = queue.popleft()
+                place, choice = found
+                lease = queue[place]
+                del queue[place]
                 self._since_s.pop(_key(lease), None)
                 stream.size -= 1
                 if not queue:
@@ -222,6 +229,21 @@ class Waiting:
 
     def __len__(self) -> int:
         return sum(stream.size for stream in self._streams.values())
+
+
+def _first(
+    queue: deque[Lease],
+    lanes: tuple[str, ...],
+    choose: Callable[[Lease, tuple[str, ...]], Choice | None],
+) -> tuple[int, Choice] | None:
+    """Return the first message that goes now, by its place; those passed over keep theirs."""
+    for place, lease in enumerate(queue):
+        choice = choose(lease, lanes)
+        if choice is None:
+            return None  # nor do those behind it, which have the same lanes
+        if choice is not PASSED_OVER:
+            return place, choice
+    return None
 
 
 def _key(lease: Lease) -> tuple[int, int]:

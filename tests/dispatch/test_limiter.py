@@ -32,7 +32,6 @@ from mailactors.dispatch.limiter import (
     THROTTLE_WAIT_S,
     Limiter,
     LimiterActor,
-    Quota,
     decide_return,
     decide_take,
     is_too_fast,
@@ -41,6 +40,7 @@ from mailactors.dispatch.limiter import (
     permits_now,
 )
 from mailactors.dispatch.pacing import SHARE
+from mailactors.dispatch.quota import Quota
 from mailactors.model.outcome import (
     Accepted,
     Deferred,

@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import trio
 
 from mailactors.dispatch.lane import Attempt, BreakerState, BreakerStatus, Lane
-from mailactors.dispatch.limiter import Quota
+from mailactors.dispatch.quota import Quota
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.supervisor import InjectedCrashError

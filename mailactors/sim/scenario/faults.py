@@ -239,6 +239,8 @@ class DeferDomain(ProviderFault):
     """The share of the messages to that domain."""
     code: Literal[421, 450, 451, 452] = 421
     """What it answers: 421 speaks for the domain, the others for the mailbox alone."""
+    is_rate_limit: bool = False
+    """Whether it says that mail to the domain is too fast, although it takes all other mail."""
 
 
 class Garbage(ProviderFault):

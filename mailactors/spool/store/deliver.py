@@ -70,7 +70,7 @@ class _Due(msgspec.Struct):
 _DUE: Final = (
     "SELECT due_at, seq, n, recipient,"
     f" id, {WRITTEN_FOR}, messages.attempts, progress, accepted_at,"
-    " expires_at, size_bytes, crash_count"
+    " expires_at, size_bytes, crash_count, sender"
     " FROM deliveries JOIN messages USING (seq)"
     " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
     " ORDER BY due_at, seq, n"
@@ -128,7 +128,8 @@ def _read_recipients(db: Rows, due: dict[int, _Due], now: float) -> None:
 
 
 def _lease(seq: int, found: _Due, stream: str, epoch: int) -> Lease:
-    id_, total, attempts, progress, accepted_at, expires_at, size_bytes, crashes = found.message
+    id_, total, attempts, progress, accepted_at, expires_at, size_bytes, *rest = found.message
+    crashes, sender = rest
     return Lease(
         seq=seq,
         id=id_,
@@ -143,6 +144,7 @@ def _lease(seq: int, found: _Due, stream: str, epoch: int) -> Lease:
         expires_at=expires_at,
         size_bytes=size_bytes,
         crashes=crashes,
+        sender=sender,
     )
 
 
