@@ -15,6 +15,7 @@ from mailactors.dispatch.routing import (
     within_reach,
 )
 from mailactors.dispatch.subjects import subjects_of
+from mailactors.model.message import domain_of
 from mailactors.spool.port import Lease
 
 SHARED_PASSES: Final = 4
@@ -45,9 +46,18 @@ class Chooser:
         """Return the lane that takes a message now, or None."""
         reach = within_reach(lanes, self._lanes, self._spills_at_s(lease), now_s)
         choice = choose_lane(reach, self._route(lease), self._lanes, now_s)
-        if choice is None or self._may_go(lease, choice.lane, now_s):
+        if choice is not None and not choice.is_panic:
+            roomy = self._roomy(lease, reach)
+            if choice.lane not in roomy:
+                choice = choose_lane(roomy, self._route(lease), self._lanes, now_s) or PASSED_OVER
+        if choice is None or choice is PASSED_OVER or self._may_go(lease, choice.lane, now_s):
             return choice
         return PASSED_OVER
+
+    def _roomy(self, lease: Lease, lanes: Sequence[str]) -> Sequence[str]:
+        """Return the lanes of which a message's domains do not have too many slots."""
+        domains = {domain_of(address) for _, address in lease.recipients}
+        return [name for name in lanes if self._lanes[name].has_room_for(domains)]
 
     def _may_go(self, lease: Lease, lane: str, now_s: float) -> bool:
         known = self._lanes[lane].subjects
@@ -60,8 +70,13 @@ class Chooser:
         """Return when `choose` may answer differently without any news, or inf."""
         spills_at_s = self._spills_at_s(lease)
         reach = within_reach(lanes, self._lanes, spills_at_s, now_s)
-        at_s = next_choice_s(reach, self._route(lease), self._lanes, now_s)
-        return min(at_s, spills_at_s) if len(reach) < len(lanes) else at_s
+        times = [spills_at_s] if len(reach) < len(lanes) else []
+        roomy = self._roomy(lease, reach)
+        for name in reach:
+            at_s = next_choice_s((name,), self._route(lease), self._lanes, now_s)
+            if at_s > now_s or name in roomy:  # else it waits for an attempt's end, which is news
+                times.append(at_s)
+        return min(times, default=float("inf"))
 
     def _route(self, lease: Lease) -> Sequence[str]:
         return self._lanes.plan(lease.stream).route

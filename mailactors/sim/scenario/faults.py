@@ -75,6 +75,17 @@ class Slow(ProviderFault):
     """How long each answer takes, in seconds."""
 
 
+class SlowDomain(ProviderFault):
+    """It answers late, correctly, what goes to one recipient domain."""
+
+    kind: Literal["slow_domain"]
+    """The kind of fault."""
+    domain: Annotated[str, Field(min_length=1)]
+    """The recipient domain."""
+    latency_s: Duration
+    """How long each answer takes, in seconds."""
+
+
 class Stall(ProviderFault):
     """It accepts a share of messages and delivers them, but never answers."""
 
@@ -256,6 +267,7 @@ Fault = Annotated[
     Refuse
     | Errors
     | Slow
+    | SlowDomain
     | Stall
     | Ambiguous
     | Throttle
@@ -274,6 +286,7 @@ KINDS: Final[dict[str, type[ProviderFault]]] = {
     "refuse": Refuse,
     "errors": Errors,
     "slow": Slow,
+    "slow_domain": SlowDomain,
     "stall": Stall,
     "ambiguous": Ambiguous,
     "throttle": Throttle,

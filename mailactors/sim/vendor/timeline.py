@@ -21,6 +21,7 @@ from mailactors.sim.scenario.faults import (
     Refuse,
     Reject,
     Slow,
+    SlowDomain,
     Stall,
     Throttle,
     Tls,
@@ -43,6 +44,7 @@ class ActiveFaults:
         self.refuses, self.flaps = pick(Refuse), pick(Flap)
         self.dns, self.tls, self.auths = pick(Dns), pick(Tls), pick(Auth)
         self.slow, self.stalls = pick(Slow), pick(Stall)
+        self.slow_domains = pick(SlowDomain)
         self.errors, self.ambiguous, self.garbage = pick(Errors), pick(Ambiguous), pick(Garbage)
         self.throttles, self.capacities = pick(Throttle), pick(Capacity)
         self.lies, self.rejects, self.domains = pick(Lie), pick(Reject), pick(DeferDomain)
