@@ -19,7 +19,7 @@ import pydantic_settings
 from pydantic import Field
 
 from mailactors.dispatch.lanes import LaneSettings
-from mailactors.dispatch.retry import Failover, Preference
+from mailactors.dispatch.retry import SPILL_AFTER_S, Failover, Preference
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import normal_address
 from mailactors.observe.logs import LogSettings
@@ -68,6 +68,9 @@ class StreamSettings(_Frozen):
     """Published provider incidents have a median of 211 minutes and reach 40 hours."""
     on_uncertain: Preference = Preference.RESEND
     uncertain_wait_s: Annotated[float, Field(ge=0)] = 60.0
+    spill_after_s: Annotated[float, Field(ge=0)] = SPILL_AFTER_S
+    """How long a message waits for a permit or a slot of its preferred provider, if that one is
+    well, before the next one takes it. Without it, a stream named `otp` does not wait."""
     share: Annotated[float, Field(gt=0)] = 1.0
 
 
@@ -127,7 +130,7 @@ class IdempotencySettings(_Frozen):
 
 DEFAULT_STREAMS: Final = {
     "transactional": StreamSettings(share=4.0),
-    "otp": StreamSettings(share=16.0, expires_after_s=600.0),
+    "otp": StreamSettings(share=16.0, expires_after_s=600.0, spill_after_s=0.0),
     "bulk": StreamSettings(share=1.0),
 }
 
@@ -167,6 +170,13 @@ class Config(pydantic_settings.BaseSettings):
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
         """Read the arguments only: the environment must not change a test or a simulation."""
         return (init_settings,)
+
+    @pydantic.field_validator("streams", mode="before")
+    @classmethod
+    def _otp_does_not_wait(cls, streams: Any) -> Any:
+        if isinstance(streams, dict) and isinstance(otp := streams.get("otp"), dict):
+            return streams | {"otp": {"spill_after_s": 0.0, **otp}}
+        return streams
 
     @pydantic.model_validator(mode="after")
     def _routes_exist(self) -> Self:

@@ -235,9 +235,16 @@ def plans_of(
     """
     plans = {}
     for name, stream in config.streams.items():
-        route, doubts = config.route(name), (stream.on_uncertain, stream.uncertain_wait_s)
-        own = tuple(each for each in route if lanes[each].provider.capabilities.own_envelope)
-        plans[name] = StreamPolicy(route, stream.failover, *doubts, stream.share, own)
+        route = config.route(name)
+        plans[name] = StreamPolicy(
+            route,
+            failover=stream.failover,
+            on_uncertain=stream.on_uncertain,
+            uncertain_wait_s=stream.uncertain_wait_s,
+            share=stream.share,
+            own_envelope=tuple(n for n in route if lanes[n].provider.capabilities.own_envelope),
+            spill_after_s=stream.spill_after_s,
+        )
     return dict.fromkeys(left_over, next(iter(plans.values()))) | plans
 
 

@@ -10,13 +10,14 @@ earliest of a handful of times), never keeps a body. The settler sends repeats i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
 import trio
 
+from mailactors.dispatch.choosing import Chooser
 from mailactors.dispatch.claims import Claims
 from mailactors.dispatch.domains import Domains, hold_time_s
 from mailactors.dispatch.lane import Attempt, Done, Stage
@@ -24,14 +25,7 @@ from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.record import attempt_facts, record_of, void_of, with_doubt_at
 from mailactors.dispatch.recovery import is_recovered, recover_of
 from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
-from mailactors.dispatch.routing import (
-    Choice,
-    Panics,
-    Waiting,
-    choose_lane,
-    next_choice_s,
-    within_reach,
-)
+from mailactors.dispatch.routing import Choice, Panics, Waiting
 from mailactors.dispatch.settling import first_at
 from mailactors.dispatch.suspects import Suspects, count_crash
 from mailactors.model.lifecycle import State
@@ -112,6 +106,7 @@ class DispatcherActor:
         self._journal = ports.journal
         self._claims = Claims(state.node, spool, self._mailbox.nudge)
         self._waiting = Waiting()
+        self._chooser = Chooser(lanes, self._waiting)
         self._suspects = Suspects()
         self._domains = Domains(ports.journal)
         self._panics = Panics(ports.journal)
@@ -195,7 +190,14 @@ class DispatcherActor:
         plan, now = self._lanes.plan(attempt.lease.stream), self._clock.wall_time()
         draw = self._ports.entropy.draw("retry", attempt.lease.id, attempt.lease.attempts)
         decision = decide_next(
-            attempt.lease, attempt.recipients, attempt.lane, outcome, plan, now, draw
+            attempt.lease,
+            attempt.recipients,
+            attempt.lane,
+            outcome,
+            plan,
+            now,
+            draw,
+            is_own_limit=attempt.is_own_limit,
         )
         decision = with_doubt_at(decision, first_at(lane.provider.capabilities, plan, now))
         if not isinstance(outcome, Accepted):
@@ -287,7 +289,9 @@ class DispatcherActor:
         if lanes and lease.crashes >= ALONE_FROM:
             self._suspects.push(lease, lanes)
         elif lanes:
-            self._waiting.push(lease, lanes, is_first=is_first)
+            late_s = max(0.0, self._clock.wall_time() - lease.due_at)
+            since_s = self._clock.now_s() - late_s
+            self._waiting.push(lease, lanes, since_s=since_s, is_first=is_first)
         else:
             await self._fail(lease, "no provider of its route can carry what is left of it")
 
@@ -300,12 +304,13 @@ class DispatcherActor:
         self._panics.look(lambda stream: self._lanes.plan(stream).route, self._lanes)
 
         def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
-            return choose_lane(*self._reach(lease.stream, lanes), self._lanes, now_s)
+            return self._chooser.choose(lease, lanes, now_s)
 
         if self._may_send_suspect() and (chosen := self._suspects.pop(choose)):
             self._send(*chosen, now_s)
-        while (chosen := self._waiting.pop(choose)) is not None:
-            self._send(*chosen, now_s)
+        for _ in self._chooser.passes():
+            while (chosen := self._waiting.pop(choose)) is not None:
+                self._send(*chosen, now_s)
 
     def _send(self, lease: Lease, choice: Choice, now_s: float) -> None:
         attempt_id = self._ports.ids.new_id()
@@ -388,11 +393,5 @@ class DispatcherActor:
         groups = [*self._waiting.groups()]
         if self._may_send_suspect():
             groups += self._suspects.groups()
-        for stream_name, lanes in groups:
-            times.append(next_choice_s(*self._reach(stream_name, lanes), self._lanes, now_s))
+        times += (self._chooser.next_s(lease, lanes, now_s) for lease, lanes in groups)
         return min(times)
-
-    def _reach(self, stream: str, lanes: tuple[str, ...]) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the lanes that messages may take now, and their whole route."""
-        plan = self._lanes.plan(stream)
-        return within_reach(lanes, self._lanes, is_patient=plan.is_patient), plan.route

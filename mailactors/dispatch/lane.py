@@ -9,13 +9,18 @@ and every mailbox has room for all of them, so no actor of a lane waits for anot
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import msgspec
 import trio
 
+from mailactors.dispatch.speeds import Speeds, slots_of_domain
+from mailactors.dispatch.subjects import Subjects
+from mailactors.model.message import domain_of
 from mailactors.model.outcome import NotAttempted, Outcome, Why
 from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
@@ -68,9 +73,14 @@ class Attempt:
     """Monotonic; when the limiter gave its permit. None before, and after its end came back."""
     doubt: Doubt | None = None
     """The uncertain attempt that it repeats under the same key; None for any other attempt."""
+    domains: frozenset[str] = frozenset()
+    """The lease's recipient domains."""
+    is_own_limit: bool = False
+    """Whether it was refused as too fast by a limit of its recipient's or sender's own."""
 
     def __post_init__(self) -> None:
         self.recipients = self.recipients or self.lease.recipients
+        self.domains = frozenset(domain_of(address) for _, address in self.lease.recipients)
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -148,6 +158,8 @@ class LimiterStatus(msgspec.Struct, frozen=True):
     next_permit_s: float = 0.0
     permits: int = 1_000_000
     """Permits available from `next_permit_s` on, as of this version."""
+    full_s: float = NEVER_S
+    """When the whole burst is there again: each permit moves it, so that each is news."""
     is_paused: bool = False
     learnt: LearntPace | None = None
     """None until the provider refuses us as too fast, and after the pace is forgotten."""
@@ -172,6 +184,12 @@ class Lane:
     limiter_status: Cell[LimiterStatus] = field(default_factory=lambda: Cell(LimiterStatus()))
     in_flight: dict[str, Attempt] = field(default_factory=dict)
     """Every attempt from its offer until its owner reads its end, by id."""
+    speeds: Speeds = field(default_factory=Speeds)
+    """Which domains its provider answers for in time; the breaker writes it."""
+    _by_domain: Counter[str] = field(default_factory=Counter)
+    """How many in flight have recipients in each domain."""
+    subjects: Subjects = field(default_factory=Subjects)
+    """Who was refused as too fast; the limiter writes it."""
     underway: dict[str, Attempt] = field(default_factory=dict)
     """Those that the provider actor has begun, oldest first."""
     offered: int = 0
@@ -199,12 +217,15 @@ class Lane:
         if attempt.is_panic:
             self.panicked_s = now_s
         self.in_flight[attempt.id] = attempt
+        self._by_domain.update(attempt.domains)
         self.limiter_mailbox.put_nowait(attempt)
 
     def end(self, attempt: Attempt) -> bool:
         """Free an attempt's slot; False if it was freed before, so that its end is no news."""
         if self.in_flight.pop(attempt.id, None) is None:
             return False
+        self._by_domain.subtract(attempt.domains)
+        self._by_domain = +self._by_domain
         self._note_empty()
         return True
 
@@ -251,6 +272,23 @@ class Lane:
         """Whether it is worth waiting for: its breaker is closed and it is not paused."""
         is_closed = self.breaker_status.value.state is BreakerState.CLOSED
         return is_closed and not self.limiter_status.value.is_paused
+
+    @property
+    def opens_on_news(self) -> bool:
+        """Whether `opens_at_s` names no time because an attempt has to end first."""
+        return math.isinf(self.opens_at_s()) and not math.isinf(
+            self.limiter_status.value.next_permit_s
+        )
+
+    def has_room_for(self, domains: Iterable[str]) -> bool:
+        """Whether a message to these domains leaves enough slots for mail to others."""
+        slots = min(self.concurrency_max, self.breaker_status.value.concurrency)
+        flying = len(self.in_flight)
+        for domain in domains:
+            own, is_prompt = self._by_domain[domain], self.speeds.is_prompt(self.name, domain)
+            if own and own >= slots_of_domain(slots, flying, own, is_prompt=is_prompt):
+                return False
+        return True
 
     @property
     def slots_free(self) -> int:

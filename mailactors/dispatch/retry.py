@@ -46,6 +46,10 @@ TAIL_BASE_S: Final = 64.0
 TAIL_CAP_S: Final = 600.0
 RETRY_AFTER_JITTER: Final = 0.1
 """What a recipient's side asks for is a lower bound, stretched by at most this share."""
+THROTTLES_MAX: Final = 10
+"""Refusals as too fast in a row after which a message gives up its place at a lane."""
+SPILL_AFTER_S: Final = 2.0
+"""Two seconds' worth of a quota pass before a message leaves a healthy provider: bursts stay."""
 RECIPIENT_WAIT_MIN_S: Final = 60.0
 """A mailbox that cannot take mail now cannot in a second (RFC 5321 §4.5.4.1 asks for more)."""
 
@@ -79,11 +83,12 @@ class StreamPolicy(msgspec.Struct, frozen=True):
     uncertain_wait_s: float = 60.0
     share: float = 1.0
     own_envelope: tuple[str, ...] | None = None
+    spill_after_s: float = SPILL_AFTER_S
 
     @property
-    def is_patient(self) -> bool:
-        """Whether a message waits for its preferred lane as long as that one is well."""
-        return self.failover is Failover.AFTER_RETRIES
+    def patience_s(self) -> float:
+        """For how long a message waits for its preferred lane as long as that one is well."""
+        return float("inf") if self.failover is Failover.AFTER_RETRIES else self.spill_after_s
 
     def carrying(self, recipients_count: int, recipients_total: int) -> StreamPolicy:
         """Return the plan with the lanes that can carry so many of a message's recipients."""
@@ -165,6 +170,8 @@ def decide_next(
     plan: StreamPolicy,
     now: float,
     draw: float,
+    *,
+    is_own_limit: bool = False,
 ) -> Decision:
     """Say what becomes of each delivery of an attempt through `lane` that ended in `outcome`.
 
@@ -173,6 +180,7 @@ def decide_next(
         recipients: (n, address) of the deliveries that this attempt was for.
         now: UTC seconds.
         draw: chance in [0, 1) for this message and attempt.
+        is_own_limit: whether the lane refused it as too fast while it accepted others.
     """
     apart = split_by_recipient(outcome, [address for _, address in recipients])
     elsewhere = [each for each in apart.values() if is_worth_another_lane(each)]
@@ -180,7 +188,7 @@ def decide_next(
     progress, rule, onward = lease.progress, f"the provider's answer: {outcome_word(outcome)}", None
     if elsewhere:
         able = plan.carrying(len(elsewhere), lease.recipients_total)
-        onward = decide_onward(progress, lane, elsewhere, able, draw)
+        onward = decide_onward(progress, lane, elsewhere, able, draw, is_own_limit=is_own_limit)
         progress, rule = onward.progress, onward.rule
     elif waiting:
         progress = next_round(progress, prefer=lane)
@@ -230,19 +238,38 @@ def decide_step(
 
 
 def decide_onward(
-    progress: Progress, lane: str, outcomes: Sequence[Outcome], plan: StreamPolicy, draw: float
+    progress: Progress,
+    lane: str,
+    outcomes: Sequence[Outcome],
+    plan: StreamPolicy,
+    draw: float,
+    *,
+    is_own_limit: bool = False,
 ) -> NextTry:
     """Say where deliveries go that `lane` did not take for a reason of its own or the message's.
 
-    A throttled message keeps its place: the limiter has learnt of it before this, and closed the
-    lane. A mixed answer bars nothing, or what was only deferred would fail with the last lane.
+    A throttled message keeps its place, `THROTTLES_MAX` times in a row at most: the limiter has
+    learnt of it before this, and closed the lane. One that met a limit of its own goes to the next
+    lane at once, and waits on disk after the last. A mixed answer bars nothing, or what was only
+    deferred would fail with the last lane.
     """
-    if all(isinstance(each, Deferred) and each.throttled for each in outcomes):
-        rule = "throttled: the lane waits, the message keeps its place"
-        return NextTry(State.LEASED, 0.0, progress, rule)
     if all(isinstance(each, Deferred) and each.at_once for each in outcomes):
         rule = "not refused: the rest goes in a transaction of its own, at once"
         return NextTry(State.LEASED, 0.0, progress, rule)
+    throttled = [each for each in outcomes if isinstance(each, Deferred) and each.throttled]
+    if len(throttled) == len(outcomes):
+        throttles = progress.throttles + 1
+        if not is_own_limit and throttles < THROTTLES_MAX:
+            rule = "throttled: the lane waits, the message keeps its place"
+            kept = msgspec.structs.replace(progress, throttles=throttles)
+            return NextTry(State.LEASED, 0.0, kept, rule)
+        why = "throttled while others are accepted" if is_own_limit else "throttled too often"
+        tried = Progress(progress.round, (*progress.tried, lane), progress.barred)
+        onward = _next_lane(tried, plan, draw, why)
+        if onward.state is State.LEASED:
+            return onward
+        asked_s = max(each.retry_after_s or 0.0 for each in throttled)
+        return msgspec.structs.replace(onward, wait_s=max(onward.wait_s, asked_s))
     if all(is_refusal_of_message(each) for each in outcomes):
         return _bar(progress, lane, plan, draw)
     tries_here = progress.lane_tries if progress.prefer == lane else 0

@@ -311,7 +311,8 @@ def free_lane(message: MessageFacts, epoch: int, known: Snapshot) -> str | None:
     for lane in candidates(able, message.progress):
         if lane in known.free:
             return lane
-        if plan.is_patient and lane in known.healthy:
+        may_wait = plan.patience_s >= RULES[AlarmKind.NOT_SENT].patience_s
+        if may_wait and lane in known.healthy:
             return None
     return None
 

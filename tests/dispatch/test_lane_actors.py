@@ -11,10 +11,12 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailactors.dispatch.breaker import BreakerActor, BreakerSettings
+from mailactors.dispatch.breaker import BreakerActor
+from mailactors.dispatch.breaker_settings import BreakerSettings
 from mailactors.dispatch.lane import Attempt, BreakerState, Done, Lane, Reset, Stage
-from mailactors.dispatch.limiter import LimiterActor, Quota
+from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import INTENT_WITHIN_S, ProviderActor
+from mailactors.dispatch.quota import Quota
 from mailactors.errors import MailactorsError
 from mailactors.model.message import Address, Content, pack_content
 from mailactors.model.outcome import (

@@ -16,6 +16,7 @@ from mailactors.dispatch.retry import (
     TABLE,
     TAIL_BASE_S,
     TAIL_CAP_S,
+    THROTTLES_MAX,
     Decision,
     Failover,
     StreamPolicy,
@@ -176,7 +177,37 @@ def test_a_throttled_message_keeps_its_place(failover: Failover, progress: Progr
     decision = decide(TOO_FAST, progress, plan_of(failover))
 
     assert State.LEASED is decision.steps[0].state
-    assert progress == decision.progress
+    assert msgspec.structs.replace(progress, throttles=1) == decision.progress
+
+
+def test_a_message_that_is_throttled_too_often_gives_up_its_place() -> None:
+    progress, places = Progress(), list[State]()
+    for _ in range(THROTTLES_MAX):
+        decision = decide(TOO_FAST, progress, plan_of(Failover.IMMEDIATE))
+        progress = decision.progress
+        places.append(decision.steps[0].state)
+
+    assert [State.LEASED] * THROTTLES_MAX == places
+    assert (ROUTE[:1], 0) == (progress.tried, progress.throttles)
+
+
+@pytest.mark.parametrize("failover", Failover)
+def test_one_with_an_own_limit_takes_the_next_lane_and_waits_after_the_last(
+    failover: Failover,
+) -> None:
+    lease, plan = make_lease(), plan_of(failover)
+    asked = msgspec.structs.replace(TOO_FAST, retry_after_s=900.0)
+    steps = []
+    for lane in ROUTE:
+        decision = decide_next(
+            lease, lease.recipients, lane, asked, plan, NOW, 0.5, is_own_limit=True
+        )
+        lease = msgspec.structs.replace(lease, progress=decision.progress)
+        steps.append(decision.steps[0])
+
+    assert [State.LEASED, State.LEASED, State.DEFERRED] == [step.state for step in steps]
+    assert NOW + 900.0 <= steps[-1].due_at
+    assert 1 < lease.progress.round
 
 
 @pytest.mark.parametrize("progress", PROGRESSES.values(), ids=PROGRESSES)

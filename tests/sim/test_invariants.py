@@ -10,6 +10,7 @@ import pytest
 
 from mailactors.dispatch import breaker, dispatcher, limiter, provider, retry
 from mailactors.dispatch.lane import Attempt, BreakerState, Lane
+from mailactors.dispatch.quota import Quota
 from mailactors.dispatch.routing import Waiting
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, Submit
@@ -146,7 +147,7 @@ def test_quota_over_admitted(quota: dict[str, int], monkeypatch: pytest.MonkeyPa
     scenario = small(config=config)
     honest = invariants(scenario)
 
-    def generous(quota: limiter.Quota) -> limiter.Limiter:
+    def generous(quota: Quota) -> limiter.Limiter:
         state = true_state(quota)
         state.interval_s *= 0.9
         for window in state.windows:

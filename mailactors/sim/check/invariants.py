@@ -14,7 +14,7 @@ from typing import Any, Final
 import trio
 
 from mailactors.dispatch.lane import Attempt, BreakerState, BreakerStatus, Lane
-from mailactors.dispatch.limiter import Quota
+from mailactors.dispatch.quota import Quota
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.supervisor import InjectedCrashError
@@ -25,6 +25,8 @@ from mailactors.spool.port import Command, Ledger, Result
 from mailactors.wiring import Gateway
 
 ROUNDING_S: Final = 1e-6
+ROUNDING: Final = 1e-3
+"""Of a permit: sums over a run are not exact."""
 _QUOTA_S: Final = {"per_minute": 60.0, "per_hour": 3600.0, "per_day": 86400.0}
 
 
@@ -84,6 +86,8 @@ class Invariants:
         """By provider, for those that have a quota."""
         self._begun: dict[str, deque[float]] = {}
         """When permits were used, by provider, across processes."""
+        self._levels: dict[str, tuple[float, float]] = {}
+        """The most, over windows that end then, of permits used beyond the rate; by provider."""
         self._panics: dict[str, None] = {}
         """Messages whose panic attempt was logged and has not reached the provider yet."""
         self.may_crash: tuple[str, ...] = ()
@@ -158,6 +162,8 @@ class Invariants:
         begun = self._begun[provider]
         if began_s in begun:
             begun.remove(began_s)
+            level, at_s = self._levels.get(provider, (0.0, 0.0))
+            self._levels[provider] = max(0.0, level - 1.0), at_s
 
     def sending(self, provider: str, number: int) -> None:
         """A message must have an intent and must not be final."""
@@ -197,9 +203,13 @@ class Invariants:
         if quota is None:
             return
         begun = self._begun[provider]
-        if quota.per_s and begun and now_s < begun[-1] + 1.0 / quota.per_s - ROUNDING_S:
-            detail = f"{provider}: {now_s - begun[-1]:.4f} s apart, at {quota.per_s:g} a second"
-            self.report("quotas hold in every window", detail)
+        if quota.per_s:
+            level, at_s = self._levels.get(provider, (0.0, 0.0))
+            level = max(0.0, level - quota.per_s * (now_s - at_s)) + 1.0
+            self._levels[provider] = level, now_s
+            if level > quota.burst_count + ROUNDING:
+                detail = f"{provider}: {level:.3f} more than {quota.per_s:g} a second"
+                self.report("quotas hold in every window", detail)
         begun.append(now_s)
         for name, length_s in _QUOTA_S.items():
             count_max: int | None = getattr(quota, name)

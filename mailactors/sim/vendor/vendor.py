@@ -15,6 +15,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from mailactors.model.message import domain_of
 from mailactors.model.outcome import Reason
 from mailactors.providers.port import Mail
 from mailactors.sim.scenario.faults import Capacity, Dns, ProviderFault, Throttle
@@ -209,6 +210,9 @@ class Vendor:
         call.body_s = now_s + drawn[Draw.BODY] * latency_s
         if active.slow:
             latency_s = active.slow[0].latency_s
+        for slow in active.slow_domains:
+            if domain_of(recipients[0]) == slow.domain.lower():
+                latency_s = slow.latency_s
         if active.capacities and not self._queue(call, active.capacities[0], patience_s):
             return call
         if call.answer.is_taken:
