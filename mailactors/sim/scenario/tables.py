@@ -208,6 +208,8 @@ class Expect(Frozen):
     """The most duplicates, declared risks included."""
     undeclared_duplicates_max: Annotated[int, Field(ge=0, strict=True)] | None = 0
     """The most duplicates without a declared risk."""
+    unfinished_max: Annotated[int, Field(ge=0, strict=True)] = 0
+    """The most deliveries that may be neither final nor held when the run ends, at its horizon."""
     attempts_per_message_max: Duration | None = None
     """Attempts at any provider over accepted messages."""
     peak_attempts_per_s: dict[str, Duration] = Field(default={})
