@@ -301,7 +301,7 @@ def test_paused_provider_whose_slots_fill_at_once(for_s: float) -> None:
         {"at_s": 90 + for_s, "what": "resume:primary"},
     ]
     crashes = [{"at_s": 120, "what": "actor:limiter:primary"}]
-    plan = {"primary": {}}
+    plan: dict[str, Any] = {"primary": {}}
     scenario = small(
         duration_s=300, rate_per_s=1, providers=plan, operations=operations, crashes=crashes
     )
@@ -319,6 +319,34 @@ def test_delivery_event_and_outcome_in_one_commit(for_s: float) -> None:
     scenario = small(duration_s=15, rate_per_s=4, providers={"primary": plan}, faults=[pause])
 
     assert [set()] * 5 == [judges_of(scenario, seed) for seed in range(1, 6)]
+
+
+QUEUE = {"kind": "capacity", "at_s": 5, "for_s": 20, "per_s": 0.2, "keeps_abandoned": True}
+STALL = {"kind": "stall", "at_s": 5, "for_s": 20, "rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(
+            {"kind": "slow", "at_s": 5, "for_s": 20, "latency_s": s}
+            for s in (61, 70, 100, 170, 900)
+        ),
+        QUEUE,
+        STALL,
+    ],
+    ids=["slow61", "slow70", "slow100", "slow170", "slow900", "queue", "stall"],
+)
+@pytest.mark.parametrize("search_lag_s", [0, 2, 60])
+def test_vendor_that_accepts_after_we_hung_up(fault: dict[str, Any], search_lag_s: int) -> None:
+    """A look-up that finds nothing proves nothing before the vendor can have finished."""
+    plan = {"search_lag_s": search_lag_s, "faults": [fault]}
+    providers = {"primary": plan, "secondary": {}}
+
+    found = run(small(duration_s=30, rate_per_s=2, horizon_s=6000, providers=providers))
+
+    assert () == found.violations
+    assert 0 == found.undeclared_duplicates
 
 
 @pytest.mark.parametrize("step_s", [3600.0, -3600.0])
