@@ -10,9 +10,10 @@ repeat. A sign-in code must not wait a day for a provider that died, and an invo
 a look-up says as much. Only a stream that holds, at a vendor without look-ups, repeats to the
 window's end.
 
-**By look-up**, from `look_up_lag_s` after the latest attempt. Two that found nothing, made that
-late and a lag apart, prove that nothing was accepted: once the second one has come back, the
-message is ready again, without a declared risk.
+**By look-up**, first `look_up_lag_s` after the latest attempt, for most vendors are done by then. A
+look-up that finds nothing counts only from the lag after the vendor's longest work (`work_max_s`):
+it may accept a message long after we hung up. Two that count, a lag apart, prove that nothing was
+accepted: once the second one has come back, the message is ready again, without a declared risk.
 
 **By preference**, after `uncertain_wait_s`: counted from the first loss where the vendor has no
 look-ups; otherwise from the last look-up that was answered, or from when one could first count.
@@ -155,9 +156,10 @@ def key_until(doubt: Doubt, able: Capabilities, plan: StreamPolicy, steps: Clock
     return last
 
 
-def look_up_at(doubt: Doubt, lag_s: float, steps: ClockSteps) -> float:
+def look_up_at(doubt: Doubt, able: Capabilities, steps: ClockSteps) -> float:
     """Return from when (UTC) on a look-up that finds nothing counts."""
-    at = doubt.ended_at + lag_s + steps.forward_s(doubt.ended_at)
+    lag_s = able.look_up_lag_s or 0.0
+    at = doubt.ended_at + able.work_max_s + lag_s + steps.forward_s(doubt.ended_at)
     if doubt.looks.negatives:
         latest = doubt.looks.negative_at
         at = max(at, latest + max(lag_s + steps.forward_s(latest), APART_MIN_S))
@@ -189,7 +191,7 @@ def decide_doubt(
     if now < not_after:
         return Repeat(not_after)
     if able.look_up_lag_s is not None:
-        return _decide_asking(doubt, able, able.look_up_lag_s, plan, steps, now)
+        return _decide_asking(doubt, able, plan, steps, now)
     if doubt.is_held:
         return Wait(NEVER_AT)
     at = preference_at(doubt, able, plan)
@@ -199,7 +201,6 @@ def decide_doubt(
 def _decide_asking(
     doubt: Doubt,
     able: Capabilities,
-    lag_s: float,
     plan: StreamPolicy,
     steps: ClockSteps,
     now: float,
@@ -209,7 +210,9 @@ def _decide_asking(
     is_unanswered = doubt.looks.failures > 0 and not doubt.is_held
     if is_unanswered and now >= preference_at(doubt, able, plan):
         return _prefer(doubt, plan)
-    at = look_up_at(doubt, lag_s, steps)
+    at = look_up_at(doubt, able, steps)
+    if not doubt.looks.count:
+        at -= able.work_max_s  # it finds what the vendor had accepted by then
     if now < at:
         return Wait(at if doubt.is_held else min(at, doubt.expires_at))
     return LookUp()

@@ -52,7 +52,10 @@ class Capabilities(msgspec.Struct, frozen=True):
     """For how long after a send the vendor recognises `Mail.key`; 0: not at all. Within it a
     message may be repeated and goes out once."""
     look_up_lag_s: float | None = None
-    """How long after a send `look_up` may still miss it; None: there is no look-up."""
+    """How long after the vendor accepted a message `look_up` may still miss it; None: there is no
+    look-up."""
+    work_max_s: float = 120.0
+    """The vendor's longest work: how long after the connection is gone it may still accept."""
 
 
 class Found(msgspec.Struct, frozen=True):

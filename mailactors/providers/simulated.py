@@ -92,7 +92,10 @@ class SimulatedProvider:
     def capabilities(self) -> port.Capabilities:
         known = self._settings
         return port.Capabilities(
-            known.own_envelope, known.idempotency_window_s, known.look_up_lag_s
+            known.own_envelope,
+            known.idempotency_window_s,
+            known.look_up_lag_s,
+            work_max_s=0.0,  # it accepts nothing after its session is gone
         )
 
     async def connect(self) -> SimulatedSession | Refusal:

@@ -113,3 +113,14 @@ def make_attempt(
     )
     lane.in_flight[attempt.id] = attempt
     return attempt
+
+
+class NotingEntropy(EvenEntropy):
+    """Keeps the keys that were drawn for."""
+
+    def __init__(self) -> None:
+        self.keys: list[tuple[str | int, ...]] = []
+
+    def draw(self, *key: str | int) -> float:
+        self.keys.append(key)
+        return super().draw(*key)

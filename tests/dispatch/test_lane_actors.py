@@ -636,3 +636,22 @@ def test_a_lane_opens_with_all_its_credits() -> None:
     lane: Lane = make_lane(concurrency_max=3)
 
     assert 3 == lane.slots_free
+
+
+async def test_a_provider_without_an_envelope_gets_no_part_of_a_message(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """It would send to all in the visible To."""
+    bench = Bench()
+    bench.provider._settings = SimulatedSettings(own_envelope=False)
+    bench.answer = lambda command: Intended("1@x.example", NOW, "", ((0, "r0@x.example"),), PACKED)
+    await bench.start(nursery)
+    lease = make_lease(recipients=3)
+
+    bench.lane.offer(
+        Attempt("attempt-1", lease, "primary", bench.outcomes.put_nowait), trio.current_time()
+    )
+    await trio.sleep(1.0)
+
+    assert [NotAttempted(Why.UNABLE)] == bench.outcomes_seen
+    assert (0, 1) == (bench.provider.calls, bench.provider.closed_count)

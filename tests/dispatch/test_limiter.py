@@ -57,6 +57,7 @@ from mailactors.runtime.supervisor import Child, Supervisor
 from tests.dispatch.makers import (
     NOW,
     CrashAt,
+    NotingEntropy,
     TrioClock,
     make_attempt,
     make_lane,
@@ -380,7 +381,10 @@ class Bench:
         self.outcomes = open_outcomes()
         self.lane = make_lane(concurrency_max=32)
         self.notes: list[tuple[str, dict[str, Any]]] = []
-        ports = dataclasses.replace(make_ports(faults), journal=Listening(self.notes))
+        self.entropy = NotingEntropy()
+        ports = dataclasses.replace(
+            make_ports(faults), journal=Listening(self.notes), entropy=self.entropy
+        )
 
         def build() -> LimiterActor:
             return LimiterActor(self.lane, quota, no_attempts, ports)
@@ -750,3 +754,17 @@ def test_at_a_learnt_pace_there_is_no_burst() -> None:
 )
 def test_only_too_fast_by_the_provider_teaches_a_pace(outcome: Outcome, expected: bool) -> None:
     assert expected is is_too_fast(outcome)
+
+
+async def test_each_attempt_has_a_draw_of_its_own(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota())
+    await bench.start(nursery)
+
+    attempts = [bench.attempt(number) for number in (1, 2, 3)]
+    await bench.say(*attempts)
+    now_s = trio.current_time()
+    await bench.say(*(Done(each, Accepted("42"), now_s) for each in attempts))
+
+    assert 3 == len(bench.entropy.keys) == len(set(bench.entropy.keys))

@@ -22,6 +22,7 @@ from mailactors.dispatch.retry import (
     StreamPolicy,
     candidates,
     decide_next,
+    decide_onward,
     outcome_word,
     retry_delay_s,
 )
@@ -521,3 +522,28 @@ def test_48_hours_of_outage_cost_a_bounded_number_of_attempts(failover: Failover
         ns = life.attempt(ns, [PROVIDER_DOWN]) or life.wait()
 
     assert 100 < attempts / len(plan.route) < 5000
+
+
+THROTTLED_BESIDE = [PROVIDER_DOWN, REFUSED_MESSAGE, Rejected(Scope.PROVIDER, REASON)]
+
+
+@pytest.mark.parametrize("other", THROTTLED_BESIDE, ids=["down", "refused", "refuses-us"])
+@pytest.mark.parametrize("failover", Failover)
+def test_one_throttled_recipient_does_not_keep_the_others_on_the_lane(
+    other: Outcome, failover: Failover
+) -> None:
+    found = decide_onward(Progress(), "primary", [TOO_FAST, other], plan_of(failover), 0.5)
+
+    assert "throttled" not in found.rule
+    assert Progress() != found.progress
+
+
+@pytest.mark.parametrize("other", [PROVIDER_DOWN, TOO_FAST], ids=["down", "throttled"])
+@pytest.mark.parametrize("failover", Failover)
+def test_one_refused_recipient_bars_the_lane_for_no_other(
+    other: Outcome, failover: Failover
+) -> None:
+    found = decide_onward(Progress(), "primary", [REFUSED_MESSAGE, other], plan_of(failover), 0.5)
+
+    assert () == found.progress.barred
+    assert State.FAILED is not found.state

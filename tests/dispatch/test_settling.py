@@ -51,8 +51,9 @@ HOUR_S = 3600.0
 LAG_S = 20.0
 REASON = Reason("because", 451)
 KEYED = Capabilities(True, idempotency_window_s=HOUR_S)
-ASKED = Capabilities(True, look_up_lag_s=LAG_S)
-BOTH = Capabilities(True, HOUR_S, LAG_S)
+ASKED = Capabilities(True, look_up_lag_s=LAG_S, work_max_s=0.0)
+SLOW = Capabilities(True, look_up_lag_s=LAG_S, work_max_s=100.0)
+BOTH = Capabilities(True, HOUR_S, LAG_S, work_max_s=0.0)
 RESEND = StreamPolicy(("primary", "secondary"))
 HOLD = StreamPolicy(("primary", "secondary"), on_uncertain=Preference.HOLD)
 NO_STEPS = ClockSteps()
@@ -137,6 +138,10 @@ FAILED = LookUps(count=1, failures=1)
         (50, ASKED, HOLD, {"looks": LookUps(2, 0, 2)}, (State.READY, False)),
         (50, ASKED, RESEND, {"looks": LookUps(2, 0, 2), "is_held": True}, LookUp()),
         # Look-ups that fail leave it to the preference when the wait is over.
+        (19.9, SLOW, RESEND, {}, Wait(NOW + LAG_S)),
+        (20, SLOW, RESEND, {}, LookUp()),
+        (21, SLOW, RESEND, {"looks": LookUps(1)}, Wait(NOW + 120)),
+        (120, SLOW, RESEND, {"looks": LookUps(1)}, LookUp()),
         (79, ASKED, RESEND, {"looks": FAILED}, LookUp()),
         (80, ASKED, RESEND, {"looks": FAILED}, (State.READY, True)),
         (80, ASKED, HOLD, {"looks": FAILED}, (State.HELD, False)),

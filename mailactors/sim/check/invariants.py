@@ -76,7 +76,7 @@ class Invariants:
         """Take two readers of the spool; `read_state` is by a message's place in it."""
         self.violations: list[Violation] = []
         self.stopped = trio.Event()
-        self.deliveries = DeliveryModel(self.report, read_state)
+        self.deliveries = DeliveryModel(self.report, read_state, clock.now_s, self._in_flight)
         self._read_ledger = ledger
         self._truth = truth
         self._clock = clock
@@ -136,8 +136,11 @@ class Invariants:
 
     def committed(self, commands: Sequence[Command], results: Sequence[Result], now: float) -> None:
         """A transaction is durable."""
-        for command, result in zip(commands, results, strict=True):
-            self.deliveries.take(command, result, now)
+        self.deliveries.commit(commands, results, now)
+
+    def _in_flight(self) -> set[int]:
+        lanes = () if self._gateway is None else self._gateway.lanes.values()
+        return {attempt.lease.seq for lane in lanes for attempt in lane.in_flight.values()}
 
     # Attempts
 
@@ -236,8 +239,13 @@ class Invariants:
             detail = f"{final} final in the spool, {deliveries.final_count} by its commits"
             self.report("one final state", detail)
 
-    def check_end(self, *, is_complete: bool) -> None:
-        """Check the end of a run. `is_complete`: the horizon did not cut it off."""
+    def check_end(self, *, is_complete: bool, unfinished_max: int = 0) -> None:
+        """Check the end of a run.
+
+        Args:
+            is_complete: the horizon did not cut it off.
+            unfinished_max: deliveries that may be neither final nor held at the horizon.
+        """
         self.check_ledger()
         assert self._gateway is not None
         for name, lane in self._gateway.lanes.items():
@@ -250,13 +258,19 @@ class Invariants:
         for box in self._gateway.supervisor.mailbox_statistics():
             if box.waiting:
                 self.report("nothing is left over", f"{box.waiting} in the mailbox {box.name}")
+        unfinished: dict[int, State] = {}
         for number in self._truth.accepted:
             state = self.deliveries.state(number)
-            if state is State.SENT and number not in self._truth.taken:
+            if state is None:
+                self.report("nothing accepted is lost", "it was never committed", number)
+            elif state is State.SENT and number not in self._truth.taken:
                 self.report("sent means sent", "no provider ever had it", number)
-            elif is_complete and state not in RESTING:
-                word = state.value if state else "nowhere"
-                self.report("nothing accepted is lost", f"it ended as {word}", number)
+            elif state not in RESTING:
+                unfinished[number] = state
+        if len(unfinished) > unfinished_max:
+            for number, state in unfinished.items():
+                detail = f"it is {state} at the end, one of {len(unfinished)}"
+                self.report("final or held at the end", detail, number)
 
 
 def _lacks_probes(health: BreakerStatus) -> bool:

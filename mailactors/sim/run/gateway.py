@@ -97,7 +97,10 @@ class GatewayRun(Simulation):
             if not self.invariants.violations:
                 gateway = await self.node.wait_serving()
                 await gateway.stop()
-                self.invariants.check_end(is_complete=self.is_complete)
+                self.invariants.check_end(
+                    is_complete=self.is_complete,
+                    unfinished_max=self.scenario.expect.unfinished_max,
+                )
             nursery.cancel_scope.cancel()  # pending delivery events
         self.starts = self.node.starts
         self.world.journal.note("world.ended", complete=self.is_complete)

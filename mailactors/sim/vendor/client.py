@@ -123,6 +123,7 @@ class VendorClient:
             own_envelope=True,
             idempotency_window_s=vendor.plan.idempotency_window_s,
             look_up_lag_s=vendor.plan.search_lag_s,
+            work_max_s=vendor.work_max_s,
         )
 
     async def connect(self) -> Self | Refusal:
