@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from mailactors.sim.oracle.oracle import beaten, oracle_bounds, planned_messages
+from mailactors.sim.oracle.oracle import beaten, oracle_bounds
+from mailactors.sim.oracle.planned import planned_messages
 from mailactors.sim.oracle.providers import KnownProvider, Server
 from mailactors.sim.report.report import Oracle, Report
 from mailactors.sim.run.gateway import run_scenario

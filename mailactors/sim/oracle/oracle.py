@@ -26,16 +26,17 @@ from typing import Final
 import msgspec
 
 from mailactors.config import Config
-from mailactors.sim.oracle.providers import KnownProvider, Server, odds
+from mailactors.sim.oracle.planned import PlannedMessage, is_rough, planned_messages
+from mailactors.sim.oracle.providers import KnownProvider, odds
+from mailactors.sim.oracle.shared import SharedCapacity
 from mailactors.sim.report.report import Bound, Oracle, Report, rounded
 from mailactors.sim.scenario.faults import Auth, ProviderFault
-from mailactors.sim.scenario.file import Scenario, horizon_s
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.vendor.answers import ACCEPTANCE, Answer, decide_answer, decide_recipient
 from mailactors.sim.vendor.client import ANSWER_WITHIN_S
 from mailactors.sim.vendor.draws import RareDraw
 from mailactors.sim.vendor.timeline import ActiveFaults
 from mailactors.sim.world.entropy import KeyedEntropy
-from mailactors.sim.world.traffic import pick, planned_arrivals, recipient_domain
 from mailactors.sim.world.truth import quantile
 
 ATTEMPTS_MAX: Final = 20
@@ -45,39 +46,6 @@ RATE_ATTEMPTS_MAX: Final = 50
 SHARES: Final = (0.5, 0.99, 0.999)
 ROUNDING: Final = 1e-4
 """Figures are rounded to this."""
-ACCEPT_S: Final = 0.1
-"""Deadlines count from acceptance, which takes some commits; much longer where it is disturbed."""
-PRECISION: Final = 0.01
-"""Relative precision of the bound on all messages together; the lower end is returned."""
-
-
-class PlannedMessage(msgspec.Struct, frozen=True):
-    """A message of the traffic."""
-
-    number: int
-    at_s: float
-    until_s: float
-    """No attempt may begin later."""
-    domain: str
-    is_poison: bool = False
-
-
-def planned_messages(
-    scenario: Scenario, config: Config, entropy: KeyedEntropy
-) -> list[PlannedMessage]:
-    """Return every message that the clients will submit."""
-    traffic, draw = scenario.traffic, entropy.draw
-    end_s, found = horizon_s(scenario, config), []
-    is_late = is_rough(scenario) or bool(scenario.clock_faults)
-    default = next(iter(config.streams))
-    planned = planned_arrivals(traffic, scenario.duration_s, entropy)
-    for number, at_s, is_poison in planned:
-        stream = pick(traffic.streams, draw("stream", number)) if traffic.streams else default
-        domain = recipient_domain(traffic, entropy, number)
-        expires_s = math.inf if is_late else config.streams[stream].expires_after_s
-        until_s = min(end_s, at_s + expires_s + ACCEPT_S)
-        found.append(PlannedMessage(number, at_s, until_s, domain, is_poison))
-    return found
 
 
 def oracle_bounds(scenario: Scenario, config: Config, seed: int) -> Oracle:
@@ -134,17 +102,6 @@ def known_faults(scenario: Scenario, name: str) -> tuple[ProviderFault, ...]:
             end_s = next((at_s for at_s in reloads if at_s > fault.at_s), math.inf)
         found.append(fault.model_copy(update={"for_s": end_s - fault.at_s}))
     return tuple(found)
-
-
-def is_rough(scenario: Scenario) -> bool:
-    """Whether the gateway itself is disturbed.
-
-    Then attempts break off before their answer, which uses up draws in no time, and what has
-    connected may send much later.
-    """
-    return bool(scenario.crashes or scenario.spool_faults or scenario.pauses) or (
-        scenario.traffic.poison is not None
-    )
 
 
 def least_quantile(needed_s: Sequence[float], optional_s: Sequence[float], share: float) -> float:
@@ -353,61 +310,3 @@ def answer_of(
     return (
         recipient_refusal or decide_answer(active, provider.draws, draws_of_attempt, number, None)
     )[0]
-
-
-# All messages together
-
-
-class SharedCapacity:
-    """What quotas, capacities and outages admit, if nothing ever fails.
-
-    Exact if all quota windows have one length; otherwise a message goes where it uses up quota for
-    the shortest time.
-    """
-
-    def __init__(
-        self, providers: Sequence[KnownProvider], messages: Sequence[PlannedMessage]
-    ) -> None:
-        self._providers = providers
-        self._messages = messages
-        self._floor_s = min(provider.latency_min_s for provider in providers)
-        self.waits_s = sorted(self._serve(math.inf))
-        """How long each message that can begin in time waits, if the oldest goes first."""
-
-    def at_least(self, alone_s: float, share: float) -> float:
-        """Return a lower bound on a quantile, if without quotas it were `alone_s`."""
-        count = math.ceil(share * len(self.waits_s))
-        # Oldest first is one way to do it, so that the best way is no worse.
-        high_s = (quantile(self.waits_s, share) or 0.0) + self._floor_s
-        low_s = middle_s = alone_s
-        while high_s - low_s > PRECISION * high_s:
-            if len(self._serve(middle_s - self._floor_s)) >= count:
-                high_s = middle_s
-            else:
-                low_s = middle_s
-            middle_s = (low_s + high_s) / 2
-        return low_s
-
-    def _serve(self, patience_s: float) -> list[float]:
-        """Return the waits of those messages that can begin within `patience_s`; drop the others.
-
-        All have the same patience and the same cost, so that no order serves more messages than
-        the oldest first.
-        """
-        servers = sorted(
-            (Server(provider) for provider in self._providers), key=lambda each: each.window_max_s
-        )
-        waits_s = []
-        for message in self._messages:
-            at_s = message.at_s
-            start_s, chosen = math.inf, servers[0]
-            for server in servers:
-                next_s = server.next_s(at_s, start_s)
-                if next_s < start_s:
-                    start_s, chosen = next_s, server
-                    if start_s <= at_s:
-                        break
-            if start_s <= at_s + patience_s and start_s <= message.until_s:
-                chosen.serve()
-                waits_s.append(start_s - at_s)
-        return waits_s
