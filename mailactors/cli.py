@@ -259,7 +259,7 @@ def simulate(
 
 @app.command("config")
 def show_config(config: ConfigOption = None) -> None:
-    """Print the configuration as it takes effect, secrets masked."""
+    """Print the configuration as it takes effect, secrets masked, and what evidence can come."""
     print(json.dumps(effective(_configure(config, None, None)), indent=2))
 
 

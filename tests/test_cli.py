@@ -91,6 +91,7 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path, run: Run) ->
     shown = json.loads(out)
     assert shown["providers"]["p"]["host"] == "mx.example"
     assert shown["service"]["listen"] == "127.0.0.1:8025"
+    assert shown["evidence"]["otp"]["p"] == {"evidence": [], "then": "resend at once"}
 
 
 @pytest.mark.parametrize("command", ["config", "serve"])

@@ -249,6 +249,18 @@ def decide_onward(
     return _next_lane(tried, plan, draw, "the provider failed")
 
 
+def decide_resend(progress: Progress, lane: str, plan: StreamPolicy, draw: float) -> NextTry:
+    """Say where an uncertain message goes that `lane` may have accepted, once it is sent again.
+
+    To a lane that has not had it, at once. Where each lane had it the round is over, and the next
+    one begins after the table's delay: lanes that all lose their answers must not repeat a message
+    in a tight loop.
+    """
+    tried = tuple(dict.fromkeys((*progress.tried, lane)))
+    after = Progress(progress.round, tried, progress.barred)
+    return _next_lane(after, plan, draw, "the answer was lost")
+
+
 def _bar(progress: Progress, lane: str, plan: StreamPolicy, draw: float) -> NextTry:
     """Leave out a lane that refused the message itself: each other lane is asked once.
 

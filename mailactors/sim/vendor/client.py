@@ -70,6 +70,7 @@ class VendorClient:
             own_envelope=True,
             idempotency_window_s=plan.idempotency_window_s,
             look_up_lag_s=plan.search_lag_s,
+            delivery_events=plan.delivery_events is not None,
         )
 
     @property

@@ -13,6 +13,7 @@ import socket
 import ssl
 from typing import Final, NoReturn
 
+import msgspec
 import trio
 import trio.testing
 
@@ -105,8 +106,9 @@ class WireProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        """The SMTP client's."""
-        return self._inner.capabilities
+        """The SMTP client's, and the vendor's delivery events."""
+        has_events = self.vendor.plan.delivery_events is not None
+        return msgspec.structs.replace(self._inner.capabilities, delivery_events=has_events)
 
     async def connect(self) -> WireSession | Refusal:
         """Return a session of the client, pooled or new."""

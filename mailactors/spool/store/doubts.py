@@ -20,7 +20,13 @@ from mailactors.spool.port import (
     RecordOutcome,
     Step,
 )
-from mailactors.spool.store.events import WRITTEN_FOR, finish, record, report_failure
+from mailactors.spool.store.events import (
+    WRITTEN_FOR,
+    finish,
+    record,
+    report_failure,
+    unpack_progress,
+)
 from mailactors.spool.store.rows import Row, Rows
 from mailactors.spool.store.suppressions import is_suppressed
 
@@ -205,16 +211,15 @@ def find_due_doubts(db: Rows, command: FindDueDoubts, now: float) -> Doubts:
 
 
 def _doubt(db: Rows, seq: int, attempt_id: str) -> Doubt:
-    ((id_, stream, total, attempts, accepted_at, expires_at, size_bytes, crashes, *known),) = (
-        db.query(
-            f"SELECT id, stream, {WRITTEN_FOR}, attempts, accepted_at,"
-            " expires_at, size_bytes, crash_count, doubts.provider, doubts.recipients, began_at,"
-            " since, ended_at, repeats, looks, failures, negatives, negative_at, answered_at"
-            " FROM messages JOIN doubts USING (seq) WHERE seq = ? AND attempt_id = ?",
-            (seq, attempt_id),
-        )
+    (row,) = db.query(
+        f"SELECT id, stream, {WRITTEN_FOR}, attempts, accepted_at, expires_at, size_bytes,"
+        " crash_count, progress, doubts.provider, doubts.recipients, began_at, since,"
+        " ended_at, repeats, looks, failures, negatives, negative_at, answered_at"
+        " FROM messages JOIN doubts USING (seq) WHERE seq = ? AND attempt_id = ?",
+        (seq, attempt_id),
     )
-    provider, recipients_count, began_at, since, ended_at, repeats, *looks = known
+    id_, stream, total, attempts, accepted_at, expires_at, size_bytes, crashes, packed = row[:9]
+    provider, recipients_count, began_at, since, ended_at, repeats, *looks = row[9:]
     rows = db.query(
         "SELECT n, recipient, state, epoch, evidence FROM deliveries"
         " WHERE seq = ? AND attempt_id = ? AND state IN ('uncertain', 'held') ORDER BY n",
@@ -244,6 +249,7 @@ def _doubt(db: Rows, seq: int, attempt_id: str) -> Doubt:
         is_suppressed=any(is_suppressed(db, row[1]) for row in rows),
         evidence=_reported(rows, provider),
         crashes=crashes,
+        progress=unpack_progress(packed),
     )
 
 
