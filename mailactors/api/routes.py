@@ -181,6 +181,16 @@ _OPERATION: Final = (
         )
     ),
     Route(
+        "POST",
+        "/v1/flush",
+        "flush",
+        providers.flush,
+        "Make deferred deliveries due now, all or one provider's or stream's",
+        {200: schemas_control.FlushView},
+        _COMMAND,
+        query=schemas_control.FlushQuery,
+    ),
+    Route(
         "GET",
         "/v1/suppressions",
         "suppressions",

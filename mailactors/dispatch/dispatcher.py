@@ -143,6 +143,7 @@ class DispatcherActor:
             for done in self._mailbox.take():
                 self._ports.faults.point("dispatcher.outcome")
                 await self._handle(done)
+            self._domains.forget_at(self._signals.flushes.value)
             await self._read_replies()
             self._dispatch()
             await self._ask()

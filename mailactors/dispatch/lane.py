@@ -21,6 +21,8 @@ from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock
+from mailactors.runtime.reply import ActorCrashedError, Reply
+from mailactors.runtime.supervisor import describe
 from mailactors.spool.port import Doubt, Lease
 
 NEVER_S: Final = -1e9
@@ -81,15 +83,21 @@ class Done(msgspec.Struct, frozen=True):
     ended_s: float
 
 
-class Pause(msgspec.Struct, frozen=True):
+class Control(msgspec.Struct, frozen=True):
+    """An operator's command to an actor of a lane; `done` is filled when it has taken effect."""
+
+    done: Reply[None] = msgspec.field(default_factory=Reply)
+
+
+class Pause(Control, frozen=True):
     """Stop giving permits until `Resume`."""
 
 
-class Resume(msgspec.Struct, frozen=True):
+class Resume(Control, frozen=True):
     """Give permits again."""
 
 
-class Reset(msgspec.Struct, frozen=True):
+class Reset(Control, frozen=True):
     """Forget what was learnt of the provider: close the breaker, lift its Retry-After and pace."""
 
 
@@ -271,20 +279,31 @@ class Lane:
         self.limiter_mailbox.capacity = self.breaker_mailbox.capacity = 2 * room
         self.provider_mailbox.capacity = room
 
-    def pause(self) -> None:
-        """Give no more permits until `resume`; what is in flight goes on."""
-        self.is_paused = True
-        self.limiter_mailbox.put_nowait(Pause())
+    def pause(self) -> tuple[Reply[None], ...]:
+        """Give no more permits until `resume`; what is in flight goes on.
 
-    def resume(self) -> None:
+        Returns the replies that are filled when it has taken effect, as `resume` and `reset` do.
+        """
+        self.is_paused = True
+        return self._tell(self.limiter_mailbox, Pause())
+
+    def resume(self) -> tuple[Reply[None], ...]:
         """Give permits again."""
         self.is_paused = False
-        self.limiter_mailbox.put_nowait(Resume())
+        return self._tell(self.limiter_mailbox, Resume())
 
-    def reset(self) -> None:
+    def reset(self) -> tuple[Reply[None], ...]:
         """Close the breaker, and forget the provider's Retry-After and learnt pace."""
-        self.limiter_mailbox.put_nowait(Reset())
-        self.breaker_mailbox.put_nowait(Reset())
+        # The limiter last: it refuses by what the breaker has published.
+        closed = self._tell(self.breaker_mailbox, Reset())
+        return (*closed, *self._tell(self.limiter_mailbox, Reset()))
+
+    @staticmethod
+    def _tell(
+        mailbox: Mailbox[LaneMessage], command: Pause | Resume | Reset
+    ) -> tuple[Reply[None], ...]:
+        mailbox.put_nowait(command)
+        return (command.done,)
 
     def retire(self) -> None:
         """Take nothing new from now on."""
@@ -332,13 +351,13 @@ def reply(done: Done) -> None:
 def pass_up(send: Callable[[Done], None], clock: Clock) -> Callable[[LaneMessage, Exception], None]:
     """Return what a mailbox does with the item that its actor died of: `send` its end."""
 
-    def lost(item: LaneMessage, _error: Exception) -> None:
+    def lost(item: LaneMessage, error: Exception) -> None:
         match item:
             case Attempt():
                 send(Done(item, NotAttempted(Why.CRASHED), clock.now_s()))
             case Done():
                 send(item)
             case Pause() | Resume() | Reset():
-                pass
+                item.done.fail(ActorCrashedError(describe(error)))
 
     return lost

@@ -31,6 +31,7 @@ from mailactors.spool.port import (
     Claim,
     Claimed,
     Command,
+    Flushed,
     Receipt,
     Recorded,
     Result,
@@ -50,7 +51,7 @@ MAILBOX_CAPACITY: Final = 4096
 
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BRINGS_MESSAGES: Final = (Accept, AcceptMany, Retry)
-_MAY_BRING_WORK: Final = (Receipt, Recorded, SettledByHand)
+_MAY_BRING_WORK: Final = (Receipt, Recorded, SettledByHand, Flushed)
 TRIES_MAX: Final = 3
 """How often a command on which the writer died is tried; commands are idempotent."""
 
@@ -83,6 +84,8 @@ class SpoolSignals:
         """Counts starts of the writer: commands sent to its predecessor may have been lost."""
         self.full_until_s: Cell[float] = Cell(0.0)
         """Monotonic; the disk was full, and a new message before then would be refused."""
+        self.flushes: Cell[int] = Cell(0)
+        """Counts commits that made deferred deliveries due before their time."""
         self.room: Cell[SpoolSpace] = Cell(SpoolSpace())
         self.standing: dict[str, Write] = {}
         """A stream's claim, to be executed in the commit that brings its next message."""
@@ -167,6 +170,8 @@ class SpoolActor:
         self._faults.point("spool.committed")
         for write, result in zip(group, results, strict=True):
             write.reply.resolve(result)
+        if any(isinstance(result, Flushed) and result.count for result in results):
+            self._signals.flushes.publish(self._signals.flushes.value + 1)
         for stream in streams_with_work(group, results):
             due = self._signals.due(stream)
             due.publish(due.value + 1)

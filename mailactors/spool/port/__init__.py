@@ -79,6 +79,8 @@ from mailactors.spool.port.upkeep import (
     CountCrash,
     Expire,
     Expired,
+    Flush,
+    Flushed,
     Recover,
     Recovered,
 )
@@ -86,7 +88,8 @@ from mailactors.spool.port.upkeep import (
 __all__ = ["ALONE_FROM", "BUSY_WAIT_S", "CRASHES_MAX", "NEVER_AT", "Accept", "AcceptMany"]
 __all__ += ["AcceptedMany", "Cancel", "Cancelled", "Claim", "Claimed", "Command", "Conflict"]
 __all__ += ["CountCrash", "DeliveryFacts", "DeliveryStatus", "Doubt", "Doubts", "Event", "Expire"]
-__all__ += ["Expired", "FeedEvent", "Filters", "FindDueDoubts", "IdempotencyKey", "Inspection"]
+__all__ += ["Expired", "FeedEvent", "Filters", "FindDueDoubts", "Flush", "Flushed"]
+__all__ += ["IdempotencyKey", "Inspection"]
 __all__ += ["InspectionQuery", "Intend", "IntendAgain", "Intended", "Lease", "LeaseOwner"]
 __all__ += ["Ledger", "LookUps", "MessageFacts", "MessageStatus", "NotRetried", "Page", "Pending"]
 __all__ += ["Postpone", "Progress", "Purge", "Purged", "Questions", "Receipt"]
@@ -104,6 +107,7 @@ Command: TypeAlias = (
     | RecordOutcome
     | Release
     | Expire
+    | Flush
     | FindDueDoubts
     | Postpone
     | IntendAgain
@@ -129,6 +133,7 @@ Result: TypeAlias = (
     | Withdrawn
     | Recorded
     | Expired
+    | Flushed
     | Doubts
     | Cancelled
     | Recovered

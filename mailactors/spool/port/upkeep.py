@@ -30,6 +30,30 @@ class Expired(msgspec.Struct, frozen=True):
     next_expiry_at: float | None
 
 
+class Flush(msgspec.Struct, frozen=True):
+    """Make deferred deliveries of a stream due now, before their time. → Flushed
+
+    All that wait for a later time than `since`, but for those whose message's `send_at` has not
+    come. With a `provider` only those that it had last. Looks at up to `limit` deliveries, in the
+    order of their due times, after the place `after`; what is flushed lies before it.
+    """
+
+    stream: str
+    provider: str
+    since: float
+    limit: int
+    after: tuple[float, int, int] | None = None
+
+
+class Flushed(msgspec.Struct, frozen=True):
+    """How many are due now. `after`: where the next command goes on, or None at the end."""
+
+    count: int
+    after: tuple[float, int, int] | None
+    stream: str = ""
+    """The stream, if something of it is due, or empty."""
+
+
 class Cancel(msgspec.Struct, frozen=True):
     """Cancel a message's ready, deferred and leased deliveries. → Cancelled"""
 

@@ -6,6 +6,7 @@ Each UPDATE names the states that it may come from, as in `store.deliver`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from mailactors.model.lifecycle import State
 from mailactors.spool.port import (
@@ -16,6 +17,8 @@ from mailactors.spool.port import (
     CountCrash,
     Expire,
     Expired,
+    Flush,
+    Flushed,
     Recorded,
     Recover,
     Recovered,
@@ -24,6 +27,9 @@ from mailactors.spool.store.deliver import RECOVERED
 from mailactors.spool.store.doubts import open_doubt
 from mailactors.spool.store.events import finish, record, report_failure
 from mailactors.spool.store.rows import Rows
+
+_AFTER_ALL: Final = 2**62
+"""A seq beyond that of any message."""
 
 
 def expire(db: Rows, command: Expire, now: float) -> Expired:
@@ -54,6 +60,34 @@ def expire(db: Rows, command: Expire, now: float) -> Expired:
     return Expired(
         tuple(row[0] for row in expired), tuple(row[1] for row in expired), next_expiry_at
     )
+
+
+def flush(db: Rows, command: Flush, now: float) -> Flushed:
+    """Make a part of what waits for a later time due since the flush began."""
+    place = command.after or (command.since, _AFTER_ALL, 0)
+    rows = db.query(
+        "SELECT deliveries.due_at, seq, n, provider, not_before"
+        " FROM deliveries JOIN messages USING (seq)"
+        " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
+        " AND (due_at, seq, n) > (?, ?, ?) ORDER BY due_at, seq, n LIMIT ?",
+        (command.stream, *place, command.limit),
+    )
+    chosen = [
+        (seq, n)
+        for _, seq, n, provider, not_before in rows
+        if now >= not_before and command.provider in {"", provider}
+    ]
+    db.run_each(
+        "UPDATE deliveries SET due_at = ?, updated_at = ?"
+        " WHERE seq = ? AND n = ? AND state IN ('ready', 'deferred')",
+        [(command.since, now, seq, n) for seq, n in chosen],
+    )
+    for seq in dict.fromkeys(seq for seq, _ in chosen):
+        ns = [n for each, n in chosen if each == seq]
+        record(db, seq, now, "flushed", {"rule": "by hand: due now", "ns": ns})
+    is_end = len(rows) < command.limit
+    after = None if is_end else (rows[-1][0], rows[-1][1], rows[-1][2])
+    return Flushed(len(chosen), after, command.stream if chosen else "")
 
 
 def cancel(db: Rows, command: Cancel, now: float) -> Cancelled:
