@@ -130,6 +130,18 @@ class Waiting:
         """Return how many messages of a stream wait."""
         return self._streams[stream].size
 
+    def sizes(self, stream: str) -> dict[tuple[str, ...], int]:
+        """Return how many messages of a stream wait, by the lanes that may take them."""
+        return {lanes: len(queue) for lanes, queue in self._streams[stream].by_lanes.items()}
+
+    def cut(self, stream: str, lanes: tuple[str, ...], keep: int) -> list[Lease]:
+        """Take out the youngest messages that wait for these lanes; so many are kept."""
+        found = self._streams[stream]
+        queue = found.by_lanes[lanes]
+        left = [queue.pop() for _ in range(len(queue) - keep)]
+        found.size -= len(left)
+        return left[::-1]
+
     def push(self, lease: Lease, lanes: tuple[str, ...], *, is_first: bool = False) -> None:
         """Add a message at the end; with `is_first`, at the place of its age."""
         stream = self._streams[lease.stream]

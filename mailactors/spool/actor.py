@@ -31,6 +31,7 @@ from mailactors.spool.port import (
     Claim,
     Claimed,
     Command,
+    Flush,
     Flushed,
     Receipt,
     Recorded,
@@ -85,7 +86,7 @@ class SpoolSignals:
         self.full_until_s: Cell[float] = Cell(0.0)
         """Monotonic; the disk was full, and a new message before then would be refused."""
         self.flushes: Cell[int] = Cell(0)
-        """Counts commits that made deferred deliveries due before their time."""
+        """Counts commits with a flush by hand."""
         self.room: Cell[SpoolSpace] = Cell(SpoolSpace())
         self.standing: dict[str, Write] = {}
         """A stream's claim, to be executed in the commit that brings its next message."""
@@ -170,7 +171,7 @@ class SpoolActor:
         self._faults.point("spool.committed")
         for write, result in zip(group, results, strict=True):
             write.reply.resolve(result)
-        if any(isinstance(result, Flushed) and result.count for result in results):
+        if any(isinstance(each.command, Flush) and not each.command.is_recall for each in group):
             self._signals.flushes.publish(self._signals.flushes.value + 1)
         for stream in streams_with_work(group, results):
             due = self._signals.due(stream)

@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from typing import Final
 
 from mailactors.config import ProviderSettings
-from mailactors.dispatch.dispatcher import DispatcherState
+from mailactors.dispatch.state import DispatcherState
 from mailactors.model.outcome import Accepted, Outcome, Refusal
 from mailactors.providers.port import Capabilities, LookUpResult, Mail, Provider, Session
 from mailactors.runtime.ports import Clock, Ports, SystemClock

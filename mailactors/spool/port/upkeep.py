@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -35,7 +36,9 @@ class Flush(msgspec.Struct, frozen=True):
 
     All that wait for a later time than `since`, but for those whose message's `send_at` has not
     come. With a `provider` only those that it had last. Looks at up to `limit` deliveries, in the
-    order of their due times, after the place `after`; what is flushed lies before it.
+    order of their due times up to `until`, after the place `after`; what is flushed lies before it.
+
+    A recall is of what was released to wait, which no provider deferred, and leaves no event.
     """
 
     stream: str
@@ -43,6 +46,8 @@ class Flush(msgspec.Struct, frozen=True):
     since: float
     limit: int
     after: tuple[float, int, int] | None = None
+    until: float = math.inf
+    is_recall: bool = False
 
 
 class Flushed(msgspec.Struct, frozen=True):

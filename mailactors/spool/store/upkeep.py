@@ -66,25 +66,28 @@ def flush(db: Rows, command: Flush, now: float) -> Flushed:
     """Make a part of what waits for a later time due since the flush began."""
     place = command.after or (command.since, _AFTER_ALL, 0)
     rows = db.query(
-        "SELECT deliveries.due_at, seq, n, provider, not_before"
+        "SELECT deliveries.due_at, seq, n, provider, not_before, state"
         " FROM deliveries JOIN messages USING (seq)"
         " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
-        " AND (due_at, seq, n) > (?, ?, ?) ORDER BY due_at, seq, n LIMIT ?",
-        (command.stream, *place, command.limit),
+        " AND (due_at, seq, n) > (?, ?, ?) AND due_at <= ? ORDER BY due_at, seq, n LIMIT ?",
+        (command.stream, *place, command.until, command.limit),
     )
     chosen = [
         (seq, n)
-        for _, seq, n, provider, not_before in rows
-        if now >= not_before and command.provider in {"", provider}
+        for _, seq, n, provider, not_before, state in rows
+        if now >= not_before
+        and command.provider in {"", provider}
+        and not (command.is_recall and state == State.DEFERRED)
     ]
     db.run_each(
         "UPDATE deliveries SET due_at = ?, updated_at = ?"
         " WHERE seq = ? AND n = ? AND state IN ('ready', 'deferred')",
         [(command.since, now, seq, n) for seq, n in chosen],
     )
-    for seq in dict.fromkeys(seq for seq, _ in chosen):
-        ns = [n for each, n in chosen if each == seq]
-        record(db, seq, now, "flushed", {"rule": "by hand: due now", "ns": ns})
+    if not command.is_recall:
+        for seq in dict.fromkeys(seq for seq, _ in chosen):
+            ns = [n for each, n in chosen if each == seq]
+            record(db, seq, now, "flushed", {"rule": "by hand: due now", "ns": ns})
     is_end = len(rows) < command.limit
     after = None if is_end else (rows[-1][0], rows[-1][1], rows[-1][2])
     return Flushed(len(chosen), after, command.stream if chosen else "")
