@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, get_args, get_origin
 
+import msgspec
 import pydantic
 import pydantic_settings
 from pydantic import Field
 
+from mailactors.dispatch.evidence import evidence_of
 from mailactors.dispatch.lanes import LaneSettings
-from mailactors.dispatch.retry import SPILL_AFTER_S, Failover, Preference
+from mailactors.dispatch.retry import SPILL_AFTER_S, Failover, Preference, StreamPolicy
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import normal_address
 from mailactors.observe.logs import LogSettings
@@ -312,3 +314,23 @@ def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
 
 
 _KINDS: Final = [str(each.model_fields["kind"].default) for each in _models(ProviderSettings)]
+
+
+def evidence(config: Config) -> dict[str, Any]:
+    """Return by stream and provider what can settle a message whose answer was lost."""
+    found: dict[str, Any] = {}
+    for name, stream in config.streams.items():
+        route = config.route(name)
+        plan = StreamPolicy(
+            route, on_uncertain=stream.on_uncertain, uncertain_wait_s=stream.uncertain_wait_s
+        )
+        able = {provider: config.providers[provider].capabilities for provider in route}
+        found[name] = {provider: evidence_of(able[provider], plan) for provider in route}
+    shown = msgspec.json.decode(msgspec.json.encode(found))
+    assert isinstance(shown, dict)
+    return shown
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """Return the whole configuration as plain values, secrets masked, with its `evidence`."""
+    return {**config.model_dump(mode="json"), "evidence": evidence(config)}

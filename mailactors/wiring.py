@@ -20,12 +20,13 @@ from mailactors.config import (
     SimulatedProviderSettings,
     SmtpProviderSettings,
 )
-from mailactors.dispatch.dispatcher import DispatcherActor, DispatcherState
+from mailactors.dispatch.dispatcher import DispatcherActor
 from mailactors.dispatch.lane import Lane
 from mailactors.dispatch.lanes import Lanes, LaneSettings
 from mailactors.dispatch.recovery import leave_of
 from mailactors.dispatch.retry import StreamPolicy
 from mailactors.dispatch.settler import SettlerActor, SettlerState
+from mailactors.dispatch.state import DispatcherState
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry

@@ -30,6 +30,7 @@ def config(latency_s: float, drain_s: float = 10.0) -> str:
     return (
         f'[service]\nlisten = "127.0.0.1:0"\nspool = "spool.db"\ndrain_s = {drain_s}\n'
         f'[providers.p]\nkind = "simulated"\nlatency_s = {latency_s}\nlatency_sigma = 0\n'
+        "delivery_events = true\n"
         "[streams.mail]\nuncertain_wait_s = 3600\n"
     )
 

@@ -294,6 +294,7 @@ class BreakerActor:
                     case Reset():
                         close(self._breaker, self._clock.now_s())
                         self._publish()
+                        item.done.resolve(None)
                     case Pause() | Resume():
                         raise AssertionError("only the limiter pauses")
                     case _:

@@ -11,7 +11,6 @@ earliest of a handful of times), never keeps a body. The settler sends repeats i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 import msgspec
@@ -22,18 +21,22 @@ from mailactors.dispatch.claims import Claims
 from mailactors.dispatch.domains import Domains, hold_time_s
 from mailactors.dispatch.lane import Attempt, Done, Stage
 from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.parking import (
+    PARK_MIN_S,
+    SUSPECTS_KEPT,
+    Parking,
+)
 from mailactors.dispatch.record import attempt_facts, record_of, void_of, with_doubt_at
 from mailactors.dispatch.recovery import is_recovered, recover_of
 from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
 from mailactors.dispatch.routing import Choice, Panics, Waiting
 from mailactors.dispatch.settling import first_at
+from mailactors.dispatch.state import DispatcherState
 from mailactors.dispatch.suspects import Suspects, count_crash
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import Accepted, NotAttempted, Why
-from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
-from mailactors.runtime.tally import Histogram
 from mailactors.runtime.timer import Timer
 from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import (
@@ -48,36 +51,10 @@ from mailactors.spool.port import (
     Result,
 )
 
-MAILBOX_CAPACITY: Final = 1_000_000
-"""The slots of all lanes bound what the mailbox holds; this is never reached."""
 UPKEEP_S: Final = 1.0
 """How often messages past their deadline are looked for."""
 UPKEEP_LIMIT: Final = 500
 """Messages that one such look handles."""
-
-
-@dataclass(eq=False)
-class DispatcherState:
-    """What survives a crash of the dispatcher, and what others may see of it."""
-
-    node: str
-    """Who leases, in the spool."""
-    mailbox: Mailbox[Done] = field(init=False)
-    lost: list[Attempt] = field(default_factory=list)
-    """Those on whose end a dispatcher died; its successor leaves them to the spool's intents."""
-    has_recovered: bool = False
-    """Whether what a dead process left behind has been put right."""
-    leases: Callable[[], frozenset[tuple[int, int]]] | None = None
-    """(seq, epoch) of what is in memory and in no lane; None before a dispatcher began."""
-    decided_s: Histogram = field(default_factory=Histogram)
-    """From a failure's last byte or timeout to the decision on what follows."""
-    recorded_s: Histogram = field(default_factory=Histogram)
-    """From the same moment until outcome and decision were durable."""
-
-    def __post_init__(self) -> None:
-        self.mailbox = Mailbox(
-            "dispatcher", MAILBOX_CAPACITY, lambda done, _error: self.lost.append(done.attempt)
-        )
 
 
 class DispatcherActor:
@@ -107,6 +84,7 @@ class DispatcherActor:
         self._claims = Claims(state.node, spool, self._mailbox.nudge)
         self._waiting = Waiting()
         self._chooser = Chooser(lanes, self._waiting)
+        self._parking = Parking(self._waiting, lanes, self._claims)
         self._suspects = Suspects()
         self._domains = Domains(ports.journal)
         self._panics = Panics(ports.journal)
@@ -138,8 +116,10 @@ class DispatcherActor:
             for done in self._mailbox.take():
                 self._ports.faults.point("dispatcher.outcome")
                 await self._handle(done)
+            self._domains.forget_at(self._signals.flushes.value)
             await self._read_replies()
-            self._dispatch()
+            if self._dispatch():
+                await self._make_room()
             await self._ask()
             if self._lanes.is_draining and not self._lanes.in_flight:
                 self._lanes.drained.set()
@@ -158,6 +138,7 @@ class DispatcherActor:
         self._waiting.set_shares({name: self._lanes.plan(name).share for name in self._claims})
         for lease in (*self._waiting.take_all(), *self._suspects.take_all()):
             await self._push(lease)
+        self._parking.expect(self._claims, self._clock.wall_time())
 
     async def _recover(self, asked: Callable[[], None] = lambda: None) -> None:
         """Put right what a dead dispatcher, settler or writer left behind.
@@ -276,7 +257,10 @@ class DispatcherActor:
             await self._push(lease)
             return
         draw = self._ports.entropy.draw("domain", lease.id, lease.epoch)
-        due_at = self._clock.wall_time() + hold_time_s(deferring_s, draw)
+        await self._release(lease, self._clock.wall_time() + hold_time_s(deferring_s, draw))
+
+    async def _release(self, lease: Lease, due_at: float) -> None:
+        """Let a message wait on the disk, which is neither an attempt nor a round."""
         ns = tuple(n for n, _ in lease.recipients)
         await self._write(Release(lease.seq, ns, lease.epoch, due_at))
         self._claims.expect(lease.stream, due_at)
@@ -287,7 +271,10 @@ class DispatcherActor:
         able = plan.carrying(len(lease.recipients), lease.recipients_total)
         lanes = candidates(able, lease.progress)
         if lanes and lease.crashes >= ALONE_FROM:
-            self._suspects.push(lease, lanes)
+            if self._suspects.count(lease.stream) < SUSPECTS_KEPT:
+                self._suspects.push(lease, lanes)
+            else:
+                await self._release(lease, self._clock.wall_time() + PARK_MIN_S)
         elif lanes:
             late_s = max(0.0, self._clock.wall_time() - lease.due_at)
             since_s = self._clock.now_s() - late_s
@@ -295,12 +282,12 @@ class DispatcherActor:
         else:
             await self._fail(lease, "no provider of its route can carry what is left of it")
 
-    def _dispatch(self) -> None:
-        """Give lanes what they take now; nothing while the disk has no room for intents."""
+    def _dispatch(self) -> bool:
+        """Give lanes what they take now; False while the disk has no room for intents."""
         now_s = self._clock.now_s()
         is_full = now_s < self._signals.full_until_s.value
         if self._is_outdated or self._lanes.is_draining or is_full:
-            return  # outdated by a reload while this actor waited
+            return False  # outdated by a reload while this actor waited
         self._panics.look(lambda stream: self._lanes.plan(stream).route, self._lanes)
 
         def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
@@ -311,6 +298,15 @@ class DispatcherActor:
         for _ in self._chooser.passes():
             while (chosen := self._waiting.pop(choose)) is not None:
                 self._send(*chosen, now_s)
+        return True
+
+    async def _make_room(self) -> None:
+        """Park what fills a stream's window beside a free lane; recall what one may take."""
+        now_s, now = self._clock.now_s(), self._clock.wall_time()
+        for lease, due_at in self._parking.cut(now_s, now):
+            await self._release(lease, due_at)
+        for recall in self._parking.recalls(now_s, now):
+            self._parking.sent(recall, await self._write(recall))
 
     def _send(self, lease: Lease, choice: Choice, now_s: float) -> None:
         attempt_id = self._ports.ids.new_id()
@@ -348,6 +344,7 @@ class DispatcherActor:
 
     async def _read_replies(self) -> None:
         """Take in what the spool has answered."""
+        self._parking.read_replies()
         for name, reply in self._claims.answered():
             if isinstance(claimed := self._answer(reply), Claimed):
                 await self._take_in(name, claimed)

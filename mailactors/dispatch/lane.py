@@ -26,6 +26,8 @@ from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock
+from mailactors.runtime.reply import ActorCrashedError, Reply
+from mailactors.runtime.supervisor import describe
 from mailactors.spool.port import Doubt, Lease
 
 NEVER_S: Final = -1e9
@@ -91,18 +93,25 @@ class Done(msgspec.Struct, frozen=True):
     ended_s: float
 
 
-class Pause(msgspec.Struct, frozen=True):
+class Control(msgspec.Struct, frozen=True):
+    """An operator's command to an actor of a lane; `done` is filled when it has taken effect."""
+
+    done: Reply[None] = msgspec.field(default_factory=Reply)
+
+
+class Pause(Control, frozen=True):
     """Stop giving permits until `Resume`."""
 
 
-class Resume(msgspec.Struct, frozen=True):
+class Resume(Control, frozen=True):
     """Give permits again."""
 
 
-class Reset(msgspec.Struct, frozen=True):
+class Reset(Control, frozen=True):
     """Forget what was learnt of the provider: close the breaker, lift its Retry-After and pace."""
 
 
+Obeyed: TypeAlias = tuple[Reply[None], ...]
 LaneMessage: TypeAlias = Attempt | Done | Pause | Resume | Reset
 
 
@@ -309,20 +318,23 @@ class Lane:
         self.limiter_mailbox.capacity = self.breaker_mailbox.capacity = 2 * room
         self.provider_mailbox.capacity = room
 
-    def pause(self) -> None:
-        """Give no more permits until `resume`; what is in flight goes on."""
-        self.is_paused = True
-        self.limiter_mailbox.put_nowait(Pause())
+    def pause(self) -> Obeyed:
+        """Give no more permits until `resume`; what is in flight goes on.
 
-    def resume(self) -> None:
+        Returns the replies that are filled when it has taken effect, as `resume` and `reset` do.
+        """
+        self.is_paused = True
+        return _told(self.limiter_mailbox, Pause())
+
+    def resume(self) -> Obeyed:
         """Give permits again."""
         self.is_paused = False
-        self.limiter_mailbox.put_nowait(Resume())
+        return _told(self.limiter_mailbox, Resume())
 
-    def reset(self) -> None:
+    def reset(self) -> Obeyed:
         """Close the breaker, and forget the provider's Retry-After and learnt pace."""
-        self.limiter_mailbox.put_nowait(Reset())
-        self.breaker_mailbox.put_nowait(Reset())
+        # The limiter last: it refuses by what the breaker has published.
+        return _told(self.breaker_mailbox, Reset()) + _told(self.limiter_mailbox, Reset())
 
     def retire(self) -> None:
         """Take nothing new from now on."""
@@ -362,6 +374,11 @@ def open_lane(name: str, concurrency_max: int, provider: Provider, clock: Clock)
     return Lane(name, concurrency_max, provider, limiter, breaker, to_provider)
 
 
+def _told(mailbox: Mailbox[LaneMessage], command: Pause | Resume | Reset) -> Obeyed:
+    mailbox.put_nowait(command)
+    return (command.done,)
+
+
 def reply(done: Done) -> None:
     """Pass an attempt's end to the actor that offered it."""
     done.attempt.reply_to(done)
@@ -370,13 +387,13 @@ def reply(done: Done) -> None:
 def pass_up(send: Callable[[Done], None], clock: Clock) -> Callable[[LaneMessage, Exception], None]:
     """Return what a mailbox does with the item that its actor died of: `send` its end."""
 
-    def lost(item: LaneMessage, _error: Exception) -> None:
+    def lost(item: LaneMessage, error: Exception) -> None:
         match item:
             case Attempt():
                 send(Done(item, NotAttempted(Why.CRASHED), clock.now_s()))
             case Done():
                 send(item)
             case Pause() | Resume() | Reset():
-                pass
+                item.done.fail(ActorCrashedError(describe(error)))
 
     return lost

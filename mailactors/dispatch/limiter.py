@@ -283,12 +283,16 @@ class LimiterActor:
                     case Pause() | Resume():
                         self._lane.is_paused = isinstance(item, Pause)
                         self._state.is_paused = self._lane.is_paused
+                        self._publish()
+                        item.done.resolve(None)
                     case Reset():
                         forget_provider(self._state, self._clock.now_s())
                         self._lane.subjects.clear()
+                        self._publish()
+                        item.done.resolve(None)
                     case _:
                         assert_never(item)
-                is_published = isinstance(item, Done)  # `_come_up` has published
+                is_published = not isinstance(item, Attempt)
             if not is_published:
                 self._publish()
 

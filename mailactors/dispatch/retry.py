@@ -50,6 +50,10 @@ THROTTLES_MAX: Final = 10
 """Refusals as too fast in a row after which a message gives up its place at a lane."""
 SPILL_AFTER_S: Final = 2.0
 """Two seconds' worth of a quota pass before a message leaves a healthy provider: bursts stay."""
+RETRY_AFTER_MAX_S: Final = 3600.0
+"""A recipient's side that asks for longer is asked again after this, as a provider is."""
+LAST_TRY_S: Final = 60.0
+"""What a recipient's side asks for leaves this much before the deadline, for a last try."""
 RECIPIENT_WAIT_MIN_S: Final = 60.0
 """A mailbox that cannot take mail now cannot in a second (RFC 5321 §4.5.4.1 asks for more)."""
 
@@ -196,7 +200,7 @@ def decide_next(
     wait_s = max(RECIPIENT_WAIT_MIN_S, retry_delay_s(lease.progress.round, draw))
     jitter = 1.0 + RETRY_AFTER_JITTER * draw
     steps = [
-        decide_step(n, apart[address], onward, now, wait_s, jitter, plan)
+        decide_step(n, apart[address], onward, now, wait_s, jitter, plan, lease.expires_at)
         for n, address in recipients
     ]
     return Decision(tuple(steps), progress, rule)
@@ -210,10 +214,12 @@ def decide_step(
     wait_s: float,
     jitter: float,
     plan: StreamPolicy,
+    expires_at: float = float("inf"),
 ) -> Step:
     """Say what becomes of one delivery.
 
-    `wait_s` is for a recipient whose side deferred; what it asked for is stretched by `jitter`.
+    `wait_s` is for a recipient whose side deferred; what it asked for is stretched by `jitter`,
+    and outlives neither `RETRY_AFTER_MAX_S` nor the message.
     """
     match outcome:
         case Accepted():
@@ -223,8 +229,8 @@ def decide_step(
         case Rejected(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason, is_sure=True):
             return Step(n, State.BOUNCED, error=reason_line(reason))
         case Deferred(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason, at_once=False):
-            due_at = now + max(wait_s, (outcome.retry_after_s or 0.0) * jitter)
-            return Step(n, State.DEFERRED, due_at, reason_line(reason))
+            asked_s = asked_wait_s(outcome.retry_after_s, jitter, expires_at - now)
+            return Step(n, State.DEFERRED, now + max(wait_s, asked_s), reason_line(reason))
         case Deferred(reason=reason) | Rejected(reason=reason):
             assert onward is not None
             is_recipients = outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
@@ -235,6 +241,18 @@ def decide_step(
             raise AssertionError("what was not attempted has no outcome to decide on")
         case _:
             assert_never(outcome)
+
+
+def asked_wait_s(retry_after_s: float | None, jitter: float, left_s: float) -> float:
+    """Return how long to wait for what a recipient's side asked, `left_s` before the deadline.
+
+    >>> [asked_wait_s(s, 1.0, 7200.0) for s in (None, 300.0, 999_999 * 3600.0)]
+    [0.0, 300.0, 3600.0]
+    >>> [asked_wait_s(1e9, 1.0, left_s) for left_s in (600.0, 30.0)]
+    [540.0, 0.0]
+    """
+    wait_s = min(retry_after_s or 0.0, RETRY_AFTER_MAX_S) * jitter
+    return max(0.0, min(wait_s, left_s - LAST_TRY_S))
 
 
 def decide_onward(
@@ -268,7 +286,7 @@ def decide_onward(
         onward = _next_lane(tried, plan, draw, why)
         if onward.state is State.LEASED:
             return onward
-        asked_s = max(each.retry_after_s or 0.0 for each in throttled)
+        asked_s = min(max(each.retry_after_s or 0.0 for each in throttled), RETRY_AFTER_MAX_S)
         return msgspec.structs.replace(onward, wait_s=max(onward.wait_s, asked_s))
     if all(is_refusal_of_message(each) for each in outcomes):
         return _bar(progress, lane, plan, draw)
@@ -280,6 +298,18 @@ def decide_onward(
         return NextTry(State.DEFERRED, retry_delay_s(tries, draw), again, rule)
     tried = Progress(progress.round, (*progress.tried, lane), progress.barred)
     return _next_lane(tried, plan, draw, "the provider failed")
+
+
+def decide_resend(progress: Progress, lane: str, plan: StreamPolicy, draw: float) -> NextTry:
+    """Say where an uncertain message goes that `lane` may have accepted, once it is sent again.
+
+    To a lane that has not had it, at once. Where each lane had it the round is over, and the next
+    one begins after the table's delay: lanes that all lose their answers must not repeat a message
+    in a tight loop.
+    """
+    tried = tuple(dict.fromkeys((*progress.tried, lane)))
+    after = Progress(progress.round, tried, progress.barred)
+    return _next_lane(after, plan, draw, "the answer was lost")
 
 
 def _bar(progress: Progress, lane: str, plan: StreamPolicy, draw: float) -> NextTry:

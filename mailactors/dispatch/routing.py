@@ -143,6 +143,22 @@ class Waiting:
         """Return how many messages of a stream wait."""
         return self._streams[stream].size
 
+    def sizes(self, stream: str) -> dict[tuple[str, ...], int]:
+        """Return how many messages of a stream wait, by the lanes that may take them."""
+        return {lanes: len(queue) for lanes, queue in self._streams[stream].by_lanes.items()}
+
+    def cut(self, stream: str, lanes: tuple[str, ...], keep: int) -> list[Lease]:
+        """Take out the youngest messages that wait for these lanes; so many are kept."""
+        found = self._streams[stream]
+        queue = found.by_lanes[lanes]
+        left = [queue.pop() for _ in range(len(queue) - keep)]
+        found.size -= len(left)
+        for lease in left:
+            self._since_s.pop(_key(lease), None)
+        if not queue:
+            del found.by_lanes[lanes]
+        return left[::-1]
+
     def push(
         self,
         lease: Lease,

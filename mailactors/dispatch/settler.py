@@ -16,16 +16,16 @@ from typing import Final, assert_never
 import msgspec
 import trio
 
+from mailactors.dispatch.clocks import ClockSteps
 from mailactors.dispatch.lane import NEVER_S, Attempt, Done, Lane
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.lookups import LOOK_UPS_MAX, DoubtKey, LookUpEnded, LookUpTasks
 from mailactors.dispatch.record import end_of_repeat, lease_of
-from mailactors.dispatch.retry import outcome_word
+from mailactors.dispatch.retry import NextTry, decide_resend, outcome_word
 from mailactors.dispatch.settling import (
     HELD_DELAY_BASE_S,
     HELD_DELAY_CAP_S,
     NO_PROVIDER,
-    ClockSteps,
     Conclude,
     LookUp,
     Repeat,
@@ -234,7 +234,8 @@ class SettlerActor:
         looks_at = float("inf")
         if able.look_up_lag_s is not None:
             looks_at = max(now, look_up_at(doubt, able, self._state.clock_steps))
-        await self._change(doubt, settle_of(doubt, conclusion, now, looks_at))
+        onward = self._resend_of(doubt) if conclusion.is_risk else None
+        await self._change(doubt, settle_of(doubt, conclusion, now, looks_at, onward))
         self._state.expect(looks_at)
         self._journal.note(
             "uncertain.settled",
@@ -243,6 +244,12 @@ class SettlerActor:
             provider=doubt.provider,
             rule=conclusion.rule,
         )
+
+    def _resend_of(self, doubt: Doubt) -> NextTry:
+        plan = self._lanes.plan(doubt.stream)
+        able = plan.carrying(len(doubt.recipients), doubt.recipients_total)
+        draw = self._ports.entropy.draw("resend", doubt.id, doubt.attempts)
+        return decide_resend(doubt.progress, doubt.provider, able, draw)
 
     async def _change(self, doubt: Doubt, command: Command) -> None:
         """Send a command about a doubt; until it is durable, the doubt is busy."""

@@ -41,6 +41,7 @@ class AlarmKind(enum.StrEnum):
     ATTEMPT_STUCK = "attempt_stuck"
     NOT_SENT = "not_sent"
     NOT_CLAIMED = "not_claimed"
+    PASSED_BY = "passed_by"
     NOT_SETTLED = "not_settled"
     NOT_EXPIRED = "not_expired"
     COUNT_WRONG = "count_wrong"
@@ -67,6 +68,9 @@ RULES: Final[Mapping[AlarmKind, Rule]] = {
     AlarmKind.ATTEMPT_STUCK: Rule(3600.0, "an attempt ends by its provider's own timeouts"),
     AlarmKind.NOT_SENT: Rule(30.0, "what is leased goes out while a provider of its route is free"),
     AlarmKind.NOT_CLAIMED: Rule(30.0, "what is due is leased while there is room for it"),
+    AlarmKind.PASSED_BY: Rule(
+        60.0, "what is due goes out while a provider is idle that may take it"
+    ),
     # A look-up may take half a minute, and another doubt waits for at most one of them.
     AlarmKind.NOT_SETTLED: Rule(90.0, "what is uncertain is looked at when its wait is over"),
     AlarmKind.NOT_EXPIRED: Rule(30.0, "what is past its deadline expires"),
@@ -189,6 +193,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         healthy: lanes that a patient stream waits for.
         room: leased messages of a stream below which the dispatcher claims more.
         repeating: lanes with as many repeats by key in flight as they may have.
+        idle: free lanes with nothing in flight.
         is_alone: whether a message is in flight that must be the only suspect; others wait.
     """
 
@@ -200,6 +205,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     room: int
     repeating: frozenset[str] = frozenset()
     is_alone: bool = False
+    idle: frozenset[str] = frozenset()
 
 
 def is_free(lane: Lane, now_s: float) -> bool:
@@ -259,7 +265,7 @@ def since_of(kind: AlarmKind, message: MessageFacts, each: DeliveryFacts) -> flo
     match kind:
         case AlarmKind.NOT_EXPIRED:
             return message.expires_at
-        case AlarmKind.NOT_CLAIMED:
+        case AlarmKind.NOT_CLAIMED | AlarmKind.PASSED_BY:
             return each.due_at
         case AlarmKind.NOT_SETTLED if each.doubt_at is not None and math.isfinite(each.doubt_at):
             return each.doubt_at
@@ -277,6 +283,9 @@ def delivery_faults(
             yield from _taken_faults(message, each, known)
         case State.READY | State.DEFERRED if each.due_at <= late and has_room:
             yield AlarmKind.NOT_CLAIMED, repr(each.due_at), ""
+        case State.READY | State.DEFERRED if each.due_at <= late:
+            if (lane := idle_lane(message, known)) is not None:
+                yield AlarmKind.PASSED_BY, repr(each.due_at), f"provider {lane} is idle"
         case State.UNCERTAIN if each.doubt_at is None or math.isinf(each.doubt_at):
             yield AlarmKind.NOT_SETTLED, each.attempt_id, "no look-up or repeat is due"
         case State.UNCERTAIN | State.HELD if each.doubt_at is not None and each.doubt_at <= late:
@@ -303,13 +312,26 @@ def _taken_faults(
 
 def free_lane(message: MessageFacts, epoch: int, known: Snapshot) -> str | None:
     """Return a lane that would take a message's leased deliveries, or None: then they may wait."""
+    leased = [d for d in message.deliveries if d.state == State.LEASED and d.epoch == epoch]
+    return _lane_among(known.free, message, len(leased), known)
+
+
+def idle_lane(message: MessageFacts, known: Snapshot) -> str | None:
+    """Return an idle lane that would take what is due of a message, or None."""
+    waiting = {State.READY, State.DEFERRED}
+    due = [d for d in message.deliveries if d.state in waiting and d.due_at <= known.now]
+    return _lane_among(known.idle, message, len(due), known)
+
+
+def _lane_among(
+    lanes: frozenset[str], message: MessageFacts, count: int, known: Snapshot
+) -> str | None:
     if must_wait_alone(message, known):
         return None
     plan = known.plans[message.stream]
-    leased = [d for d in message.deliveries if d.state == State.LEASED and d.epoch == epoch]
-    able = plan.carrying(len(leased), message.written_for)
+    able = plan.carrying(count, message.written_for)
     for lane in candidates(able, message.progress):
-        if lane in known.free:
+        if lane in lanes:
             return lane
         may_wait = plan.patience_s >= RULES[AlarmKind.NOT_SENT].patience_s
         if may_wait and lane in known.healthy:

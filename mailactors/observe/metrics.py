@@ -18,9 +18,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from mailactors.dispatch.dispatcher import DispatcherState
 from mailactors.dispatch.lane import BreakerState, Lane
 from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.state import DispatcherState
 from mailactors.intake.door import Door
 from mailactors.model.lifecycle import Status
 from mailactors.observe.watchdog import WatchdogStatus

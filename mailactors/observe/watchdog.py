@@ -16,9 +16,9 @@ from typing import Final
 import trio
 
 from mailactors.dispatch.claims import LOW_WATER
-from mailactors.dispatch.dispatcher import DispatcherState
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.settler import REPEATS_MAX
+from mailactors.dispatch.state import DispatcherState
 from mailactors.observe.alarms import (
     RULES,
     Alarm,
@@ -131,6 +131,7 @@ class WatchdogActor:
         now_s, now = self._clock.now_s(), self._clock.wall_time()
         lanes, owner = list(self._lanes.values()), self._owner()
         free = frozenset(lane.name for lane in lanes if is_free(lane, now_s))
+        idle = frozenset(lane.name for lane in lanes if lane.name in free and not lane.in_flight)
         healthy = frozenset(lane.name for lane in lanes if lane.is_well)
         repeating = frozenset(lane.name for lane in lanes if lane.repeats_in_flight >= REPEATS_MAX)
         is_alone = self._lanes.has_suspect_in_flight
@@ -140,7 +141,7 @@ class WatchdogActor:
         inspection = await self._spool.read(lambda spool: spool.inspect(look))
         self._expiry_mark, self._audit_mark = inspection.expiry_mark, inspection.audit_mark
         plans = {each.stream: self._lanes.plan(each.stream) for each in inspection.messages}
-        known = Snapshot(now, owner, plans, free, healthy, LOW_WATER, repeating, is_alone)
+        known = Snapshot(now, owner, plans, free, healthy, LOW_WATER, repeating, is_alone, idle)
         return list(spool_faults(inspection, known))
 
     def _owner(self) -> LeaseOwner:

@@ -56,6 +56,14 @@ class Capabilities(msgspec.Struct, frozen=True):
     look-up."""
     work_max_s: float = 120.0
     """The vendor's longest work: how long after the connection is gone it may still accept."""
+    delivery_events: bool = False
+    """The vendor reports what became of a message it accepted, and the gateway is given that."""
+
+    @property
+    def gives_evidence(self) -> bool:
+        """Whether anything can tell what became of a message whose answer was lost."""
+        can_be_asked = self.look_up_lag_s is not None
+        return can_be_asked or self.delivery_events or self.idempotency_window_s > 0
 
 
 class Found(msgspec.Struct, frozen=True):

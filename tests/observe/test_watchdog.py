@@ -222,7 +222,8 @@ async def test_a_doubt_that_nobody_sees_to_is_named(defect: str, autojump_clock:
 
 async def test_a_doubt_that_is_due_and_not_seen_to_is_named(autojump_clock: MockClock) -> None:
     with open_store() as store:
-        async with running(make_config({"only": simulated()}), store) as gateway:
+        config = make_config({"only": simulated(delivery_events=True)})
+        async with running(config, store) as gateway:
             provider(gateway, "only").behaviour.script.append(LOST)
             (receipt,) = await submit(gateway, 1)
             await wait_for_states(gateway, uncertain=1)

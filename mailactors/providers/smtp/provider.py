@@ -87,8 +87,8 @@ class SmtpProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        """An envelope of its own, and no way to recognise a repetition."""
-        return Capabilities(own_envelope=True)
+        """As the settings say."""
+        return self._settings.capabilities
 
     async def connect(self) -> SmtpSession | Refusal:
         """Return a session on an idle connection that still lives, or on a new one."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from mailactors.providers.port import Capabilities
 from mailactors.providers.smtp.wire import UnsendableError, check_credential, check_hello_name
 
 IMPLICIT_TLS_PORT: Final = 465
@@ -101,6 +102,11 @@ class SmtpSettings(BaseModel):
     messages_per_connection_max: Annotated[int, Field(ge=1)] = 100
     idle_s: Annotated[float, Field(ge=0)] = 60.0
     """An idle connection older than this is not used again. Servers hang up after 30 to 300 s."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """An envelope of its own, and nothing that tells what became of a lost message."""
+        return Capabilities(own_envelope=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from mailactors.config import Config
+from mailactors.dispatch.flush import flush_deferred
 from mailactors.runtime.supervisor import RestartsExhaustedError
 from mailactors.sim.check.invariants import Invariants
 from mailactors.sim.report.report import Report, Violation
@@ -162,6 +163,10 @@ class GatewayRun(Simulation):
                 gateway.lanes[operation.provider or ""].resume()
             case "reset":
                 gateway.lanes[operation.provider or ""].reset()
+            case "flush":
+                with contextlib.suppress(SpoolError):
+                    streams, provider = gateway.config.streams, operation.provider or ""
+                    await flush_deferred(gateway.spool, gateway.ports.clock, streams, provider)
             case "cancel":
                 await self._cancel(index, operation.cancel_share or 0.0, gateway)
 

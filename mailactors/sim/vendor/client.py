@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Self
 
+import msgspec
 import trio
 
 from mailactors.config import ProviderSettings, SmtpProviderSettings
@@ -70,7 +71,8 @@ class ObservedClient:
     def __init__(self, vendor: Vendor, observer: AttemptObserver, inner: Provider) -> None:
         self.vendor = vendor
         self.observer = observer
-        self.capabilities = inner.capabilities
+        has_events = vendor.plan.delivery_events is not None
+        self.capabilities = msgspec.structs.replace(inner.capabilities, delivery_events=has_events)
         self.look_up, self.aclose = inner.look_up, inner.aclose
         self._connect = inner.connect
 

@@ -25,6 +25,7 @@ RULES: Final[dict[type[Any], Callable[[Rows, Any, float], port.Result]]] = {
     port.Claim: deliver.claim,
     port.CountCrash: upkeep.count_crash,
     port.Expire: upkeep.expire,
+    port.Flush: upkeep.flush,
     port.FindDueDoubts: doubts.find_due_doubts,
     port.Intend: deliver.intend,
     port.IntendAgain: settle.intend_again,

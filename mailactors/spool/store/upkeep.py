@@ -6,6 +6,7 @@ Each UPDATE names the states that it may come from, as in `store.deliver`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Final
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import port
@@ -13,6 +14,9 @@ from mailactors.spool.store.deliver import RECOVERED
 from mailactors.spool.store.doubts import open_doubt
 from mailactors.spool.store.events import end, finish, record
 from mailactors.spool.store.rows import Rows
+
+_AFTER_ALL: Final = 2**62
+"""A seq beyond that of any message."""
 
 
 def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
@@ -40,6 +44,37 @@ def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
         )
     seqs, ids = (tuple(row[place] for row in expired) for place in (0, 1))
     return port.Expired(seqs, ids, next_expiry_at)
+
+
+def flush(db: Rows, command: port.Flush, now: float) -> port.Flushed:
+    """Make a part of what waits for a later time due since the flush began."""
+    place = command.after or (command.since, _AFTER_ALL, 0)
+    rows = db.query(
+        "SELECT deliveries.due_at, seq, n, provider, not_before, state"
+        " FROM deliveries JOIN messages USING (seq)"
+        " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
+        " AND (due_at, seq, n) > (?, ?, ?) AND due_at <= ? ORDER BY due_at, seq, n LIMIT ?",
+        (command.stream, *place, command.until, command.limit),
+    )
+    chosen = [
+        (seq, n)
+        for _, seq, n, provider, not_before, state in rows
+        if now >= not_before
+        and command.provider in {"", provider}
+        and not (command.is_recall and state == State.DEFERRED)
+    ]
+    db.run_each(
+        "UPDATE deliveries SET due_at = ?, updated_at = ?"
+        " WHERE seq = ? AND n = ? AND state IN ('ready', 'deferred')",
+        [(command.since, now, seq, n) for seq, n in chosen],
+    )
+    if not command.is_recall:
+        for seq in dict.fromkeys(seq for seq, _ in chosen):
+            ns = [n for each, n in chosen if each == seq]
+            record(db, seq, now, "flushed", {"rule": "by hand: due now", "ns": ns})
+    is_end = len(rows) < command.limit
+    after = None if is_end else (rows[-1][0], rows[-1][1], rows[-1][2])
+    return port.Flushed(len(chosen), after, command.stream if chosen else "")
 
 
 def cancel(db: Rows, command: port.Cancel, now: float) -> port.Cancelled:
