@@ -14,7 +14,7 @@ import trio
 from mailactors.model.outcome import Deferred, Refusal, Rejected, Scope
 from mailactors.providers.smtp import SmtpSettings
 from mailactors.providers.smtp import token as tokens
-from mailactors.providers.smtp.provider import SmtpSession
+from mailactors.providers.smtp.session import SmtpSession
 from mailactors.providers.smtp.settings import ADDRESS_LITERAL, host_name
 from mailactors.providers.smtp.token import TokenError, TokenSource
 from tests.providers.fake_relay import FakeRelay, Script
