@@ -72,6 +72,17 @@ class Attempt:
     def __post_init__(self) -> None:
         self.recipients = self.recipients or self.lease.recipients
 
+    @property
+    def may_have_intent(self) -> bool:
+        """Whether the spool must learn how it ended."""
+        return self.stage >= Stage.INTENDING
+
+    @property
+    def expires_at(self) -> float:
+        """When it must not go out any more, UTC: the message's deadline, or the key's end."""
+        not_after = self.lease.expires_at if self.doubt is None else self.doubt.not_after
+        return min(self.lease.expires_at, not_after)
+
 
 class Done(msgspec.Struct, frozen=True):
     """The end of an attempt. `ended_s` (monotonic) is when the last byte or timeout was seen."""

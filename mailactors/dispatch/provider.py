@@ -10,6 +10,7 @@ been accepted and are uncertain; the rest were certainly not sent.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import trio
@@ -80,7 +81,12 @@ class ProviderActor:
         self._report(attempt, outcome)
 
     async def _try(self, attempt: Attempt) -> Outcome:
-        session = await self._lane.provider.connect()
+        left_s = attempt.expires_at - self._clock.wall_time()
+        deadline_s = self._clock.now_s() + left_s
+        with trio.move_on_after(max(0.0, left_s)) as scope:
+            session = await self._lane.provider.connect()
+        if scope.cancelled_caught:
+            return NotAttempted(Why.EXPIRED)
         if isinstance(session, Deferred | Rejected):
             return session
         intended = await self._intend(attempt, session)
@@ -88,7 +94,7 @@ class ProviderActor:
             return intended
         attempt.recipients = intended.recipients
         try:
-            mail = mail_of(attempt, intended)
+            mail = mail_of(attempt, intended, deadline_s)
         except Exception:
             await session.aclose()
             raise
@@ -131,8 +137,8 @@ def intent_of(attempt: Attempt) -> Intend | IntendAgain:
     return Intend(attempt.id, lease.seq, ns, lease.epoch, attempt.lane)
 
 
-def mail_of(attempt: Attempt, intended: Intended) -> Mail:
-    """Return what the provider needs for this attempt."""
+def mail_of(attempt: Attempt, intended: Intended, deadline_s: float = math.inf) -> Mail:
+    """Return what the provider needs for this attempt, which `deadline_s` (monotonic) ends."""
     return Mail(
         marker=attempt.lease.id,
         message_id=intended.message_id,
@@ -140,6 +146,7 @@ def mail_of(attempt: Attempt, intended: Intended) -> Mail:
         envelope=Envelope(intended.sender, tuple(address for _, address in intended.recipients)),
         content=unpack_content(intended.packed),
         is_partial=len(intended.recipients) < attempt.lease.recipients_total,
+        deadline_s=deadline_s,
     )
 
 

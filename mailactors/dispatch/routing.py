@@ -35,6 +35,12 @@ def within_reach(
     return lanes
 
 
+def without_lane(lease: Lease, lane: str) -> Lease:
+    """Return a lease that bars a lane, which cannot carry the message."""
+    progress = msgspec.structs.replace(lease.progress, barred=(*lease.progress.barred, lane))
+    return msgspec.structs.replace(lease, progress=progress)
+
+
 def choose_lane(
     lanes: Sequence[str], route: Sequence[str], all_lanes: Mapping[str, Lane], now_s: float
 ) -> Choice | None:

@@ -107,6 +107,8 @@ class Why(enum.Enum):
     LIMITER = "limiter"
     BREAKER = "breaker"
     PAUSED = "paused"
+    EXPIRED = "expired"
+    """The message's deadline passed during the attempt, and it was certainly not accepted."""
     WITHDRAWN = "withdrawn"
     """The intent's conditions failed: expired, cancelled or suppressed since it was claimed."""
     UNABLE = "unable"
@@ -118,10 +120,14 @@ class Why(enum.Enum):
 
 
 class NotAttempted(msgspec.Struct, frozen=True, omit_defaults=True, tag="not_attempted"):
-    """Nothing was sent, and it counts as no attempt; ask again at `until_s` (monotonic)."""
+    """Certainly not accepted, and it counts as no attempt; ask again at `until_s` (monotonic).
+
+    `text` says more than `why`, where there is more to say.
+    """
 
     why: Why
     until_s: float = 0.0
+    text: str = ""
 
 
 Outcome: TypeAlias = Accepted | Deferred | Rejected | Uncertain | NotAttempted

@@ -63,8 +63,8 @@ RULES: Final[Mapping[AlarmKind, Rule]] = {
     AlarmKind.INTENT_ORPHANED: Rule(
         30.0, "an intent without an attempt in flight becomes uncertain"
     ),
-    # More than every timeout of an SMTP session with fifty recipients together.
-    AlarmKind.ATTEMPT_STUCK: Rule(3600.0, "an attempt ends by its provider's own timeouts"),
+    # More than the budget of the largest message, and the wait for the answer to its final dot.
+    AlarmKind.ATTEMPT_STUCK: Rule(5400.0, "an attempt ends by its provider's own timeouts"),
     AlarmKind.NOT_SENT: Rule(30.0, "what is leased goes out while a provider of its route is free"),
     AlarmKind.NOT_CLAIMED: Rule(30.0, "what is due is leased while there is room for it"),
     # A look-up may take half a minute, and another doubt waits for at most one of them.

@@ -8,6 +8,7 @@ values (`model.outcome`).
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -21,7 +22,9 @@ class Mail(msgspec.Struct, frozen=True):
 
     `envelope` holds only the recipients of this attempt. `is_partial`: the message has others, so
     a provider that takes the recipients from the visible headers must not send it. `marker` is the
-    message's id; `message_id` (no brackets) and `date_s` go into the headers.
+    message's id; `message_id` (no brackets) and `date_s` go into the headers. `deadline_s`
+    (monotonic) is when the message expires: where a session knows that it was not accepted yet, it
+    ends the attempt then.
     """
 
     marker: str
@@ -30,6 +33,7 @@ class Mail(msgspec.Struct, frozen=True):
     envelope: Envelope
     content: Content
     is_partial: bool = False
+    deadline_s: float = math.inf
 
     @property
     def key(self) -> str:

@@ -25,6 +25,7 @@ from mailactors.model.outcome import (
     Scope,
 )
 from mailactors.providers.port import Capabilities, LookUpFailed, LookUpResult
+from mailactors.providers.smtp.budget import Patience, budget_s, window_octets
 from mailactors.providers.smtp.classify import classify
 from mailactors.providers.smtp.protocol import SmtpState, Verb
 from mailactors.providers.smtp.session import SmtpSession
@@ -89,9 +90,11 @@ class SmtpProvider:
             if not is_old and (idle_s < TRUSTED_IDLE_S or not await self._is_stale(connection)):
                 return SmtpSession(self, connection, is_reused=True)
             await connection.aclose()
+        began_s = self._clock.now_s()
         connection_or_refusal = await self.open()
         if isinstance(connection_or_refusal, Connection):
-            return SmtpSession(self, connection_or_refusal, is_reused=False)
+            spent_s = self._clock.now_s() - began_s
+            return SmtpSession(self, connection_or_refusal, is_reused=False, spent_s=spent_s)
         return connection_or_refusal
 
     async def look_up(self, marker: str) -> LookUpResult:
@@ -109,6 +112,18 @@ class SmtpProvider:
     def statistics(self) -> dict[str, int]:
         """Return what is worth showing: the connections that wait for work."""
         return {"idle_connections_count": len(self._idle)}
+
+    def patience(self, octets: int, spent_s: float, deadline_s: float) -> Patience:
+        """Return how long an attempt with so many octets may go on, `spent_s` of it being past."""
+        settings = self._settings
+        allowed_s = budget_s(settings.attempt_timeout_s, octets, settings.octets_per_s_min)
+        return Patience(
+            self._clock,
+            allowed_s,
+            self._clock.now_s() + allowed_s - spent_s,
+            deadline_s,
+            window_octets(settings.octets_per_s_min),
+        )
 
     @property
     def others_get_through(self) -> bool:
@@ -134,12 +149,18 @@ class SmtpProvider:
 
     async def open(self) -> Connection | Refusal:
         """Return a new connection, greeted, under TLS and logged in as the settings say."""
-        connection = None
+        within_s = self._settings.attempt_timeout_s
+        connection, refusal = None, None
         try:
-            connection = await self._dial()
-            refusal = await self._introduce(connection)
+            with trio.fail_after(within_s):
+                connection = await self._dial()
+                refusal = await self._introduce(connection)
         except LostError as lost:
             refusal = Deferred(Scope.PROVIDER, lost.reason)
+        except trio.TooSlowError:
+            phase = Phase.CONNECT if connection is None else connection.phase
+            text = f"{phase.value}: the relay was not ready for mail within {within_s:g} s"
+            refusal = Deferred(Scope.PROVIDER, Reason(text))
         except BaseException:
             if connection is not None:
                 await connection.aclose()

@@ -15,12 +15,15 @@ from mailactors.model.outcome import (
     Deferred,
     NotAttempted,
     Outcome,
+    Phase,
     Reason,
     Refusal,
     Rejected,
     Scope,
+    Why,
 )
 from mailactors.providers.port import Mail
+from mailactors.providers.smtp.budget import Patience
 from mailactors.providers.smtp.classify import decide_outcome
 from mailactors.providers.smtp.protocol import SmtpState
 from mailactors.providers.smtp.transport import Connection, LostError
@@ -33,18 +36,28 @@ if TYPE_CHECKING:
 class SmtpSession:
     """One attempt's hold on a connection."""
 
-    def __init__(self, provider: SmtpProvider, connection: Connection, *, is_reused: bool) -> None:
+    def __init__(
+        self,
+        provider: SmtpProvider,
+        connection: Connection,
+        *,
+        is_reused: bool,
+        spent_s: float = 0.0,
+    ) -> None:
         self._provider = provider
         self._connection = connection
         self._is_reused = is_reused
+        self._spent_s = spent_s
+        """How long it took to connect; the attempt has so much less time."""
 
     async def send(self, mail: Mail) -> Outcome:
         """Send, give the connection back, and return what became of the message."""
         try:
             message = await self._rendered(mail)
-            outcome = await self._attempt(mail, message)
+            patience = self._provider.patience(len(message), self._spent_s, mail.deadline_s)
+            outcome = await self._attempt(mail, message, patience)
             if outcome is None:
-                outcome = await self._attempt_anew(mail, message)
+                outcome = await self._attempt_anew(mail, message, patience)
         except (UnsendableError, UnrenderableError) as error:
             outcome = Rejected(Scope.MESSAGE, Reason(str(error)))
         except BaseException:
@@ -64,7 +77,7 @@ class SmtpSession:
             return render(mail)
         return await executor.run(partial(render, mail))
 
-    async def _attempt(self, mail: Mail, message: bytes) -> Outcome | None:
+    async def _attempt(self, mail: Mail, message: bytes, patience: Patience) -> Outcome | None:
         """Run one transaction; None if a reused connection was dead before it answered MAIL."""
         client = self._connection.client
         self._connection.messages_count += 1
@@ -78,29 +91,67 @@ class SmtpSession:
         )
         transaction, lost = client.transaction, None
         try:
-            await self._connection.exchange()
-            if client.state is SmtpState.BODY:
-                await self._connection.send_message(stuff_dots(message))
+            is_given_up = await self._converse(message, patience)
         except LostError as error:
-            lost = error.phase, error.reason
+            lost, is_given_up = (error.phase, error.reason), False
+        if is_given_up:
+            lost = give_up(self._connection.phase, patience)
         is_idle_timeout = transaction.mail is not None and transaction.mail.code == 421
-        if self._is_reused and (transaction.mail is None or (is_idle_timeout and lost is None)):
+        is_dead = transaction.mail is None or (is_idle_timeout and lost is None)
+        if self._is_reused and is_dead and not is_given_up:
             return None
         others = self._provider.others_get_through
         outcome = decide_outcome(transaction, lost, others_get_through=others)
+        if is_given_up and patience.ends_at_deadline:
+            outcome = at_deadline(outcome)
         self._provider.learn(outcome, self._connection)
         if left and not isinstance(outcome, NotAttempted):
             outcome = msgspec.structs.replace(outcome, refused=outcome.refused | left)
         return outcome
 
-    async def _attempt_anew(self, mail: Mail, message: bytes) -> Outcome:
-        fresh = await self._provider.open()
+    async def _converse(self, message: bytes, patience: Patience) -> bool:
+        """Say envelope, body and dot; return whether it was given up before the dot."""
+        connection = self._connection
+        with trio.move_on_after(patience.left_s) as scope:
+            await connection.exchange()
+            if connection.client.state is SmtpState.BODY:
+                await connection.send_body(stuff_dots(message), patience)
+        if not scope.cancelled_caught and connection.client.state is SmtpState.BODY:
+            await connection.end_body()
+        return scope.cancelled_caught
+
+    async def _attempt_anew(self, mail: Mail, message: bytes, patience: Patience) -> Outcome:
+        with trio.move_on_after(patience.left_s) as scope:
+            fresh = await self._provider.open()
+        if scope.cancelled_caught:
+            late = Deferred(Scope.PROVIDER, give_up(Phase.CONNECT, patience)[1])
+            return at_deadline(late) if patience.ends_at_deadline else late
         if not isinstance(fresh, Connection):
             return fresh
         self._connection, self._is_reused = fresh, False
-        outcome = await self._attempt(mail, message)
+        outcome = await self._attempt(mail, message, patience)
         assert outcome is not None, "a new connection is not retried"
         return outcome
+
+
+def give_up(phase: Phase, patience: Patience) -> tuple[Phase, Reason]:
+    """Return where an attempt ended that took too long, and why."""
+    text = f"the message was not sent within {patience.budget_s:.0f} s"
+    if patience.ends_at_deadline:
+        text = "the message's deadline passed before it was sent"
+    return phase, Reason(f"{phase.value}: {text}")
+
+
+def at_deadline(outcome: Outcome) -> Outcome:
+    """Return the outcome of an attempt that a deadline ended: it says nothing of the relay.
+
+    What the relay said of recipients stands.
+    """
+    if not isinstance(outcome, Deferred) or outcome.scope is not Scope.PROVIDER:
+        return outcome
+    if outcome.refused:
+        return msgspec.structs.replace(outcome, scope=Scope.MESSAGE)
+    return NotAttempted(Why.EXPIRED, text=outcome.reason.text)
 
 
 def choose_recipients(

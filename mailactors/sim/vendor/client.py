@@ -84,7 +84,11 @@ class VendorClient:
         vendor.truth.attempt(vendor.name, now_s)
         if observer is not None:
             observer.began(vendor.name)
-        reason = await self._connect_failure()
+        try:
+            reason = await self._connect_failure()
+        except trio.Cancelled:
+            self.give_back(now_s)  # a deadline ended it: no attempt
+            raise
         if reason is not None:
             return Deferred(Scope.PROVIDER, reason)
         return VendorSession(self, now_s)

@@ -114,10 +114,20 @@ class WireProvider:
         vendor.truth.attempt(vendor.name, now_s)
         if self.observer is not None:
             self.observer.began(vendor.name)
-        session = await self._inner.connect()
+        try:
+            session = await self._inner.connect()
+        except trio.Cancelled:
+            self.give_back(now_s)  # a deadline ended it: no attempt
+            raise
         if isinstance(session, Deferred | Rejected):
             return session
         return WireSession(self, session, now_s)
+
+    def give_back(self, began_s: float) -> None:
+        """Note that what began then was no attempt."""
+        self.vendor.truth.give_back(self.vendor.name, began_s)
+        if self.observer is not None:
+            self.observer.unused(self.vendor.name, began_s)
 
     async def look_up(self, marker: str) -> LookUpResult:
         """Fail: SMTP has no look-ups, as `capabilities` says."""
@@ -149,8 +159,5 @@ class WireSession:
 
     async def aclose(self) -> None:
         """Return the session unused."""
-        provider = self._provider
-        provider.vendor.truth.give_back(provider.vendor.name, self._began_s)
-        if provider.observer is not None:
-            provider.observer.unused(provider.vendor.name, self._began_s)
+        self._provider.give_back(self._began_s)
         await self._inner.aclose()
