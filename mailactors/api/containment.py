@@ -3,11 +3,12 @@
 hypercorn 0.18 on Trio lets some exceptions of a connection out into the nursery of all of them, so
 that one request ends the server: a websocket upgrade followed by one more byte (hypercorn #225), or
 an HTTP/2 request that is answered before its body ended (#312, #329, #334). Here they end with
-their own connection. Three more defects are mended:
+their own connection. Four more defects are mended:
 
 - a send to a peer that never reads is shielded from cancellation and has no deadline;
 - closing, and starting the idle timer, are cancelled together with the request that was answered,
   so that the connection stays open and dead;
+- an idle connection that its client has closed is held until its keep-alive is over;
 - the read timeout would also cut off a client that has sent everything and waits for its answer:
   here it counts only while a body is owed.
 
@@ -86,6 +87,7 @@ class ContainedConnection(TCPServer):
                 break
             await self.protocol.handle(RawData(bytes(data)))
         await self.protocol.handle(Closed())
+        await self.idle_task.stop()  # nothing more will come: do not hold a descriptor for it
 
     def _read_within_s(self) -> float:
         """Return how long the peer may be silent: limited while it owes us a body.
