@@ -195,6 +195,8 @@ class Lane:
     """By an operator; the limiter obeys it, and so does its successor."""
     asked_until_s: float = NEVER_S
     """Monotonic; until when the provider asked us to keep away. It survives the limiter."""
+    short_until_s: float = NEVER_S
+    """Monotonic; this process lacked a resource. No news of the provider lifts it."""
     is_retired: bool = False
     """No route names it any more; it ends when nothing is in flight."""
     emptied: trio.Event = field(default_factory=trio.Event)
@@ -235,7 +237,7 @@ class Lane:
             return float("inf")  # until the limiter publishes what is left
         if breaker.state is BreakerState.HALF_OPEN and self.offered >= breaker.probes_free:
             return float("inf")  # until a probe ends
-        at_s = max(limiter.next_permit_s, self.blocked_until_s)
+        at_s = max(limiter.next_permit_s, self.blocked_until_s, self.short_until_s)
         if breaker.state in {BreakerState.OPEN, BreakerState.DISABLED}:
             # One probe goes first; the half-open breaker says how many more may follow it.
             at_s = max(at_s, breaker.until_s) if not self.offered else float("inf")
@@ -254,8 +256,9 @@ class Lane:
             return float("inf")
         if breaker.is_dead:
             at_s = max(breaker.last_resort_s, self.panicked_s + PANIC_DEAD_INTERVAL_S)
-            return max(limiter.next_permit_s, at_s)
-        return max(limiter.next_permit_s, self.panicked_s + PANIC_INTERVAL_S)
+            return max(limiter.next_permit_s, self.short_until_s, at_s)
+        at_s = max(limiter.next_permit_s, self.short_until_s)
+        return max(at_s, self.panicked_s + PANIC_INTERVAL_S)
 
     @property
     def is_well(self) -> bool:

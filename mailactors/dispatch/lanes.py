@@ -19,6 +19,7 @@ from mailactors.dispatch.retry import StreamPolicy
 from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.ports import Ports
+from mailactors.runtime.shortage import Shortages
 from mailactors.runtime.supervisor import Child, Supervisor
 from mailactors.runtime.tally import Tally
 from mailactors.spool.client import SpoolClient
@@ -54,6 +55,8 @@ class Lanes(dict[str, Lane]):
         self.changes.listen(wake)
         self.attempts = Tally()
         """Attempts by provider and outcome."""
+        self.shortages = Shortages(ports.clock, ports.journal)
+        """What this process lacked, in any lane or at the door."""
         self.blamed: set[int] = set()
         """Messages on whose attempt's end an actor died, until the dispatcher has recovered."""
         self.is_draining = False
@@ -111,7 +114,7 @@ class Lanes(dict[str, Lane]):
             return BreakerActor(lane, self._settings[name].breaker, ports)
 
         def make_provider() -> ProviderActor:
-            return ProviderActor(lane, spool, ports)
+            return ProviderActor(lane, spool, ports, self.shortages)
 
         return [
             Child(f"provider:{name}", make_provider, (lane.provider_mailbox,)),

@@ -115,6 +115,8 @@ class Why(enum.Enum):
     """The lane cannot carry this: a partial envelope, raw MIME, an address in Unicode."""
     STOPPING = "stopping"
     CRASHED = "crashed"
+    RESOURCES = "resources"
+    """This process lacks a descriptor, memory, a thread or a port; the provider was not asked."""
     SPOOL = "spool"
     """The intent could not be made durable, so nothing was sent."""
 

@@ -49,6 +49,7 @@ class AlarmKind(enum.StrEnum):
     MAILBOX_STUCK = "mailbox_stuck"
     LOOP_BLOCKED = "loop_blocked"
     LOOK_STUCK = "look_stuck"
+    RESOURCES_SHORT = "resources_short"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -78,6 +79,9 @@ RULES: Final[Mapping[AlarmKind, Rule]] = {
     AlarmKind.MAILBOX_STUCK: Rule(30.0, "an actor handles what waits for it"),
     AlarmKind.LOOP_BLOCKED: Rule(0.0, "nothing holds up the event loop"),
     AlarmKind.LOOK_STUCK: Rule(30.0, "the spool answers a question"),
+    AlarmKind.RESOURCES_SHORT: Rule(
+        0.0, "there are descriptors (`ulimit -n`), memory, threads and ports for what it does"
+    ),
 }
 
 
@@ -211,7 +215,7 @@ def is_free(lane: Lane, now_s: float) -> bool:
     limiter = lane.limiter_status.value
     has_permit = limiter.permits > 0 and limiter.next_permit_s <= now_s and not limiter.is_paused
     is_open = lane.breaker_status.value.state is BreakerState.CLOSED and not lane.is_retired
-    return is_open and has_permit and lane.slots_free > 0
+    return is_open and has_permit and lane.slots_free > 0 and lane.short_until_s <= now_s
 
 
 def spool_faults(inspection: Inspection, known: Snapshot) -> Iterator[Finding]:
@@ -337,6 +341,7 @@ def process_faults(
     lanes: Iterable[Lane],
     lag_s: float,
     look_began_s: float | None,
+    shortages: Mapping[str, str] | None = None,
 ) -> Iterator[Finding]:
     """Yield what the process can find wrong with itself."""
     for box in mailboxes:
@@ -361,3 +366,5 @@ def process_faults(
         yield Finding(AlarmKind.LOOP_BLOCKED, "event loop", detail=f"woke {lag_s:.1f} s late")
     if look_began_s is not None:
         yield Finding(AlarmKind.LOOK_STUCK, "spool reader", repr(look_began_s))
+    for where, text in (shortages or {}).items():
+        yield Finding(AlarmKind.RESOURCES_SHORT, where, detail=f"{where}: {text}")

@@ -89,6 +89,12 @@ def collect(gauges: Gauges, backlog: Backlog) -> Iterator[Metric]:
         ("provider", "outcome"),
         gauges.lanes.attempts.counts,
     )
+    yield _counter(
+        "mailactors_shortages",
+        "Descriptors, memory, threads or ports that were lacking, by provider or `api`.",
+        ("where",),
+        gauges.lanes.shortages.counts.counts,
+    )
     yield _histogram(
         "mailactors_retry_decision_seconds",
         "From a failure's last byte or timeout to the decision on what follows.",

@@ -3,7 +3,7 @@
 The gateway commits its intent between the two. So `connect` sends no part of the message, and
 `send` begins with the first byte that could make the provider accept it (MAIL FROM, or the request
 line). Neither raises for a fault of the network or the provider: refusals and lost connections are
-values (`model.outcome`).
+values (`model.outcome`). What this process itself lacks is `NotAttempted(Why.RESOURCES)`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from mailactors.model.message import Content, Envelope, fingerprint
-from mailactors.model.outcome import Outcome, Reason, Refusal
+from mailactors.model.outcome import NotAttempted, Outcome, Reason, Refusal
 
 
 class Mail(msgspec.Struct, frozen=True):
@@ -101,7 +101,7 @@ class Provider(Protocol):
         """What this provider can do."""
         ...
 
-    async def connect(self) -> Session | Refusal:
+    async def connect(self) -> Session | Refusal | NotAttempted:
         """Return a session, pooled or new, or why there is none; nothing was sent."""
         ...
 
@@ -111,6 +111,10 @@ class Provider(Protocol):
         `LookUpFailed` where `capabilities.look_up_lag_s` is None. Has its own timeout, and raises
         for no fault of the network or the vendor.
         """
+        ...
+
+    async def release(self) -> None:
+        """Close what is idle: this process lacks descriptors or memory, perhaps for others."""
         ...
 
     async def aclose(self) -> None:

@@ -17,12 +17,14 @@ import trio
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
+    NotAttempted,
     Outcome,
     Phase,
     Reason,
     Refusal,
     Rejected,
     Scope,
+    Why,
 )
 from mailactors.providers.port import Capabilities, LookUpFailed, LookUpResult
 from mailactors.providers.smtp.budget import Patience, budget_s, window_octets
@@ -35,6 +37,7 @@ from mailactors.providers.smtp.transaction import Transaction
 from mailactors.providers.smtp.transport import Connection, LostError
 from mailactors.providers.smtp.wire import XOAUTH2, UnsendableError
 from mailactors.runtime.ports import Clock, Connector, Executor
+from mailactors.runtime.shortage import is_shortage, os_words
 
 TRUSTED_IDLE_S: Final = 1.0
 """A connection that was in use so lately is not asked whether it lives: at MAIL it will show."""
@@ -81,7 +84,7 @@ class SmtpProvider:
         """An envelope of its own, and no way to recognise a repetition."""
         return Capabilities(own_envelope=True)
 
-    async def connect(self) -> SmtpSession | Refusal:
+    async def connect(self) -> SmtpSession | Refusal | NotAttempted:
         """Return a session on an idle connection that still lives, or on a new one."""
         while self._idle:
             idle_since_s, connection = self._idle.pop()
@@ -101,6 +104,11 @@ class SmtpProvider:
         """SMTP has no such question."""
         await trio.lowlevel.checkpoint()
         return LookUpFailed(Reason("a relay cannot be asked what it accepted"))
+
+    async def release(self) -> None:
+        """Take leave on every idle connection without waiting for the answers."""
+        while self._idle:
+            await self._idle.popleft()[1].leave()
 
     async def aclose(self) -> None:
         """Take leave on every idle connection, all at once; sessions given back later close too."""
@@ -147,16 +155,19 @@ class SmtpProvider:
         ):
             self.pipelines = False
 
-    async def open(self) -> Connection | Refusal:
+    async def open(self) -> Connection | Refusal | NotAttempted:
         """Return a new connection, greeted, under TLS and logged in as the settings say."""
         within_s = self._settings.attempt_timeout_s
-        connection, refusal = None, None
+        connection: Connection | None = None
+        refusal: Refusal | NotAttempted | None = None
         try:
             with trio.fail_after(within_s):
                 connection = await self._dial()
                 refusal = await self._introduce(connection)
         except LostError as lost:
             refusal = Deferred(Scope.PROVIDER, lost.reason)
+            if lost.is_ours:
+                refusal = NotAttempted(Why.RESOURCES, text=lost.reason.text)
         except trio.TooSlowError:
             phase = Phase.CONNECT if connection is None else connection.phase
             text = f"{phase.value}: the relay was not ready for mail within {within_s:g} s"
@@ -198,7 +209,7 @@ class SmtpProvider:
             timeout_s = self._settings.connect_timeout_s
             raise LostError(Phase.CONNECT, f"no connection within {timeout_s:g} s") from None
         except (OSError, UnicodeError) as error:
-            raise LostError(Phase.CONNECT, str(error) or type(error).__name__) from None
+            raise LostError(Phase.CONNECT, os_words(error), is_ours=is_shortage(error)) from None
         return Connection(
             stream,
             self._settings.hello_name,
@@ -207,7 +218,7 @@ class SmtpProvider:
             pipelines=self.pipelines,
         )
 
-    async def _introduce(self, connection: Connection) -> Refusal | None:
+    async def _introduce(self, connection: Connection) -> Refusal | NotAttempted | None:
         """Greeting, TLS, hello and login; None when the server is ready for mail."""
         client = connection.client
         if self._settings.tls == "implicit":
@@ -244,7 +255,7 @@ class SmtpProvider:
         assert self._tls is not None
         await connection.start_tls(self._tls, self._settings.host)
 
-    async def _log_in(self, connection: Connection) -> Refusal | None:
+    async def _log_in(self, connection: Connection) -> Refusal | NotAttempted | None:
         """Try the mechanisms that are offered, one after another, until one is known."""
         mechanisms, offered = self._settings.mechanisms, connection.client.extensions.auth
         if not mechanisms:
@@ -256,9 +267,12 @@ class SmtpProvider:
         for mechanism in (each for each in mechanisms if each in offered):
             try:
                 await self._authenticate(connection, mechanism)
-            except (UnsendableError, TokenError) as error:
-                kind = Deferred if isinstance(error, TokenError) else Rejected
-                return kind(Scope.PROVIDER, Reason(f"auth: {error}"))
+            except TokenError as error:
+                if error.is_ours:
+                    return NotAttempted(Why.RESOURCES, text=f"auth: {error}")
+                return Deferred(Scope.PROVIDER, Reason(f"auth: {error}"))
+            except UnsendableError as error:
+                return Rejected(Scope.PROVIDER, Reason(f"auth: {error}"))
             reply = connection.client.reply
             if reply.is_positive:
                 return None

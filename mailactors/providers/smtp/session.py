@@ -28,9 +28,14 @@ from mailactors.providers.smtp.classify import decide_outcome
 from mailactors.providers.smtp.protocol import SmtpState
 from mailactors.providers.smtp.transport import Connection, LostError
 from mailactors.providers.smtp.wire import UnsendableError, check_message, stuff_dots
+from mailactors.runtime.shortage import is_shortage, os_words
 
 if TYPE_CHECKING:
     from mailactors.providers.smtp.provider import SmtpProvider
+
+
+class NoRoomError(Exception):
+    """This process has no memory or thread to render a message; nothing of it was said."""
 
 
 class SmtpSession:
@@ -60,6 +65,8 @@ class SmtpSession:
                 outcome = await self._attempt_anew(mail, message, patience)
         except (UnsendableError, UnrenderableError) as error:
             outcome = Rejected(Scope.MESSAGE, Reason(str(error)))
+        except NoRoomError as error:
+            outcome = NotAttempted(Why.RESOURCES, text=str(error))
         except BaseException:
             await self._connection.aclose()
             raise
@@ -73,9 +80,14 @@ class SmtpSession:
 
     async def _rendered(self, mail: Mail) -> bytes:
         executor = self._provider.executor
-        if executor is None or mail.content.size < mime.LARGE_OCTETS:
-            return render(mail)
-        return await executor.run(partial(render, mail))
+        try:
+            if executor is None or mail.content.size < mime.LARGE_OCTETS:
+                return render(mail)
+            return await executor.run(partial(render, mail))
+        except (MemoryError, RuntimeError) as error:
+            if not is_shortage(error):
+                raise
+            raise NoRoomError(f"rendering: {os_words(error)}") from error
 
     async def _attempt(self, mail: Mail, message: bytes, patience: Patience) -> Outcome | None:
         """Run one transaction; None if a reused connection was dead before it answered MAIL."""
@@ -89,11 +101,12 @@ class SmtpSession:
             eight_bit=not message.isascii(),
             smtputf8=smtputf8,
         )
-        transaction, lost = client.transaction, None
+        transaction, lost, is_ours = client.transaction, None, False
         try:
             is_given_up = await self._converse(message, patience)
         except LostError as error:
             lost, is_given_up = (error.phase, error.reason), False
+            is_ours = error.is_ours
         if is_given_up:
             lost = give_up(self._connection.phase, patience)
         is_idle_timeout = transaction.mail is not None and transaction.mail.code == 421
@@ -102,8 +115,12 @@ class SmtpSession:
             return None
         others = self._provider.others_get_through
         outcome = decide_outcome(transaction, lost, others_get_through=others)
-        if is_given_up and patience.ends_at_deadline:
-            outcome = at_deadline(outcome)
+        if transaction.final is not None:
+            pass  # the relay has spoken
+        elif is_given_up and patience.ends_at_deadline:
+            outcome = without_blame(outcome, Why.EXPIRED)
+        elif is_ours:
+            outcome = without_blame(outcome, Why.RESOURCES)
         self._provider.learn(outcome, self._connection)
         if left and not isinstance(outcome, NotAttempted):
             outcome = msgspec.structs.replace(outcome, refused=outcome.refused | left)
@@ -125,7 +142,7 @@ class SmtpSession:
             fresh = await self._provider.open()
         if scope.cancelled_caught:
             late = Deferred(Scope.PROVIDER, give_up(Phase.CONNECT, patience)[1])
-            return at_deadline(late) if patience.ends_at_deadline else late
+            return without_blame(late, Why.EXPIRED) if patience.ends_at_deadline else late
         if not isinstance(fresh, Connection):
             return fresh
         self._connection, self._is_reused = fresh, False
@@ -142,16 +159,16 @@ def give_up(phase: Phase, patience: Patience) -> tuple[Phase, Reason]:
     return phase, Reason(f"{phase.value}: {text}")
 
 
-def at_deadline(outcome: Outcome) -> Outcome:
-    """Return the outcome of an attempt that a deadline ended: it says nothing of the relay.
+def without_blame(outcome: Outcome, why: Why) -> Outcome:
+    """Return the outcome of an attempt that ended for a reason of ours, before the final dot.
 
-    What the relay said of recipients stands.
+    It says nothing of the relay. What the relay said of recipients stands.
     """
     if not isinstance(outcome, Deferred) or outcome.scope is not Scope.PROVIDER:
         return outcome
     if outcome.refused:
         return msgspec.structs.replace(outcome, scope=Scope.MESSAGE)
-    return NotAttempted(Why.EXPIRED, text=outcome.reason.text)
+    return NotAttempted(why, text=outcome.reason.text)
 
 
 def choose_recipients(

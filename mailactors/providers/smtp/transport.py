@@ -22,6 +22,7 @@ from mailactors.model.outcome import Phase, Reason
 from mailactors.providers.smtp.budget import Patience
 from mailactors.providers.smtp.protocol import SmtpClient, SmtpState, Verb
 from mailactors.providers.smtp.replies import GarbageError, clean_text
+from mailactors.runtime.shortage import is_shortage, os_words
 
 STALE_LOOK_S: Final = 0.001
 """How long to read what a server sent while its connection was idle."""
@@ -72,11 +73,15 @@ _PHASE_OF: Final = {
 
 
 class LostError(Exception):
-    """The connection is lost: in which `phase`, and the `reason`."""
+    """The connection is lost: in which `phase`, and the `reason`.
 
-    def __init__(self, phase: Phase, text: str) -> None:
+    `is_ours`: for want of something that this process could not get.
+    """
+
+    def __init__(self, phase: Phase, text: str, *, is_ours: bool = False) -> None:
         super().__init__(text)
         self.phase = phase
+        self.is_ours = is_ours
         self.reason = Reason(f"{phase.value}: {clean_text(text)}")
 
 
@@ -289,16 +294,12 @@ class Connection:
         except GarbageError as error:
             raise LostError(phase, f"garbage: {error}") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise LostError(phase, f"connection lost ({_describe(error)})") from None
-
-
-def _describe(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return str(cause) or type(cause).__name__
+            text = f"connection lost ({os_words(error)})"
+            raise LostError(phase, text, is_ours=is_shortage(error)) from None
 
 
 def _describe_tls(error: BaseException) -> str:
     cause = error.__cause__
     if not isinstance(cause, ssl.SSLCertVerificationError):
-        return f"TLS handshake failed ({_describe(error)})"
+        return f"TLS handshake failed ({os_words(error)})"
     return f"the certificate is not to be trusted: {cause.verify_message}"

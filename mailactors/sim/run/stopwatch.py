@@ -12,7 +12,7 @@ from typing import Final
 
 from mailactors.config import ProviderSettings
 from mailactors.dispatch.dispatcher import DispatcherState
-from mailactors.model.outcome import Accepted, Outcome, Refusal
+from mailactors.model.outcome import Accepted, NotAttempted, Outcome, Refusal
 from mailactors.providers.port import Capabilities, LookUpResult, Mail, Provider, Session
 from mailactors.runtime.ports import Clock, Ports, SystemClock
 from mailactors.runtime.tally import Histogram
@@ -98,9 +98,11 @@ class TimedProvider:
         """The inner provider's."""
         return self._inner.capabilities
 
-    async def connect(self) -> Session | Refusal:
+    async def connect(self) -> Session | Refusal | NotAttempted:
         """Connect; a refusal is a failure."""
         session = await self._inner.connect()
+        if isinstance(session, NotAttempted):
+            return session
         if isinstance(session, Refusal):
             self._stopwatch.failed(self._name)
             return session
@@ -109,6 +111,10 @@ class TimedProvider:
     async def look_up(self, marker: str) -> LookUpResult:
         """Look up a message."""
         return await self._inner.look_up(marker)
+
+    async def release(self) -> None:
+        """Close what is idle."""
+        await self._inner.release()
 
     async def aclose(self) -> None:
         """Close the inner provider."""

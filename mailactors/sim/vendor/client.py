@@ -113,6 +113,10 @@ class VendorClient:
         found = vendor.find(marker)
         return NotFound() if found is None else Found(found)
 
+    async def release(self) -> None:
+        """Do nothing: nothing is kept."""
+        await trio.lowlevel.checkpoint()
+
     async def aclose(self) -> None:
         """Do nothing: there is no connection."""
         await trio.lowlevel.checkpoint()

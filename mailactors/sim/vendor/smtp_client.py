@@ -17,7 +17,7 @@ import trio
 import trio.testing
 
 from mailactors.config import SmtpProviderSettings
-from mailactors.model.outcome import Deferred, Outcome, Refusal, Rejected
+from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Refusal, Rejected
 from mailactors.providers.port import Capabilities, LookUpResult, Mail, Session
 from mailactors.providers.smtp import SmtpProvider
 from mailactors.sim.scenario.faults import Dns
@@ -108,7 +108,7 @@ class WireProvider:
         """The SMTP client's."""
         return self._inner.capabilities
 
-    async def connect(self) -> WireSession | Refusal:
+    async def connect(self) -> WireSession | Refusal | NotAttempted:
         """Return a session of the client, pooled or new."""
         vendor, now_s = self.vendor, self.vendor.now_s()
         vendor.truth.attempt(vendor.name, now_s)
@@ -119,6 +119,9 @@ class WireProvider:
         except trio.Cancelled:
             self.give_back(now_s)  # a deadline ended it: no attempt
             raise
+        if isinstance(session, NotAttempted):
+            self.give_back(now_s)
+            return session
         if isinstance(session, Deferred | Rejected):
             return session
         return WireSession(self, session, now_s)
@@ -132,6 +135,10 @@ class WireProvider:
     async def look_up(self, marker: str) -> LookUpResult:
         """Fail: SMTP has no look-ups, as `capabilities` says."""
         return await self._inner.look_up(marker)
+
+    async def release(self) -> None:
+        """Close what is idle."""
+        await self._inner.release()
 
     async def aclose(self) -> None:
         """Close pooled connections."""
