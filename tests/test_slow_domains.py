@@ -40,6 +40,9 @@ class Vendor:
     async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
 
+    async def release(self) -> None:
+        await trio.lowlevel.checkpoint()
+
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
 

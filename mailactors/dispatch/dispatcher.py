@@ -19,7 +19,7 @@ import trio
 from mailactors.dispatch.choosing import Chooser
 from mailactors.dispatch.claims import Claims
 from mailactors.dispatch.domains import Domains, hold_time_s
-from mailactors.dispatch.lane import Attempt, Done, Stage
+from mailactors.dispatch.lane import Attempt, Done
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.parking import (
     PARK_MIN_S,
@@ -29,7 +29,7 @@ from mailactors.dispatch.parking import (
 from mailactors.dispatch.record import attempt_facts, record_of, void_of, with_doubt_at
 from mailactors.dispatch.recovery import is_recovered, recover_of
 from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
-from mailactors.dispatch.routing import Choice, Panics, Waiting
+from mailactors.dispatch.routing import Choice, Panics, Waiting, without_lane
 from mailactors.dispatch.settling import first_at
 from mailactors.dispatch.state import DispatcherState
 from mailactors.dispatch.suspects import Suspects, count_crash
@@ -227,26 +227,30 @@ class DispatcherActor:
         lease = attempt.lease
         if outcome.why is Why.WITHDRAWN:
             return
-        if attempt.stage is Stage.INTENDING:
-            await self._write(void_of(attempt))
+        if attempt.may_have_intent:
+            await self._write(void_of(attempt, outcome))
+        if outcome.why is Why.EXPIRED:
+            await self._leave(lease, self._clock.wall_time() + UPKEEP_S)
+            return
         if outcome.why is Why.CRASHED:
             crash = count_crash(lease, self._journal)
             await self._write(crash)
             if crash.crashes >= CRASHES_MAX:
-                await self._fail(lease, f"actors died on it {CRASHES_MAX} times")
+                await self._leave(lease, 0.0, f"actors died on it {CRASHES_MAX} times")
                 return
             lease = msgspec.structs.replace(lease, crashes=crash.crashes)
         if outcome.why is Why.UNABLE:
-            barred = (*lease.progress.barred, attempt.lane)
-            progress = msgspec.structs.replace(lease.progress, barred=barred)
-            lease = msgspec.structs.replace(lease, progress=progress)
+            lease = without_lane(lease, attempt.lane)
         elif outcome.until_s:
             self._lanes[attempt.lane].block(outcome.until_s)
         await self._push(lease, is_first=True)
 
-    async def _fail(self, lease: Lease, error: str) -> None:
+    async def _leave(self, lease: Lease, due_at: float, error: str = "") -> None:
+        """Let a message wait on the disk until `due_at`; with an `error` it has failed."""
         ns = tuple(n for n, _ in lease.recipients)
-        await self._write(Release(lease.seq, ns, lease.epoch, 0.0, error))
+        await self._write(Release(lease.seq, ns, lease.epoch, due_at, error))
+        if not error:
+            self._claims.expect(lease.stream, due_at)
 
     # Leases and lanes
 
@@ -257,13 +261,8 @@ class DispatcherActor:
             await self._push(lease)
             return
         draw = self._ports.entropy.draw("domain", lease.id, lease.epoch)
-        await self._release(lease, self._clock.wall_time() + hold_time_s(deferring_s, draw))
-
-    async def _release(self, lease: Lease, due_at: float) -> None:
-        """Let a message wait on the disk, which is neither an attempt nor a round."""
-        ns = tuple(n for n, _ in lease.recipients)
-        await self._write(Release(lease.seq, ns, lease.epoch, due_at))
-        self._claims.expect(lease.stream, due_at)
+        due_at = self._clock.wall_time() + hold_time_s(deferring_s, draw)
+        await self._leave(lease, due_at)
 
     async def _push(self, lease: Lease, *, is_first: bool = False) -> None:
         """Let a message wait for the lanes that may take it; without any it has failed."""
@@ -274,13 +273,13 @@ class DispatcherActor:
             if self._suspects.count(lease.stream) < SUSPECTS_KEPT:
                 self._suspects.push(lease, lanes)
             else:
-                await self._release(lease, self._clock.wall_time() + PARK_MIN_S)
+                await self._leave(lease, self._clock.wall_time() + PARK_MIN_S)
         elif lanes:
             late_s = max(0.0, self._clock.wall_time() - lease.due_at)
             since_s = self._clock.now_s() - late_s
             self._waiting.push(lease, lanes, since_s=since_s, is_first=is_first)
         else:
-            await self._fail(lease, "no provider of its route can carry what is left of it")
+            await self._leave(lease, 0.0, "no provider of its route can carry what is left of it")
 
     def _dispatch(self) -> bool:
         """Give lanes what they take now; False while the disk has no room for intents."""
@@ -304,15 +303,13 @@ class DispatcherActor:
         """Park what fills a stream's window beside a free lane; recall what one may take."""
         now_s, now = self._clock.now_s(), self._clock.wall_time()
         for lease, due_at in self._parking.cut(now_s, now):
-            await self._release(lease, due_at)
+            await self._leave(lease, due_at)
         for recall in self._parking.recalls(now_s, now):
             self._parking.sent(recall, await self._write(recall))
 
     def _send(self, lease: Lease, choice: Choice, now_s: float) -> None:
-        attempt_id = self._ports.ids.new_id()
-        attempt = Attempt(
-            attempt_id, lease, choice.lane, self._mailbox.put_nowait, is_panic=choice.is_panic
-        )
+        id_, reply_to = self._ports.ids.new_id(), self._mailbox.put_nowait
+        attempt = Attempt(id_, lease, choice.lane, reply_to, is_panic=choice.is_panic)
         if choice.is_panic:
             self._panics.enter(lease.stream)
             self._journal.note("attempt.panic", level="warning", id=lease.id, provider=choice.lane)

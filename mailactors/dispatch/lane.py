@@ -84,6 +84,17 @@ class Attempt:
         self.recipients = self.recipients or self.lease.recipients
         self.domains = frozenset(domain_of(address) for _, address in self.lease.recipients)
 
+    @property
+    def may_have_intent(self) -> bool:
+        """Whether the spool must learn how it ended."""
+        return self.stage >= Stage.INTENDING
+
+    @property
+    def expires_at(self) -> float:
+        """When it must not go out any more, UTC: the message's deadline, or the key's end."""
+        not_after = self.lease.expires_at if self.doubt is None else self.doubt.not_after
+        return min(self.lease.expires_at, not_after)
+
 
 class Done(msgspec.Struct, frozen=True):
     """The end of an attempt. `ended_s` (monotonic) is when the last byte or timeout was seen."""
@@ -211,6 +222,8 @@ class Lane:
     """By an operator; the limiter obeys it, and so does its successor."""
     asked_until_s: float = NEVER_S
     """Monotonic; until when the provider asked us to keep away. It survives the limiter."""
+    short_until_s: float = NEVER_S
+    """Monotonic; this process lacked a resource. No news of the provider lifts it."""
     is_retired: bool = False
     """No route names it any more; it ends when nothing is in flight."""
     emptied: trio.Event = field(default_factory=trio.Event)
@@ -254,7 +267,7 @@ class Lane:
             return float("inf")  # until the limiter publishes what is left
         if breaker.state is BreakerState.HALF_OPEN and self.offered >= breaker.probes_free:
             return float("inf")  # until a probe ends
-        at_s = max(limiter.next_permit_s, self.blocked_until_s)
+        at_s = max(limiter.next_permit_s, self.blocked_until_s, self.short_until_s)
         if breaker.state in {BreakerState.OPEN, BreakerState.DISABLED}:
             # One probe goes first; the half-open breaker says how many more may follow it.
             at_s = max(at_s, breaker.until_s) if not self.offered else float("inf")
@@ -273,8 +286,9 @@ class Lane:
             return float("inf")
         if breaker.is_dead:
             at_s = max(breaker.last_resort_s, self.panicked_s + PANIC_DEAD_INTERVAL_S)
-            return max(limiter.next_permit_s, at_s)
-        return max(limiter.next_permit_s, self.panicked_s + PANIC_INTERVAL_S)
+            return max(limiter.next_permit_s, self.short_until_s, at_s)
+        at_s = max(limiter.next_permit_s, self.short_until_s)
+        return max(at_s, self.panicked_s + PANIC_INTERVAL_S)
 
     @property
     def is_well(self) -> bool:

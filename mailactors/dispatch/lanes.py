@@ -23,6 +23,7 @@ from mailactors.dispatch.subjects import Subjects
 from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.ports import Ports
+from mailactors.runtime.shortage import Shortages
 from mailactors.runtime.supervisor import Child, Supervisor
 from mailactors.runtime.tally import Tally
 from mailactors.spool.client import SpoolClient
@@ -58,6 +59,8 @@ class Lanes(dict[str, Lane]):
         self.changes.listen(wake)
         self.attempts = Tally()
         """Attempts by provider and outcome."""
+        self.shortages = Shortages(ports.clock, ports.journal)
+        """What this process lacked, in any lane or at the door."""
         self.blamed: set[int] = set()
         """Messages on whose attempt's end an actor died, until the dispatcher has recovered."""
         self.is_draining = False
@@ -118,7 +121,7 @@ class Lanes(dict[str, Lane]):
             return BreakerActor(lane, self._settings[name].breaker, ports)
 
         def make_provider() -> ProviderActor:
-            return ProviderActor(lane, spool, ports)
+            return ProviderActor(lane, spool, ports, self.shortages)
 
         return [
             Child(f"provider:{name}", make_provider, (lane.provider_mailbox,)),

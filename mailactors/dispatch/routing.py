@@ -6,6 +6,7 @@ message which waits for one lane never blocks another that could use a free one.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,15 +36,27 @@ def within_reach(
     """Return the lanes that a message may take now.
 
     A route's order is a preference: until `spills_at_s` a message waits for a permit or a slot of
-    its first lane that is well, unless that lane has said that it opens later.
+    its first lane that is well, unless that lane has said that it opens later, or this process
+    lacks something for it.
     """
     if now_s >= spills_at_s:
         return lanes
     for count, name in enumerate(lanes, 1):
-        lane = all_lanes[name]
-        if lane.is_well and (lane.opens_at_s() <= spills_at_s or lane.opens_on_news):
+        if _is_worth_waiting(all_lanes[name], spills_at_s, now_s):
             return lanes[:count]
     return lanes
+
+
+def _is_worth_waiting(lane: Lane, spills_at_s: float, now_s: float) -> bool:
+    if now_s < lane.short_until_s:  # nobody knows how long a shortage lasts
+        return lane.is_well and math.isinf(spills_at_s)
+    return lane.is_well and (lane.opens_at_s() <= spills_at_s or lane.opens_on_news)
+
+
+def without_lane(lease: Lease, lane: str) -> Lease:
+    """Return a lease that bars a lane, which cannot carry the message."""
+    progress = msgspec.structs.replace(lease.progress, barred=(*lease.progress.barred, lane))
+    return msgspec.structs.replace(lease, progress=progress)
 
 
 def choose_lane(

@@ -50,6 +50,7 @@ class AlarmKind(enum.StrEnum):
     MAILBOX_STUCK = "mailbox_stuck"
     LOOP_BLOCKED = "loop_blocked"
     LOOK_STUCK = "look_stuck"
+    RESOURCES_SHORT = "resources_short"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -64,8 +65,8 @@ RULES: Final[Mapping[AlarmKind, Rule]] = {
     AlarmKind.INTENT_ORPHANED: Rule(
         30.0, "an intent without an attempt in flight becomes uncertain"
     ),
-    # More than every timeout of an SMTP session with fifty recipients together.
-    AlarmKind.ATTEMPT_STUCK: Rule(3600.0, "an attempt ends by its provider's own timeouts"),
+    # More than the budget of the largest message, and the wait for the answer to its final dot.
+    AlarmKind.ATTEMPT_STUCK: Rule(5400.0, "an attempt ends by its provider's own timeouts"),
     AlarmKind.NOT_SENT: Rule(30.0, "what is leased goes out while a provider of its route is free"),
     AlarmKind.NOT_CLAIMED: Rule(30.0, "what is due is leased while there is room for it"),
     AlarmKind.PASSED_BY: Rule(
@@ -82,6 +83,9 @@ RULES: Final[Mapping[AlarmKind, Rule]] = {
     AlarmKind.MAILBOX_STUCK: Rule(30.0, "an actor handles what waits for it"),
     AlarmKind.LOOP_BLOCKED: Rule(0.0, "nothing holds up the event loop"),
     AlarmKind.LOOK_STUCK: Rule(30.0, "the spool answers a question"),
+    AlarmKind.RESOURCES_SHORT: Rule(
+        0.0, "there are descriptors (`ulimit -n`), memory, threads and ports for what it does"
+    ),
 }
 
 
@@ -213,7 +217,7 @@ def is_free(lane: Lane, now_s: float) -> bool:
     limiter = lane.limiter_status.value
     has_permit = limiter.permits > 0 and limiter.next_permit_s <= now_s and not limiter.is_paused
     is_open = lane.breaker_status.value.state is BreakerState.CLOSED and not lane.is_retired
-    return is_open and has_permit and lane.slots_free > 0
+    return is_open and has_permit and lane.slots_free > 0 and lane.short_until_s <= now_s
 
 
 def spool_faults(inspection: Inspection, known: Snapshot) -> Iterator[Finding]:
@@ -352,6 +356,7 @@ def process_faults(
     lanes: Iterable[Lane],
     lag_s: float,
     look_began_s: float | None,
+    shortages: Mapping[str, str] | None = None,
 ) -> Iterator[Finding]:
     """Yield what the process can find wrong with itself."""
     for box in mailboxes:
@@ -367,3 +372,5 @@ def process_faults(
         yield Finding(AlarmKind.LOOP_BLOCKED, "event loop", detail=f"woke {lag_s:.1f} s late")
     if look_began_s is not None:
         yield Finding(AlarmKind.LOOK_STUCK, "spool reader", repr(look_began_s))
+    for where, text in (shortages or {}).items():
+        yield Finding(AlarmKind.RESOURCES_SHORT, where, detail=f"{where}: {text}")

@@ -71,6 +71,12 @@ def collect(gauges: Gauges, pending: Sequence[Pending], ledger: Ledger) -> Itera
     yield _counter(
         "attempts", "Attempts by provider and outcome.", ("provider", "outcome"), attempts
     )
+    yield _counter(
+        "mailactors_shortages",
+        "Descriptors, memory, threads or ports that were lacking, by provider or `api`.",
+        ("where",),
+        gauges.lanes.shortages.counts.counts,
+    )
     yield _histogram(
         "retry_decision_seconds",
         "From a failure's last byte or timeout to the decision on what follows.",

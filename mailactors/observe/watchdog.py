@@ -122,8 +122,13 @@ class WatchdogActor:
             if self._is_idle():
                 self._watch.process.forget_suspicions()
                 continue
-            lanes = self._lanes.values()
-            faults = process_faults(self._mailboxes(), lanes, self._watch.lag_s, self._look_began_s)
+            faults = process_faults(
+                self._mailboxes(),
+                self._lanes.values(),
+                self._watch.lag_s,
+                self._look_began_s,
+                self._lanes.shortages.recent(),
+            )
             self._apply(self._watch.process, list(faults))
 
     async def _look(self) -> list[Finding]:

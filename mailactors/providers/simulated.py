@@ -111,6 +111,10 @@ class SimulatedProvider:
             return Deferred(Scope.PROVIDER, Reason("connection refused"))
         return SimulatedSession(self)
 
+    async def release(self) -> None:
+        """Do nothing: nothing is kept."""
+        await trio.lowlevel.checkpoint()
+
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
 

@@ -87,6 +87,9 @@ class _NoProvider:
     async def look_up(self, marker: str) -> LookUpResult:
         raise AssertionError
 
+    async def release(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         pass
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -655,3 +656,42 @@ async def test_a_provider_without_an_envelope_gets_no_part_of_a_message(
 
     assert [NotAttempted(Why.UNABLE)] == bench.outcomes_seen
     assert (0, 1) == (bench.provider.calls, bench.provider.closed_count)
+
+
+# The message's deadline
+
+
+async def test_connecting_ends_at_the_messages_deadline(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    bench.provider.connect_s = 1000.0
+    await bench.start(nursery)
+
+    (attempt,) = bench.send()
+    attempt.lease = msgspec.structs.replace(attempt.lease, expires_at=NOW + 3.0)
+    await trio.sleep(4.0)
+
+    assert [NotAttempted(Why.EXPIRED)] == bench.outcomes_seen
+    assert [] == bench.intents
+    assert 3.0 == pytest.approx(bench.ends[0].ended_s)
+
+
+async def test_a_provider_gets_the_deadline_by_the_monotonic_clock(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench, mails = Bench(), list[Mail]()
+
+    def keep(mail: Mail) -> Outcome:
+        mails.append(mail)
+        return DOWN
+
+    bench.provider.behaviour.script.append(keep)
+    await bench.start(nursery)
+    await trio.sleep(100.0)
+
+    (attempt,) = bench.send()
+    attempt.lease = msgspec.structs.replace(attempt.lease, expires_at=NOW + 130.0)
+    await trio.sleep(1.0)
+
+    assert [130.0] == pytest.approx([mail.deadline_s for mail in mails])

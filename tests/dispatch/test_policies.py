@@ -72,6 +72,9 @@ class Vendor:
     async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
 
+    async def release(self) -> None:
+        """Nothing to give back."""
+
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
 
