@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mailactors.dispatch.lane import Done
+from mailactors.dispatch.attempt import Done
 from mailactors.dispatch.provider import INTENT_WITHIN_S
 from mailactors.intake.submission import (
     KeyConflictError,

@@ -20,6 +20,7 @@ from typing import Final, assert_never
 
 import trio
 
+from mailactors.dispatch.attempt import Attempt, Done, Stage
 from mailactors.dispatch.breaker_settings import JITTER, BreakerSettings, open_time_s
 from mailactors.dispatch.calls import Calls
 from mailactors.dispatch.concurrency import (
@@ -31,15 +32,12 @@ from mailactors.dispatch.concurrency import (
 )
 from mailactors.dispatch.lane import (
     NEVER_S,
-    Attempt,
     BreakerState,
     BreakerStatus,
-    Done,
     Lane,
     Pause,
     Reset,
     Resume,
-    Stage,
 )
 from mailactors.model.outcome import (
     Accepted,

@@ -16,10 +16,10 @@ from typing import Final
 import msgspec
 import trio
 
+from mailactors.dispatch.attempt import Attempt, Done
 from mailactors.dispatch.choosing import Chooser
 from mailactors.dispatch.claims import Claims
 from mailactors.dispatch.domains import Domains, hold_time_s
-from mailactors.dispatch.lane import Attempt, Done
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.parking import (
     PARK_MIN_S,

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mailactors.dispatch.lane import NEVER_S, Done
+from mailactors.dispatch.attempt import Done
+from mailactors.dispatch.lane import NEVER_S
 from mailactors.dispatch.retry import is_bounce, is_recipients_own
 from mailactors.model.message import domain_of
 from mailactors.model.outcome import Accepted, NotAttempted, split_by_recipient

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping
 import pydantic
 import trio
 
+from mailactors.dispatch.attempt import Attempt
 from mailactors.dispatch.breaker import BreakerActor
 from mailactors.dispatch.breaker_settings import BreakerSettings
-from mailactors.dispatch.lane import Attempt, BreakerState, Lane, Reset, open_lane
+from mailactors.dispatch.lane import BreakerState, Lane, Reset, open_lane
 from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import ProviderActor
 from mailactors.dispatch.quota import Quota

@@ -22,17 +22,15 @@ from typing import Final, assert_never
 
 import trio
 
+from mailactors.dispatch.attempt import Attempt, Done, Stage
 from mailactors.dispatch.lane import (
     NEVER_S,
-    Attempt,
     BreakerState,
-    Done,
     Lane,
     LimiterStatus,
     Pause,
     Reset,
     Resume,
-    Stage,
     reply,
 )
 from mailactors.dispatch.pacing import (

@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 import trio
 
-from mailactors.dispatch.lane import Attempt, Done, Lane, Stage
+from mailactors.dispatch.attempt import Attempt, Done, Stage
+from mailactors.dispatch.lane import Lane
 from mailactors.errors import MailactorsError
 from mailactors.model.message import Envelope, unpack_content
 from mailactors.model.outcome import (

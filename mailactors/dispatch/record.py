@@ -7,7 +7,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from mailactors.dispatch.lane import Attempt, Done
+from mailactors.dispatch.attempt import Attempt, Done
 from mailactors.dispatch.retry import Decision, outcome_word, reason_line
 from mailactors.dispatch.settling import decide_repeated
 from mailactors.model.lifecycle import State

@@ -16,8 +16,9 @@ from typing import Final, assert_never
 import msgspec
 import trio
 
+from mailactors.dispatch.attempt import Attempt, Done
 from mailactors.dispatch.clocks import ClockSteps
-from mailactors.dispatch.lane import NEVER_S, Attempt, Done, Lane
+from mailactors.dispatch.lane import NEVER_S, Lane
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.lookups import LOOK_UPS_MAX, DoubtKey, LookUpEnded, LookUpTasks
 from mailactors.dispatch.record import end_of_repeat, lease_of

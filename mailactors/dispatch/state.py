@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from mailactors.dispatch.lane import Attempt, Done
+from mailactors.dispatch.attempt import Attempt, Done
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.tally import Histogram
 

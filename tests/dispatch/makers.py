@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import trio
 
-from mailactors.dispatch.lane import Attempt, Done, Lane, open_lane
+from mailactors.dispatch.attempt import Attempt, Done
+from mailactors.dispatch.lane import Lane, open_lane
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
 from mailactors.runtime.mailbox import Mailbox

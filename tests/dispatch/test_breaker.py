@@ -13,6 +13,7 @@ import trio.testing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mailactors.dispatch.attempt import Done, Stage
 from mailactors.dispatch.breaker import (
     DEAD_IN_A_ROW,
     DISABLED_S,
@@ -34,7 +35,7 @@ from mailactors.dispatch.breaker_settings import (
     open_time_s,
 )
 from mailactors.dispatch.concurrency import FLOOR, RAMP_S, new_concurrency
-from mailactors.dispatch.lane import BreakerState, Done, LaneMessage, Pause, Reset, Stage
+from mailactors.dispatch.lane import BreakerState, LaneMessage, Pause, Reset
 from mailactors.model.outcome import (
     Accepted,
     Deferred,

@@ -12,9 +12,10 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailactors.dispatch.attempt import Attempt, Done, Stage
 from mailactors.dispatch.breaker import BreakerActor
 from mailactors.dispatch.breaker_settings import BreakerSettings
-from mailactors.dispatch.lane import Attempt, BreakerState, Done, Lane, Reset, Stage
+from mailactors.dispatch.lane import BreakerState, Lane, Reset
 from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import INTENT_WITHIN_S, ProviderActor
 from mailactors.dispatch.quota import Quota

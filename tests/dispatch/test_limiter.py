@@ -15,17 +15,15 @@ import trio.testing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mailactors.dispatch.attempt import Attempt, Done, Stage
 from mailactors.dispatch.lane import (
-    Attempt,
     BreakerState,
     BreakerStatus,
-    Done,
     LaneMessage,
     LearntPace,
     Pause,
     Reset,
     Resume,
-    Stage,
 )
 from mailactors.dispatch.limiter import (
     RETRY_AFTER_MAX_S,

@@ -9,7 +9,8 @@ import msgspec
 import pytest
 
 from mailactors.dispatch import breaker, dispatcher, limiter, provider, retry
-from mailactors.dispatch.lane import Attempt, BreakerState, Lane
+from mailactors.dispatch.attempt import Attempt
+from mailactors.dispatch.lane import BreakerState, Lane
 from mailactors.dispatch.quota import Quota
 from mailactors.dispatch.routing import Waiting
 from mailactors.intake.door import Door

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import trio
 
-from mailactors.dispatch.lane import Attempt, BreakerState, BreakerStatus, Lane
+from mailactors.dispatch.attempt import Attempt
+from mailactors.dispatch.lane import BreakerState, BreakerStatus, Lane
 from mailactors.dispatch.quota import Quota
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.runtime.ports import Clock
