@@ -80,10 +80,12 @@ def test_key_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_uncertain_sent_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = retry.decide_next
 
-    def careless(lease: Any, recipients: Any, lane: str, outcome: Outcome, *rest: Any) -> Any:
+    def careless(
+        lease: Any, recipients: Any, lane: str, outcome: Outcome, *rest: Any, **named: Any
+    ) -> Any:
         if isinstance(outcome, Uncertain):
             outcome = Deferred(Scope.PROVIDER, outcome.reason)
-        return decide(lease, recipients, lane, outcome, *rest)
+        return decide(lease, recipients, lane, outcome, *rest, **named)
 
     monkeypatch.setattr(dispatcher, "decide_next", careless)
     plan = fault("ambiguous", 0, 20, rate=0.2, accepted=0.5)
@@ -380,9 +382,9 @@ def test_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probe_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     end = breaker.decide_end
 
-    def forgetful(state: breaker.Breaker, settings: Any, *rest: Any) -> None:
+    def forgetful(state: breaker.Breaker, settings: Any, *rest: Any, **named: Any) -> None:
         probes = set(state.probes_out)
-        end(state, settings, *rest)
+        end(state, settings, *rest, **named)
         if state.state is BreakerState.HALF_OPEN:
             state.probes_out |= probes
 
