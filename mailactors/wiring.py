@@ -7,6 +7,7 @@ providers that they pass in.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -26,6 +27,7 @@ from mailactors.dispatch.recovery import leave_of
 from mailactors.dispatch.retry import StreamPolicy
 from mailactors.dispatch.settler import SettlerActor, SettlerState
 from mailactors.dispatch.state import DispatcherState
+from mailactors.dispatch.timekeeper import TimekeeperActor
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
@@ -35,6 +37,7 @@ from mailactors.outcome.reporter import ReporterActor
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
+from mailactors.runtime.belief import BelievedClock
 from mailactors.runtime.ports import Clock, Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
@@ -73,7 +76,8 @@ class Gateway:
         self, config: Config, ports: Ports, store: Store, provider_factory: ProviderFactory
     ) -> None:
         self.config = config
-        self.ports = ports
+        self.belief = BelievedClock(ports.clock, ports.journal)
+        self.ports = ports = dataclasses.replace(ports, clock=self.belief)
         signals = SpoolSignals()
         self.spool = SpoolClient(open_writes(), signals, store.reader(), ports.executor("reader"))
         self.watch = WatchdogStatus()
@@ -96,7 +100,7 @@ class Gateway:
 
     @property
     def clock(self) -> Clock:
-        """The clock port."""
+        """The clock port, of which a jump is believed once it has lasted."""
         return self.ports.clock
 
     @property
@@ -181,6 +185,7 @@ class Gateway:
             *(child for name in self.lanes for child in self.lanes.children(name)),
             self._dispatcher_child(),
             self._settler_child(),
+            Child("timekeeper", self._make_timekeeper),
             self._registry_child(),
             self._watchdog_child(),
         ]
@@ -221,6 +226,13 @@ class Gateway:
 
         return Child("settler", make, (self.settler.mailbox,))
 
+    def _make_timekeeper(self) -> TimekeeperActor:
+        expect = self.settler.expect
+        return TimekeeperActor(self.spool, self._streams, expect, self.ports)
+
+    def _streams(self) -> set[str]:
+        return {*self.lanes.plans, *self.signals.streams}
+
     def _registry_child(self) -> Child:
         def make() -> RegistryActor:
             return RegistryActor(self.registry, self.spool, self.ports.faults)
@@ -231,7 +243,8 @@ class Gateway:
         def make() -> WatchdogActor:
             statistics = self.supervisor.mailbox_statistics
             return WatchdogActor(
-                self.watch, self.lanes, self.dispatcher, self.spool, statistics, self.ports
+                *(self.watch, self.lanes, self.dispatcher, self.spool, statistics, self.ports),
+                self.belief,
             )
 
         return Child("watchdog", make, restarts=SERVER_RESTARTS)  # mail flows without it

@@ -31,6 +31,7 @@ from mailactors.spool.port import (
     Claim,
     Claimed,
     Command,
+    Corrected,
     Flush,
     Flushed,
     Receipt,
@@ -52,7 +53,7 @@ MAILBOX_CAPACITY: Final = 4096
 
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BRINGS_MESSAGES: Final = (Accept, AcceptMany, Retry)
-_MAY_BRING_WORK: Final = (Receipt, Recorded, SettledByHand, Flushed)
+_MAY_BRING_WORK: Final = (Receipt, Recorded, SettledByHand, Flushed, Corrected)
 TRIES_MAX: Final = 3
 """How often a command on which the writer died is tried; commands are idempotent."""
 

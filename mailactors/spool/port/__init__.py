@@ -19,6 +19,7 @@ from mailactors.spool.port.accept import (
     IdempotencyKey,
     Receipt,
 )
+from mailactors.spool.port.clocks import CorrectDoubts, CorrectDue, Corrected
 from mailactors.spool.port.deliver import (
     Claim,
     Claimed,
@@ -89,7 +90,7 @@ __all__ = ["ALONE_FROM", "BUSY_WAIT_S", "CRASHES_MAX", "NEVER_AT", "Accept", "Ac
 __all__ += ["AcceptedMany", "Cancel", "Cancelled", "Claim", "Claimed", "Command", "Conflict"]
 __all__ += ["CountCrash", "DeliveryFacts", "DeliveryStatus", "Doubt", "Doubts", "Event", "Expire"]
 __all__ += ["Expired", "FeedEvent", "Filters", "FindDueDoubts", "Flush", "Flushed"]
-__all__ += ["IdempotencyKey", "Inspection"]
+__all__ += ["CorrectDoubts", "CorrectDue", "Corrected", "IdempotencyKey", "Inspection"]
 __all__ += ["InspectionQuery", "Intend", "IntendAgain", "Intended", "Lease", "LeaseOwner"]
 __all__ += ["Ledger", "LookUps", "MessageFacts", "MessageStatus", "NotRetried", "Page", "Pending"]
 __all__ += ["Postpone", "Progress", "Purge", "Purged", "Questions", "Receipt"]
@@ -108,6 +109,8 @@ Command: TypeAlias = (
     | Release
     | Expire
     | Flush
+    | CorrectDue
+    | CorrectDoubts
     | FindDueDoubts
     | Postpone
     | IntendAgain
@@ -134,6 +137,7 @@ Result: TypeAlias = (
     | Recorded
     | Expired
     | Flushed
+    | Corrected
     | Doubts
     | Cancelled
     | Recovered
