@@ -7,6 +7,7 @@ providers that they pass in.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -27,6 +28,7 @@ from mailactors.dispatch.recovery import leave_of
 from mailactors.dispatch.retry import StreamPolicy
 from mailactors.dispatch.settler import SettlerActor, SettlerState
 from mailactors.dispatch.state import DispatcherState
+from mailactors.dispatch.timekeeper import TimekeeperActor
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
@@ -36,6 +38,7 @@ from mailactors.outcome.reporter import ReporterActor
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
+from mailactors.runtime.belief import BelievedClock
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
@@ -75,7 +78,8 @@ class Gateway:
         self, config: Config, ports: Ports, store: Store, provider_factory: ProviderFactory
     ) -> None:
         self.config = config
-        self.ports = ports
+        self.belief = BelievedClock(ports.clock, ports.journal)
+        self.ports = ports = dataclasses.replace(ports, clock=self.belief)
         signals = SpoolSignals()
         self.spool = SpoolClient(open_writes(), signals, store.reader(), ports.executor("reader"))
         self.watch = WatchdogStatus()
@@ -184,6 +188,7 @@ class Gateway:
                 lambda: SettlerActor(self.settler, lanes, spool, ports),
                 (self.settler.mailbox,),
             ),
+            Child("timekeeper", self._make_timekeeper),
             Child(
                 "registry",
                 lambda: RegistryActor(self.registry, spool, ports.faults),
@@ -198,6 +203,7 @@ class Gateway:
                     spool,
                     self.supervisor.mailbox_statistics,
                     ports,
+                    self.belief,
                 ),
                 restarts=SERVER_RESTARTS,  # mail flows without it
             ),
@@ -206,6 +212,13 @@ class Gateway:
     def _retention(self) -> Retention:
         settings = self.config.retention
         return Retention(settings.final_after_s, settings.bodies_after_s)
+
+    def _make_timekeeper(self) -> TimekeeperActor:
+        expect = self.settler.expect
+        return TimekeeperActor(self.spool, self._streams, expect, self.ports)
+
+    def _streams(self) -> set[str]:
+        return {*self.lanes.plans, *self.spool.signals.streams}
 
 
 def build(

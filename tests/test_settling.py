@@ -29,6 +29,7 @@ from mailactors.model.outcome import (
 )
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
+from mailactors.runtime.belief import BELIEVED_AFTER_S
 from mailactors.runtime.ports import Ports
 from mailactors.spool.port import Doubt, Event, RecordDeliveryEvent, Suppress
 from mailactors.wiring import Gateway, build
@@ -553,7 +554,7 @@ async def test_a_clock_that_was_set_long_ago_delays_and_risks_nothing(
             clock.ahead_s = step_s
             provider(gateway, "primary").behaviour.script.append(LOST)
             await gateway.door.submit(letter("0"))
-            await trio.sleep(1000)
+            await trio.sleep(BELIEVED_AFTER_S + 700)
             provider(gateway, "primary").behaviour.script.append(VANISHED)
             await gateway.door.submit(letter())
             await wait_for_states(gateway, uncertain=1, sent=1)

@@ -49,6 +49,7 @@ class AlarmKind(enum.StrEnum):
     LEDGER_IMBALANCE = "ledger_imbalance"
     MAILBOX_STUCK = "mailbox_stuck"
     LOOP_BLOCKED = "loop_blocked"
+    CLOCK_JUMPED = "clock_jumped"
     LOOK_STUCK = "look_stuck"
     RESOURCES_SHORT = "resources_short"
 
@@ -82,6 +83,7 @@ RULES: Final[Mapping[AlarmKind, Rule]] = {
     AlarmKind.LEDGER_IMBALANCE: Rule(0.0, "every accepted delivery is in exactly one state"),
     AlarmKind.MAILBOX_STUCK: Rule(30.0, "an actor handles what waits for it"),
     AlarmKind.LOOP_BLOCKED: Rule(0.0, "nothing holds up the event loop"),
+    AlarmKind.CLOCK_JUMPED: Rule(0.0, "the wall clock goes on as the monotonic clock does"),
     AlarmKind.LOOK_STUCK: Rule(30.0, "the spool answers a question"),
     AlarmKind.RESOURCES_SHORT: Rule(
         0.0, "there are descriptors (`ulimit -n`), memory, threads and ports for what it does"
@@ -356,9 +358,13 @@ def process_faults(
     lanes: Iterable[Lane],
     lag_s: float,
     look_began_s: float | None,
+    jump_s: float = 0.0,
     shortages: Mapping[str, str] | None = None,
 ) -> Iterator[Finding]:
-    """Yield what the process can find wrong with itself."""
+    """Yield what the process can find wrong with itself; `jump_s`: the clock is that far ahead."""
+    if jump_s:
+        words = f"{abs(jump_s):,.0f} s {'ahead' if jump_s > 0 else 'back'}, not believed yet"
+        yield Finding(AlarmKind.CLOCK_JUMPED, "wall clock", detail=f"it was set {words}")
     for box in mailboxes:
         if box.waiting:
             spell, detail = f"{box.handled}+{box.crashed}", f"{box.waiting} items wait"

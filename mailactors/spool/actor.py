@@ -33,7 +33,13 @@ MAILBOX_CAPACITY: Final = 4096
 
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BRINGS_MESSAGES: Final = (port.Accept, port.AcceptMany, port.Retry)
-_MAY_BRING_WORK: Final = (port.Receipt, port.Recorded, port.SettledByHand, port.Flushed)
+_MAY_BRING_WORK: Final = (
+    port.Receipt,
+    port.Recorded,
+    port.SettledByHand,
+    port.Flushed,
+    port.Corrected,
+)
 TRIES_MAX: Final = 3
 """How often a command on which the writer died is tried; commands are idempotent."""
 

@@ -552,14 +552,14 @@ class SteppedClock(VirtualClock):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S])
-async def test_a_step_of_the_wall_clock_is_left_alone(
+async def test_a_step_of_the_wall_clock_is_named_and_nothing_else(
     step_s: float, autojump_clock: MockClock
 ) -> None:
     clock = SteppedClock()
     ports = dataclasses.replace(make_ports(), clock=clock)
     providers = {"only": simulated(latency_s=1.0, quota={"per_s": 2.0})}
     with open_store() as store:
-        async with healthy(make_config(providers), store, ports) as gateway:
+        async with running(make_config(providers), store, ports) as gateway:
             only = provider(gateway, "only")
             only.behaviour.script.extend([LOST, GREY, BUSY, LOST, GREY])
             await submit(gateway, 200)
@@ -573,6 +573,7 @@ async def test_a_step_of_the_wall_clock_is_left_alone(
             ledger = await gateway.spool.read(lambda spool: spool.ledger())
 
             assert 202 == ledger.states["sent"] + ledger.states.get("expired", 0)
+            assert {AlarmKind.CLOCK_JUMPED.value} == {each["kind"] for each in alarms(gateway)}
 
 
 @pytest.mark.slow

@@ -10,6 +10,9 @@ from mailactors.spool.port import (
     Cancelled,
     Claim,
     Claimed,
+    CorrectDoubts,
+    CorrectDue,
+    Corrected,
     Doubts,
     Expire,
     Expired,
@@ -210,6 +213,60 @@ class UpkeepContract(Contract):
         one(store, Release(lease.seq, (0,), lease.epoch, NOW + 300))
 
         assert Flushed(1, None, "main") == one(store, Flush("main", "", NOW + 5, 10), NOW + 6)
+
+    # Clocks
+
+    def test_a_wait_that_was_written_in_the_future_is_as_long_from_now(self, store: Store) -> None:
+        self.defer(store, "m1", NOW + 300)  # written at NOW
+        receive(store, make_accept("m2"))  # due at NOW
+
+        corrected = one(store, CorrectDue("main", 10), NOW - 3600)
+
+        assert Corrected(2, None, "main") == corrected
+        assert [NOW - 3300, NOW - 3600] == [
+            store.status(name)[0].deliveries[0].due_at for name in ("m1", "m2")
+        ]
+        assert Corrected(0) == one(store, CorrectDue("main", 10), NOW - 3600)
+
+    def test_a_wait_that_is_right_or_scheduled_stays(self, store: Store) -> None:
+        self.defer(store, "m1", NOW + 9000)
+        receive(store, make_accept("m2", not_before=NOW + 900))
+
+        assert Corrected(0) == one(store, CorrectDue("main", 10), NOW + 1)
+        assert Corrected(1, None, "main") == one(store, CorrectDue("main", 10), NOW - 3600)
+        assert NOW + 900 == store.status("m2")[0].deliveries[0].due_at
+
+    def test_waits_are_corrected_in_portions(self, store: Store) -> None:
+        for n in range(3):
+            self.defer(store, f"m{n}", NOW + 500 + n)
+
+        first = one(store, CorrectDue("main", 2), NOW - 60)
+        assert isinstance(first, Corrected)
+        second = one(store, CorrectDue("main", 2, first.after), NOW - 60)
+
+        assert Corrected(2, (NOW + 501, 2, 0), "main") == first
+        assert Corrected(1, None, "main") == second
+
+    def test_a_doubt_that_was_written_in_the_future_is_due_now(self, store: Store) -> None:
+        doubt_one(store, due_at=NOW + 60)
+
+        corrected = one(store, CorrectDoubts(7200.0), NOW - 3600)
+
+        assert Corrected(1) == corrected
+        found = one(store, FindDueDoubts(10), NOW - 3600)
+        assert isinstance(found, Doubts)
+        (doubt,) = found.doubts
+        assert (NOW - 3600, NOW - 3600) == (doubt.since, doubt.ended_at)
+        assert Corrected(0) == one(store, CorrectDoubts(7200.0), NOW - 3600)
+
+    def test_a_doubt_waits_no_longer_than_any_rule(self, store: Store) -> None:
+        doubt_one(store, due_at=NOW + 9000)
+
+        assert Corrected(0) == one(store, CorrectDoubts(9000.0), NOW)
+        assert Corrected(1) == one(store, CorrectDoubts(7200.0), NOW)
+        found = one(store, FindDueDoubts(10), NOW)
+        assert isinstance(found, Doubts)
+        assert NOW == found.doubts[0].since
 
     # Cancel
 

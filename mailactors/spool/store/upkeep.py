@@ -6,17 +6,14 @@ Each UPDATE names the states that it may come from, as in `store.deliver`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import port
+from mailactors.spool.store.clocks import AFTER_ALL, later_than
 from mailactors.spool.store.deliver import RECOVERED
 from mailactors.spool.store.doubts import open_doubt
 from mailactors.spool.store.events import end, finish, record
 from mailactors.spool.store.rows import Rows
-
-_AFTER_ALL: Final = 2**62
-"""A seq beyond that of any message."""
 
 
 def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
@@ -48,18 +45,12 @@ def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
 
 def flush(db: Rows, command: port.Flush, now: float) -> port.Flushed:
     """Make a part of what waits for a later time due since the flush began."""
-    place = command.after or (command.since, _AFTER_ALL, 0)
-    rows = db.query(
-        "SELECT deliveries.due_at, seq, n, provider, not_before, state"
-        " FROM deliveries JOIN messages USING (seq)"
-        " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
-        " AND (due_at, seq, n) > (?, ?, ?) AND due_at <= ? ORDER BY due_at, seq, n LIMIT ?",
-        (command.stream, *place, command.until, command.limit),
-    )
+    place = command.after or (command.since, AFTER_ALL, 0)
+    rows, after = later_than(db, command.stream, place, command.until, command.limit)
     chosen = [
         (seq, n)
-        for _, seq, n, provider, not_before, state in rows
-        if now >= not_before
+        for _, seq, n, state, provider, _, scheduled_at in rows
+        if now >= scheduled_at
         and command.provider in {"", provider}
         and not (command.is_recall and state == State.DEFERRED)
     ]
@@ -72,8 +63,6 @@ def flush(db: Rows, command: port.Flush, now: float) -> port.Flushed:
         for seq in dict.fromkeys(seq for seq, _ in chosen):
             ns = [n for each, n in chosen if each == seq]
             record(db, seq, now, "flushed", {"rule": "by hand: due now", "ns": ns})
-    is_end = len(rows) < command.limit
-    after = None if is_end else (rows[-1][0], rows[-1][1], rows[-1][2])
     return port.Flushed(len(chosen), after, command.stream if chosen else "")
 
 
