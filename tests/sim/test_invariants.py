@@ -79,10 +79,12 @@ def test_key_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_uncertain_sent_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = retry.decide_next
 
-    def careless(lease: Any, recipients: Any, lane: str, outcome: Outcome, *rest: Any) -> Any:
+    def careless(
+        lease: Any, recipients: Any, lane: str, outcome: Outcome, *rest: Any, **more: Any
+    ) -> Any:
         if isinstance(outcome, Uncertain):
             outcome = Deferred(Scope.PROVIDER, outcome.reason)
-        return decide(lease, recipients, lane, outcome, *rest)
+        return decide(lease, recipients, lane, outcome, *rest, **more)
 
     monkeypatch.setattr(dispatcher, "decide_next", careless)
     plan = fault("ambiguous", 0, 20, rate=0.2, accepted=0.5)
@@ -289,9 +291,9 @@ def test_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probe_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     end = breaker.decide_end
 
-    def forgetful(state: breaker.Breaker, settings: Any, *rest: Any) -> None:
+    def forgetful(state: breaker.Breaker, settings: Any, *rest: Any, **more: Any) -> None:
         probes = set(state.probes_out)
-        end(state, settings, *rest)
+        end(state, settings, *rest, **more)
         if state.state is BreakerState.HALF_OPEN:
             state.probes_out |= probes
 
