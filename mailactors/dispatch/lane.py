@@ -251,6 +251,11 @@ class Lane:
         return True
 
     @property
+    def is_crowded(self) -> bool:
+        """Whether a domain has as many slots as it may have."""
+        return not self.has_room_for(self._by_domain)
+
+    @property
     def slots_free(self) -> int:
         """Attempts that may be offered beside those in flight, as far as the settings say."""
         return self.concurrency_max - len(self.in_flight)

@@ -215,11 +215,15 @@ class Snapshot(msgspec.Struct, frozen=True):
 
 
 def is_free(lane: Lane, now_s: float) -> bool:
-    """Whether a lane would certainly take a message: probes and panic do not count."""
+    """Whether a lane would certainly take any message: probes and panic do not count.
+
+    Where a domain has all the slots that it may have, more of its mail waits in health.
+    """
     limiter = lane.limiter_status.value
     has_permit = limiter.permits > 0 and limiter.next_permit_s <= now_s and not limiter.is_paused
     is_open = lane.breaker_status.value.state is BreakerState.CLOSED and not lane.is_retired
-    return is_open and has_permit and lane.slots_free > 0 and lane.short_until_s <= now_s
+    is_busy = lane.is_crowded or now_s < lane.short_until_s
+    return is_open and has_permit and lane.slots_free > 0 and not is_busy
 
 
 def spool_faults(inspection: Inspection, known: Snapshot) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailactors.dispatch.speeds import DOMAINS_MAX, Speeds, slots_of_domain
+from mailactors.observe.alarms import is_free
 from tests.dispatch.makers import make_attempt, make_lane
 
 LANE = "primary"
@@ -90,8 +91,11 @@ def test_a_lane_counts_a_domains_attempts_until_they_end() -> None:
     for number in range(2):
         lane.offer(make_attempt(lane, number), 0.0)
     full = lane.has_room_for(["x.example"]), lane.has_room_for(["y.example"])
+    crowded = [lane.is_crowded, is_free(lane, 0.0)]
 
     lane.end(next(iter(lane.in_flight.values())))
 
     assert (False, True) == full
+    assert [True, False] == crowded
     assert lane.has_room_for(["x.example"])
+    assert is_free(lane, 0.0)
