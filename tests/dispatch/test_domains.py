@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.dispatch.attempt import Attempt, Done
 from mailactors.dispatch.domains import (
     ASK_EVERY_S,
     DEFERRED_IN_A_ROW,
@@ -18,6 +17,7 @@ from mailactors.dispatch.domains import (
     Domains,
     hold_time_s,
 )
+from mailactors.dispatch.lane import Attempt, Done
 from mailactors.model.outcome import (
     Accepted,
     Deferred,

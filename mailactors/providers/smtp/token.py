@@ -15,7 +15,6 @@ from typing import Final
 import trio
 
 from mailactors.errors import MailactorsError
-from mailactors.runtime.shortage import is_shortage
 
 TOKEN_WITHIN_S: Final = 30.0
 """For the command: it may have to ask an authority on the network."""
@@ -24,14 +23,7 @@ _TOKEN: Final = re.compile(rb"[\x21-\x7e]{1,8192}")
 
 
 class TokenError(MailactorsError):
-    """There is no token: the command failed, took too long or printed something else.
-
-    `is_ours`: this process lacks what it takes to run a command.
-    """
-
-    def __init__(self, text: str, *, is_ours: bool = False) -> None:
-        super().__init__(text)
-        self.is_ours = is_ours
+    """There is no token: the command failed, took too long or printed something else."""
 
 
 class TokenSource:
@@ -62,8 +54,7 @@ class TokenSource:
         except trio.TooSlowError:
             raise TokenError(f"the token command took more than {TOKEN_WITHIN_S:g} s") from None
         except OSError as error:
-            text = f"the token command cannot be run: {error.strerror}"
-            raise TokenError(text, is_ours=is_shortage(error)) from None
+            raise TokenError(f"the token command cannot be run: {error.strerror}") from None
         if done.returncode:
             raise TokenError(f"the token command ended with status {done.returncode}")
         token = done.stdout.strip()

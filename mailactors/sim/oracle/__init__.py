@@ -1,1 +1,1 @@
-"""Bounds on the figures of a run, each with what it assumes."""
+"""The bounds that no policy can beat."""
