@@ -142,9 +142,11 @@ class Connection:
             try:
                 with self._losing(Phase.FINAL, BLOCK_TIMEOUT_S, "write of the final dot"):
                     await self._write()
-            except LostError:
+            except LostError as error:
+                lost = error
+            if lost is not None:
                 await self._hear_last_words()
-                raise
+                raise lost
         await self.exchange()
 
     async def is_stale(self) -> bool:
