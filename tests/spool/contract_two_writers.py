@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from typing import ClassVar
 
 import pytest
 
@@ -50,10 +49,10 @@ Stores = tuple[Store, Store]
 
 
 class TwoWritersContract:
-    """Subclass it as `Test…` with `make_stores` and `uncommitted`."""
+    """Subclass it as `Test…` with `make_stores` and `uncommitted`.
 
-    IMPOSSIBLE: ClassVar[Mapping[str, str]] = {}
-    """Tests of what the engine does not allow to happen, and why."""
+    What an engine does not allow to happen is a test of the same name that says and shows so.
+    """
 
     def make_stores(self) -> contextlib.AbstractContextManager[Stores]:
         """Return two handles on one new, empty store."""
@@ -66,10 +65,7 @@ class TwoWritersContract:
         raise NotImplementedError
 
     @pytest.fixture
-    def stores(self, request: pytest.FixtureRequest) -> Iterator[Stores]:
-        why = self.IMPOSSIBLE.get(request.node.name)
-        if why:
-            pytest.skip(why)
+    def stores(self) -> Iterator[Stores]:
         with self.make_stores() as stores:
             yield stores
 

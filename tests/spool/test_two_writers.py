@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import pytest
 
-from mailactors.spool.port import Command, Result, SpoolBusyError, Store
+from mailactors.spool.port import Claim, Claimed, Command, Result, SpoolBusyError, Store
 from mailactors.spool.sqlite import SqliteStore
 from mailactors.spool.sqlite.connection import connect
 from mailactors.spool.store.commands import execute
@@ -18,12 +17,6 @@ from tests.spool.makers import NOW, make_accept, receive
 
 
 class TestTwoOnAFile(TwoWritersContract):
-    IMPOSSIBLE: ClassVar = {
-        "test_a_claim_passes_over_what_another_is_claiming": (
-            "SQLite has one write transaction at a time: the other claim waits for its end"
-        )
-    }
-
     @pytest.fixture(autouse=True)
     def _folder(self, tmp_path: Path) -> None:
         self.path = str(tmp_path / "spool.db")
@@ -53,3 +46,19 @@ class TestTwoOnAFile(TwoWritersContract):
 
         assert () == first.status("m1")
         assert receive(second, make_accept()).seq == 1
+
+    def test_a_claim_passes_over_what_another_is_claiming(self, stores: Stores) -> None:
+        """Impossible here: SQLite has one write transaction at a time, so the claim is refused."""
+        first, second = stores
+        first.apply([make_accept("m1"), make_accept("m2")], NOW)
+
+        with (
+            self.uncommitted(first, [Claim("main", 1, "first")], NOW) as (claimed,),
+            pytest.raises(SpoolBusyError),
+        ):
+            second.apply([Claim("main", 10, "second")], NOW)
+
+        (later,) = second.apply([Claim("main", 10, "second")], NOW)
+        assert isinstance(claimed, Claimed)
+        assert isinstance(later, Claimed)
+        assert [["m1"], ["m2"]] == [[e.id for e in each.leases] for each in (claimed, later)]
