@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import rich.console
-import rich.table
 import typer
 
 from mailactors import __version__
-from mailactors.config import Config, ConfigError, load_config
+from mailactors.config import Config, ConfigError, effective, load_config
 from mailactors.errors import MailactorsError
+from mailactors.observe.statuses import statuses_table
 from mailactors.service import serve_gateway
 from mailactors.spool.engines import backup_spool, read_spool
 
@@ -257,10 +257,22 @@ def simulate(
     sys.exit(code)
 
 
+@app.command()
+def flush(
+    provider: Annotated[str, typer.Option(help="Only what it had last.")] = "",
+    stream: Annotated[str, typer.Option(help="Only this stream's.")] = "",
+    url: UrlOption = DEFAULT_URL,
+) -> None:
+    """Make deferred deliveries due now; they go out as fast as the providers take them."""
+    query = {"provider": provider, "stream": stream}
+    answer = _talk(url, lambda client: client.request("POST", "/v1/flush", query=query))
+    print(f"{answer['flushed']:,} deliveries are due now")
+
+
 @app.command("config")
 def show_config(config: ConfigOption = None) -> None:
-    """Print the configuration as it takes effect, secrets masked."""
-    print(json.dumps(_configure(config, None, None).model_dump(mode="json"), indent=2))
+    """Print the configuration as it takes effect, secrets masked, and what evidence can come."""
+    print(json.dumps(effective(_configure(config, None, None)), indent=2))
 
 
 def _version(is_asked: bool) -> None:
@@ -378,16 +390,7 @@ def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:
 
 
 def _print_statuses(statuses: list[dict[str, Any]]) -> None:
-    table = rich.table.Table()
-    titles = ("id", "client id", "to", "status", "provider", "attempts", "updated", "error")
-    for title in titles:
-        table.add_column(title, overflow="fold")  # an id that is cut is of no use
-    for each in statuses:
-        cells = (each["id"], each["client_id"], ", ".join(each["to"]), each["status"])
-        progress = (each["provider"], str(each["attempts"]), each["updated_at"], each["error"])
-        table.add_row(*cells, *progress)
-    # What a provider says is no markup.
-    rich.console.Console(markup=False, highlight=False, emoji=False).print(table)
+    rich.console.Console(markup=False, highlight=False, emoji=False).print(statuses_table(statuses))
 
 
 def _fail(text: str, code: int = 1) -> NoReturn:

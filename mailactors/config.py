@@ -14,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, get_args, get_origin
 
+import msgspec
 import pydantic
 import pydantic_settings
 from pydantic import Field
 
+from mailactors.dispatch.evidence import evidence_of
 from mailactors.dispatch.lanes import LaneSettings
-from mailactors.dispatch.retry import Failover, Preference
+from mailactors.dispatch.retry import SPILL_AFTER_S, Failover, Preference, StreamPolicy
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import normal_address
 from mailactors.observe.logs import LogSettings
@@ -68,6 +70,9 @@ class StreamSettings(_Frozen):
     """Published provider incidents have a median of 211 minutes and reach 40 hours."""
     on_uncertain: Preference = Preference.RESEND
     uncertain_wait_s: Annotated[float, Field(ge=0)] = 60.0
+    spill_after_s: Annotated[float, Field(ge=0)] = SPILL_AFTER_S
+    """How long a message waits for a permit or a slot of its preferred provider, if that one is
+    well, before the next one takes it. Without it, a stream named `otp` does not wait."""
     share: Annotated[float, Field(gt=0)] = 1.0
 
 
@@ -127,7 +132,7 @@ class IdempotencySettings(_Frozen):
 
 DEFAULT_STREAMS: Final = {
     "transactional": StreamSettings(share=4.0),
-    "otp": StreamSettings(share=16.0, expires_after_s=600.0),
+    "otp": StreamSettings(share=16.0, expires_after_s=600.0, spill_after_s=0.0),
     "bulk": StreamSettings(share=1.0),
 }
 
@@ -167,6 +172,13 @@ class Config(pydantic_settings.BaseSettings):
     ) -> tuple[pydantic_settings.PydanticBaseSettingsSource, ...]:
         """Read the arguments only: the environment must not change a test or a simulation."""
         return (init_settings,)
+
+    @pydantic.field_validator("streams", mode="before")
+    @classmethod
+    def _otp_does_not_wait(cls, streams: Any) -> Any:
+        if isinstance(streams, dict) and isinstance(otp := streams.get("otp"), dict):
+            return streams | {"otp": {"spill_after_s": 0.0, **otp}}
+        return streams
 
     @pydantic.model_validator(mode="after")
     def _routes_exist(self) -> Self:
@@ -302,3 +314,23 @@ def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
 
 
 _KINDS: Final = [str(each.model_fields["kind"].default) for each in _models(ProviderSettings)]
+
+
+def evidence(config: Config) -> dict[str, Any]:
+    """Return by stream and provider what can settle a message whose answer was lost."""
+    found: dict[str, Any] = {}
+    for name, stream in config.streams.items():
+        route = config.route(name)
+        plan = StreamPolicy(
+            route, on_uncertain=stream.on_uncertain, uncertain_wait_s=stream.uncertain_wait_s
+        )
+        able = {provider: config.providers[provider].capabilities for provider in route}
+        found[name] = {provider: evidence_of(able[provider], plan) for provider in route}
+    shown = msgspec.json.decode(msgspec.json.encode(found))
+    assert isinstance(shown, dict)
+    return shown
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """Return the whole configuration as plain values, secrets masked, with its `evidence`."""
+    return {**config.model_dump(mode="json"), "evidence": evidence(config)}

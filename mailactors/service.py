@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import shlex
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Final
@@ -26,6 +29,8 @@ from mailactors.spool.engines import open_store
 from mailactors.spool.port import Store
 from mailactors.wiring import Gateway, build
 
+DESCRIPTORS_OF_OUR_OWN: Final = 64
+"""For the spool and its readers, the log, the event loop and short-lived files; it has about 20."""
 EXAMPLE: Final = (
     '{"id":"1","to":"chahak@example.com","subject":"Hello","body":"This is a test email."}'
 )
@@ -75,6 +80,9 @@ class Service:
         self._load = load
         self._started = config
         self._reloading = trio.Lock()
+        self._descriptors = raise_descriptor_limit()
+        for note in self._too_few_descriptors(config):
+            journal.note("service.descriptors", level="warning", note=note)
 
     async def reload(self) -> list[str]:
         """Read the configuration anew and take it over; return what needs a restart.
@@ -84,7 +92,10 @@ class Service:
         async with self._reloading:
             config = self._load()
             await self.gateway.reload(config)
-        return needs_restart(self._started, config)
+        return needs_restart(self._started, config) + self._too_few_descriptors(config)
+
+    def _too_few_descriptors(self, config: Config) -> list[str]:
+        return too_few_descriptors(self._descriptors, config, self.listening.connections_max)
 
     async def stop(self) -> None:
         """Stop gracefully."""
@@ -128,7 +139,8 @@ class Service:
             metrics=lambda: expose(gateway),
             watch=gateway.watch,
         )
-        serve = partial(ApiServer, create_app(parts), self.listening, ports.journal)
+        shortages = gateway.lanes.shortages
+        serve = partial(ApiServer, create_app(parts), self.listening, ports.journal, shortages)
         return Child("api", serve, restarts=SERVER_RESTARTS)
 
 
@@ -146,6 +158,31 @@ async def _run(
 ) -> None:
     await gateway.run(task_status=task_status)
     scope.cancel()
+
+
+def raise_descriptor_limit() -> int:
+    """Raise the process's limit of open descriptors as far as it may; return what it is then.
+
+    A service manager starts a process with 1024, which is for programs that use select(2).
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # a system may have a limit below the hard one
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def too_few_descriptors(limit: int, config: Config, connections_max: int) -> list[str]:
+    """Return a note, if there are fewer than lanes and clients may need at once."""
+    slots = sum(each.concurrency_max for each in config.providers.values())
+    needed = slots + connections_max + DESCRIPTORS_OF_OUR_OWN
+    if limit >= needed:
+        return []
+    return [
+        f"this process may open {limit} files and connections, and may need {needed}:"
+        f" {slots} for its providers (concurrency_max), {connections_max} for clients,"
+        f" {DESCRIPTORS_OF_OUR_OWN} of its own; raise the hard limit (ulimit -Hn, LimitNOFILE=)"
+    ]
 
 
 def needs_restart(before: Config, after: Config) -> list[str]:

@@ -7,6 +7,7 @@ providers that they pass in.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -20,12 +21,14 @@ from mailactors.config import (
     SimulatedProviderSettings,
     SmtpProviderSettings,
 )
-from mailactors.dispatch.dispatcher import DispatcherActor, DispatcherState
+from mailactors.dispatch.dispatcher import DispatcherActor
 from mailactors.dispatch.lane import Lane
 from mailactors.dispatch.lanes import Lanes, LaneSettings
 from mailactors.dispatch.recovery import leave_of
 from mailactors.dispatch.retry import StreamPolicy
 from mailactors.dispatch.settler import SettlerActor, SettlerState
+from mailactors.dispatch.state import DispatcherState
+from mailactors.dispatch.timekeeper import TimekeeperActor
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, open_registry
@@ -35,6 +38,7 @@ from mailactors.outcome.reporter import ReporterActor
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
+from mailactors.runtime.belief import BelievedClock
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
@@ -74,7 +78,8 @@ class Gateway:
         self, config: Config, ports: Ports, store: Store, provider_factory: ProviderFactory
     ) -> None:
         self.config = config
-        self.ports = ports
+        self.belief = BelievedClock(ports.clock, ports.journal)
+        self.ports = ports = dataclasses.replace(ports, clock=self.belief)
         signals = SpoolSignals()
         self.spool = SpoolClient(open_writes(), signals, store.reader(), ports.executor("reader"))
         self.watch = WatchdogStatus()
@@ -183,6 +188,7 @@ class Gateway:
                 lambda: SettlerActor(self.settler, lanes, spool, ports),
                 (self.settler.mailbox,),
             ),
+            Child("timekeeper", self._make_timekeeper),
             Child(
                 "registry",
                 lambda: RegistryActor(self.registry, spool, ports.faults),
@@ -197,6 +203,7 @@ class Gateway:
                     spool,
                     self.supervisor.mailbox_statistics,
                     ports,
+                    self.belief,
                 ),
                 restarts=SERVER_RESTARTS,  # mail flows without it
             ),
@@ -205,6 +212,13 @@ class Gateway:
     def _retention(self) -> Retention:
         settings = self.config.retention
         return Retention(settings.final_after_s, settings.bodies_after_s)
+
+    def _make_timekeeper(self) -> TimekeeperActor:
+        expect = self.settler.expect
+        return TimekeeperActor(self.spool, self._streams, expect, self.ports)
+
+    def _streams(self) -> set[str]:
+        return {*self.lanes.plans, *self.spool.signals.streams}
 
 
 def build(
@@ -235,9 +249,16 @@ def plans_of(
     """
     plans = {}
     for name, stream in config.streams.items():
-        route, doubts = config.route(name), (stream.on_uncertain, stream.uncertain_wait_s)
-        own = tuple(each for each in route if lanes[each].provider.capabilities.own_envelope)
-        plans[name] = StreamPolicy(route, stream.failover, *doubts, stream.share, own)
+        route = config.route(name)
+        plans[name] = StreamPolicy(
+            route,
+            failover=stream.failover,
+            on_uncertain=stream.on_uncertain,
+            uncertain_wait_s=stream.uncertain_wait_s,
+            share=stream.share,
+            own_envelope=tuple(n for n in route if lanes[n].provider.capabilities.own_envelope),
+            spill_after_s=stream.spill_after_s,
+        )
     return dict.fromkeys(left_over, next(iter(plans.values()))) | plans
 
 

@@ -50,7 +50,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ((), ["serve", "send", "status", "config", "--version"]),
+        ((), ["serve", "send", "status", "flush", "config", "--version"]),
         (("serve",), ["--config", "--listen", "--spool", "SIGTERM"]),
         (("send",), ["--subject", "--body", "--id", "--from", "--stream", "--url", "--json"]),
         (("status",), ["--limit", "--url", "MAILACTORS_URL", "--json"]),
@@ -91,6 +91,7 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path, run: Run) ->
     shown = json.loads(out)
     assert shown["providers"]["p"]["host"] == "mx.example"
     assert shown["service"]["listen"] == "127.0.0.1:8025"
+    assert shown["evidence"]["otp"]["p"] == {"evidence": [], "then": "resend at once"}
 
 
 @pytest.mark.parametrize("command", ["config", "serve"])
@@ -204,6 +205,16 @@ def test_a_refusal_names_each_fault(gateway: Served, run: Run) -> None:
     assert (code, out) == (1, "")
     assert "  /to/0: " in err
     assert "  /stream: there is no stream 'none'" in err
+
+
+@pytest.mark.slow
+def test_deferred_mail_is_flushed(gateway: Served, run: Run) -> None:
+    flushed = run("flush", "--provider", "primary", "--stream", "bulk", "--url", gateway.url)
+    code, _, err = run("flush", "--provider", "primry", "--url", gateway.url)
+
+    assert (0, "0 deliveries are due now\n", "") == flushed
+    assert code == 1
+    assert "did you mean 'primary'?" in err
 
 
 @pytest.mark.slow

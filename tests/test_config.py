@@ -9,6 +9,7 @@ from mailactors.config import (
     Config,
     ConfigError,
     SmtpProviderSettings,
+    effective,
     load_config,
     stray_variables,
 )
@@ -326,3 +327,38 @@ def test_the_effective_configuration_shows_everything_but_secrets(tmp_path: Path
     assert shown["providers"]["ses"]["username"] == "AKIA"
     assert shown["providers"]["ses"]["breaker"]["window_s"] == 30.0
     assert shown["streams"]["invoices"]["on_uncertain"] == "hold"
+
+
+def test_the_evidence_that_there_can_be_is_shown_by_stream_and_provider() -> None:
+    config = Config.model_validate(
+        {
+            "providers": {
+                "relay": {"kind": "smtp", "host": "mx.example"},
+                "keyed": {"kind": "simulated", "idempotency_window_s": 3600},
+                "asked": {"kind": "simulated", "look_up_lag_s": 20},
+                "reporting": {"kind": "simulated", "delivery_events": True},
+            },
+            "streams": {
+                "mail": {},
+                "invoices": {"route": ["relay", "keyed", "reporting"], "on_uncertain": "hold"},
+            },
+        }
+    )
+
+    shown = effective(config)["evidence"]
+
+    key = "a repeat under its key, for 3600 s"
+    assert shown["mail"] == {
+        "relay": {"evidence": [], "then": "resend at once"},
+        "keyed": {"evidence": [key], "then": "resend after 60 s"},
+        "asked": {
+            "evidence": ["two look-ups, from 20 s on"],
+            "then": "resend when look-ups have failed for 60 s",
+        },
+        "reporting": {"evidence": ["a delivery event"], "then": "resend after 60 s"},
+    }
+    assert shown["invoices"] == {
+        "relay": {"evidence": [], "then": "hold at once"},
+        "keyed": {"evidence": [key], "then": "hold when its key is forgotten"},
+        "reporting": {"evidence": ["a delivery event"], "then": "hold after 60 s"},
+    }

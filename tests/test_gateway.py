@@ -1,5 +1,7 @@
 """The gateway as a whole, in virtual time: failover, deferral, uncertainty, deadlines, crashes."""
 
+from __future__ import annotations
+
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from mailactors.dispatch.attempt import Done
+from mailactors.dispatch.provider import INTENT_WITHIN_S
 from mailactors.intake.submission import (
     KeyConflictError,
     OverloadedError,
@@ -17,10 +21,12 @@ from mailactors.intake.submission import (
 )
 from mailactors.model.message import Address
 from mailactors.model.outcome import Accepted, Deferred, Phase, Reason, Rejected, Scope, Uncertain
+from mailactors.runtime.reply import Reply
 from mailactors.runtime.supervisor import RestartsExhaustedError
-from mailactors.spool.actor import TRIES_MAX
-from mailactors.spool.port import SpoolFullError
+from mailactors.spool.actor import TRIES_MAX, Write
+from mailactors.spool.port import CountCrash, SpoolFullError
 from mailactors.wiring import Gateway, build
+from tests.dispatch.makers import NotingEntropy
 from tests.gateways import (
     CrashPlan,
     InlineExecutor,
@@ -200,10 +206,7 @@ async def test_an_uncertain_message_is_resent_once_declared(autojump_clock: Mock
         async with running(make_config(), store) as gateway:
             provider(gateway, "primary").behaviour.script.append(LOST)
             await gateway.door.submit(letter())
-            await wait_for_states(gateway, uncertain=1)
-            await trio.sleep(59)
-            assert provider(gateway, "secondary").calls == 0
-            await wait_for_states(gateway, within_s=5, sent=1)
+            await wait_for_states(gateway, within_s=2, sent=1)
             message = await status(gateway, "1")
 
             assert message.declared_risks == 1
@@ -445,3 +448,111 @@ async def test_a_writer_that_dies_of_a_recovery_does_not_take_the_dispatcher_wit
 
     assert {"spool"} == {facts["actor"] for facts in ports.journal.named("actor.crashed")}
     assert 1 == len(ports.journal.named("spool.answer_lost"))
+
+
+class Disk:
+    """The writer does nothing while the disk stands still."""
+
+    def __init__(self) -> None:
+        self.goes_on = trio.Event()
+        self.goes_on.set()
+
+    def executor(self, name: str) -> DiskExecutor:
+        return DiskExecutor(name, self)
+
+    def stop(self) -> None:
+        self.goes_on = trio.Event()
+
+
+class DiskExecutor(InlineExecutor):
+    def __init__(self, name: str, disk: Disk) -> None:
+        super().__init__(name)
+        self._disk = disk
+
+    async def run(self, work: Callable[[], T]) -> T:
+        if self.name == "spool":
+            await self._disk.goes_on.wait()
+        return await super().run(work)
+
+
+ONE_SLOW = {"only": simulated(latency_s=5.0)}
+
+
+async def test_a_stop_waits_until_outcomes_are_durable(autojump_clock: MockClock) -> None:
+    disk = Disk()
+    ports = dataclasses.replace(make_ports(), executor=disk.executor)
+    with open_store() as store:
+        async with running(make_config(ONE_SLOW), store, ports) as gateway:
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, sending=1)
+            disk.stop()
+            gateway.spool.mailbox.put_nowait(Write(CountCrash(9, 0), Reply()))
+            await trio.sleep(10)  # the outcome waits behind a commit that has begun
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(gateway.stop)
+                await trio.sleep(1)
+                disk.goes_on.set()
+
+        assert {"sent": 1} == {state: n for state, n in store.ledger().states.items() if n}
+
+
+async def test_a_stop_sends_nothing_new(autojump_clock: MockClock) -> None:
+    settings = {"only": simulated(latency_s=5.0, concurrency_max=1)}
+    with open_store() as store:
+        async with running(make_config(settings), store) as gateway:
+            await submit(gateway, 5)
+            await wait_for_states(gateway, sending=1, leased=4)
+
+            await gateway.stop()
+
+            assert 1 == provider(gateway, "only").calls
+        assert 1 == store.ledger().states["sent"]
+
+
+async def test_an_intent_that_became_durable_too_late_is_void(autojump_clock: MockClock) -> None:
+    disk = Disk()
+    ports = dataclasses.replace(make_ports(), executor=disk.executor)
+    with open_store() as store:
+        async with running(make_config(ONE_SLOW), store, ports) as gateway:
+            gateway.lanes["only"].pause()
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, leased=1)
+            disk.stop()
+            gateway.lanes["only"].resume()
+            await trio.sleep(INTENT_WITHIN_S + 5)
+            disk.goes_on.set()
+
+            await wait_for_states(gateway, sent=1)
+
+            assert 1 == provider(gateway, "only").calls
+
+
+async def test_an_end_that_comes_twice_counts_once(autojump_clock: MockClock) -> None:
+    ports = make_ports()
+    assert isinstance(ports.journal, NotingJournal)
+    with open_store() as store:
+        async with running(make_config(ONE_SLOW), store, ports) as gateway:
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, sending=1)
+            (attempt,) = gateway.lanes["only"].in_flight.values()
+            lost = Uncertain(Phase.FINAL, Reason("the actor died"))
+            attempt.reply_to(Done(attempt, lost, trio.current_time()))
+            await trio.sleep(10)
+
+            assert ["uncertain"] == [
+                facts["outcome"] for facts in ports.journal.named("attempt.done")
+            ]
+
+
+async def test_each_retry_of_a_message_has_a_draw_of_its_own(autojump_clock: MockClock) -> None:
+    entropy = NotingEntropy()
+    with open_store() as store:
+        ports = dataclasses.replace(make_ports(), entropy=entropy)
+        async with running(make_config({"only": simulated()}), store, ports) as gateway:
+            down = Deferred(Scope.PROVIDER, Reason("busy", 503))
+            provider(gateway, "only").behaviour.script.extend([down] * 3)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, sent=1, within_s=3600)
+
+    drawn = [key for key in entropy.keys if key[0] == "retry"]
+    assert 4 == len(drawn) == len(set(drawn))

@@ -100,17 +100,19 @@ async def test_a_message_that_ends_the_process_is_held_and_its_neighbours_are_se
 @pytest.mark.slow
 async def test_three_kills_fail_no_message(tmp_path: Path, autojump_clock: MockClock) -> None:
     path = tmp_path / "spool.db"
-    async with process(path) as (gateway, scope):
+    slow = simulated(latency_s=0.5, concurrency_max=100)
+    config = make_config({"one": slow, "two": slow, "three": slow})
+    async with process(path, config) as (gateway, scope):
         await submit(gateway, 300)
         await trio.sleep(0.1)
         scope.cancel()
     for _ in range(2):
-        async with process(path) as (gateway, scope):
-            await trio.sleep(1.1)  # what was in flight is in flight again
+        async with process(path, config) as (gateway, scope):
+            await trio.sleep(0.1)  # what was in flight is in flight again
             scope.cancel()
     with open_store(path) as store:
         assert 1 < max(crash_counts(store)) < 3
-    async with process(path) as (gateway, _):
+    async with process(path, config) as (gateway, _):
         # A message alone in flight at the third kill may be its cause.
         await wait_for_states(gateway, within_s=200, sent=299, held=1)
 

@@ -267,3 +267,30 @@ async def test_a_reload_while_the_dispatcher_waits_for_the_spool(
 
             assert isinstance(gateway.ports.journal, NotingJournal)
             assert [] == gateway.ports.journal.named("actor.crashed")
+
+
+async def test_a_lane_that_came_back_for_a_moment_keeps_what_it_has(
+    autojump_clock: MockClock,
+) -> None:
+    """It was emptied, taken back, used and retired again before its end could be carried out."""
+    both = make_config({"old": simulated(latency_s=5.0), "new": simulated()})
+    with open_store() as store:
+        async with running(both, store) as gateway:
+            await gateway.door.submit(letter("1"))
+            await wait_for_states(gateway, sending=1)
+            await gateway.reload(make_config({"new": simulated()}))
+            lane = gateway.lanes["old"]
+            (attempt,) = lane.in_flight.values()
+            async with gateway.lanes.changing:
+                await wait_for_states(gateway, sent=1)
+                await trio.sleep(1)
+                lane.unretire()
+                lane.in_flight[attempt.id] = attempt
+                lane.retire()
+            await trio.sleep(1)
+            was_kept = gateway.lanes.get("old") is lane
+            lane.end(attempt)
+            await trio.sleep(1)
+
+            assert was_kept
+            assert ["new"] == list(gateway.lanes)

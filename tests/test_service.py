@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import resource
 import shlex
 import signal
 import socket
@@ -18,7 +19,13 @@ import pytest
 
 from mailactors.config import Config
 from mailactors.errors import MailactorsError
-from mailactors.service import announce, split_listen, why_it_ended
+from mailactors.service import (
+    announce,
+    raise_descriptor_limit,
+    split_listen,
+    too_few_descriptors,
+    why_it_ended,
+)
 from mailactors.spool.engines import open_store
 from tests.servers import Served, serving, serving_with, wait_until
 
@@ -30,6 +37,7 @@ def config(latency_s: float, drain_s: float = 10.0) -> str:
     return (
         f'[service]\nlisten = "127.0.0.1:0"\nspool = "spool.db"\ndrain_s = {drain_s}\n'
         f'[providers.p]\nkind = "simulated"\nlatency_s = {latency_s}\nlatency_sigma = 0\n'
+        "delivery_events = true\n"
         "[streams.mail]\nuncertain_wait_s = 3600\n"
     )
 
@@ -230,3 +238,24 @@ def test_only_what_the_listener_met_is_told_of_the_listener() -> None:
     assert why_it_ended(bind, Config()) == (
         "cannot listen on 127.0.0.1:8025: OSError: [Errno 98] Address already in use"
     )
+
+
+def test_the_limit_of_descriptors_is_raised_as_far_as_it_may() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+    try:
+        raised = raise_descriptor_limit()
+        assert (before[1], before[1]) == resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert raised in (before[1], sys.maxsize)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_too_few_descriptors_are_told_with_what_to_do() -> None:
+    slots = {"kind": "simulated", "concurrency_max": 200}
+    config = Config.model_validate({"providers": {"a": slots, "b": slots}})
+
+    assert [] == too_few_descriptors(1464, config, 1000)
+    (note,) = too_few_descriptors(1463, config, 1000)
+    assert "may open 1463 files and connections, and may need 1464" in note
+    assert "ulimit -Hn" in note

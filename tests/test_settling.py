@@ -29,6 +29,7 @@ from mailactors.model.outcome import (
 )
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
+from mailactors.runtime.belief import BELIEVED_AFTER_S
 from mailactors.runtime.ports import Ports
 from mailactors.spool.port import Doubt, Event, RecordDeliveryEvent, Suppress
 from mailactors.wiring import Gateway, build
@@ -553,7 +554,7 @@ async def test_a_clock_that_was_set_long_ago_delays_and_risks_nothing(
             clock.ahead_s = step_s
             provider(gateway, "primary").behaviour.script.append(LOST)
             await gateway.door.submit(letter("0"))
-            await trio.sleep(1000)
+            await trio.sleep(BELIEVED_AFTER_S + 700)
             provider(gateway, "primary").behaviour.script.append(VANISHED)
             await gateway.door.submit(letter())
             await wait_for_states(gateway, uncertain=1, sent=1)
@@ -861,3 +862,80 @@ async def test_a_doubt_that_we_fail_at_does_not_stop_the_others(
             assert [] == gateway.ports.journal.named("actor.crashed")
             monkeypatch.setattr(settler, "decide_doubt", decide)
             await wait_for_states(gateway, within_s=600, sent=3)
+
+
+# Without evidence
+
+
+@pytest.mark.parametrize(
+    ("first", "settings", "within_s", "expected"),
+    [
+        (LOST, {"on_uncertain": "resend"}, 2, "sent"),
+        (LOST, {"on_uncertain": "resend", "failover": "after_retries"}, 2, "sent"),
+        (VANISHED, {"on_uncertain": "resend", "expires_after_s": 30}, 2, "sent"),
+        (LOST, {"on_uncertain": "hold"}, 2, "held"),
+    ],
+)
+async def test_where_no_evidence_can_come_the_preference_decides_at_once(
+    first: Outcome,
+    settings: dict[str, Any],
+    within_s: float,
+    expected: str,
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(one(simulated(), **stream(**settings)), store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(first)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, within_s=within_s, **{expected: 1})
+
+            assert int(expected == "sent") == await risks(gateway)
+
+
+async def test_where_delivery_events_may_come_they_are_waited_for(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(one(simulated(delivery_events=True)), store) as gateway:
+            provider(gateway, "primary").behaviour.script.append(LOST)
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, within_s=2, uncertain=1)
+            await trio.sleep(57)
+            assert states(await status(gateway, "1")) == ["uncertain"]
+            await wait_for_states(gateway, within_s=5, sent=1)
+
+
+async def test_lanes_that_all_lose_their_answers_repeat_it_ever_more_rarely(
+    autojump_clock: MockClock,
+) -> None:
+    with open_store() as store:
+        async with running(one(simulated()), store) as gateway:
+            for lane in gateway.lanes:
+                provider(gateway, lane).behaviour.script.extend([LOST] * 100)
+            await gateway.door.submit(letter())
+            await trio.sleep(60)
+            in_a_minute = copies(gateway)
+            await trio.sleep(3540)
+            in_an_hour = copies(gateway)
+
+            assert 2 <= in_a_minute <= 12
+            assert in_a_minute < in_an_hour <= 60
+            assert 0 <= 1 + await risks(gateway) - in_an_hour <= 1  # one may wait
+
+
+async def test_what_was_on_its_way_when_the_process_died_is_decided_at_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    config = one(simulated(latency_s=60.0))
+    with open_store(tmp_path / "spool.db") as store:
+        gateway = build(config, make_ports(), store)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(lambda task_status: gateway.run(task_status=task_status))
+            await gateway.door.submit(letter())
+            await wait_for_states(gateway, sending=1)
+            nursery.cancel_scope.cancel()
+    with open_store(tmp_path / "spool.db") as store:
+        async with running(config, store) as gateway:
+            await wait_for_states(gateway, within_s=3, sent=1)
+
+            assert (1, 1) == (provider(gateway, "secondary").calls, await risks(gateway))

@@ -4,7 +4,8 @@ hypercorn 0.18 on Trio lets some exceptions of a connection out into the nursery
 that one request ends the server: a websocket upgrade followed by one more byte (hypercorn #225), or
 an HTTP/2 request that is answered before its body ended (#312, #329, #334). Here they end with
 their own connection. Besides, a send to a peer that never reads has a deadline, closing is not
-cancelled with the request that was answered, and the read timeout counts only while a body is owed.
+cancelled with the request that was answered, a connection that its client closed is closed at once,
+and the read timeout counts only while a body is owed.
 
 `api.server` starts this subclass. It relies on internals of hypercorn 0.18, which is pinned.
 """
@@ -80,6 +81,7 @@ class ContainedConnection(TCPServer):
                 break
             await self.protocol.handle(RawData(bytes(data)))
         await self.protocol.handle(Closed())
+        await self.idle_task.stop()  # nothing more will come: do not hold a descriptor for it
 
     def _read_within_s(self) -> float:
         """Return how long the peer may be silent: limited while it owes us a body.

@@ -125,6 +125,13 @@ ROUTES: Final = (
             ("reset", providers.reset_provider),
         )
     ),
+    _post(
+        "/v1/flush",
+        providers.flush,
+        {200: control.FlushView},
+        _COMMAND,
+        control.FlushQuery,
+    ),
     _get(
         "/v1/suppressions",
         suppressions.suppressions,

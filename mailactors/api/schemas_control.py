@@ -188,6 +188,19 @@ class AddressQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     address: Annotated[str, Meta(max_length=ADDRESS_MAX)]
 
 
+class FlushQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is to be due now: all that is deferred, what this provider had last, or a stream's."""
+
+    provider: Annotated[str, Meta(max_length=200)] = ""
+    stream: Annotated[str, Meta(max_length=200)] = ""
+
+
+class FlushView(msgspec.Struct, frozen=True):
+    """How many deliveries are due now that would have waited."""
+
+    flushed: int
+
+
 class SuppressionIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An address that is to get no mail."""
 

@@ -28,11 +28,14 @@ from mailactors.api.containment import ContainedConnection
 from mailactors.api.guard import guard
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.ports import Journal
+from mailactors.runtime.shortage import Shortages, is_shortage, os_words
 
 LOGGER_NAME: Final = "mailactors.http"
 """Where hypercorn reports errors of the application. There is no access log: paths and queries
 hold clients' ids."""
 HEADER_BYTES_MAX: Final = 16 * 1024
+ACCEPT_AGAIN_S: Final = 0.1
+"""How long to wait when this process lacks what a connection takes."""
 STREAMS_MAX: Final = 32
 """Requests at once on one HTTP/2 connection."""
 
@@ -72,10 +75,17 @@ class Listening:
 class ApiServer:
     """Binds, accepts connections until `shutdown` is set, then drains them."""
 
-    def __init__(self, app: QuartTrio, listening: Listening, journal: Journal) -> None:
+    def __init__(
+        self,
+        app: QuartTrio,
+        listening: Listening,
+        journal: Journal,
+        shortages: Shortages | None = None,
+    ) -> None:
         self._app = ASGIWrapper(guard(app))
         self._listening = listening
         self._journal = journal
+        self._shortages = shortages
         self._config = server_config(listening.timeouts)
         self._context = WorkerContext(None)
         self._live: set[ContainedConnection] = set()
@@ -116,8 +126,9 @@ class ApiServer:
 
     async def _accept(self, listeners: list[trio.SocketListener], handlers: trio.Nursery) -> None:
         async with trio.open_nursery() as nursery:
+            patient = [PatientListener(each, self._shortages) for each in listeners]
             serve = partial(trio.serve_listeners, handler_nursery=handlers)
-            nursery.start_soon(serve, self._serve, listeners)
+            nursery.start_soon(serve, self._serve, patient)
             await self._listening.shutdown.wait()
             nursery.cancel_scope.cancel()
 
@@ -159,6 +170,33 @@ class ApiServer:
         finally:
             self._live.discard(connection)
             self._gone.set()
+
+
+class PatientListener(trio.abc.Listener[trio.SocketStream]):
+    """A listener that waits while this process has no descriptor or memory for a connection.
+
+    Clients wait in the system's queue meanwhile. Trio would do the same, with ten records a second.
+    """
+
+    def __init__(self, inner: trio.SocketListener, shortages: Shortages | None) -> None:
+        self._inner = inner
+        self._shortages = shortages
+
+    async def accept(self) -> trio.SocketStream:
+        """Return the next connection."""
+        while True:
+            try:
+                return await self._inner.accept()
+            except OSError as error:
+                if not is_shortage(error):
+                    raise
+                if self._shortages is not None:
+                    self._shortages.note("api", os_words(error))
+            await trio.sleep(ACCEPT_AGAIN_S)
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        await self._inner.aclose()
 
 
 def server_config(timeouts: Timeouts) -> Config:

@@ -14,13 +14,14 @@ Source: Nygard, "Release It!"; resilience4j and Polly v8 for the shape of the se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, assert_never
 
-import pydantic
 import trio
 
+from mailactors.dispatch.attempt import Attempt, Done, Stage
+from mailactors.dispatch.breaker_settings import JITTER, BreakerSettings, open_time_s
 from mailactors.dispatch.calls import Calls
 from mailactors.dispatch.concurrency import (
     Concurrency,
@@ -31,15 +32,12 @@ from mailactors.dispatch.concurrency import (
 )
 from mailactors.dispatch.lane import (
     NEVER_S,
-    Attempt,
     BreakerState,
     BreakerStatus,
-    Done,
     Lane,
     Pause,
     Reset,
     Resume,
-    Stage,
 )
 from mailactors.model.outcome import (
     Accepted,
@@ -59,29 +57,8 @@ FAILURES_IN_A_ROW_MAX: Final = 10
 DEAD_IN_A_ROW: Final = 30
 """So many attempts without one accepted make a provider dead: of no use even if all others fail.
 At an error rate of 60 % this happens once in millions of calls, at 90 % once in a few hundred."""
-SLOW_PROBE_FACTOR: Final = 4.0
-SLOW_OPEN_CAPS: Final = 4.0
-"""A probe that is not answered in time delays a message. The breaker then stays open for
-`SLOW_PROBE_FACTOR` times its duration, doubled with each relapse, up to `SLOW_OPEN_CAPS` times the
-usual cap."""
 DISABLED_S: Final = 900.0
 """How long a provider that refuses us as such (401, 535, suspended) is left alone."""
-JITTER: Final = 0.2
-"""Open times vary by ± this share, so that many gateways do not probe in step."""
-
-
-class BreakerSettings(pydantic.BaseModel):
-    """When a provider counts as failing, and how it is tried again."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    window_s: float = pydantic.Field(default=30.0, gt=0)
-    calls_min: int = pydantic.Field(default=20, ge=1)
-    failure_rate: float = pydantic.Field(default=0.5, gt=0, le=1)
-    slow_call_s: float = pydantic.Field(default=8.0, gt=0)
-    open_s: float = pydantic.Field(default=5.0, gt=0)
-    open_cap_s: float = pydantic.Field(default=60.0, gt=0)
-    probes: int = pydantic.Field(default=3, ge=1)
 
 
 @dataclass
@@ -102,6 +79,8 @@ class Breaker:
     """When each admitted attempt began, oldest first."""
     too_old: set[str] = field(default_factory=set)
     """Those in flight that were already counted as failures."""
+    excused: set[str] = field(default_factory=set)
+    """Those in flight that are late because of their recipients' domains."""
     probes_out: set[str] = field(default_factory=set)
     probes_passed: int = 0
     concurrency: Concurrency = field(default_factory=lambda: new_concurrency(10**6, 0, 10**6))
@@ -134,21 +113,26 @@ def decide_end(
     outcome: Outcome,
     now_s: float,
     draw: float,
+    *,
+    is_domains: bool = False,
 ) -> None:
-    """Learn from an attempt's end: count it, and perhaps open or close the breaker."""
+    """Learn from an attempt's end; lateness that `is_domains` own (`speeds`) does not count."""
     began_s = breaker.in_flight.pop(attempt_id, now_s)
     was_counted = attempt_id in breaker.too_old
     breaker.too_old.discard(attempt_id)
+    breaker.excused.discard(attempt_id)
     was_probe = attempt_id in breaker.probes_out
     breaker.probes_out.discard(attempt_id)
     verdict = decide_verdict(outcome)
-    if verdict is Verdict.IGNORED:
+    is_slow = now_s - began_s > settings.slow_call_s
+    is_excused = is_slow and is_domains
+    if verdict is Verdict.IGNORED or (is_excused and verdict is Verdict.FAILURE):
         return
     # Before all counting: one such answer is enough, in whatever state and however late.
     if isinstance(outcome, Rejected) and outcome.scope is Scope.PROVIDER:
         _open(breaker, settings, now_s, draw, BreakerState.DISABLED)
         return
-    is_slow = now_s - began_s > settings.slow_call_s
+    is_slow = is_slow and not is_excused
     judge_end(breaker.concurrency, verdict, is_slow, len(breaker.in_flight) + 1, began_s, now_s)
     if verdict is Verdict.SUCCESS and is_slow:
         verdict = Verdict.FAILURE
@@ -167,12 +151,21 @@ def decide_end(
         _open(breaker, settings, now_s, draw, BreakerState.OPEN)
 
 
-def decide_age(breaker: Breaker, settings: BreakerSettings, now_s: float, draw: float) -> None:
-    """Count calls in flight that have become slow, without waiting for their end."""
+def decide_age(
+    breaker: Breaker,
+    settings: BreakerSettings,
+    now_s: float,
+    draw: float,
+    is_domains: Callable[[str, float], bool] = lambda _attempt_id, _began_s: False,
+) -> None:
+    """Count calls in flight that have become slow, unless that `is_domains` own."""
     for attempt_id, began_s in breaker.in_flight.items():
         if now_s < began_s + settings.slow_call_s:  # as `next_age_s`, to the last bit
             break
-        if attempt_id in breaker.too_old:
+        if attempt_id in breaker.too_old or attempt_id in breaker.excused:
+            continue
+        if is_domains(attempt_id, began_s):
+            breaker.excused.add(attempt_id)
             continue
         breaker.too_old.add(attempt_id)
         cut(breaker.concurrency, began_s, now_s)
@@ -201,7 +194,7 @@ def correct_age(breaker: Breaker, attempt: Attempt, now_s: float) -> None:
 def next_age_s(breaker: Breaker, settings: BreakerSettings) -> float:
     """Return when the oldest call in flight that is not yet counted becomes slow, or inf."""
     for attempt_id, began_s in breaker.in_flight.items():
-        if attempt_id not in breaker.too_old:
+        if attempt_id not in breaker.too_old and attempt_id not in breaker.excused:
             return began_s + settings.slow_call_s
     return float("inf")
 
@@ -217,26 +210,6 @@ def is_failing(breaker: Breaker, settings: BreakerSettings) -> bool:
 def probes_free(breaker: Breaker, settings: BreakerSettings) -> int:
     """Return how many more probes a half-open breaker admits."""
     return settings.probes - len(breaker.probes_out) - breaker.probes_passed
-
-
-def open_time_s(
-    settings: BreakerSettings, opened_count: int, draw: float, probe_s: float = 0.0
-) -> float:
-    """Return how long the breaker stays open for the n-th time in a row, `draw` in [0, 1).
-
-    `probe_s` is how long the probe took that found the provider still failing.
-
-    >>> [open_time_s(BreakerSettings(), n, 0.5) for n in (1, 2, 4, 5, 50)]
-    [5.0, 10.0, 40.0, 60.0, 60.0]
-    >>> [open_time_s(BreakerSettings(), n, 0.5, probe_s=8.0) for n in (2, 3, 4, 50)]
-    [64.0, 128.0, 240.0, 240.0]
-    """
-    doubled = 2.0 ** min(opened_count - 1, 32)
-    plain_s = min(settings.open_cap_s, settings.open_s * doubled)
-    if probe_s >= settings.slow_call_s:
-        slow_s = SLOW_PROBE_FACTOR * probe_s * doubled
-        plain_s = max(plain_s, min(SLOW_OPEN_CAPS * settings.open_cap_s, slow_s))
-    return plain_s * (1.0 - JITTER + 2.0 * JITTER * draw)
 
 
 def _count(breaker: Breaker, settings: BreakerSettings, verdict: Verdict, now_s: float) -> None:
@@ -319,6 +292,7 @@ class BreakerActor:
                     case Reset():
                         close(self._breaker, self._clock.now_s())
                         self._publish()
+                        item.done.resolve(None)
                     case Pause() | Resume():
                         raise AssertionError("only the limiter pauses")
                     case _:
@@ -355,16 +329,35 @@ class BreakerActor:
         now_s = self._clock.now_s()
         correct_age(self._breaker, done.attempt, now_s)
         draw = self._entropy.draw("breaker", self._lane.name, self._breaker.opened_count)
-        decide_end(self._breaker, self._settings, done.attempt.id, done.outcome, now_s, draw)
+        is_own, breaker, id_ = self._judge_speed(done, now_s), self._breaker, done.attempt.id
+        decide_end(breaker, self._settings, id_, done.outcome, now_s, draw, is_domains=is_own)
         self._publish()  # before the outcome: its reader must see the state that follows
         self._lane.limiter_mailbox.put_nowait(done)
+
+    def _judge_speed(self, done: Done, now_s: float) -> bool:
+        """Return whether an answer was late because of the recipients' domains."""
+        attempt, verdict = done.attempt, decide_verdict(done.outcome)
+        began_s = self._breaker.in_flight.get(attempt.id, now_s)
+        is_late, is_lost = now_s - began_s > self._settings.slow_call_s, verdict is Verdict.FAILURE
+        if attempt.stage is not Stage.SENDING or not (is_late or verdict is Verdict.SUCCESS):
+            return False
+        return self._lane.speeds.judge(
+            self._lane.name, attempt.domains, began_s, now_s, is_late=is_late, is_lost=is_lost
+        )
+
+    def _is_domains_own(self, attempt_id: str, began_s: float) -> bool:
+        lane, attempt = self._lane, self._lane.underway.get(attempt_id)
+        if attempt is None or attempt.stage is not Stage.SENDING:
+            return False
+        now_s = self._clock.now_s()
+        return lane.speeds.judge(lane.name, attempt.domains, began_s, now_s, is_late=True)
 
     def _look_at_ages(self) -> None:
         now_s = self._clock.now_s()
         if now_s >= next_age_s(self._breaker, self._settings):
             correct_ages(self._breaker, self._lane.underway, now_s)
             draw = self._entropy.draw("breaker", self._lane.name, self._breaker.opened_count)
-            decide_age(self._breaker, self._settings, now_s, draw)
+            decide_age(self._breaker, self._settings, now_s, draw, self._is_domains_own)
             self._publish()
 
     def _publish(self) -> None:

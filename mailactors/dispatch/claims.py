@@ -71,6 +71,13 @@ class Claims:
         for stream in self._streams.values():
             stream.due_at = 0.0
 
+    def idle_until(self, name: str, now: float) -> float | None:
+        """Return when (UTC) something of a stream is due; None if it is, or a claim is sent."""
+        stream = self._streams[name]
+        is_sent = stream.claim is not None and name not in self._standing
+        is_news = stream.seen != self._spool.signals.due(name).value
+        return None if is_sent or is_news or stream.due_at <= now else stream.due_at
+
     def answered(self) -> list[tuple[str, Reply[Result]]]:
         """Return the claims that were answered, and forget them."""
         found = []

@@ -10,36 +10,33 @@ earliest of a handful of times), never keeps a body. The settler sends repeats i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
 import trio
 
+from mailactors.dispatch.attempt import Attempt, Done
+from mailactors.dispatch.choosing import Chooser
 from mailactors.dispatch.claims import Claims
 from mailactors.dispatch.domains import Domains, hold_time_s
-from mailactors.dispatch.lane import Attempt, Done, Stage
 from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.parking import (
+    PARK_MIN_S,
+    SUSPECTS_KEPT,
+    Parking,
+)
 from mailactors.dispatch.record import attempt_facts, record_of, void_of, with_doubt_at
 from mailactors.dispatch.recovery import is_recovered, recover_of
 from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
-from mailactors.dispatch.routing import (
-    Choice,
-    Panics,
-    Waiting,
-    choose_lane,
-    next_choice_s,
-    within_reach,
-)
+from mailactors.dispatch.routing import Choice, Panics, Waiting, without_lane
 from mailactors.dispatch.settling import first_at
+from mailactors.dispatch.state import DispatcherState
 from mailactors.dispatch.suspects import Suspects, count_crash
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import Accepted, NotAttempted, Why
-from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.reply import ActorCrashedError, Reply
-from mailactors.runtime.tally import Histogram
 from mailactors.runtime.timer import Timer
 from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import (
@@ -54,36 +51,10 @@ from mailactors.spool.port import (
     Result,
 )
 
-MAILBOX_CAPACITY: Final = 1_000_000
-"""The slots of all lanes bound what the mailbox holds; this is never reached."""
 UPKEEP_S: Final = 1.0
 """How often messages past their deadline are looked for."""
 UPKEEP_LIMIT: Final = 500
 """Messages that one such look handles."""
-
-
-@dataclass(eq=False)
-class DispatcherState:
-    """What survives a crash of the dispatcher, and what others may see of it."""
-
-    node: str
-    """Who leases, in the spool."""
-    mailbox: Mailbox[Done] = field(init=False)
-    lost: list[Attempt] = field(default_factory=list)
-    """Those on whose end a dispatcher died; its successor leaves them to the spool's intents."""
-    has_recovered: bool = False
-    """Whether what a dead process left behind has been put right."""
-    leases: Callable[[], frozenset[tuple[int, int]]] | None = None
-    """(seq, epoch) of what is in memory and in no lane; None before a dispatcher began."""
-    decided_s: Histogram = field(default_factory=Histogram)
-    """From a failure's last byte or timeout to the decision on what follows."""
-    recorded_s: Histogram = field(default_factory=Histogram)
-    """From the same moment until outcome and decision were durable."""
-
-    def __post_init__(self) -> None:
-        self.mailbox = Mailbox(
-            "dispatcher", MAILBOX_CAPACITY, lambda done, _error: self.lost.append(done.attempt)
-        )
 
 
 class DispatcherActor:
@@ -112,6 +83,8 @@ class DispatcherActor:
         self._journal = ports.journal
         self._claims = Claims(state.node, spool, self._mailbox.nudge)
         self._waiting = Waiting()
+        self._chooser = Chooser(lanes, self._waiting)
+        self._parking = Parking(self._waiting, lanes, self._claims)
         self._suspects = Suspects()
         self._domains = Domains(ports.journal)
         self._panics = Panics(ports.journal)
@@ -143,8 +116,10 @@ class DispatcherActor:
             for done in self._mailbox.take():
                 self._ports.faults.point("dispatcher.outcome")
                 await self._handle(done)
+            self._domains.forget_at(self._signals.flushes.value)
             await self._read_replies()
-            self._dispatch()
+            if self._dispatch():
+                await self._make_room()
             await self._ask()
             if self._lanes.is_draining and not self._lanes.in_flight:
                 self._lanes.drained.set()
@@ -163,6 +138,7 @@ class DispatcherActor:
         self._waiting.set_shares({name: self._lanes.plan(name).share for name in self._claims})
         for lease in (*self._waiting.take_all(), *self._suspects.take_all()):
             await self._push(lease)
+        self._parking.expect(self._claims, self._clock.wall_time())
 
     async def _recover(self, asked: Callable[[], None] = lambda: None) -> None:
         """Put right what a dead dispatcher, settler or writer left behind.
@@ -195,7 +171,14 @@ class DispatcherActor:
         plan, now = self._lanes.plan(attempt.lease.stream), self._clock.wall_time()
         draw = self._ports.entropy.draw("retry", attempt.lease.id, attempt.lease.attempts)
         decision = decide_next(
-            attempt.lease, attempt.recipients, attempt.lane, outcome, plan, now, draw
+            attempt.lease,
+            attempt.recipients,
+            attempt.lane,
+            outcome,
+            plan,
+            now,
+            draw,
+            is_own_limit=attempt.is_own_limit,
         )
         decision = with_doubt_at(decision, first_at(lane.provider.capabilities, plan, now))
         if not isinstance(outcome, Accepted):
@@ -244,26 +227,30 @@ class DispatcherActor:
         lease = attempt.lease
         if outcome.why is Why.WITHDRAWN:
             return
-        if attempt.stage is Stage.INTENDING:
-            await self._write(void_of(attempt))
+        if attempt.may_have_intent:
+            await self._write(void_of(attempt, outcome))
+        if outcome.why is Why.EXPIRED:
+            await self._leave(lease, self._clock.wall_time() + UPKEEP_S)
+            return
         if outcome.why is Why.CRASHED:
             crash = count_crash(lease, self._journal)
             await self._write(crash)
             if crash.crashes >= CRASHES_MAX:
-                await self._fail(lease, f"actors died on it {CRASHES_MAX} times")
+                await self._leave(lease, 0.0, f"actors died on it {CRASHES_MAX} times")
                 return
             lease = msgspec.structs.replace(lease, crashes=crash.crashes)
         if outcome.why is Why.UNABLE:
-            barred = (*lease.progress.barred, attempt.lane)
-            progress = msgspec.structs.replace(lease.progress, barred=barred)
-            lease = msgspec.structs.replace(lease, progress=progress)
+            lease = without_lane(lease, attempt.lane)
         elif outcome.until_s:
             self._lanes[attempt.lane].block(outcome.until_s)
         await self._push(lease, is_first=True)
 
-    async def _fail(self, lease: Lease, error: str) -> None:
+    async def _leave(self, lease: Lease, due_at: float, error: str = "") -> None:
+        """Let a message wait on the disk until `due_at`; with an `error` it has failed."""
         ns = tuple(n for n, _ in lease.recipients)
-        await self._write(Release(lease.seq, ns, lease.epoch, 0.0, error))
+        await self._write(Release(lease.seq, ns, lease.epoch, due_at, error))
+        if not error:
+            self._claims.expect(lease.stream, due_at)
 
     # Leases and lanes
 
@@ -275,9 +262,7 @@ class DispatcherActor:
             return
         draw = self._ports.entropy.draw("domain", lease.id, lease.epoch)
         due_at = self._clock.wall_time() + hold_time_s(deferring_s, draw)
-        ns = tuple(n for n, _ in lease.recipients)
-        await self._write(Release(lease.seq, ns, lease.epoch, due_at))
-        self._claims.expect(lease.stream, due_at)
+        await self._leave(lease, due_at)
 
     async def _push(self, lease: Lease, *, is_first: bool = False) -> None:
         """Let a message wait for the lanes that may take it; without any it has failed."""
@@ -285,33 +270,46 @@ class DispatcherActor:
         able = plan.carrying(len(lease.recipients), lease.recipients_total)
         lanes = candidates(able, lease.progress)
         if lanes and lease.crashes >= ALONE_FROM:
-            self._suspects.push(lease, lanes)
+            if self._suspects.count(lease.stream) < SUSPECTS_KEPT:
+                self._suspects.push(lease, lanes)
+            else:
+                await self._leave(lease, self._clock.wall_time() + PARK_MIN_S)
         elif lanes:
-            self._waiting.push(lease, lanes, is_first=is_first)
+            late_s = max(0.0, self._clock.wall_time() - lease.due_at)
+            since_s = self._clock.now_s() - late_s
+            self._waiting.push(lease, lanes, since_s=since_s, is_first=is_first)
         else:
-            await self._fail(lease, "no provider of its route can carry what is left of it")
+            await self._leave(lease, 0.0, "no provider of its route can carry what is left of it")
 
-    def _dispatch(self) -> None:
-        """Give lanes what they take now; nothing while the disk has no room for intents."""
+    def _dispatch(self) -> bool:
+        """Give lanes what they take now; False while the disk has no room for intents."""
         now_s = self._clock.now_s()
         is_full = now_s < self._signals.full_until_s.value
         if self._is_outdated or self._lanes.is_draining or is_full:
-            return  # outdated by a reload while this actor waited
+            return False  # outdated by a reload while this actor waited
         self._panics.look(lambda stream: self._lanes.plan(stream).route, self._lanes)
 
         def choose(lease: Lease, lanes: tuple[str, ...]) -> Choice | None:
-            return choose_lane(*self._reach(lease.stream, lanes), self._lanes, now_s)
+            return self._chooser.choose(lease, lanes, now_s)
 
         if self._may_send_suspect() and (chosen := self._suspects.pop(choose)):
             self._send(*chosen, now_s)
-        while (chosen := self._waiting.pop(choose)) is not None:
-            self._send(*chosen, now_s)
+        for _ in self._chooser.passes():
+            while (chosen := self._waiting.pop(choose)) is not None:
+                self._send(*chosen, now_s)
+        return True
+
+    async def _make_room(self) -> None:
+        """Park what fills a stream's window beside a free lane; recall what one may take."""
+        now_s, now = self._clock.now_s(), self._clock.wall_time()
+        for lease, due_at in self._parking.cut(now_s, now):
+            await self._leave(lease, due_at)
+        for recall in self._parking.recalls(now_s, now):
+            self._parking.sent(recall, await self._write(recall))
 
     def _send(self, lease: Lease, choice: Choice, now_s: float) -> None:
-        attempt_id = self._ports.ids.new_id()
-        attempt = Attempt(
-            attempt_id, lease, choice.lane, self._mailbox.put_nowait, is_panic=choice.is_panic
-        )
+        id_, reply_to = self._ports.ids.new_id(), self._mailbox.put_nowait
+        attempt = Attempt(id_, lease, choice.lane, reply_to, is_panic=choice.is_panic)
         if choice.is_panic:
             self._panics.enter(lease.stream)
             self._journal.note("attempt.panic", level="warning", id=lease.id, provider=choice.lane)
@@ -343,6 +341,7 @@ class DispatcherActor:
 
     async def _read_replies(self) -> None:
         """Take in what the spool has answered."""
+        self._parking.read_replies()
         for name, reply in self._claims.answered():
             if isinstance(claimed := self._answer(reply), Claimed):
                 await self._take_in(name, claimed)
@@ -388,11 +387,5 @@ class DispatcherActor:
         groups = [*self._waiting.groups()]
         if self._may_send_suspect():
             groups += self._suspects.groups()
-        for stream_name, lanes in groups:
-            times.append(next_choice_s(*self._reach(stream_name, lanes), self._lanes, now_s))
+        times += (self._chooser.next_s(lease, lanes, now_s) for lease, lanes in groups)
         return min(times)
-
-    def _reach(self, stream: str, lanes: tuple[str, ...]) -> tuple[Sequence[str], Sequence[str]]:
-        """Return the lanes that messages may take now, and their whole route."""
-        plan = self._lanes.plan(stream)
-        return within_reach(lanes, self._lanes, is_patient=plan.is_patient), plan.route

@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from mailactors.dispatch.lane import NEVER_S, Done
+from mailactors.dispatch.attempt import Done
+from mailactors.dispatch.lane import NEVER_S
 from mailactors.dispatch.retry import is_bounce, is_recipients_own
 from mailactors.model.message import domain_of
 from mailactors.model.outcome import Accepted, NotAttempted, split_by_recipient
@@ -56,6 +57,7 @@ class Domains:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self._flushes = 0
         self._domains: dict[str, _Domain] = {}
         """Only those with deferrals; the latest to defer is last."""
 
@@ -88,6 +90,12 @@ class Domains:
                 each.asks_at_s = now_s + each.ask_every_s
             return None
         return now_s - max(each.since_s for each in deferring)
+
+    def forget_at(self, flushes: int) -> None:
+        """Let every domain be tried again after another flush; what still defers counts anew."""
+        if flushes != self._flushes:
+            self._flushes = flushes
+            self._domains.clear()
 
     def _deferred(self, name: str, took_s: float, now_s: float) -> None:
         domain = self._domains.pop(name, None) or _Domain()

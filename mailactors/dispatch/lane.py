@@ -9,19 +9,25 @@ and every mailbox has room for all of them, so no actor of a lane waits for anot
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 import msgspec
 import trio
 
-from mailactors.model.outcome import NotAttempted, Outcome, Why
+from mailactors.dispatch.attempt import Attempt, Done
+from mailactors.dispatch.speeds import Speeds, slots_of_domain
+from mailactors.dispatch.subjects import Subjects
+from mailactors.model.outcome import NotAttempted, Why
 from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock
-from mailactors.spool.port import Doubt, Lease
+from mailactors.runtime.reply import ActorCrashedError, Reply
+from mailactors.runtime.supervisor import describe
 
 NEVER_S: Final = -1e9
 """A monotonic time before any other."""
@@ -35,64 +41,25 @@ PANIC_DEAD_INTERVAL_S: Final = 60.0
 for its probes are slow, but where no other lane is left that would be an outage of our making."""
 
 
-class Stage(enum.IntEnum):
-    """How far an attempt has come; it decides what its loss means."""
+class Control(msgspec.Struct, frozen=True):
+    """An operator's command to an actor of a lane; `done` is filled when it has taken effect."""
 
-    QUEUED = 0
-    """In a mailbox of the lane: nothing happened."""
-    CONNECTING = 1
-    INTENDING = 2
-    """The intent was asked for: the spool must learn how it ended, but nothing was sent."""
-    SENDING = 3
-    """The intent is durable and bytes may be out."""
+    done: Reply[None] = msgspec.field(default_factory=Reply)
 
 
-@dataclass(eq=False)
-class Attempt:
-    """One try of one message through one lane. Mutable: the lane's actors record its progress."""
-
-    id: str
-    lease: Lease
-    lane: str
-    reply_to: Callable[[Done], None]
-    """Puts its end into the mailbox of the actor that offered it; must not block."""
-    is_panic: bool = False
-    recipients: tuple[tuple[int, str], ...] = ()
-    """What the intent covers; the lease's recipients until then."""
-    stage: Stage = Stage.QUEUED
-    began_s: float = 0.0
-    """Monotonic; when the provider actor began it."""
-    sending_s: float = 0.0
-    """Monotonic; when its intent was durable, so that the provider's own time began."""
-    permit_s: float | None = None
-    """Monotonic; when the limiter gave its permit. None before, and after its end came back."""
-    doubt: Doubt | None = None
-    """The uncertain attempt that it repeats under the same key; None for any other attempt."""
-
-    def __post_init__(self) -> None:
-        self.recipients = self.recipients or self.lease.recipients
-
-
-class Done(msgspec.Struct, frozen=True):
-    """The end of an attempt. `ended_s` (monotonic) is when the last byte or timeout was seen."""
-
-    attempt: Attempt
-    outcome: Outcome
-    ended_s: float
-
-
-class Pause(msgspec.Struct, frozen=True):
+class Pause(Control, frozen=True):
     """Stop giving permits until `Resume`."""
 
 
-class Resume(msgspec.Struct, frozen=True):
+class Resume(Control, frozen=True):
     """Give permits again."""
 
 
-class Reset(msgspec.Struct, frozen=True):
+class Reset(Control, frozen=True):
     """Forget what was learnt of the provider: close the breaker, lift its Retry-After and pace."""
 
 
+Obeyed: TypeAlias = tuple[Reply[None], ...]
 LaneMessage: TypeAlias = Attempt | Done | Pause | Resume | Reset
 
 
@@ -148,6 +115,8 @@ class LimiterStatus(msgspec.Struct, frozen=True):
     next_permit_s: float = 0.0
     permits: int = 1_000_000
     """Permits available from `next_permit_s` on, as of this version."""
+    full_s: float = NEVER_S
+    """When the whole burst is there again: each permit moves it, so that each is news."""
     is_paused: bool = False
     learnt: LearntPace | None = None
     """None until the provider refuses us as too fast, and after the pace is forgotten."""
@@ -172,6 +141,12 @@ class Lane:
     limiter_status: Cell[LimiterStatus] = field(default_factory=lambda: Cell(LimiterStatus()))
     in_flight: dict[str, Attempt] = field(default_factory=dict)
     """Every attempt from its offer until its owner reads its end, by id."""
+    speeds: Speeds = field(default_factory=Speeds)
+    """Which domains its provider answers for in time; the breaker writes it."""
+    _by_domain: Counter[str] = field(default_factory=Counter)
+    """How many in flight have recipients in each domain."""
+    subjects: Subjects = field(default_factory=Subjects)
+    """Who was refused as too fast; the limiter writes it."""
     underway: dict[str, Attempt] = field(default_factory=dict)
     """Those that the provider actor has begun, oldest first."""
     offered: int = 0
@@ -184,6 +159,8 @@ class Lane:
     """By an operator; the limiter obeys it, and so does its successor."""
     asked_until_s: float = NEVER_S
     """Monotonic; until when the provider asked us to keep away. It survives the limiter."""
+    short_until_s: float = NEVER_S
+    """Monotonic; this process lacked a resource. No news of the provider lifts it."""
     is_retired: bool = False
     """No route names it any more; it ends when nothing is in flight."""
     emptied: trio.Event = field(default_factory=trio.Event)
@@ -199,12 +176,15 @@ class Lane:
         if attempt.is_panic:
             self.panicked_s = now_s
         self.in_flight[attempt.id] = attempt
+        self._by_domain.update(attempt.domains)
         self.limiter_mailbox.put_nowait(attempt)
 
     def end(self, attempt: Attempt) -> bool:
         """Free an attempt's slot; False if it was freed before, so that its end is no news."""
         if self.in_flight.pop(attempt.id, None) is None:
             return False
+        self._by_domain.subtract(attempt.domains)
+        self._by_domain = +self._by_domain
         self._note_empty()
         return True
 
@@ -224,7 +204,7 @@ class Lane:
             return float("inf")  # until the limiter publishes what is left
         if breaker.state is BreakerState.HALF_OPEN and self.offered >= breaker.probes_free:
             return float("inf")  # until a probe ends
-        at_s = max(limiter.next_permit_s, self.blocked_until_s)
+        at_s = max(limiter.next_permit_s, self.blocked_until_s, self.short_until_s)
         if breaker.state in {BreakerState.OPEN, BreakerState.DISABLED}:
             # One probe goes first; the half-open breaker says how many more may follow it.
             at_s = max(at_s, breaker.until_s) if not self.offered else float("inf")
@@ -243,14 +223,37 @@ class Lane:
             return float("inf")
         if breaker.is_dead:
             at_s = max(breaker.last_resort_s, self.panicked_s + PANIC_DEAD_INTERVAL_S)
-            return max(limiter.next_permit_s, at_s)
-        return max(limiter.next_permit_s, self.panicked_s + PANIC_INTERVAL_S)
+            return max(limiter.next_permit_s, self.short_until_s, at_s)
+        at_s = max(limiter.next_permit_s, self.short_until_s)
+        return max(at_s, self.panicked_s + PANIC_INTERVAL_S)
 
     @property
     def is_well(self) -> bool:
         """Whether it is worth waiting for: its breaker is closed and it is not paused."""
         is_closed = self.breaker_status.value.state is BreakerState.CLOSED
         return is_closed and not self.limiter_status.value.is_paused
+
+    @property
+    def opens_on_news(self) -> bool:
+        """Whether `opens_at_s` names no time because an attempt has to end first."""
+        return math.isinf(self.opens_at_s()) and not math.isinf(
+            self.limiter_status.value.next_permit_s
+        )
+
+    def has_room_for(self, domains: Iterable[str]) -> bool:
+        """Whether a message to these domains leaves enough slots for mail to others."""
+        slots = min(self.concurrency_max, self.breaker_status.value.concurrency)
+        flying = len(self.in_flight)
+        for domain in domains:
+            own, is_prompt = self._by_domain[domain], self.speeds.is_prompt(self.name, domain)
+            if own and own >= slots_of_domain(slots, flying, own, is_prompt=is_prompt):
+                return False
+        return True
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a domain has as many slots as it may have."""
+        return not self.has_room_for(self._by_domain)
 
     @property
     def slots_free(self) -> int:
@@ -271,20 +274,23 @@ class Lane:
         self.limiter_mailbox.capacity = self.breaker_mailbox.capacity = 2 * room
         self.provider_mailbox.capacity = room
 
-    def pause(self) -> None:
-        """Give no more permits until `resume`; what is in flight goes on."""
-        self.is_paused = True
-        self.limiter_mailbox.put_nowait(Pause())
+    def pause(self) -> Obeyed:
+        """Give no more permits until `resume`; what is in flight goes on.
 
-    def resume(self) -> None:
+        Returns the replies that are filled when it has taken effect, as `resume` and `reset` do.
+        """
+        self.is_paused = True
+        return _told(self.limiter_mailbox, Pause())
+
+    def resume(self) -> Obeyed:
         """Give permits again."""
         self.is_paused = False
-        self.limiter_mailbox.put_nowait(Resume())
+        return _told(self.limiter_mailbox, Resume())
 
-    def reset(self) -> None:
+    def reset(self) -> Obeyed:
         """Close the breaker, and forget the provider's Retry-After and learnt pace."""
-        self.limiter_mailbox.put_nowait(Reset())
-        self.breaker_mailbox.put_nowait(Reset())
+        # The limiter last: it refuses by what the breaker has published.
+        return _told(self.breaker_mailbox, Reset()) + _told(self.limiter_mailbox, Reset())
 
     def retire(self) -> None:
         """Take nothing new from now on."""
@@ -324,6 +330,11 @@ def open_lane(name: str, concurrency_max: int, provider: Provider, clock: Clock)
     return Lane(name, concurrency_max, provider, limiter, breaker, to_provider)
 
 
+def _told(mailbox: Mailbox[LaneMessage], command: Pause | Resume | Reset) -> Obeyed:
+    mailbox.put_nowait(command)
+    return (command.done,)
+
+
 def reply(done: Done) -> None:
     """Pass an attempt's end to the actor that offered it."""
     done.attempt.reply_to(done)
@@ -332,13 +343,13 @@ def reply(done: Done) -> None:
 def pass_up(send: Callable[[Done], None], clock: Clock) -> Callable[[LaneMessage, Exception], None]:
     """Return what a mailbox does with the item that its actor died of: `send` its end."""
 
-    def lost(item: LaneMessage, _error: Exception) -> None:
+    def lost(item: LaneMessage, error: Exception) -> None:
         match item:
             case Attempt():
                 send(Done(item, NotAttempted(Why.CRASHED), clock.now_s()))
             case Done():
                 send(item)
             case Pause() | Resume() | Reset():
-                pass
+                item.done.fail(ActorCrashedError(describe(error)))
 
     return lost

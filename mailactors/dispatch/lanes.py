@@ -11,14 +11,20 @@ from collections.abc import Callable, Mapping
 import pydantic
 import trio
 
-from mailactors.dispatch.breaker import BreakerActor, BreakerSettings
-from mailactors.dispatch.lane import Attempt, BreakerState, Lane, Reset, open_lane
-from mailactors.dispatch.limiter import LimiterActor, Quota
+from mailactors.dispatch.attempt import Attempt
+from mailactors.dispatch.breaker import BreakerActor
+from mailactors.dispatch.breaker_settings import BreakerSettings
+from mailactors.dispatch.lane import BreakerState, Lane, Reset, open_lane
+from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import ProviderActor
+from mailactors.dispatch.quota import Quota
 from mailactors.dispatch.retry import StreamPolicy
+from mailactors.dispatch.speeds import Speeds
+from mailactors.dispatch.subjects import Subjects
 from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.ports import Ports
+from mailactors.runtime.shortage import Shortages
 from mailactors.runtime.supervisor import Child, Supervisor
 from mailactors.runtime.tally import Tally
 from mailactors.spool.client import SpoolClient
@@ -54,6 +60,8 @@ class Lanes(dict[str, Lane]):
         self.changes.listen(wake)
         self.attempts = Tally()
         """Attempts by provider and outcome."""
+        self.shortages = Shortages(ports.clock, ports.journal)
+        """What this process lacked, in any lane or at the door."""
         self.blamed: set[int] = set()
         """Messages on whose attempt's end an actor died, until the dispatcher has recovered."""
         self.is_draining = False
@@ -62,6 +70,8 @@ class Lanes(dict[str, Lane]):
         self.changing = trio.Lock()
         """Held while lanes' actors come or go: by a reload, a retirement, the stop."""
         self._settings: dict[str, LaneSettings] = {}
+        self._own_limits: dict[str, float] = {}
+        self._speeds = Speeds()
         self._spool = spool
         self._ports = ports
 
@@ -96,6 +106,7 @@ class Lanes(dict[str, Lane]):
     def open(self, name: str, settings: LaneSettings, provider: Provider) -> None:
         """Open a lane; its actors are `children`."""
         lane = open_lane(name, settings.concurrency_max, provider, self._ports.clock)
+        lane.subjects, lane.speeds = Subjects(self._own_limits), self._speeds
         lane.limiter_status.listen(self.wake)
         lane.breaker_status.listen(self.wake)
         self[name], self._settings[name] = lane, settings
@@ -111,7 +122,7 @@ class Lanes(dict[str, Lane]):
             return BreakerActor(lane, self._settings[name].breaker, ports)
 
         def make_provider() -> ProviderActor:
-            return ProviderActor(lane, spool, ports)
+            return ProviderActor(lane, spool, ports, self.shortages)
 
         return [
             Child(f"provider:{name}", make_provider, (lane.provider_mailbox,)),

@@ -10,11 +10,14 @@ been accepted and are uncertain; the rest were certainly not sent.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
+import msgspec
 import trio
 
-from mailactors.dispatch.lane import Attempt, Done, Lane, Stage
+from mailactors.dispatch.attempt import Attempt, Done, Stage
+from mailactors.dispatch.lane import Lane
 from mailactors.errors import MailactorsError
 from mailactors.model.message import Envelope, unpack_content
 from mailactors.model.outcome import (
@@ -30,6 +33,7 @@ from mailactors.model.outcome import (
 )
 from mailactors.providers.port import Mail, Session
 from mailactors.runtime.ports import Ports
+from mailactors.runtime.shortage import Shortages, is_shortage, os_words
 from mailactors.runtime.supervisor import describe
 from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import Intend, IntendAgain, Intended
@@ -37,12 +41,18 @@ from mailactors.spool.port import Intend, IntendAgain, Intended
 INTENT_WITHIN_S: Final = 60.0
 """How long to wait for the intent to be durable; past it nothing is sent (a full or slow disk)."""
 
+SHORT_WAIT_S: Final = 1.0
+"""How long a lane rests when this process lacks a descriptor, memory, a thread or a port."""
+
 
 class ProviderActor:
     """One loop over attempts, and a task for each of them: as many as the lane has slots."""
 
-    def __init__(self, lane: Lane, spool: SpoolClient, ports: Ports) -> None:
+    def __init__(
+        self, lane: Lane, spool: SpoolClient, ports: Ports, shortages: Shortages | None = None
+    ) -> None:
         self._lane = lane
+        self._shortages = shortages or Shortages(ports.clock, ports.journal)
         self._spool = spool
         self._clock = ports.clock
         self._faults = ports.faults
@@ -54,6 +64,7 @@ class ProviderActor:
             self._report(attempt, outcome_of_lost(attempt))
         task_status.started()
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._relieve)
             while True:
                 await self._lane.provider_mailbox.wait()
                 for item in self._lane.provider_mailbox.take():
@@ -63,6 +74,13 @@ class ProviderActor:
                     item.began_s = self._clock.now_s()
                     item.stage = Stage.CONNECTING
                     nursery.start_soon(self._attempt, item)
+
+    async def _relieve(self) -> None:
+        """Give back idle sessions when this process lacks something: others may need it."""
+        while True:
+            await self._shortages.met.wait()
+            await self._lane.provider.release()
+            await trio.sleep(SHORT_WAIT_S)
 
     async def _attempt(self, attempt: Attempt) -> None:
         """Make one attempt; whatever happens, exactly one outcome is reported."""
@@ -80,15 +98,20 @@ class ProviderActor:
         self._report(attempt, outcome)
 
     async def _try(self, attempt: Attempt) -> Outcome:
-        session = await self._lane.provider.connect()
-        if isinstance(session, Deferred | Rejected):
+        left_s = attempt.expires_at - self._clock.wall_time()
+        deadline_s = self._clock.now_s() + left_s
+        with trio.move_on_after(max(0.0, left_s)) as scope:
+            session = await self._lane.provider.connect()
+        if scope.cancelled_caught:
+            return NotAttempted(Why.EXPIRED)
+        if isinstance(session, Deferred | Rejected | NotAttempted):
             return session
         intended = await self._intend(attempt, session)
         if isinstance(intended, NotAttempted):
             return intended
         attempt.recipients = intended.recipients
         try:
-            mail = mail_of(attempt, intended)
+            mail = mail_of(attempt, intended, deadline_s)
         except Exception:
             await session.aclose()
             raise
@@ -117,6 +140,10 @@ class ProviderActor:
         return NotAttempted(Why.WITHDRAWN)
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> None:
+        if isinstance(outcome, NotAttempted) and outcome.why is Why.RESOURCES:
+            self._shortages.note(self._lane.name, outcome.text)
+            self._lane.short_until_s = self._clock.now_s() + SHORT_WAIT_S
+            outcome = msgspec.structs.replace(outcome, until_s=self._lane.short_until_s)
         del self._lane.underway[attempt.id]
         self._lane.breaker_mailbox.put_nowait(Done(attempt, outcome, self._clock.now_s()))
 
@@ -131,8 +158,8 @@ def intent_of(attempt: Attempt) -> Intend | IntendAgain:
     return Intend(attempt.id, lease.seq, ns, lease.epoch, attempt.lane)
 
 
-def mail_of(attempt: Attempt, intended: Intended) -> Mail:
-    """Return what the provider needs for this attempt."""
+def mail_of(attempt: Attempt, intended: Intended, deadline_s: float = math.inf) -> Mail:
+    """Return what the provider needs for this attempt, which `deadline_s` (monotonic) ends."""
     return Mail(
         marker=attempt.lease.id,
         message_id=intended.message_id,
@@ -140,6 +167,7 @@ def mail_of(attempt: Attempt, intended: Intended) -> Mail:
         envelope=Envelope(intended.sender, tuple(address for _, address in intended.recipients)),
         content=unpack_content(intended.packed),
         is_partial=len(intended.recipients) < attempt.lease.recipients_total,
+        deadline_s=deadline_s,
     )
 
 
@@ -155,4 +183,6 @@ def outcome_of_fault(attempt: Attempt, error: Exception) -> Outcome:
     reason = Reason(f"our fault: {type(error).__name__}")
     if attempt.stage is Stage.SENDING:
         return Uncertain(Phase.UNKNOWN, reason)
+    if is_shortage(error):
+        return NotAttempted(Why.RESOURCES, text=os_words(error))
     return Deferred(Scope.PROVIDER, reason)

@@ -7,7 +7,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from mailactors.dispatch.lane import Attempt, Done, Stage
+from mailactors.dispatch.attempt import Attempt, Done
 from mailactors.dispatch.retry import Decision, outcome_word, reason_line
 from mailactors.dispatch.settling import decide_repeated
 from mailactors.model.lifecycle import State
@@ -48,15 +48,22 @@ def record_of(
     )
 
 
-def void_of(attempt: Attempt) -> RecordOutcome:
-    """Return the command that closes an intent under which nothing was sent."""
+def void_of(attempt: Attempt, outcome: NotAttempted) -> RecordOutcome:
+    """Return the command that closes an intent under which nothing was accepted."""
     lease = attempt.lease
-    steps = tuple(Step(n, State.LEASED) for n, _ in lease.recipients)
-    facts = {"rule": "nothing was sent: the intent is void"}
-    word = outcome_word(NotAttempted(Why.SPOOL))
+    steps = tuple(Step(n, State.LEASED) for n, _ in attempt.recipients)
+    facts = {"rule": void_rule(outcome), "reason": reason_text(outcome)}
+    word = outcome_word(outcome)
     return RecordOutcome(
         attempt.id, lease.seq, lease.epoch, attempt.lane, steps, lease.progress, word, facts, False
     )
+
+
+def void_rule(outcome: NotAttempted) -> str:
+    """Return why an intent is void, for the timeline."""
+    if outcome.why is Why.EXPIRED:
+        return "given up at the message's deadline: nothing was accepted"
+    return "nothing was sent: the intent is void"
 
 
 def with_doubt_at(decision: Decision, at: float) -> Decision:
@@ -98,7 +105,7 @@ def end_of_repeat(done: Done, doubt: Doubt, due_at: float) -> list[Command]:
         return [record_of_repeat(done, doubt, due_at)]
     ids = (doubt.attempt_id, attempt.id)
     postpone = Postpone(doubt.seq, ids, due_at, doubt.repeats + 1)
-    if attempt.stage is Stage.INTENDING and outcome.why is not Why.WITHDRAWN:
+    if attempt.may_have_intent and outcome.why is not Why.WITHDRAWN:
         return [record_of_repeat(done, doubt, due_at), postpone]
     return [postpone]
 
@@ -111,7 +118,7 @@ def record_of_repeat(done: Done, doubt: Doubt, due_at: float) -> RecordOutcome:
     is_attempt = not isinstance(outcome, NotAttempted)
     facts: dict[str, Any] = {
         "kind": "key",
-        "rule": rule if is_attempt else "nothing was sent: the intent is void",
+        "rule": void_rule(outcome) if isinstance(outcome, NotAttempted) else rule,
         "reason": reason_text(outcome),
         "repeats": doubt.repeats + 1,
         "duration_s": round(duration_s, 6),
@@ -163,7 +170,7 @@ def reason_text(outcome: Outcome) -> str:
         case Uncertain():
             return f"lost in phase {outcome.phase.value}: {reason_line(outcome.reason)}"
         case NotAttempted():
-            return outcome.why.value
+            return outcome.text or outcome.why.value
         case Deferred() | Rejected():
             return reason_line(outcome.reason)
         case _:

@@ -46,6 +46,14 @@ TAIL_BASE_S: Final = 64.0
 TAIL_CAP_S: Final = 600.0
 RETRY_AFTER_JITTER: Final = 0.1
 """What a recipient's side asks for is a lower bound, stretched by at most this share."""
+THROTTLES_MAX: Final = 10
+"""Refusals as too fast in a row after which a message gives up its place at a lane."""
+SPILL_AFTER_S: Final = 2.0
+"""Two seconds' worth of a quota pass before a message leaves a healthy provider: bursts stay."""
+RETRY_AFTER_MAX_S: Final = 3600.0
+"""A recipient's side that asks for longer is asked again after this, as a provider is."""
+LAST_TRY_S: Final = 60.0
+"""What a recipient's side asks for leaves this much before the deadline, for a last try."""
 RECIPIENT_WAIT_MIN_S: Final = 60.0
 """A mailbox that cannot take mail now cannot in a second (RFC 5321 §4.5.4.1 asks for more)."""
 
@@ -79,11 +87,12 @@ class StreamPolicy(msgspec.Struct, frozen=True):
     uncertain_wait_s: float = 60.0
     share: float = 1.0
     own_envelope: tuple[str, ...] | None = None
+    spill_after_s: float = SPILL_AFTER_S
 
     @property
-    def is_patient(self) -> bool:
-        """Whether a message waits for its preferred lane as long as that one is well."""
-        return self.failover is Failover.AFTER_RETRIES
+    def patience_s(self) -> float:
+        """For how long a message waits for its preferred lane as long as that one is well."""
+        return float("inf") if self.failover is Failover.AFTER_RETRIES else self.spill_after_s
 
     def carrying(self, recipients_count: int, recipients_total: int) -> StreamPolicy:
         """Return the plan with the lanes that can carry so many of a message's recipients."""
@@ -165,6 +174,8 @@ def decide_next(
     plan: StreamPolicy,
     now: float,
     draw: float,
+    *,
+    is_own_limit: bool = False,
 ) -> Decision:
     """Say what becomes of each delivery of an attempt through `lane` that ended in `outcome`.
 
@@ -173,6 +184,7 @@ def decide_next(
         recipients: (n, address) of the deliveries that this attempt was for.
         now: UTC seconds.
         draw: chance in [0, 1) for this message and attempt.
+        is_own_limit: whether the lane refused it as too fast while it accepted others.
     """
     apart = split_by_recipient(outcome, [address for _, address in recipients])
     elsewhere = [each for each in apart.values() if is_worth_another_lane(each)]
@@ -180,7 +192,7 @@ def decide_next(
     progress, rule, onward = lease.progress, f"the provider's answer: {outcome_word(outcome)}", None
     if elsewhere:
         able = plan.carrying(len(elsewhere), lease.recipients_total)
-        onward = decide_onward(progress, lane, elsewhere, able, draw)
+        onward = decide_onward(progress, lane, elsewhere, able, draw, is_own_limit=is_own_limit)
         progress, rule = onward.progress, onward.rule
     elif waiting:
         progress = next_round(progress, prefer=lane)
@@ -188,7 +200,7 @@ def decide_next(
     wait_s = max(RECIPIENT_WAIT_MIN_S, retry_delay_s(lease.progress.round, draw))
     jitter = 1.0 + RETRY_AFTER_JITTER * draw
     steps = [
-        decide_step(n, apart[address], onward, now, wait_s, jitter, plan)
+        decide_step(n, apart[address], onward, now, wait_s, jitter, plan, lease.expires_at)
         for n, address in recipients
     ]
     return Decision(tuple(steps), progress, rule)
@@ -202,10 +214,12 @@ def decide_step(
     wait_s: float,
     jitter: float,
     plan: StreamPolicy,
+    expires_at: float = float("inf"),
 ) -> Step:
     """Say what becomes of one delivery.
 
-    `wait_s` is for a recipient whose side deferred; what it asked for is stretched by `jitter`.
+    `wait_s` is for a recipient whose side deferred; what it asked for is stretched by `jitter`,
+    and outlives neither `RETRY_AFTER_MAX_S` nor the message.
     """
     match outcome:
         case Accepted():
@@ -215,8 +229,8 @@ def decide_step(
         case Rejected(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason, is_sure=True):
             return Step(n, State.BOUNCED, error=reason_line(reason))
         case Deferred(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason, at_once=False):
-            due_at = now + max(wait_s, (outcome.retry_after_s or 0.0) * jitter)
-            return Step(n, State.DEFERRED, due_at, reason_line(reason))
+            asked_s = asked_wait_s(outcome.retry_after_s, jitter, expires_at - now)
+            return Step(n, State.DEFERRED, now + max(wait_s, asked_s), reason_line(reason))
         case Deferred(reason=reason) | Rejected(reason=reason):
             assert onward is not None
             is_recipients = outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
@@ -229,20 +243,51 @@ def decide_step(
             assert_never(outcome)
 
 
+def asked_wait_s(retry_after_s: float | None, jitter: float, left_s: float) -> float:
+    """Return how long to wait for what a recipient's side asked, `left_s` before the deadline.
+
+    >>> [asked_wait_s(s, 1.0, 7200.0) for s in (None, 300.0, 999_999 * 3600.0)]
+    [0.0, 300.0, 3600.0]
+    >>> [asked_wait_s(1e9, 1.0, left_s) for left_s in (600.0, 30.0)]
+    [540.0, 0.0]
+    """
+    wait_s = min(retry_after_s or 0.0, RETRY_AFTER_MAX_S) * jitter
+    return max(0.0, min(wait_s, left_s - LAST_TRY_S))
+
+
 def decide_onward(
-    progress: Progress, lane: str, outcomes: Sequence[Outcome], plan: StreamPolicy, draw: float
+    progress: Progress,
+    lane: str,
+    outcomes: Sequence[Outcome],
+    plan: StreamPolicy,
+    draw: float,
+    *,
+    is_own_limit: bool = False,
 ) -> NextTry:
     """Say where deliveries go that `lane` did not take for a reason of its own or the message's.
 
-    A throttled message keeps its place: the limiter has learnt of it before this, and closed the
-    lane. A mixed answer bars nothing, or what was only deferred would fail with the last lane.
+    A throttled message keeps its place, `THROTTLES_MAX` times in a row at most: the limiter has
+    learnt of it before this, and closed the lane. One that met a limit of its own goes to the next
+    lane at once, and waits on disk after the last. A mixed answer bars nothing, or what was only
+    deferred would fail with the last lane.
     """
-    if all(isinstance(each, Deferred) and each.throttled for each in outcomes):
-        rule = "throttled: the lane waits, the message keeps its place"
-        return NextTry(State.LEASED, 0.0, progress, rule)
     if all(isinstance(each, Deferred) and each.at_once for each in outcomes):
         rule = "not refused: the rest goes in a transaction of its own, at once"
         return NextTry(State.LEASED, 0.0, progress, rule)
+    throttled = [each for each in outcomes if isinstance(each, Deferred) and each.throttled]
+    if len(throttled) == len(outcomes):
+        throttles = progress.throttles + 1
+        if not is_own_limit and throttles < THROTTLES_MAX:
+            rule = "throttled: the lane waits, the message keeps its place"
+            kept = msgspec.structs.replace(progress, throttles=throttles)
+            return NextTry(State.LEASED, 0.0, kept, rule)
+        why = "throttled while others are accepted" if is_own_limit else "throttled too often"
+        tried = Progress(progress.round, (*progress.tried, lane), progress.barred)
+        onward = _next_lane(tried, plan, draw, why)
+        if onward.state is State.LEASED:
+            return onward
+        asked_s = min(max(each.retry_after_s or 0.0 for each in throttled), RETRY_AFTER_MAX_S)
+        return msgspec.structs.replace(onward, wait_s=max(onward.wait_s, asked_s))
     if all(is_refusal_of_message(each) for each in outcomes):
         return _bar(progress, lane, plan, draw)
     tries_here = progress.lane_tries if progress.prefer == lane else 0
@@ -253,6 +298,18 @@ def decide_onward(
         return NextTry(State.DEFERRED, retry_delay_s(tries, draw), again, rule)
     tried = Progress(progress.round, (*progress.tried, lane), progress.barred)
     return _next_lane(tried, plan, draw, "the provider failed")
+
+
+def decide_resend(progress: Progress, lane: str, plan: StreamPolicy, draw: float) -> NextTry:
+    """Say where an uncertain message goes that `lane` may have accepted, once it is sent again.
+
+    To a lane that has not had it, at once. Where each lane had it the round is over, and the next
+    one begins after the table's delay: lanes that all lose their answers must not repeat a message
+    in a tight loop.
+    """
+    tried = tuple(dict.fromkeys((*progress.tried, lane)))
+    after = Progress(progress.round, tried, progress.barred)
+    return _next_lane(after, plan, draw, "the answer was lost")
 
 
 def _bar(progress: Progress, lane: str, plan: StreamPolicy, draw: float) -> NextTry:

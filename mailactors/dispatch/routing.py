@@ -6,13 +6,15 @@ message which waits for one lane never blocks another that could use a free one.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
-from mailactors.dispatch.lane import BreakerState, Lane
+from mailactors.dispatch.lane import NEVER_S, BreakerState, Lane
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
 
@@ -24,15 +26,37 @@ class Choice(msgspec.Struct, frozen=True):
     is_panic: bool = False
 
 
+PASSED_OVER: Final = Choice("")
+"""A lane is free, but not for this message: others of its queue may go before it."""
+
+
 def within_reach(
-    lanes: Sequence[str], all_lanes: Mapping[str, Lane], *, is_patient: bool
+    lanes: Sequence[str], all_lanes: Mapping[str, Lane], spills_at_s: float, now_s: float
 ) -> Sequence[str]:
-    """Return the lanes that a message may take now; a patient one waits for its first well lane."""
-    if is_patient:
-        for count, name in enumerate(lanes, 1):
-            if all_lanes[name].is_well:
-                return lanes[:count]
+    """Return the lanes that a message may take now.
+
+    A route's order is a preference: until `spills_at_s` a message waits for a permit or a slot of
+    its first lane that is well, unless that lane has said that it opens later, or this process
+    lacks something for it.
+    """
+    if now_s >= spills_at_s:
+        return lanes
+    for count, name in enumerate(lanes, 1):
+        if _is_worth_waiting(all_lanes[name], spills_at_s, now_s):
+            return lanes[:count]
     return lanes
+
+
+def _is_worth_waiting(lane: Lane, spills_at_s: float, now_s: float) -> bool:
+    if now_s < lane.short_until_s:  # nobody knows how long a shortage lasts
+        return lane.is_well and math.isinf(spills_at_s)
+    return lane.is_well and (lane.opens_at_s() <= spills_at_s or lane.opens_on_news)
+
+
+def without_lane(lease: Lease, lane: str) -> Lease:
+    """Return a lease that bars a lane, which cannot carry the message."""
+    progress = msgspec.structs.replace(lease.progress, barred=(*lease.progress.barred, lane))
+    return msgspec.structs.replace(lease, progress=progress)
 
 
 def choose_lane(
@@ -117,6 +141,8 @@ class Waiting:
 
     def __init__(self) -> None:
         self._streams: dict[str, _StreamQueue] = {}
+        self._since_s: dict[tuple[int, int], float] = {}
+        """Since when (monotonic) each message waits, by `_key`."""
         self._turn = 0.0
         """Virtual time of the latest dequeue; an idle stream restarts here and banks no credit."""
 
@@ -130,8 +156,35 @@ class Waiting:
         """Return how many messages of a stream wait."""
         return self._streams[stream].size
 
-    def push(self, lease: Lease, lanes: tuple[str, ...], *, is_first: bool = False) -> None:
-        """Add a message at the end; with `is_first`, at the place of its age."""
+    def sizes(self, stream: str) -> dict[tuple[str, ...], int]:
+        """Return how many messages of a stream wait, by the lanes that may take them."""
+        return {lanes: len(queue) for lanes, queue in self._streams[stream].by_lanes.items()}
+
+    def cut(self, stream: str, lanes: tuple[str, ...], keep: int) -> list[Lease]:
+        """Take out the youngest messages that wait for these lanes; so many are kept."""
+        found = self._streams[stream]
+        queue = found.by_lanes[lanes]
+        left = [queue.pop() for _ in range(len(queue) - keep)]
+        found.size -= len(left)
+        for lease in left:
+            self._since_s.pop(_key(lease), None)
+        if not queue:
+            del found.by_lanes[lanes]
+        return left[::-1]
+
+    def push(
+        self,
+        lease: Lease,
+        lanes: tuple[str, ...],
+        *,
+        since_s: float = NEVER_S,
+        is_first: bool = False,
+    ) -> None:
+        """Add a message at the end; with `is_first`, at the place of its age.
+
+        `since_s` is since when (monotonic) it waits.
+        """
+        self._since_s[_key(lease)] = since_s
         stream = self._streams[lease.stream]
         queue = stream.by_lanes.setdefault(lanes, deque())
         stream.size += 1
@@ -151,10 +204,13 @@ class Waiting:
         for stream in sorted(waiting, key=lambda each: each.turn):
             oldest_first = sorted(stream.by_lanes.items(), key=lambda each: _place(each[1][0]))
             for lanes, queue in oldest_first:
-                choice = choose(queue[0], lanes)
-                if choice is None:
+                found = _first(queue, lanes, choose)
+                if found is None:
                     continue
-                lease = queue.popleft()
+                place, choice = found
+                lease = queue[place]
+                del queue[place]
+                self._since_s.pop(_key(lease), None)
                 stream.size -= 1
                 if not queue:
                     del stream.by_lanes[lanes]
@@ -165,6 +221,7 @@ class Waiting:
 
     def take_all(self) -> list[Lease]:
         """Take out every message, oldest first."""
+        self._since_s.clear()
         queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
         for stream in self._streams.values():
             stream.by_lanes, stream.size = {}, 0
@@ -176,6 +233,9 @@ class Waiting:
             for lanes, queue in list(stream.by_lanes.items()):
                 kept = deque(lease for lease in queue if lease.seq not in seqs)
                 stream.size -= len(queue) - len(kept)
+                for lease in queue:
+                    if lease.seq in seqs:
+                        self._since_s.pop(_key(lease), None)
                 if kept:
                     stream.by_lanes[lanes] = kept
                 else:
@@ -186,14 +246,38 @@ class Waiting:
         queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
         return frozenset((lease.seq, lease.epoch) for queue in queues for lease in queue)
 
-    def groups(self) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield each stream with the lanes that some of its messages wait for."""
-        for name, stream in self._streams.items():
-            for lanes in stream.by_lanes:
-                yield name, lanes
+    def groups(self) -> Iterator[tuple[Lease, tuple[str, ...]]]:
+        """Yield the first message of each queue, with the lanes that may take it."""
+        for stream in self._streams.values():
+            for lanes, queue in stream.by_lanes.items():
+                yield queue[0], lanes
+
+    def since_s(self, lease: Lease) -> float:
+        """Return since when (monotonic) a message waits; `NEVER_S` if it does not wait here."""
+        return self._since_s.get(_key(lease), NEVER_S)
 
     def __len__(self) -> int:
         return sum(stream.size for stream in self._streams.values())
+
+
+def _first(
+    queue: deque[Lease],
+    lanes: tuple[str, ...],
+    choose: Callable[[Lease, tuple[str, ...]], Choice | None],
+) -> tuple[int, Choice] | None:
+    """Return the first message that goes now, by its place; those passed over keep theirs."""
+    for place, lease in enumerate(queue):
+        choice = choose(lease, lanes)
+        if choice is None:
+            return None  # nor do those behind it, which have the same lanes
+        if choice is not PASSED_OVER:
+            return place, choice
+    return None
+
+
+def _key(lease: Lease) -> tuple[int, int]:
+    """Return the message with its first delivery: another lease may have its other deliveries."""
+    return lease.seq, lease.recipients[0][0]
 
 
 def _place(lease: Lease) -> tuple[float, int]:

@@ -16,16 +16,17 @@ from typing import Final, assert_never
 import msgspec
 import trio
 
-from mailactors.dispatch.lane import NEVER_S, Attempt, Done, Lane
+from mailactors.dispatch.attempt import Attempt, Done
+from mailactors.dispatch.clocks import ClockSteps
+from mailactors.dispatch.lane import NEVER_S, Lane
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.lookups import LOOK_UPS_MAX, DoubtKey, LookUpEnded, LookUpTasks
 from mailactors.dispatch.record import end_of_repeat, lease_of
-from mailactors.dispatch.retry import outcome_word
+from mailactors.dispatch.retry import NextTry, decide_resend, outcome_word
 from mailactors.dispatch.settling import (
     HELD_DELAY_BASE_S,
     HELD_DELAY_CAP_S,
     NO_PROVIDER,
-    ClockSteps,
     Conclude,
     LookUp,
     Repeat,
@@ -233,8 +234,9 @@ class SettlerActor:
         now = self._clock.wall_time()
         looks_at = float("inf")
         if able.look_up_lag_s is not None:
-            looks_at = max(now, look_up_at(doubt, able.look_up_lag_s, self._state.clock_steps))
-        await self._change(doubt, settle_of(doubt, conclusion, now, looks_at))
+            looks_at = max(now, look_up_at(doubt, able, self._state.clock_steps))
+        onward = self._resend_of(doubt) if conclusion.is_risk else None
+        await self._change(doubt, settle_of(doubt, conclusion, now, looks_at, onward))
         self._state.expect(looks_at)
         self._journal.note(
             "uncertain.settled",
@@ -243,6 +245,12 @@ class SettlerActor:
             provider=doubt.provider,
             rule=conclusion.rule,
         )
+
+    def _resend_of(self, doubt: Doubt) -> NextTry:
+        plan = self._lanes.plan(doubt.stream)
+        able = plan.carrying(len(doubt.recipients), doubt.recipients_total)
+        draw = self._ports.entropy.draw("resend", doubt.id, doubt.attempts)
+        return decide_resend(doubt.progress, doubt.provider, able, draw)
 
     async def _change(self, doubt: Doubt, command: Command) -> None:
         """Send a command about a doubt; until it is durable, the doubt is busy."""
@@ -329,11 +337,10 @@ class SettlerActor:
         doubt, now = looked.doubt, self._clock.wall_time()
         lane = self._lanes.get(doubt.provider)
         able = NO_PROVIDER if lane is None else lane.provider.capabilities
-        lag_s = able.look_up_lag_s or 0.0
-        counts_from = look_up_at(doubt, lag_s, self._state.clock_steps)
+        counts_from = look_up_at(doubt, able, self._state.clock_steps)
         looks = count_look(doubt.looks, looked.sighting, looked.asked_at, counts_from, now)
         after = msgspec.structs.replace(doubt, looks=looks)
-        at = self._look_again_at(after, able, lag_s, now)
+        at = self._look_again_at(after, able, now)
         command = settle_of_look(doubt, looked.sighting, looks, now, at)
         await self._change(doubt, command)
         self._journal.note("uncertain.looked_up", id=doubt.id, rule=command.rule)
@@ -346,15 +353,15 @@ class SettlerActor:
         if isinstance(move, Conclude):
             await self._conclude(after, able, move)
 
-    def _look_again_at(self, doubt: Doubt, able: Capabilities, lag_s: float, now: float) -> float:
+    def _look_again_at(self, doubt: Doubt, able: Capabilities, now: float) -> float:
         looks = doubt.looks
         draw = self._ports.entropy.draw("look", doubt.id, looks.count)
         if doubt.is_held:
             wait_s = doubt_delay_s(looks.count, draw, HELD_DELAY_BASE_S, HELD_DELAY_CAP_S)
-            return max(now + wait_s, look_up_at(doubt, lag_s, self._state.clock_steps))
+            return max(now + wait_s, look_up_at(doubt, able, self._state.clock_steps))
         plan, wait_s = self._lanes.plan(doubt.stream), doubt_delay_s(looks.failures, draw)
         if not looks.failures:
-            wait_s = max(0.0, look_up_at(doubt, lag_s, self._state.clock_steps) - now)
+            wait_s = max(0.0, look_up_at(doubt, able, self._state.clock_steps) - now)
         return next_at(doubt, able, plan, self._state.clock_steps, now, wait_s)
 
     # Time

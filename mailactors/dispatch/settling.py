@@ -10,13 +10,17 @@ repeat. A sign-in code must not wait a day for a provider that died, and an invo
 a look-up says as much. Only a stream that holds, at a vendor without look-ups, repeats to the
 window's end.
 
-**By look-up**, from `look_up_lag_s` after the latest attempt. Two that found nothing, made that
-late and a lag apart, prove that nothing was accepted: once the second one has come back, the
-message is ready again, without a declared risk.
+**By look-up**, first `look_up_lag_s` after the latest attempt, for most vendors are done by then. A
+look-up that finds nothing counts only from the lag after the vendor's longest work (`work_max_s`):
+it may accept a message long after we hung up. Two that count, a lag apart, prove that nothing was
+accepted: once the second one has come back, the message is ready again, without a declared risk.
 
-**By preference**, after `uncertain_wait_s`: counted from the first loss where the vendor has no
-look-ups; otherwise from the last look-up that was answered, or from when one could first count.
-While look-ups are answered the next one is awaited; the preference applies only after one failed.
+**By preference**, at once where no evidence can come: no repeat (any more), no look-up, no delivery
+events of that provider. Where delivery events may come, after `uncertain_wait_s` from the first
+loss; where there are look-ups, that long after the last one that was answered, or after one could
+first count. While look-ups are answered the next one is awaited; the preference applies only after
+one failed. What is sent again goes to a lane that has not had it, and after the round to them all
+(`retry.decide_resend`).
 
 Past the deadline nothing is sent: the message is held, as it is where the stream prefers that. Held
 messages are looked up again, ever more rarely, for `HELD_FOR_S`, where the vendor has look-ups.
@@ -28,7 +32,15 @@ from typing import Any, Final, TypeAlias, assert_never
 
 import msgspec
 
-from mailactors.dispatch.retry import Preference, StreamPolicy, is_bounce, outcome_word, reason_line
+from mailactors.dispatch.clocks import ClockSteps
+from mailactors.dispatch.retry import (
+    NextTry,
+    Preference,
+    StreamPolicy,
+    is_bounce,
+    outcome_word,
+    reason_line,
+)
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import (
     Accepted,
@@ -56,50 +68,8 @@ JITTER: Final = 0.25
 APART_MIN_S: Final = 1.0
 """Between two look-ups, even where a vendor has no lag."""
 
-STEPS_MAX: Final = 50
-"""Steps of the wall clock in one direction that are remembered one by one."""
-
 NO_PROVIDER: Final = Capabilities(own_envelope=True)
 """The capabilities assumed of a provider that is no longer configured."""
-
-
-class ClockStep(msgspec.Struct, frozen=True):
-    """A step of the wall clock. Times on disk up to `until` (UTC) are by the clock before it."""
-
-    until: float
-    step_s: float
-
-
-class ClockSteps(msgspec.Struct, frozen=True):
-    """When and how far the wall clock was set: times on disk from before may be that wrong."""
-
-    forward: tuple[ClockStep, ...] = ()
-    backward: tuple[ClockStep, ...] = ()
-    """Their `step_s` is positive as well."""
-
-    def forward_s(self, at: float) -> float:
-        """Return how far the clock was set forward since it showed `at`."""
-        return sum(each.step_s for each in self.forward if at <= each.until)
-
-    def backward_s(self, at: float) -> float:
-        """Return how far the clock was set backward since it showed `at`, perhaps."""
-        return sum(each.step_s for each in self.backward if at <= each.until)
-
-    def stepped(self, step_s: float, now: float) -> ClockSteps:
-        """Return the steps with one more, noticed when the clock shows `now`."""
-        step = ClockStep(now - step_s, abs(step_s))
-        if step_s > 0:
-            return ClockSteps(_joined((*self.forward, step)), self.backward)
-        return ClockSteps(self.forward, _joined((*self.backward, step)))
-
-
-def _joined(steps: tuple[ClockStep, ...]) -> tuple[ClockStep, ...]:
-    # Of too many the oldest two become one, as late and as large as both.
-    if len(steps) <= STEPS_MAX:
-        return steps
-    first, second, *rest = steps
-    joined = ClockStep(max(first.until, second.until), first.step_s + second.step_s)
-    return (joined, *rest)
 
 
 class Repeat(msgspec.Struct, frozen=True):
@@ -155,9 +125,10 @@ def key_until(doubt: Doubt, able: Capabilities, plan: StreamPolicy, steps: Clock
     return last
 
 
-def look_up_at(doubt: Doubt, lag_s: float, steps: ClockSteps) -> float:
+def look_up_at(doubt: Doubt, able: Capabilities, steps: ClockSteps) -> float:
     """Return from when (UTC) on a look-up that finds nothing counts."""
-    at = doubt.ended_at + lag_s + steps.forward_s(doubt.ended_at)
+    lag_s = able.look_up_lag_s or 0.0
+    at = doubt.ended_at + able.work_max_s + lag_s + steps.forward_s(doubt.ended_at)
     if doubt.looks.negatives:
         latest = doubt.looks.negative_at
         at = max(at, latest + max(lag_s + steps.forward_s(latest), APART_MIN_S))
@@ -167,7 +138,7 @@ def look_up_at(doubt: Doubt, lag_s: float, steps: ClockSteps) -> float:
 def preference_at(doubt: Doubt, able: Capabilities, plan: StreamPolicy) -> float:
     """Return when (UTC) the stream's preference applies."""
     if able.look_up_lag_s is None:
-        return doubt.since + plan.uncertain_wait_s
+        return doubt.since + (plan.uncertain_wait_s if able.delivery_events else 0.0)
     asked_from = doubt.ended_at + able.look_up_lag_s
     return max(asked_from, doubt.looks.answered_at) + plan.uncertain_wait_s
 
@@ -189,7 +160,7 @@ def decide_doubt(
     if now < not_after:
         return Repeat(not_after)
     if able.look_up_lag_s is not None:
-        return _decide_asking(doubt, able, able.look_up_lag_s, plan, steps, now)
+        return _decide_asking(doubt, able, plan, steps, now)
     if doubt.is_held:
         return Wait(NEVER_AT)
     at = preference_at(doubt, able, plan)
@@ -199,7 +170,6 @@ def decide_doubt(
 def _decide_asking(
     doubt: Doubt,
     able: Capabilities,
-    lag_s: float,
     plan: StreamPolicy,
     steps: ClockSteps,
     now: float,
@@ -209,7 +179,9 @@ def _decide_asking(
     is_unanswered = doubt.looks.failures > 0 and not doubt.is_held
     if is_unanswered and now >= preference_at(doubt, able, plan):
         return _prefer(doubt, plan)
-    at = look_up_at(doubt, lag_s, steps)
+    at = look_up_at(doubt, able, steps)
+    if not doubt.looks.count:
+        at -= able.work_max_s  # it finds what the vendor had accepted by then
     if now < at:
         return Wait(at if doubt.is_held else min(at, doubt.expires_at))
     return LookUp()
@@ -259,6 +231,8 @@ def after_repeat_at(
 
 def first_at(able: Capabilities, plan: StreamPolicy, now: float) -> float:
     """Return when (UTC) a doubt is first due that arises now."""
+    if not able.gives_evidence:
+        return now
     waits_s = [plan.uncertain_wait_s]
     if able.idempotency_window_s:
         waits_s.append(DELAY_BASE_S)
@@ -322,8 +296,17 @@ def decide_repeated(doubt: Doubt, outcome: Outcome, due_at: float) -> tuple[tupl
     return tuple(steps), f"repeated by its key and {word}: says nothing of the first attempt"
 
 
-def settle_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) -> SettleDoubt:
-    """Return the command of a conclusion; a doubt that is held is due again at `looks_at`."""
+def settle_of(
+    doubt: Doubt, conclusion: Conclude, now: float, looks_at: float, onward: NextTry | None = None
+) -> SettleDoubt:
+    """Return the command of a conclusion; a doubt that is held is due again at `looks_at`.
+
+    `onward`: where the message goes if it is sent again as a risk; else to the other lanes, now.
+    """
+    if onward is not None and onward.state is State.DEFERRED:
+        later = tuple((n, State.DEFERRED) for n, _ in conclusion.states)
+        conclusion = msgspec.structs.replace(conclusion, states=later)
+    wait_s = 0.0 if onward is None else onward.wait_s
     states = {state for _, state in conclusion.states}
     facts: dict[str, Any] = {
         "kind": conclusion.kind,
@@ -336,8 +319,8 @@ def settle_of(doubt: Doubt, conclusion: Conclude, now: float, looks_at: float) -
         facts["repeats"] = doubt.repeats
     return SettleDoubt(
         doubt.seq,
-        tuple(Step(n, state, now) for n, state in conclusion.states),
-        None,
+        tuple(Step(n, state, now + wait_s) for n, state in conclusion.states),
+        None if onward is None else onward.progress,
         conclusion.rule,
         facts,
         conclusion.is_risk,

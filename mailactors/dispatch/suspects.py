@@ -52,9 +52,9 @@ class Suspects:
             return 0  # nearly always, and asked many times a message
         return sum(lease.stream == stream for lease, _ in self._waiting)
 
-    def groups(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """Return each stream with the lanes that some of its messages wait for."""
-        return tuple(dict.fromkeys((lease.stream, lanes) for lease, lanes in self._waiting))
+    def groups(self) -> tuple[tuple[Lease, tuple[str, ...]], ...]:
+        """Return each message with the lanes that may take it."""
+        return tuple(self._waiting)
 
     def leases(self) -> frozenset[tuple[int, int]]:
         """Return (seq, epoch) of the leases that wait."""

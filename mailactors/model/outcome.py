@@ -107,21 +107,29 @@ class Why(enum.Enum):
     LIMITER = "limiter"
     BREAKER = "breaker"
     PAUSED = "paused"
+    EXPIRED = "expired"
+    """The message's deadline passed during the attempt, and it was certainly not accepted."""
     WITHDRAWN = "withdrawn"
     """The intent's conditions failed: expired, cancelled or suppressed since it was claimed."""
     UNABLE = "unable"
     """The lane cannot carry this: a partial envelope, raw MIME, an address in Unicode."""
     STOPPING = "stopping"
     CRASHED = "crashed"
+    RESOURCES = "resources"
+    """This process lacks a descriptor, memory, a thread or a port; the provider was not asked."""
     SPOOL = "spool"
     """The intent could not be made durable, so nothing was sent."""
 
 
 class NotAttempted(msgspec.Struct, frozen=True, omit_defaults=True, tag="not_attempted"):
-    """Nothing was sent, and it counts as no attempt; ask again at `until_s` (monotonic)."""
+    """Certainly not accepted, and it counts as no attempt; ask again at `until_s` (monotonic).
+
+    `text` says more than `why`, where there is more to say.
+    """
 
     why: Why
     until_s: float = 0.0
+    text: str = ""
 
 
 Outcome: TypeAlias = Accepted | Deferred | Rejected | Uncertain | NotAttempted

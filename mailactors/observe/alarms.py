@@ -41,6 +41,7 @@ class AlarmKind(enum.StrEnum):
     ATTEMPT_STUCK = "attempt_stuck"
     NOT_SENT = "not_sent"
     NOT_CLAIMED = "not_claimed"
+    PASSED_BY = "passed_by"
     NOT_SETTLED = "not_settled"
     NOT_EXPIRED = "not_expired"
     COUNT_WRONG = "count_wrong"
@@ -48,7 +49,9 @@ class AlarmKind(enum.StrEnum):
     LEDGER_IMBALANCE = "ledger_imbalance"
     MAILBOX_STUCK = "mailbox_stuck"
     LOOP_BLOCKED = "loop_blocked"
+    CLOCK_JUMPED = "clock_jumped"
     LOOK_STUCK = "look_stuck"
+    RESOURCES_SHORT = "resources_short"
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -63,10 +66,13 @@ RULES: Final[Mapping[AlarmKind, Rule]] = {
     AlarmKind.INTENT_ORPHANED: Rule(
         30.0, "an intent without an attempt in flight becomes uncertain"
     ),
-    # More than every timeout of an SMTP session with fifty recipients together.
-    AlarmKind.ATTEMPT_STUCK: Rule(3600.0, "an attempt ends by its provider's own timeouts"),
+    # More than the budget of the largest message, and the wait for the answer to its final dot.
+    AlarmKind.ATTEMPT_STUCK: Rule(5400.0, "an attempt ends by its provider's own timeouts"),
     AlarmKind.NOT_SENT: Rule(30.0, "what is leased goes out while a provider of its route is free"),
     AlarmKind.NOT_CLAIMED: Rule(30.0, "what is due is leased while there is room for it"),
+    AlarmKind.PASSED_BY: Rule(
+        60.0, "what is due goes out while a provider is idle that may take it"
+    ),
     # A look-up may take half a minute, and another doubt waits for at most one of them.
     AlarmKind.NOT_SETTLED: Rule(90.0, "what is uncertain is looked at when its wait is over"),
     AlarmKind.NOT_EXPIRED: Rule(30.0, "what is past its deadline expires"),
@@ -77,7 +83,11 @@ RULES: Final[Mapping[AlarmKind, Rule]] = {
     AlarmKind.LEDGER_IMBALANCE: Rule(0.0, "every accepted delivery is in exactly one state"),
     AlarmKind.MAILBOX_STUCK: Rule(30.0, "an actor handles what waits for it"),
     AlarmKind.LOOP_BLOCKED: Rule(0.0, "nothing holds up the event loop"),
+    AlarmKind.CLOCK_JUMPED: Rule(0.0, "the wall clock goes on as the monotonic clock does"),
     AlarmKind.LOOK_STUCK: Rule(30.0, "the spool answers a question"),
+    AlarmKind.RESOURCES_SHORT: Rule(
+        0.0, "there are descriptors (`ulimit -n`), memory, threads and ports for what it does"
+    ),
 }
 
 
@@ -189,6 +199,7 @@ class Snapshot(msgspec.Struct, frozen=True):
         healthy: lanes that a patient stream waits for.
         room: leased messages of a stream below which the dispatcher claims more.
         repeating: lanes with as many repeats by key in flight as they may have.
+        idle: free lanes with nothing in flight.
         is_alone: whether a message is in flight that must be the only suspect; others wait.
     """
 
@@ -200,14 +211,19 @@ class Snapshot(msgspec.Struct, frozen=True):
     room: int
     repeating: frozenset[str] = frozenset()
     is_alone: bool = False
+    idle: frozenset[str] = frozenset()
 
 
 def is_free(lane: Lane, now_s: float) -> bool:
-    """Whether a lane would certainly take a message: probes and panic do not count."""
+    """Whether a lane would certainly take any message: probes and panic do not count.
+
+    Where a domain has all the slots that it may have, more of its mail waits in health.
+    """
     limiter = lane.limiter_status.value
     has_permit = limiter.permits > 0 and limiter.next_permit_s <= now_s and not limiter.is_paused
     is_open = lane.breaker_status.value.state is BreakerState.CLOSED and not lane.is_retired
-    return is_open and has_permit and lane.slots_free > 0
+    is_busy = lane.is_crowded or now_s < lane.short_until_s
+    return is_open and has_permit and lane.slots_free > 0 and not is_busy
 
 
 def spool_faults(inspection: Inspection, known: Snapshot) -> Iterator[Finding]:
@@ -259,7 +275,7 @@ def since_of(kind: AlarmKind, message: MessageFacts, each: DeliveryFacts) -> flo
     match kind:
         case AlarmKind.NOT_EXPIRED:
             return message.expires_at
-        case AlarmKind.NOT_CLAIMED:
+        case AlarmKind.NOT_CLAIMED | AlarmKind.PASSED_BY:
             return each.due_at
         case AlarmKind.NOT_SETTLED if each.doubt_at is not None and math.isfinite(each.doubt_at):
             return each.doubt_at
@@ -277,6 +293,9 @@ def delivery_faults(
             yield from _taken_faults(message, each, known)
         case State.READY | State.DEFERRED if each.due_at <= late and has_room:
             yield AlarmKind.NOT_CLAIMED, repr(each.due_at), ""
+        case State.READY | State.DEFERRED if each.due_at <= late:
+            if (lane := idle_lane(message, known)) is not None:
+                yield AlarmKind.PASSED_BY, repr(each.due_at), f"provider {lane} is idle"
         case State.UNCERTAIN if each.doubt_at is None or math.isinf(each.doubt_at):
             yield AlarmKind.NOT_SETTLED, each.attempt_id, "no look-up or repeat is due"
         case State.UNCERTAIN | State.HELD if each.doubt_at is not None and each.doubt_at <= late:
@@ -303,15 +322,29 @@ def _taken_faults(
 
 def free_lane(message: MessageFacts, epoch: int, known: Snapshot) -> str | None:
     """Return a lane that would take a message's leased deliveries, or None: then they may wait."""
+    leased = [d for d in message.deliveries if d.state == State.LEASED and d.epoch == epoch]
+    return _lane_among(known.free, message, len(leased), known)
+
+
+def idle_lane(message: MessageFacts, known: Snapshot) -> str | None:
+    """Return an idle lane that would take what is due of a message, or None."""
+    waiting = {State.READY, State.DEFERRED}
+    due = [d for d in message.deliveries if d.state in waiting and d.due_at <= known.now]
+    return _lane_among(known.idle, message, len(due), known)
+
+
+def _lane_among(
+    lanes: frozenset[str], message: MessageFacts, count: int, known: Snapshot
+) -> str | None:
     if must_wait_alone(message, known):
         return None
     plan = known.plans[message.stream]
-    leased = [d for d in message.deliveries if d.state == State.LEASED and d.epoch == epoch]
-    able = plan.carrying(len(leased), message.written_for)
+    able = plan.carrying(count, message.written_for)
     for lane in candidates(able, message.progress):
-        if lane in known.free:
+        if lane in lanes:
             return lane
-        if plan.is_patient and lane in known.healthy:
+        may_wait = plan.patience_s >= RULES[AlarmKind.NOT_SENT].patience_s
+        if may_wait and lane in known.healthy:
             return None
     return None
 
@@ -329,8 +362,13 @@ def process_faults(
     lanes: Iterable[Lane],
     lag_s: float,
     look_began_s: float | None,
+    jump_s: float = 0.0,
+    shortages: Mapping[str, str] | None = None,
 ) -> Iterator[Finding]:
-    """Yield what the process can find wrong with itself."""
+    """Yield what the process can find wrong with itself; `jump_s`: the clock is that far ahead."""
+    if jump_s:
+        words = f"{abs(jump_s):,.0f} s {'ahead' if jump_s > 0 else 'back'}, not believed yet"
+        yield Finding(AlarmKind.CLOCK_JUMPED, "wall clock", detail=f"it was set {words}")
     for box in mailboxes:
         if box.waiting:
             spell, detail = f"{box.handled}+{box.crashed}", f"{box.waiting} items wait"
@@ -344,3 +382,5 @@ def process_faults(
         yield Finding(AlarmKind.LOOP_BLOCKED, "event loop", detail=f"woke {lag_s:.1f} s late")
     if look_began_s is not None:
         yield Finding(AlarmKind.LOOK_STUCK, "spool reader", repr(look_began_s))
+    for where, text in (shortages or {}).items():
+        yield Finding(AlarmKind.RESOURCES_SHORT, where, detail=f"{where}: {text}")

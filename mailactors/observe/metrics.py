@@ -18,9 +18,9 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from mailactors.dispatch.dispatcher import DispatcherState
 from mailactors.dispatch.lane import BreakerState, Lane
 from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.state import DispatcherState
 from mailactors.intake.door import Door
 from mailactors.model.lifecycle import Status
 from mailactors.observe.watchdog import WatchdogStatus
@@ -70,6 +70,12 @@ def collect(gauges: Gauges, pending: Sequence[Pending], ledger: Ledger) -> Itera
     yield _counter("submissions", "Submissions by result.", ("result",), results)
     yield _counter(
         "attempts", "Attempts by provider and outcome.", ("provider", "outcome"), attempts
+    )
+    yield _counter(
+        "mailactors_shortages",
+        "Descriptors, memory, threads or ports that were lacking, by provider or `api`.",
+        ("where",),
+        gauges.lanes.shortages.counts.counts,
     )
     yield _histogram(
         "retry_decision_seconds",

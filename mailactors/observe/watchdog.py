@@ -16,9 +16,9 @@ from typing import Final
 import trio
 
 from mailactors.dispatch.claims import LOW_WATER
-from mailactors.dispatch.dispatcher import DispatcherState
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.settler import REPEATS_MAX
+from mailactors.dispatch.state import DispatcherState
 from mailactors.observe.alarms import (
     RULES,
     Alarm,
@@ -30,12 +30,15 @@ from mailactors.observe.alarms import (
     process_faults,
     spool_faults,
 )
+from mailactors.runtime.belief import BelievedClock
 from mailactors.runtime.mailbox import MailboxStatistics
 from mailactors.runtime.ports import Ports
 from mailactors.spool.client import SpoolClient
 from mailactors.spool.port import InspectionQuery, LeaseOwner, SpoolError
 
 LOOK_EVERY_S: Final = 5.0
+JUMP_TOLD_S: Final = 60.0
+"""A jump of the clock is told for this long, though it lasted for a second only."""
 LOOK_JITTER: Final = 0.2
 """Looks are not evenly spaced: in step with a lane's permits they would always see it free."""
 AT_REST_S: Final = 2.0
@@ -80,7 +83,9 @@ class WatchdogActor:
         spool: SpoolClient,
         mailboxes: Callable[[], list[MailboxStatistics]],
         ports: Ports,
+        belief: BelievedClock | None = None,
     ) -> None:
+        self._belief = belief
         self._watch = watch
         self._lanes = lanes
         self._dispatcher = dispatcher
@@ -122,8 +127,9 @@ class WatchdogActor:
             if self._is_idle():
                 self._watch.process.forget_suspicions()
                 continue
-            lanes = self._lanes.values()
-            faults = process_faults(self._mailboxes(), lanes, self._watch.lag_s, self._look_began_s)
+            facts = (self._watch.lag_s, self._look_began_s, self._jump_s())
+            shortages = self._lanes.shortages.recent()
+            faults = process_faults(self._mailboxes(), self._lanes.values(), *facts, shortages)
             self._apply(self._watch.process, list(faults))
 
     async def _look(self) -> list[Finding]:
@@ -131,6 +137,7 @@ class WatchdogActor:
         now_s, now = self._clock.now_s(), self._clock.wall_time()
         lanes, owner = list(self._lanes.values()), self._owner()
         free = frozenset(lane.name for lane in lanes if is_free(lane, now_s))
+        idle = frozenset(lane.name for lane in lanes if lane.name in free and not lane.in_flight)
         healthy = frozenset(lane.name for lane in lanes if lane.is_well)
         repeating = frozenset(lane.name for lane in lanes if lane.repeats_in_flight >= REPEATS_MAX)
         is_alone = self._lanes.has_suspect_in_flight
@@ -140,7 +147,7 @@ class WatchdogActor:
         inspection = await self._spool.read(lambda spool: spool.inspect(look))
         self._expiry_mark, self._audit_mark = inspection.expiry_mark, inspection.audit_mark
         plans = {each.stream: self._lanes.plan(each.stream) for each in inspection.messages}
-        known = Snapshot(now, owner, plans, free, healthy, LOW_WATER, repeating, is_alone)
+        known = Snapshot(now, owner, plans, free, healthy, LOW_WATER, repeating, is_alone, idle)
         return list(spool_faults(inspection, known))
 
     def _owner(self) -> LeaseOwner:
@@ -159,6 +166,12 @@ class WatchdogActor:
         until_s = self._clock.now_s() + LOOK_EVERY_S * (1.0 + LOOK_JITTER * (2.0 * draw - 1.0))
         await trio.sleep_until(until_s)
         return max(0.0, self._clock.now_s() - until_s)
+
+    def _jump_s(self) -> float:
+        """Return how far the wall clock was set of late, as long as that is to be told."""
+        belief = self._belief
+        is_told = belief is not None and self._clock.now_s() < belief.jumped_at_s + JUMP_TOLD_S
+        return belief.jump_s if belief is not None and is_told else 0.0
 
     def _is_idle(self) -> bool:
         """Whether nothing has to move: the gateway stops, or its disk is full."""

@@ -3,17 +3,18 @@
 The gateway commits its intent between the two. So `connect` sends no part of the message, and
 `send` begins with the first byte that could make the provider accept it (MAIL FROM, or the request
 line). Neither raises for a fault of the network or the provider: refusals and lost connections are
-values (`model.outcome`).
+values (`model.outcome`). What this process itself lacks is `NotAttempted(Why.RESOURCES)`.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, TypeAlias
 
 import msgspec
 
 from mailactors.model.message import Content, Envelope, fingerprint
-from mailactors.model.outcome import Outcome, Reason, Refusal
+from mailactors.model.outcome import NotAttempted, Outcome, Reason, Refusal
 
 
 class Mail(msgspec.Struct, frozen=True):
@@ -21,7 +22,9 @@ class Mail(msgspec.Struct, frozen=True):
 
     `envelope` holds only the recipients of this attempt. `is_partial`: the message has others, so
     a provider that takes the recipients from the visible headers must not send it. `marker` is the
-    message's id; `message_id` (no brackets) and `date_s` go into the headers.
+    message's id; `message_id` (no brackets) and `date_s` go into the headers. `deadline_s`
+    (monotonic) is when the message expires: where a session knows that it was not accepted yet, it
+    ends the attempt then.
     """
 
     marker: str
@@ -30,6 +33,7 @@ class Mail(msgspec.Struct, frozen=True):
     envelope: Envelope
     content: Content
     is_partial: bool = False
+    deadline_s: float = math.inf
 
     @property
     def key(self) -> str:
@@ -52,7 +56,18 @@ class Capabilities(msgspec.Struct, frozen=True):
     """For how long after a send the vendor recognises `Mail.key`; 0: not at all. Within it a
     message may be repeated and goes out once."""
     look_up_lag_s: float | None = None
-    """How long after a send `look_up` may still miss it; None: there is no look-up."""
+    """How long after the vendor accepted a message `look_up` may still miss it; None: there is no
+    look-up."""
+    work_max_s: float = 120.0
+    """The vendor's longest work: how long after the connection is gone it may still accept."""
+    delivery_events: bool = False
+    """The vendor reports what became of a message it accepted, and the gateway is given that."""
+
+    @property
+    def gives_evidence(self) -> bool:
+        """Whether anything can tell what became of a message whose answer was lost."""
+        can_be_asked = self.look_up_lag_s is not None
+        return can_be_asked or self.delivery_events or self.idempotency_window_s > 0
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -97,7 +112,7 @@ class Provider(Protocol):
         """What this provider can do."""
         ...
 
-    async def connect(self) -> Session | Refusal:
+    async def connect(self) -> Session | Refusal | NotAttempted:
         """Return a session, pooled or new, or why there is none; nothing was sent."""
         ...
 
@@ -107,6 +122,10 @@ class Provider(Protocol):
         `LookUpFailed` where `capabilities.look_up_lag_s` is None. Has its own timeout, and raises
         for no fault of the network or the vendor.
         """
+        ...
+
+    async def release(self) -> None:
+        """Close what is idle: this process lacks descriptors or memory, perhaps for others."""
         ...
 
     async def aclose(self) -> None:

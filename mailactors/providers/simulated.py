@@ -52,6 +52,19 @@ class SimulatedSettings(pydantic.BaseModel):
     """For how long it recognises a key and answers with the first id; 0: not at all."""
     look_up_lag_s: float | None = pydantic.Field(default=None, ge=0)
     """How long a look-up misses a message that it has; None: there is no look-up."""
+    delivery_events: bool = False
+    """Whether it is said to report deliveries; it reports none by itself."""
+
+    @property
+    def capabilities(self) -> port.Capabilities:
+        """What a provider with these settings can do."""
+        return port.Capabilities(
+            own_envelope=self.own_envelope,
+            idempotency_window_s=self.idempotency_window_s,
+            look_up_lag_s=self.look_up_lag_s,
+            delivery_events=self.delivery_events,
+            work_max_s=0.0,  # it accepts nothing after its session is gone
+        )
 
 
 @dataclass
@@ -90,16 +103,17 @@ class SimulatedProvider:
 
     @property
     def capabilities(self) -> port.Capabilities:
-        known = self._settings
-        return port.Capabilities(
-            known.own_envelope, known.idempotency_window_s, known.look_up_lag_s
-        )
+        return self._settings.capabilities
 
     async def connect(self) -> SimulatedSession | Refusal:
         if self.behaviour.is_refusing:
             await trio.lowlevel.checkpoint()
             return Deferred(Scope.PROVIDER, Reason("connection refused"))
         return SimulatedSession(self)
+
+    async def release(self) -> None:
+        """Do nothing: nothing is kept."""
+        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

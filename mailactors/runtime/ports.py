@@ -6,7 +6,9 @@ other module reads a clock, a random source or a socket; a test checks that.
 
 from __future__ import annotations
 
+import errno
 import random
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +76,8 @@ class Connector(Protocol):
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
         """Return a connected stream.
 
-        Raises: OSError when the name does not resolve or no address accepts.
+        Raises: OSError when the name does not resolve or no address accepts, or when this process
+            lacks what it takes (`runtime.shortage` tells them apart).
         """
         ...
 
@@ -174,7 +177,18 @@ class TcpConnector:
     """Opens real sockets, with Trio's Happy Eyeballs (RFC 8305)."""
 
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
-        return await trio.open_tcp_stream(host, port)
+        try:
+            return await trio.open_tcp_stream(host, port)
+        except socket.gaierror:
+            _open_descriptor()  # for want of one the resolver says "temporary failure", or worse
+            raise
+        except RuntimeError as error:  # no thread could be started for the resolver
+            raise OSError(errno.EAGAIN, str(error)) from None
+
+
+def _open_descriptor() -> None:
+    """Open and close one. Raises: OSError when there is none."""
+    socket.socket().close()
 
 
 class SilentJournal:

@@ -33,7 +33,13 @@ MAILBOX_CAPACITY: Final = 4096
 
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _BRINGS_MESSAGES: Final = (port.Accept, port.AcceptMany, port.Retry)
-_MAY_BRING_WORK: Final = (port.Receipt, port.Recorded, port.SettledByHand)
+_MAY_BRING_WORK: Final = (
+    port.Receipt,
+    port.Recorded,
+    port.SettledByHand,
+    port.Flushed,
+    port.Corrected,
+)
 TRIES_MAX: Final = 3
 """How often a command on which the writer died is tried; commands are idempotent."""
 
@@ -66,6 +72,8 @@ class SpoolSignals:
         """Counts starts of the writer: commands sent to its predecessor may have been lost."""
         self.full_until_s: Cell[float] = Cell(0.0)
         """Monotonic; the disk was full, and a new message before then would be refused."""
+        self.flushes: Cell[int] = Cell(0)
+        """Counts commits with a flush by hand."""
         self.room: Cell[SpoolSpace] = Cell(SpoolSpace())
         self.standing: dict[str, Write] = {}
         """A stream's claim, to be executed in the commit that brings its next message."""
@@ -150,6 +158,8 @@ class SpoolActor:
         self._faults.point("spool.committed")
         for write, result in zip(group, results, strict=True):
             write.reply.resolve(result)
+        if any(is_flush_by_hand(write.command) for write in group):
+            self._signals.flushes.publish(self._signals.flushes.value + 1)
         for stream in streams_with_work(group, results):
             due = self._signals.due(stream)
             due.publish(due.value + 1)
@@ -181,6 +191,11 @@ class SpoolActor:
             raise
         self._signals.commits.observe(len(group))
         return results
+
+
+def is_flush_by_hand(command: port.Command) -> bool:
+    """Whether somebody makes deferred mail due; a recall is the dispatcher's."""
+    return isinstance(command, port.Flush) and not command.is_recall
 
 
 def unanswered(group: list[Write]) -> list[Write]:

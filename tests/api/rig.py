@@ -14,7 +14,18 @@ from quart_trio import QuartTrio
 from mailactors.api.app import create_app
 from mailactors.api.parts import ApiParts
 from mailactors.api.server import ApiServer, Listening, Timeouts
-from mailactors.dispatch.lane import Lane, open_lane
+from mailactors.dispatch.lane import (
+    BreakerStatus,
+    Lane,
+    LaneMessage,
+    LimiterStatus,
+    Pause,
+    Reset,
+    Resume,
+    open_lane,
+    pass_up,
+    reply,
+)
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
@@ -76,6 +87,9 @@ class _NoProvider:
     async def look_up(self, marker: str) -> LookUpResult:
         raise AssertionError
 
+    async def release(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         pass
 
@@ -129,6 +143,10 @@ class Rig:
     watch: WatchdogStatus
     spool_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     """Cancelled, it leaves a spool that never answers."""
+    lane_scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    """Cancelled, it leaves a lane whose actors are behind."""
+    lane_error: Exception | None = None
+    """What the lane's actors die of when they are commanded."""
 
 
 def problem(slug: str) -> str:
@@ -182,14 +200,37 @@ async def open_rig() -> AsyncIterator[Rig]:
         with rig.spool_scope:
             await spool_actor.run(trio.TASK_STATUS_IGNORED)
 
+    async def run_lane() -> None:
+        with rig.lane_scope:
+            async with trio.open_nursery() as actors:
+                actors.start_soon(obey, rig, lanes["primary"].limiter_mailbox)
+                actors.start_soon(obey, rig, lanes["primary"].breaker_mailbox)
+
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(run_spool)
+            nursery.start_soon(run_lane)
             await nursery.start(registry_actor.run)
             yield rig
             nursery.cancel_scope.cancel()
     finally:
         store.close()
+
+
+async def obey(rig: Rig, mailbox: Mailbox[LaneMessage]) -> None:
+    """Play an actor of the lane: carry out commands, or die of them."""
+    lane = rig.lanes["primary"]
+    while True:
+        await mailbox.wait()
+        for item in mailbox.take():
+            assert isinstance(item, Pause | Resume | Reset)
+            if rig.lane_error is not None:
+                pass_up(reply, rig.clock)(item, rig.lane_error)
+                continue
+            if isinstance(item, Reset):
+                lane.breaker_status.publish(BreakerStatus())
+                lane.limiter_status.publish(LimiterStatus())
+            item.done.resolve(None)
 
 
 async def expose() -> bytes:

@@ -373,3 +373,25 @@ async def test_over_a_socket_a_client_that_hangs_up_frees_its_place(
                     head = await read_until(stream, b"\r\n\r\n")
 
     assert "api.fault" not in rig.journal.events()
+
+
+async def test_what_is_committed_while_a_page_is_read_comes_as_well(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    ask, others = rig.reader.read, iter(["b", "c"])
+
+    async def slow(question: Any) -> Any:
+        page = await ask(question)
+        if (name := next(others, None)) is not None:
+            await accept(client, name)
+        return page
+
+    async with listen(rig) as listener:
+        await listener.block()
+        await trio.sleep(1)
+        monkeypatch.setattr(rig.reader, "read", slow)
+        await accept(client, "a")
+
+        seqs = [(await listener.event())[0] for _ in range(3)]
+
+    assert [1, 2, 3] == seqs

@@ -10,7 +10,13 @@ import trio.testing
 from quart.typing import TestClientProtocol as Client
 
 from mailactors.api.app import create_app
-from mailactors.dispatch.lane import CONTROL_ROOM
+from mailactors.dispatch.lane import (
+    CONTROL_ROOM,
+    BreakerState,
+    BreakerStatus,
+    LimiterStatus,
+    Reset,
+)
 from mailactors.errors import MailactorsError
 from mailactors.model.lifecycle import State
 from mailactors.spool.port import (
@@ -33,7 +39,7 @@ async def accept(client: Client, name: str = "order-1", *to: str) -> str:
     return message_id
 
 
-def settle(rig: Rig, *states: State) -> None:
+def settle(rig: Rig, *states: State, due_at: float = 0.0) -> None:
     """Play the dispatcher: claim the one message that is due and end its deliveries."""
     now = rig.store.statuses(1, None)[0].accepted_at + 1
     (claimed,) = rig.store.apply([Claim("transactional", 1, "node")], now)
@@ -42,7 +48,7 @@ def settle(rig: Rig, *states: State) -> None:
     ns = tuple(n for n, _ in lease.recipients)
     attempt = f"attempt-{lease.seq}"
     rig.store.apply([Intend(attempt, lease.seq, ns, lease.epoch, "primary")], now)
-    steps = tuple(Step(n, state) for n, state in zip(ns, states, strict=True))
+    steps = tuple(Step(n, state, due_at) for n, state in zip(ns, states, strict=True))
     command = RecordOutcome(attempt, lease.seq, lease.epoch, "primary", steps, Progress(), "x", {})
     rig.store.apply([command], now)
 
@@ -187,16 +193,36 @@ async def test_a_provider_is_paused_and_resumed(rig: Rig, client: Client) -> Non
         True,
     )
     assert ((await resumed.get_json())["paused"], lane.is_paused) == (False, False)
-    assert lane.limiter_mailbox.waiting == 2
+    assert lane.limiter_mailbox.statistics().handled == 2
 
 
-async def test_a_reset_reaches_limiter_and_breaker(rig: Rig, client: Client) -> None:
+async def test_a_reset_is_answered_when_the_breaker_is_closed_and_the_limiter_open(
+    rig: Rig, client: Client
+) -> None:
     lane = rig.lanes["primary"]
+    until_s = rig.clock.now_s() + 60
+    lane.breaker_status.publish(BreakerStatus(BreakerState.DISABLED, until_s))
+    lane.limiter_status.publish(LimiterStatus(until_s))
 
     response = await client.post("/v1/providers/primary/reset")
 
-    assert (response.status_code, (await response.get_json())["name"]) == (200, "primary")
-    assert (lane.limiter_mailbox.waiting, lane.breaker_mailbox.waiting) == (1, 1)
+    shown = await response.get_json()
+    assert (response.status_code, shown["name"]) == (200, "primary")
+    assert (shown["breaker"], shown["breaker_opens_in_s"]) == ("closed", None)
+    assert shown["next_permit_in_s"] == 0.0
+
+
+@pytest.mark.parametrize("verb", ["pause", "resume", "reset"])
+async def test_what_an_actor_died_of_is_not_said_to_have_been_done(
+    rig: Rig, client: Client, verb: str
+) -> None:
+    rig.lane_error = RuntimeError("boom")
+
+    response = await client.post(f"/v1/providers/primary/{verb}")
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["type"]) == (503, problem("overloaded"))
+    assert "boom" in answer["detail"]
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "reset"])
@@ -212,13 +238,60 @@ async def test_an_unknown_provider_is_answered_with_the_nearest(client: Client, 
 async def test_words_to_a_lane_never_take_the_room_of_its_attempts(
     rig: Rig, client: Client
 ) -> None:
-    codes = [
-        (await client.post("/v1/providers/primary/reset")).status_code
-        for _ in range(CONTROL_ROOM + 1)
-    ]
+    lane = rig.lanes["primary"]
+    rig.lane_scope.cancel()
+    for _ in range(CONTROL_ROOM):
+        lane.limiter_mailbox.put_nowait(Reset())
 
-    assert codes == [200] * CONTROL_ROOM + [503]
-    assert rig.lanes["primary"].limiter_mailbox.waiting == CONTROL_ROOM
+    response = await client.post("/v1/providers/primary/reset")
+
+    assert response.status_code == 503
+    assert lane.limiter_mailbox.waiting == CONTROL_ROOM
+
+
+# Flush
+
+
+async def deferred(rig: Rig, client: Client, name: str) -> str:
+    """Accept a message, and let it be deferred by the primary for an hour."""
+    message_id = await accept(client, name)
+    settle(rig, State.DEFERRED, due_at=rig.clock.wall_time() + 3600)
+    return message_id
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [("", 2), ("?provider=primary", 2), ("?stream=bulk", 0), ("?stream=transactional", 2)],
+)
+async def test_what_is_deferred_is_due_now_on_request(
+    rig: Rig, client: Client, query: str, count: int
+) -> None:
+    names = [await deferred(rig, client, "1"), await deferred(rig, client, "2")]
+    before = rig.signals.due("transactional").value
+
+    response = await client.post(f"/v1/flush{query}")
+
+    assert (response.status_code, await response.get_json()) == (200, {"flushed": count})
+    assert (rig.signals.due("transactional").value > before) == bool(count)
+    now = rig.clock.wall_time()
+    due_ats = [rig.store.status(name)[0].deliveries[0].due_at for name in names]
+    assert [each <= now for each in due_ats] == [bool(count)] * 2
+
+
+@pytest.mark.parametrize(
+    ("query", "hint"),
+    [
+        ("provider=primry", "there is no such provider; did you mean 'primary'?"),
+        ("stream=bulc", "there is no such stream; did you mean 'bulk'?"),
+    ],
+)
+async def test_a_flush_of_what_there_is_not_is_told_the_nearest(
+    client: Client, query: str, hint: str
+) -> None:
+    response = await client.post(f"/v1/flush?{query}")
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["detail"]) == (404, hint)
 
 
 # Reload and metrics

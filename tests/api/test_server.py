@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
+import os
 import socket
+from typing import Any
 
 import h2.config
 import h2.connection
@@ -12,7 +15,16 @@ import h2.events
 import pytest
 import trio
 
-from mailactors.api.server import LOGGER_NAME, Listening, Timeouts, format_host
+from mailactors.api.server import (
+    ACCEPT_AGAIN_S,
+    LOGGER_NAME,
+    Listening,
+    PatientListener,
+    Timeouts,
+    format_host,
+)
+from mailactors.runtime.ports import SystemClock
+from mailactors.runtime.shortage import Shortages
 from tests.api.rig import (
     GET,
     WITHIN_S,
@@ -301,3 +313,55 @@ def test_the_server_gives_a_submission_longer_than_the_door_does() -> None:
     from mailactors.intake.door import ACCEPT_WITHIN_S
 
     assert Timeouts().graceful_s <= ACCEPT_WITHIN_S
+
+
+@pytest.mark.parametrize("said", [b"", b"GET /health", GET])
+async def test_a_connection_that_its_client_has_closed_is_closed_at_once(
+    rig: Rig, said: bytes
+) -> None:
+    async with (
+        serve(rig.app, rig.journal, keep_alive_s=3600, read_s=3600) as served,
+        await served.connect() as stream,
+    ):
+        await stream.send_all(said)
+        if said == GET:
+            await read_until(stream, b"\r\n\r\n")
+        await stream.send_eof()
+        await read_all(stream)
+
+
+# Our own shortage
+
+
+class Exhausted:
+    """A listener that fails so often before it accepts."""
+
+    def __init__(self, number: int, times: int) -> None:
+        self.number, self.times = number, times
+
+    async def accept(self) -> str:
+        await trio.lowlevel.checkpoint()
+        if self.times:
+            self.times -= 1
+            raise OSError(self.number, os.strerror(self.number))
+        return "stream"
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+async def test_a_listener_waits_for_descriptors_and_says_so(
+    autojump_clock: object, number: int
+) -> None:
+    shortages, inner = Shortages(SystemClock()), Exhausted(number, 20)
+    listener: Any = PatientListener(inner, shortages)  # type: ignore[arg-type]
+
+    assert "stream" == await listener.accept()
+
+    assert 20 * ACCEPT_AGAIN_S == pytest.approx(trio.current_time())
+    assert {("api",): 20} == shortages.counts.counts
+
+
+async def test_a_listener_that_is_broken_is_not_waited_for(autojump_clock: object) -> None:
+    listener: Any = PatientListener(Exhausted(errno.EINVAL, 1), None)  # type: ignore[arg-type]
+
+    with pytest.raises(OSError, match="Invalid argument"):
+        await listener.accept()

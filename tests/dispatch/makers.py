@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import trio
 
-from mailactors.dispatch.lane import Attempt, Done, Lane, open_lane
+from mailactors.dispatch.attempt import Attempt, Done
+from mailactors.dispatch.lane import Lane, open_lane
 from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider, SimulatedSettings
 from mailactors.runtime.mailbox import Mailbox
@@ -113,3 +114,14 @@ def make_attempt(
     )
     lane.in_flight[attempt.id] = attempt
     return attempt
+
+
+class NotingEntropy(EvenEntropy):
+    """Keeps the keys that were drawn for."""
+
+    def __init__(self) -> None:
+        self.keys: list[tuple[str | int, ...]] = []
+
+    def draw(self, *key: str | int) -> float:
+        self.keys.append(key)
+        return super().draw(*key)

@@ -13,26 +13,29 @@ import trio.testing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mailactors.dispatch.attempt import Done, Stage
 from mailactors.dispatch.breaker import (
     DEAD_IN_A_ROW,
     DISABLED_S,
     FAILURES_IN_A_ROW_MAX,
-    JITTER,
-    SLOW_OPEN_CAPS,
-    SLOW_PROBE_FACTOR,
     Breaker,
     BreakerActor,
-    BreakerSettings,
     close,
     decide_admit,
     decide_age,
     decide_end,
     next_age_s,
-    open_time_s,
     probes_free,
 )
+from mailactors.dispatch.breaker_settings import (
+    JITTER,
+    SLOW_OPEN_CAPS,
+    SLOW_PROBE_FACTOR,
+    BreakerSettings,
+    open_time_s,
+)
 from mailactors.dispatch.concurrency import FLOOR, RAMP_S, new_concurrency
-from mailactors.dispatch.lane import BreakerState, Done, LaneMessage, Pause, Reset, Stage
+from mailactors.dispatch.lane import BreakerState, LaneMessage, Pause, Reset
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
@@ -667,11 +670,31 @@ async def test_a_successor_knows_the_ages_of_what_the_provider_has_under_way(
         attempt.stage = Stage.SENDING
         bench.lane.underway[attempt.id] = attempt
     await trio.sleep(7.0)
+    # The same domain is answered in time elsewhere: it is this provider that is slow.
+    domains, now_s = attempts[0].domains, trio.current_time()
+    bench.lane.speeds.note("secondary", domains, now_s, is_late=False)
 
     bench.supervisor.crash("breaker")
     await trio.sleep(1.5)
 
     assert BreakerState.OPEN is bench.lane.breaker_status.value.state
+
+
+async def test_ages_of_one_domain_alone_say_nothing_of_the_provider(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    await bench.start(nursery)
+    attempts = [make_attempt(bench.lane, number) for number in range(10)]
+    await bench.say(*attempts)
+    for attempt in attempts:
+        attempt.stage = Stage.SENDING
+        bench.lane.underway[attempt.id] = attempt
+    await trio.sleep(7.0)
+    await trio.sleep(1.5)
+
+    assert BreakerState.CLOSED is bench.lane.breaker_status.value.state
+    assert not bench.lane.speeds.is_prompt(bench.lane.name, "x.example")
 
 
 async def test_a_reset_closes_the_breaker_at_once(

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mailactors.dispatch.attempt import Attempt, Done
 from mailactors.dispatch.domains import (
     ASK_EVERY_S,
     DEFERRED_IN_A_ROW,
@@ -17,7 +18,6 @@ from mailactors.dispatch.domains import (
     Domains,
     hold_time_s,
 )
-from mailactors.dispatch.lane import Attempt, Done
 from mailactors.model.outcome import (
     Accepted,
     Deferred,

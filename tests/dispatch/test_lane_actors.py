@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mailactors.dispatch.breaker import BreakerActor, BreakerSettings
-from mailactors.dispatch.lane import Attempt, BreakerState, Done, Lane, Reset, Stage
-from mailactors.dispatch.limiter import LimiterActor, Quota
+from mailactors.dispatch.attempt import Attempt, Done, Stage
+from mailactors.dispatch.breaker import BreakerActor
+from mailactors.dispatch.breaker_settings import BreakerSettings
+from mailactors.dispatch.lane import BreakerState, Lane, Reset
+from mailactors.dispatch.limiter import LimiterActor
 from mailactors.dispatch.provider import INTENT_WITHIN_S, ProviderActor
+from mailactors.dispatch.quota import Quota
 from mailactors.errors import MailactorsError
 from mailactors.model.message import Address, Content, pack_content
 from mailactors.model.outcome import (
@@ -634,3 +638,61 @@ def test_a_lane_opens_with_all_its_credits() -> None:
     lane: Lane = make_lane(concurrency_max=3)
 
     assert 3 == lane.slots_free
+
+
+async def test_a_provider_without_an_envelope_gets_no_part_of_a_message(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    """It would send to all in the visible To."""
+    bench = Bench()
+    bench.provider._settings = SimulatedSettings(own_envelope=False)
+    bench.answer = lambda command: Intended("1@x.example", NOW, "", ((0, "r0@x.example"),), PACKED)
+    await bench.start(nursery)
+    lease = make_lease(recipients=3)
+
+    bench.lane.offer(
+        Attempt("attempt-1", lease, "primary", bench.outcomes.put_nowait), trio.current_time()
+    )
+    await trio.sleep(1.0)
+
+    assert [NotAttempted(Why.UNABLE)] == bench.outcomes_seen
+    assert (0, 1) == (bench.provider.calls, bench.provider.closed_count)
+
+
+# The message's deadline
+
+
+async def test_connecting_ends_at_the_messages_deadline(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench()
+    bench.provider.connect_s = 1000.0
+    await bench.start(nursery)
+
+    (attempt,) = bench.send()
+    attempt.lease = msgspec.structs.replace(attempt.lease, expires_at=NOW + 3.0)
+    await trio.sleep(4.0)
+
+    assert [NotAttempted(Why.EXPIRED)] == bench.outcomes_seen
+    assert [] == bench.intents
+    assert 3.0 == pytest.approx(bench.ends[0].ended_s)
+
+
+async def test_a_provider_gets_the_deadline_by_the_monotonic_clock(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench, mails = Bench(), list[Mail]()
+
+    def keep(mail: Mail) -> Outcome:
+        mails.append(mail)
+        return DOWN
+
+    bench.provider.behaviour.script.append(keep)
+    await bench.start(nursery)
+    await trio.sleep(100.0)
+
+    (attempt,) = bench.send()
+    attempt.lease = msgspec.structs.replace(attempt.lease, expires_at=NOW + 130.0)
+    await trio.sleep(1.0)
+
+    assert [130.0] == pytest.approx([mail.deadline_s for mail in mails])

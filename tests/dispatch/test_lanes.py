@@ -6,7 +6,7 @@ import msgspec
 import trio
 from trio.testing import MockClock
 
-from mailactors.dispatch.lane import Attempt, Done
+from mailactors.dispatch.attempt import Attempt, Done
 from mailactors.dispatch.lanes import Lanes, LaneSettings
 from mailactors.dispatch.retry import StreamPolicy
 from mailactors.model.outcome import Phase, Reason, Uncertain

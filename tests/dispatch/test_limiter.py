@@ -15,24 +15,21 @@ import trio.testing
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from mailactors.dispatch.attempt import Attempt, Done, Stage
 from mailactors.dispatch.lane import (
-    Attempt,
     BreakerState,
     BreakerStatus,
-    Done,
     LaneMessage,
     LearntPace,
     Pause,
     Reset,
     Resume,
-    Stage,
 )
 from mailactors.dispatch.limiter import (
     RETRY_AFTER_MAX_S,
     THROTTLE_WAIT_S,
     Limiter,
     LimiterActor,
-    Quota,
     decide_return,
     decide_take,
     is_too_fast,
@@ -41,6 +38,7 @@ from mailactors.dispatch.limiter import (
     permits_now,
 )
 from mailactors.dispatch.pacing import SHARE
+from mailactors.dispatch.quota import Quota
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
@@ -57,6 +55,7 @@ from mailactors.runtime.supervisor import Child, Supervisor
 from tests.dispatch.makers import (
     NOW,
     CrashAt,
+    NotingEntropy,
     TrioClock,
     make_attempt,
     make_lane,
@@ -99,6 +98,7 @@ ops = st.builds(
 quotas = st.builds(
     Quota,
     per_s=st.none() | st.sampled_from([0.3, 1.0, 3.0, 10.0]) | st.floats(0.1, 100.0),
+    burst=st.none() | st.integers(1, 5),
     per_minute=st.none() | st.integers(1, 20),
     per_hour=st.none() | st.integers(1, 40),
     per_day=st.none() | st.integers(1, 60),
@@ -143,8 +143,16 @@ def assert_within(quota: Quota, times_s: Sequence[float]) -> None:
         if count_max is not None:
             assert most_in_any_window(times_s, length_s) <= count_max
     if quota.per_s is not None:
-        for earlier_s, later_s in itertools.pairwise(times_s):
-            assert later_s >= earlier_s + 1.0 / quota.per_s
+        assert highest_level(times_s, quota.per_s) <= quota.burst_count + 1e-6
+
+
+def highest_level(times_s: Sequence[float], per_s: float) -> float:
+    """Return the most of (permits in a window) - (rate · its length), over all windows."""
+    level = highest = 0.0
+    for earlier_s, later_s in itertools.pairwise([-math.inf, *times_s]):
+        level = max(0.0, level - per_s * (later_s - earlier_s)) + 1.0
+        highest = max(highest, level)
+    return highest
 
 
 @given(
@@ -183,7 +191,7 @@ def test_a_refusal_names_a_time_at_which_a_permit_is_to_be_had(
     now_s = begin_s + 1e6
 
     while (until_s := decide_take(state, now_s)) is None:
-        if quota == Quota():
+        if quota.model_copy(update={"burst": None}) == Quota():
             return
     again = decide_take(state, until_s)
 
@@ -219,8 +227,8 @@ def test_constant_demand_uses_95_percent_of_a_minutes_quota(quota: Quota, demand
     assert given_count >= 0.95 * possible
 
 
-def test_a_second_has_as_many_permits_as_its_rate_and_they_are_spaced() -> None:
-    state, now_s, times_s = new_state(Quota(per_s=10.0)), 0.0, []
+def test_a_second_has_as_many_permits_as_its_rate_and_a_burst_of_one_spaces_them() -> None:
+    state, now_s, times_s = new_state(Quota(per_s=10.0, burst=1)), 0.0, []
     while now_s < 10.0:
         until_s = decide_take(state, now_s)
         times_s.append(now_s)
@@ -241,7 +249,30 @@ def test_two_permits_of_different_times_are_both_given_back() -> None:
     decide_return(state, 6.0, IGNORED, 7.0, 0.0)
 
     assert 7.0 == next_permit_s(state, 7.0)
-    assert 2 == permits_now(state)
+    assert 2 == permits_now(state, 7.0)
+
+
+def test_an_idle_limiter_gives_a_seconds_worth_at_once_and_then_the_rate() -> None:
+    state = new_state(Quota(per_s=50.0))
+
+    at_once = [decide_take(state, 10.0) for _ in range(51)]
+
+    assert [None] * 50 == at_once[:50]
+    assert at_once[50] == pytest.approx(10.02)
+    assert 1 == permits_now(state, next_permit_s(state, 10.0))
+    assert 25 == pytest.approx(permits_now(state, 10.5), abs=1)
+
+
+def test_a_permit_from_the_middle_of_a_burst_is_given_back_and_no_more() -> None:
+    state = new_state(Quota(per_s=1.0, burst=3))
+    for at_s in (0.0, 0.9, 0.95):
+        assert decide_take(state, at_s) is None
+
+    decide_return(state, 0.0, IGNORED, 0.96, 0.0)
+    one_more, too_many = decide_take(state, 0.96), decide_take(state, 0.96)
+
+    assert one_more is None
+    assert too_many == pytest.approx(1.9)  # as if the permits were those of 0.9, 0.95 and 0.96
 
 
 def test_spacing_is_undone_for_the_latest_permit_only() -> None:
@@ -309,15 +340,18 @@ def test_a_paused_limiter_gives_nothing_for_ever() -> None:
     ("quota", "expected"),
     [
         (Quota(), 1_000_000),
-        (Quota(per_s=5), 1),
+        (Quota(per_s=5), 5),
+        (Quota(per_s=5, burst=2), 2),
+        (Quota(per_s=0.1), 1),
         (Quota(per_minute=7), 7),
         (Quota(per_minute=7, per_hour=3), 3),
-        (Quota(per_s=5, per_minute=7), 1),
+        (Quota(per_s=5, per_minute=7), 5),
+        (Quota(per_s=50, per_minute=7), 7),
     ],
     ids=str,
 )
 def test_permits_now_are_what_the_tightest_limit_leaves(quota: Quota, expected: int) -> None:
-    assert expected == permits_now(new_state(quota))
+    assert expected == permits_now(new_state(quota), 0.0)
 
 
 # The actor
@@ -345,7 +379,10 @@ class Bench:
         self.outcomes = open_outcomes()
         self.lane = make_lane(concurrency_max=32)
         self.notes: list[tuple[str, dict[str, Any]]] = []
-        ports = dataclasses.replace(make_ports(faults), journal=Listening(self.notes))
+        self.entropy = NotingEntropy()
+        ports = dataclasses.replace(
+            make_ports(faults), journal=Listening(self.notes), entropy=self.entropy
+        )
 
         def build() -> LimiterActor:
             return LimiterActor(self.lane, quota, no_attempts, ports)
@@ -561,12 +598,35 @@ def test_a_restart_never_refills_a_quota(
     assert most_in_any_window(all_s, 60.0 - 1e-6) <= per_minute
 
 
-def test_a_restart_begins_with_the_spacing_of_a_permit_just_given() -> None:
-    state = restored_state(Quota(per_s=2.0), Restored([], 0.0))
+@pytest.mark.parametrize(("ago_s", "left"), [([], 8), ([0.2, 0.9, 1.1], 6), ([0.1] * 12, 0)])
+def test_a_restart_does_not_refill_a_burst(ago_s: list[float], left: int) -> None:
+    state = restored_state(Quota(per_s=8.0), Restored(ago_s, 0.0))
 
-    until_s = decide_take(state, 1e5 + 0.7)
+    taken = [decide_take(state, 1e5 + 0.7) for _ in range(8)]
 
-    assert 1e5 + 0.7 + 0.5 == until_s
+    assert left == taken.count(None)
+
+
+@given(
+    intents=st.lists(ops.filter(lambda op: op.back != TOO_FAST), max_size=30),
+    quota=st.builds(Quota, per_s=st.floats(0.2, 100.0), burst=st.none() | st.integers(1, 9)),
+    rest_s=st.floats(0.0, 3.0),
+    script=st.lists(ops.filter(lambda op: op.back != TOO_FAST), max_size=20),
+)
+@settings(deadline=None, max_examples=100)
+def test_what_a_limiter_and_its_successor_give_keeps_to_the_rate(
+    intents: list[Op], quota: Quota, rest_s: float, script: list[Op]
+) -> None:
+    begin_s = 1e5 + 0.7
+    given_s = drive(new_state(quota), 0.0, intents)
+    ago_s = [given_s[-1] + rest_s - at_s for at_s in given_s]
+    state = restored_state(quota, Restored(ago_s, 0.0))
+
+    times_s = drive(state, begin_s, script)
+
+    all_s = [begin_s - each_s for each_s in ago_s] + times_s
+    assert quota.per_s is not None
+    assert highest_level(all_s, quota.per_s) <= quota.burst_count + 1e-6 * len(all_s)
 
 
 # A learnt pace
@@ -663,9 +723,19 @@ def test_a_learnt_pace_never_speeds_up_a_quota() -> None:
     state = new_state(Quota(per_s=2))
     state.pacing.learnt = LearntPace(100.0, 100.0, 0.0, 0.0, 10.0)
 
-    decide_take(state, 5.0)
+    for at_s in (5.0, 5.01):
+        assert decide_take(state, at_s) is None
 
-    assert 5.5 == next_permit_s(state, 5.0)
+    assert 5.5 == next_permit_s(state, 5.01)
+
+
+def test_at_a_learnt_pace_there_is_no_burst() -> None:
+    state = new_state(Quota(per_s=50))
+    state.pacing.learnt = LearntPace(10.0, 10.0, 0.0, 5.0, 10.0)
+
+    first, second = decide_take(state, 5.0), decide_take(state, 5.0)
+
+    assert (None, 5.1) == (first, second)
 
 
 @pytest.mark.parametrize(
@@ -682,3 +752,17 @@ def test_a_learnt_pace_never_speeds_up_a_quota() -> None:
 )
 def test_only_too_fast_by_the_provider_teaches_a_pace(outcome: Outcome, expected: bool) -> None:
     assert expected is is_too_fast(outcome)
+
+
+async def test_each_attempt_has_a_draw_of_its_own(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(Quota())
+    await bench.start(nursery)
+
+    attempts = [bench.attempt(number) for number in (1, 2, 3)]
+    await bench.say(*attempts)
+    now_s = trio.current_time()
+    await bench.say(*(Done(each, Accepted("42"), now_s) for each in attempts))
+
+    assert 3 == len(bench.entropy.keys) == len(set(bench.entropy.keys))

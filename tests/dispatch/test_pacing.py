@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailactors.dispatch.lane import LearntPace
-from mailactors.dispatch.limiter import Quota, decide_return, decide_take, new_state
+from mailactors.dispatch.limiter import decide_return, decide_take, new_state
 from mailactors.dispatch.pacing import (
     CUTS,
     FORGET_S,
@@ -37,6 +37,7 @@ from mailactors.dispatch.pacing import (
     rate_at,
     served_rate,
 )
+from mailactors.dispatch.quota import Quota
 from mailactors.model.outcome import Accepted, Deferred, Reason, Scope
 
 NOW_S = 1000.0

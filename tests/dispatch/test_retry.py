@@ -16,11 +16,13 @@ from mailactors.dispatch.retry import (
     TABLE,
     TAIL_BASE_S,
     TAIL_CAP_S,
+    THROTTLES_MAX,
     Decision,
     Failover,
     StreamPolicy,
     candidates,
     decide_next,
+    decide_onward,
     outcome_word,
     retry_delay_s,
 )
@@ -176,7 +178,37 @@ def test_a_throttled_message_keeps_its_place(failover: Failover, progress: Progr
     decision = decide(TOO_FAST, progress, plan_of(failover))
 
     assert State.LEASED is decision.steps[0].state
-    assert progress == decision.progress
+    assert msgspec.structs.replace(progress, throttles=1) == decision.progress
+
+
+def test_a_message_that_is_throttled_too_often_gives_up_its_place() -> None:
+    progress, places = Progress(), list[State]()
+    for _ in range(THROTTLES_MAX):
+        decision = decide(TOO_FAST, progress, plan_of(Failover.IMMEDIATE))
+        progress = decision.progress
+        places.append(decision.steps[0].state)
+
+    assert [State.LEASED] * THROTTLES_MAX == places
+    assert (ROUTE[:1], 0) == (progress.tried, progress.throttles)
+
+
+@pytest.mark.parametrize("failover", Failover)
+def test_one_with_an_own_limit_takes_the_next_lane_and_waits_after_the_last(
+    failover: Failover,
+) -> None:
+    lease, plan = make_lease(), plan_of(failover)
+    asked = msgspec.structs.replace(TOO_FAST, retry_after_s=900.0)
+    steps = []
+    for lane in ROUTE:
+        decision = decide_next(
+            lease, lease.recipients, lane, asked, plan, NOW, 0.5, is_own_limit=True
+        )
+        lease = msgspec.structs.replace(lease, progress=decision.progress)
+        steps.append(decision.steps[0])
+
+    assert [State.LEASED, State.LEASED, State.DEFERRED] == [step.state for step in steps]
+    assert NOW + 900.0 <= steps[-1].due_at
+    assert 1 < lease.progress.round
 
 
 @pytest.mark.parametrize("progress", PROGRESSES.values(), ids=PROGRESSES)
@@ -490,3 +522,28 @@ def test_48_hours_of_outage_cost_a_bounded_number_of_attempts(failover: Failover
         ns = life.attempt(ns, [PROVIDER_DOWN]) or life.wait()
 
     assert 100 < attempts / len(plan.route) < 5000
+
+
+THROTTLED_BESIDE = [PROVIDER_DOWN, REFUSED_MESSAGE, Rejected(Scope.PROVIDER, REASON)]
+
+
+@pytest.mark.parametrize("other", THROTTLED_BESIDE, ids=["down", "refused", "refuses-us"])
+@pytest.mark.parametrize("failover", Failover)
+def test_one_throttled_recipient_does_not_keep_the_others_on_the_lane(
+    other: Outcome, failover: Failover
+) -> None:
+    found = decide_onward(Progress(), "primary", [TOO_FAST, other], plan_of(failover), 0.5)
+
+    assert "throttled" not in found.rule
+    assert Progress() != found.progress
+
+
+@pytest.mark.parametrize("other", [PROVIDER_DOWN, TOO_FAST], ids=["down", "throttled"])
+@pytest.mark.parametrize("failover", Failover)
+def test_one_refused_recipient_bars_the_lane_for_no_other(
+    other: Outcome, failover: Failover
+) -> None:
+    found = decide_onward(Progress(), "primary", [REFUSED_MESSAGE, other], plan_of(failover), 0.5)
+
+    assert () == found.progress.barred
+    assert State.FAILED is not found.state

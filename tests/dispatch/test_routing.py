@@ -19,7 +19,7 @@ from mailactors.dispatch.lane import (
     Lane,
     LimiterStatus,
 )
-from mailactors.dispatch.routing import Choice, Waiting, choose_lane
+from mailactors.dispatch.routing import Choice, Waiting, choose_lane, within_reach
 from mailactors.spool.port import Lease
 from tests.dispatch.makers import NOW, make_attempt, make_lane, make_lease
 
@@ -163,6 +163,38 @@ def test_a_lane_that_must_wait_is_passed_over() -> None:
     lanes["primary"].limiter_status.publish(LimiterStatus(next_permit_s=NOW_S + 0.1))
 
     assert Choice("secondary") == choose_lane(ROUTE, ROUTE, lanes, NOW_S)
+
+
+@pytest.mark.parametrize(
+    ("primary", "now_s", "expected"),
+    [
+        (LimiterStatus(next_permit_s=NOW_S + 0.1), NOW_S, ("primary",)),
+        (LimiterStatus(next_permit_s=NOW_S + 0.1), NOW_S + 2.0, ROUTE),
+        (LimiterStatus(next_permit_s=NOW_S + 60.0), NOW_S, ROUTE),  # it would wait for nothing
+        (LimiterStatus(permits=0), NOW_S, ("primary",)),  # the next publication will say
+        (LimiterStatus(next_permit_s=math.inf, is_paused=True), NOW_S, ROUTE),
+    ],
+    ids=["soon", "waited", "late", "on-news", "paused"],
+)
+def test_a_message_waits_for_a_permit_of_its_first_lane_for_a_while(
+    primary: LimiterStatus, now_s: float, expected: tuple[str, ...]
+) -> None:
+    lanes = lanes_of(primary=CLOSED, secondary=CLOSED)
+    lanes["primary"].limiter_status.publish(primary)
+
+    assert expected == tuple(within_reach(ROUTE, lanes, NOW_S + 2.0, now_s))
+
+
+def test_a_message_waits_for_a_slot_but_not_for_a_breaker() -> None:
+    lanes = lanes_of(primary=CLOSED, secondary=CLOSED)
+    lanes["primary"].opens_at_s()
+    fly(lanes["primary"], 8)
+
+    for_a_slot = within_reach(ROUTE, lanes, NOW_S + 2.0, NOW_S)
+    lanes["primary"].breaker_status.publish(OPEN)
+    for_a_breaker = within_reach(ROUTE, lanes, NOW_S + 2.0, NOW_S)
+
+    assert (["primary"], list(ROUTE)) == (list(for_a_slot), list(for_a_breaker))
 
 
 def test_there_is_no_panic_while_a_lane_of_the_route_is_closed_though_busy() -> None:
@@ -331,7 +363,7 @@ def test_messages_that_need_no_lane_any_more_are_taken_out() -> None:
     waiting.remove(frozenset({1, 3}))
 
     assert {2} == {seq for seq, _ in waiting.leases()}
-    assert [("bulk", ROUTE)] == list(waiting.groups())
+    assert [("bulk", ROUTE)] == [(lease.stream, lanes) for lease, lanes in waiting.groups()]
 
 
 def streams_popped(waiting: Waiting, count: int, *free: str) -> Counter[str]:

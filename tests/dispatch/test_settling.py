@@ -8,12 +8,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.dispatch.retry import Preference, StreamPolicy
+from mailactors.dispatch.clocks import STEPS_MAX, ClockSteps
+from mailactors.dispatch.retry import NextTry, Preference, StreamPolicy, decide_resend
 from mailactors.dispatch.settling import (
     HELD_FOR_S,
     NO_PROVIDER,
-    STEPS_MAX,
-    ClockSteps,
     Conclude,
     DoubtAction,
     LookUp,
@@ -44,15 +43,19 @@ from mailactors.model.outcome import (
     Why,
 )
 from mailactors.providers.port import Capabilities, Found, LookUpFailed, NotFound
-from mailactors.spool.port import NEVER_AT, Doubt, LookUps
+from mailactors.spool.port import NEVER_AT, Doubt, LookUps, Progress, SettleDoubt, Step
 from tests.dispatch.makers import NOW
 
 HOUR_S = 3600.0
 LAG_S = 20.0
 REASON = Reason("because", 451)
 KEYED = Capabilities(True, idempotency_window_s=HOUR_S)
-ASKED = Capabilities(True, look_up_lag_s=LAG_S)
-BOTH = Capabilities(True, HOUR_S, LAG_S)
+ASKED = Capabilities(True, look_up_lag_s=LAG_S, work_max_s=0.0)
+SLOW = Capabilities(True, look_up_lag_s=LAG_S, work_max_s=100.0)
+BOTH = Capabilities(True, HOUR_S, LAG_S, work_max_s=0.0)
+REPORTING = Capabilities(True, delivery_events=True)
+KEYED_REPORTING = Capabilities(True, idempotency_window_s=HOUR_S, delivery_events=True)
+SHORT = Capabilities(True, idempotency_window_s=30.0)
 RESEND = StreamPolicy(("primary", "secondary"))
 HOLD = StreamPolicy(("primary", "secondary"), on_uncertain=Preference.HOLD)
 NO_STEPS = ClockSteps()
@@ -104,10 +107,14 @@ FAILED = LookUps(count=1, failures=1)
     ("after_s", "able", "plan", "changes", "expected"),
     [
         # The vendor has no look-ups.
-        (0, NO_PROVIDER, RESEND, {}, Wait(NOW + 60)),
-        (60, NO_PROVIDER, RESEND, {}, (State.READY, True)),
-        (60, NO_PROVIDER, HOLD, {}, (State.HELD, False)),
-        (30, NO_PROVIDER, RESEND, {"expires_at": NOW + 45}, Wait(NOW + 45)),
+        (0, REPORTING, RESEND, {}, Wait(NOW + 60)),
+        (60, REPORTING, RESEND, {}, (State.READY, True)),
+        (60, REPORTING, HOLD, {}, (State.HELD, False)),
+        (30, REPORTING, RESEND, {"expires_at": NOW + 45}, Wait(NOW + 45)),
+        (45, REPORTING, RESEND, {"expires_at": NOW + 45}, (State.HELD, False)),
+        # No evidence can come.
+        (0, NO_PROVIDER, RESEND, {}, (State.READY, True)),
+        (0, NO_PROVIDER, HOLD, {}, (State.HELD, False)),
         (45, NO_PROVIDER, RESEND, {"expires_at": NOW + 45}, (State.HELD, False)),
         (90, NO_PROVIDER, RESEND, {"is_held": True}, Wait(NEVER_AT)),
         # By key, to the end of the wait, at least once.
@@ -121,8 +128,11 @@ FAILED = LookUps(count=1, failures=1)
         (HOUR_S, KEYED, RESEND, {"repeats": 0}, (State.READY, True)),
         (60, BOTH, HOLD, {"repeats": 9}, LookUp()),
         # Never by key what would not be identical, or may not go out any more.
-        (1, KEYED, RESEND, {"is_whole": False}, Wait(NOW + 60)),
-        (1, KEYED, RESEND, {"is_suppressed": True}, Wait(NOW + 60)),
+        (1, KEYED, RESEND, {"is_whole": False}, (State.READY, True)),
+        (1, KEYED, RESEND, {"is_suppressed": True}, (State.READY, True)),
+        (1, KEYED_REPORTING, RESEND, {"is_whole": False}, Wait(NOW + 60)),
+        (1, KEYED_REPORTING, RESEND, {"is_suppressed": True}, Wait(NOW + 60)),
+        (28, SHORT, RESEND, {"repeats": 3}, (State.READY, True)),
         (1, BOTH, RESEND, {"is_suppressed": True}, Wait(NOW + LAG_S)),
         (30, KEYED, RESEND, {"expires_at": NOW + 30}, (State.HELD, False)),
         (10, KEYED, RESEND, {"is_held": True}, Wait(NEVER_AT)),
@@ -137,6 +147,10 @@ FAILED = LookUps(count=1, failures=1)
         (50, ASKED, HOLD, {"looks": LookUps(2, 0, 2)}, (State.READY, False)),
         (50, ASKED, RESEND, {"looks": LookUps(2, 0, 2), "is_held": True}, LookUp()),
         # Look-ups that fail leave it to the preference when the wait is over.
+        (19.9, SLOW, RESEND, {}, Wait(NOW + LAG_S)),
+        (20, SLOW, RESEND, {}, LookUp()),
+        (21, SLOW, RESEND, {"looks": LookUps(1)}, Wait(NOW + 120)),
+        (120, SLOW, RESEND, {"looks": LookUps(1)}, LookUp()),
         (79, ASKED, RESEND, {"looks": FAILED}, LookUp()),
         (80, ASKED, RESEND, {"looks": FAILED}, (State.READY, True)),
         (80, ASKED, HOLD, {"looks": FAILED}, (State.HELD, False)),
@@ -185,7 +199,7 @@ def test_what_a_delivery_event_told_goes_before_all_else(able: Capabilities, is_
 def test_no_decision_leaves_the_table_or_sends_what_may_not_be_sent() -> None:
     looks = [LookUps(), FAILED, NEGATIVE, LookUps(2, 0, 2, NOW, NOW)]
     for able, plan, look, held, late, repeats in itertools.product(
-        (NO_PROVIDER, KEYED, ASKED, BOTH), (RESEND, HOLD), looks, (0, 1), (0, 1), (0, 3)
+        (NO_PROVIDER, REPORTING, KEYED, ASKED, BOTH), (RESEND, HOLD), looks, (0, 1), (0, 1), (0, 3)
     ):
         changes: dict[str, Any] = {"looks": look, "is_held": bool(held), "repeats": repeats}
         for after_s in (0.0, 30.0, 60.0, 81.0, HOUR_S, 30 * 24 * HOUR_S):
@@ -208,7 +222,7 @@ def test_no_decision_leaves_the_table_or_sends_what_may_not_be_sent() -> None:
         (NO_STEPS.stepped(100, NOW + 101), 101, ASKED, Wait(NOW + 120)),
         (NO_STEPS.stepped(100, NOW + 101), 120, ASKED, LookUp()),
         (NO_STEPS.stepped(100, NOW - 1), 20, ASKED, LookUp()),
-        (NO_STEPS.stepped(-HOUR_S, NOW + 1 - HOUR_S), 1, KEYED, Wait(NOW + 60)),
+        (NO_STEPS.stepped(-HOUR_S, NOW + 1 - HOUR_S), 1, KEYED_REPORTING, Wait(NOW + 60)),
         (NO_STEPS.stepped(-HOUR_S, NOW - 2 - HOUR_S), 1, KEYED, Repeat(NOW - 1 + HOUR_S - 60)),
     ],
 )
@@ -316,7 +330,13 @@ def test_only_an_acceptance_settles_a_repetition(
 
 @pytest.mark.parametrize(
     ("able", "plan", "expected_s"),
-    [(NO_PROVIDER, RESEND, 60), (KEYED, RESEND, 1), (ASKED, HOLD, 20), (BOTH, HOLD, 1)],
+    [
+        (NO_PROVIDER, RESEND, 0),
+        (REPORTING, RESEND, 60),
+        (KEYED, RESEND, 1),
+        (ASKED, HOLD, 20),
+        (BOTH, HOLD, 1),
+    ],
 )
 def test_the_first_look_comes_when_there_is_something_to_see(
     able: Capabilities, plan: StreamPolicy, expected_s: float
@@ -366,3 +386,39 @@ def test_a_conclusion_says_how_it_was_come_by() -> None:
     assert ("look-up", "primary", 2, 2) == tuple(
         resolve.facts[name] for name in ("kind", "provider", "looks", "repeats")
     )
+
+
+# Where to
+
+
+def resent(after: NextTry) -> SettleDoubt:
+    doubt = make_doubt()
+    move = decide_doubt(doubt, NO_PROVIDER, RESEND, NO_STEPS, NOW)
+    assert isinstance(move, Conclude)
+    return settle_of(doubt, move, NOW, NEVER_AT, after)
+
+
+def test_what_is_resent_goes_at_once_to_a_lane_that_has_not_had_it() -> None:
+    command = resent(decide_resend(Progress(), "primary", RESEND, 0.5))
+
+    assert {Step(0, State.READY, NOW), Step(1, State.READY, NOW)} == set(command.steps)
+    assert (Progress(tried=("primary",)), True) == (command.progress, command.is_risk)
+
+
+@pytest.mark.parametrize(
+    ("progress", "lane", "plan", "wait_s"),
+    [
+        (Progress(tried=("primary",)), "secondary", RESEND, 1.0),
+        (Progress(3, ("primary",)), "secondary", RESEND, 10.0),
+        (Progress(1, (), ("secondary",)), "primary", RESEND, 1.0),
+        (Progress(), "primary", StreamPolicy(("primary",)), 1.0),
+    ],
+)
+def test_where_every_lane_had_it_the_next_round_waits(
+    progress: Progress, lane: str, plan: StreamPolicy, wait_s: float
+) -> None:
+    command = resent(decide_resend(progress, lane, plan, 0.5))
+
+    assert {Step(n, State.DEFERRED, NOW + wait_s) for n in (0, 1)} == set(command.steps)
+    assert command.progress == Progress(progress.round + 1, (), progress.barred)
+    assert command.is_risk

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from mailactors.dispatch.lane import Attempt, BreakerState, BreakerStatus, Lane, LimiterStatus
+from mailactors.dispatch.attempt import Attempt
+from mailactors.dispatch.lane import BreakerState, BreakerStatus, Lane, LimiterStatus
 from mailactors.dispatch.retry import Failover, StreamPolicy
 from mailactors.observe.alarms import (
     LAG_MAX_S,

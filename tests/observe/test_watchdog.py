@@ -222,7 +222,8 @@ async def test_a_doubt_that_nobody_sees_to_is_named(defect: str, autojump_clock:
 
 async def test_a_doubt_that_is_due_and_not_seen_to_is_named(autojump_clock: MockClock) -> None:
     with open_store() as store:
-        async with running(make_config({"only": simulated()}), store) as gateway:
+        config = make_config({"only": simulated(delivery_events=True)})
+        async with running(config, store) as gateway:
             provider(gateway, "only").behaviour.script.append(LOST)
             (receipt,) = await submit(gateway, 1)
             await wait_for_states(gateway, uncertain=1)
@@ -551,14 +552,14 @@ class SteppedClock(VirtualClock):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step_s", [HOUR_S, -HOUR_S])
-async def test_a_step_of_the_wall_clock_is_left_alone(
+async def test_a_step_of_the_wall_clock_is_named_and_nothing_else(
     step_s: float, autojump_clock: MockClock
 ) -> None:
     clock = SteppedClock()
     ports = dataclasses.replace(make_ports(), clock=clock)
     providers = {"only": simulated(latency_s=1.0, quota={"per_s": 2.0})}
     with open_store() as store:
-        async with healthy(make_config(providers), store, ports) as gateway:
+        async with running(make_config(providers), store, ports) as gateway:
             only = provider(gateway, "only")
             only.behaviour.script.extend([LOST, GREY, BUSY, LOST, GREY])
             await submit(gateway, 200)
@@ -572,6 +573,7 @@ async def test_a_step_of_the_wall_clock_is_left_alone(
             ledger = await gateway.spool.read(lambda spool: spool.ledger())
 
             assert 202 == ledger.states["sent"] + ledger.states.get("expired", 0)
+            assert {AlarmKind.CLOCK_JUMPED.value} == {each["kind"] for each in alarms(gateway)}
 
 
 @pytest.mark.slow

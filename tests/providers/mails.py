@@ -5,7 +5,7 @@ from __future__ import annotations
 from mailactors.model.message import Address, Content, Envelope
 from mailactors.providers.port import Mail
 from mailactors.providers.smtp import SmtpProvider, SmtpSettings
-from mailactors.providers.smtp.provider import SmtpSession
+from mailactors.providers.smtp.session import SmtpSession
 from mailactors.runtime.ports import Connector, SystemClock, TcpConnector
 
 ANN = "ann@x.example"

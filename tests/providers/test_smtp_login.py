@@ -11,10 +11,10 @@ import pydantic
 import pytest
 import trio
 
-from mailactors.model.outcome import Deferred, Refusal, Rejected, Scope
+from mailactors.model.outcome import Deferred, NotAttempted, Refusal, Rejected, Scope
 from mailactors.providers.smtp import SmtpSettings
 from mailactors.providers.smtp import token as tokens
-from mailactors.providers.smtp.provider import SmtpSession
+from mailactors.providers.smtp.session import SmtpSession
 from mailactors.providers.smtp.settings import ADDRESS_LITERAL, host_name
 from mailactors.providers.smtp.token import TokenError, TokenSource
 from tests.providers.fake_relay import FakeRelay, Script
@@ -31,7 +31,7 @@ LOGIN: Script = {
 BY_PASSWORD = {"host": "localhost", "username": "ann", "password": "hunter2"}
 
 
-async def log_in(relay: FakeRelay, **settings: object) -> SmtpSession | Refusal:
+async def log_in(relay: FakeRelay, **settings: object) -> SmtpSession | Refusal | NotAttempted:
     return await make_provider(relay, **(BY_PASSWORD | settings)).connect()
 
 
@@ -131,7 +131,9 @@ def bearer(token: str) -> str:
     return b64encode(f"user=ann\x01auth=Bearer {token}\x01\x01".encode()).decode()
 
 
-async def log_in_by_token(relay: FakeRelay, command: list[str]) -> SmtpSession | Refusal:
+async def log_in_by_token(
+    relay: FakeRelay, command: list[str]
+) -> SmtpSession | Refusal | NotAttempted:
     return await log_in(relay, password=None, token_command=command)
 
 

@@ -482,3 +482,35 @@ def test_every_event_in_every_state(state: SmtpState, event: str) -> None:
         with pytest.raises(AssertionError):
             EVENTS[event](client)
         assert client.take_outgoing() == b""
+
+
+# What an earlier state leaves behind.
+
+
+def test_nothing_offered_in_clear_text_counts_under_tls() -> None:
+    client = make_client(b"250-relay\r\n250-PIPELINING\r\n250-SIZE 9\r\n250 STARTTLS\r\n")
+    client.starttls()
+    client.feed(b"220 go ahead\r\n")
+
+    client.tls_established()
+    before_hello = client.extensions
+    client.hello()
+    client.feed(b"502 what?\r\n")
+    client.feed(b"250 relay\r\n")
+
+    assert parse_extensions(parse(b"250 relay\r\n")[0]) == before_hello == client.extensions
+
+
+@pytest.mark.parametrize(("reply", "resets"), [(b"250 ok", False), (b"554 no", True)])
+def test_only_a_refused_message_is_followed_by_a_reset(reply: bytes, resets: bool) -> None:
+    client = make_client()
+    client.mail(ANN, [BOB])
+    for answer in (b"250 ok\r\n", b"250 ok\r\n", b"354 go\r\n"):
+        client.feed(answer)
+    client.end_of_message()
+    client.feed(reply + b"\r\n")
+    client.take_outgoing()
+
+    client.mail(ANN, [CAT])
+
+    assert resets == client.take_outgoing().startswith(b"RSET\r\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -23,7 +24,8 @@ from mailactors.model.outcome import (
     Uncertain,
 )
 from mailactors.providers.smtp import SmtpProvider, SmtpSettings
-from mailactors.providers.smtp.transport import BLOCK_TIMEOUT_S, Connection, LostError
+from mailactors.providers.smtp.budget import WINDOW_S
+from mailactors.providers.smtp.transport import Connection, LostError
 from mailactors.runtime.ports import SystemClock
 from tests.providers.fake_relay import EHLO, FakeRelay, Fault, Script
 from tests.providers.mails import ANN, BOB, CAT, make_mail, make_provider, open_session
@@ -377,16 +379,17 @@ async def test_flood_of_nonsense_is_bounded(nursery: trio.Nursery) -> None:
     assert len(refusal.reason.text) < 600
 
 
-async def test_stalled_write_of_a_block_is_given_up(autojump_clock: object) -> None:
+async def test_stalled_write_of_a_body_is_given_up(autojump_clock: object) -> None:
     near, far = trio.testing.lockstep_stream_pair()  # a write blocks until it is read
+    patience = make_provider().patience(3, 0.0, math.inf)
     connection = Connection(near, "x", connect_timeout_s=30, command_timeout_s=300)
     begun_s = trio.current_time()
 
     with pytest.raises(LostError) as caught:
-        await connection.send_message(b"x\r\n")
+        await connection.send_body(b"x\r\n", patience)
 
     assert caught.value.phase is Phase.BODY
-    assert BLOCK_TIMEOUT_S <= trio.current_time() - begun_s <= BLOCK_TIMEOUT_S + 1
+    assert WINDOW_S <= trio.current_time() - begun_s <= WINDOW_S + 1
     await far.aclose()
 
 

@@ -8,7 +8,8 @@ import trio
 
 from mailactors.model.outcome import Deferred, Scope
 from mailactors.providers.smtp import SmtpProvider, SmtpSettings
-from mailactors.providers.smtp.provider import TRUSTED_IDLE_S, SmtpSession
+from mailactors.providers.smtp.provider import TRUSTED_IDLE_S
+from mailactors.providers.smtp.session import SmtpSession
 from mailactors.runtime.ports import TcpConnector
 from tests.providers.mails import make_mail, make_provider, open_session
 from tests.providers.peers import make_certificate

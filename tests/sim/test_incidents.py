@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mailactors
-from mailactors.dispatch.lane import Attempt, Done
+from mailactors.dispatch.attempt import Attempt, Done
 from mailactors.sim.scenario.incidents import (
     ACTORS,
     LANE_ACTORS,

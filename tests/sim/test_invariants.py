@@ -9,7 +9,9 @@ import msgspec
 import pytest
 
 from mailactors.dispatch import breaker, dispatcher, limiter, provider, retry
-from mailactors.dispatch.lane import Attempt, BreakerState, Lane
+from mailactors.dispatch.attempt import Attempt
+from mailactors.dispatch.lane import BreakerState, Lane
+from mailactors.dispatch.quota import Quota
 from mailactors.dispatch.routing import Waiting
 from mailactors.intake.door import Door
 from mailactors.intake.registry import RegistryActor, Submit
@@ -78,10 +80,12 @@ def test_key_that_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_uncertain_sent_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     decide = retry.decide_next
 
-    def careless(lease: Any, recipients: Any, lane: str, outcome: Outcome, *rest: Any) -> Any:
+    def careless(
+        lease: Any, recipients: Any, lane: str, outcome: Outcome, *rest: Any, **named: Any
+    ) -> Any:
         if isinstance(outcome, Uncertain):
             outcome = Deferred(Scope.PROVIDER, outcome.reason)
-        return decide(lease, recipients, lane, outcome, *rest)
+        return decide(lease, recipients, lane, outcome, *rest, **named)
 
     monkeypatch.setattr(dispatcher, "decide_next", careless)
     plan = fault("ambiguous", 0, 20, rate=0.2, accepted=0.5)
@@ -146,7 +150,7 @@ def test_quota_over_admitted(quota: dict[str, int], monkeypatch: pytest.MonkeyPa
     scenario = small(config=config)
     honest = invariants(scenario)
 
-    def generous(quota: limiter.Quota) -> limiter.Limiter:
+    def generous(quota: Quota) -> limiter.Limiter:
         state = true_state(quota)
         state.interval_s *= 0.9
         for window in state.windows:
@@ -246,7 +250,7 @@ def test_session_is_given_back_unused(monkeypatch: pytest.MonkeyPatch) -> None:
     report = run(small(duration_s=5, horizon_s=20))
 
     assert report.accepted - 1 == report.delivered
-    assert {"nothing accepted is lost"} >= {each.invariant for each in report.violations}
+    assert {"final or held at the end"} == {each.invariant for each in report.violations}
     assert 1.0 > (report.attempts_per_message or 1.0)
 
 
@@ -269,6 +273,96 @@ def test_send_after_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "no send after the deadline" in invariants(scenario)
 
 
+def test_message_that_nobody_tries_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    push = Waiting.push
+
+    def forgetful(self: Waiting, lease: Lease, lanes: tuple[str, ...], **more: Any) -> None:
+        if lease.seq != 5:
+            push(self, lease, lanes, **more)
+
+    monkeypatch.setattr(Waiting, "push", forgetful)
+
+    found = run(small(duration_s=5, horizon_s=60)).violations
+
+    assert [("final or held at the end", 4)] == [(each.invariant, each.number) for each in found]
+
+
+def test_message_that_waits_at_the_horizon() -> None:
+    down = {"primary": fault("refuse", 3, 1e6)}
+    expect = {"unfinished_max": 1000}
+    scenario = small(duration_s=5, horizon_s=10, providers=down)
+    allowed = small(duration_s=5, horizon_s=10, providers=down, expect=expect)
+
+    assert {"final or held at the end"} == invariants(scenario)
+    assert set() == invariants(allowed)
+
+
+@pytest.mark.parametrize("for_s", [41.0, 81.0, 200.0])
+def test_paused_provider_whose_slots_fill_at_once(for_s: float) -> None:
+    """Thirty-two messages get their slots together, and connect in any order."""
+    operations = [
+        {"at_s": 90, "what": "pause:primary"},
+        {"at_s": 90 + for_s, "what": "resume:primary"},
+    ]
+    crashes = [{"at_s": 120, "what": "actor:limiter:primary"}]
+    plan: dict[str, Any] = {"primary": {}}
+    scenario = small(
+        duration_s=300, rate_per_s=1, providers=plan, operations=operations, crashes=crashes
+    )
+
+    assert [set()] * 5 == [judges_of(scenario, seed) for seed in range(1, 6)]
+
+
+@pytest.mark.parametrize("for_s", [2.0, 10.0, 100.0])
+def test_delivery_event_and_outcome_in_one_commit(for_s: float) -> None:
+    plan = {
+        "latency_s": {"median": 1.5, "sigma": 0.4},
+        "delivery_events": {"delay_median_s": 1},
+    }
+    pause = {"kind": "pause", "at_s": 10, "for_s": for_s}
+    scenario = small(duration_s=15, rate_per_s=4, providers={"primary": plan}, faults=[pause])
+
+    assert [set()] * 5 == [judges_of(scenario, seed) for seed in range(1, 6)]
+
+
+QUEUE = {"kind": "capacity", "at_s": 5, "for_s": 20, "per_s": 0.2, "keeps_abandoned": True}
+STALL = {"kind": "stall", "at_s": 5, "for_s": 20, "rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *(
+            {"kind": "slow", "at_s": 5, "for_s": 20, "latency_s": s}
+            for s in (61, 70, 100, 170, 900)
+        ),
+        QUEUE,
+        STALL,
+    ],
+    ids=["slow61", "slow70", "slow100", "slow170", "slow900", "queue", "stall"],
+)
+@pytest.mark.parametrize("search_lag_s", [0, 2, 60])
+def test_vendor_that_accepts_after_we_hung_up(fault: dict[str, Any], search_lag_s: int) -> None:
+    """A look-up that finds nothing proves nothing before the vendor can have finished."""
+    plan = {"search_lag_s": search_lag_s, "faults": [fault]}
+    providers = {"primary": plan, "secondary": {}}
+
+    found = run(small(duration_s=30, rate_per_s=2, horizon_s=6000, providers=providers))
+
+    assert () == found.violations
+    assert 0 == found.undeclared_duplicates
+
+
+@pytest.mark.parametrize("step_s", [3600.0, -3600.0])
+def test_queue_across_a_step_of_the_clock(step_s: float) -> None:
+    """Who waits longer is a matter of the monotonic clock."""
+    clock = {"kind": "clock", "at_s": 20, "step_s": step_s}
+    down = {"primary": fault("refuse", 15, 10)}
+    scenario = small(duration_s=40, providers=down, faults=[clock], expect={"unfinished_max": 999})
+
+    assert set() == invariants(scenario)
+
+
 def test_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     push = Waiting.push
 
@@ -288,9 +382,9 @@ def test_newest_first(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_probe_that_is_not_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     end = breaker.decide_end
 
-    def forgetful(state: breaker.Breaker, settings: Any, *rest: Any) -> None:
+    def forgetful(state: breaker.Breaker, settings: Any, *rest: Any, **named: Any) -> None:
         probes = set(state.probes_out)
-        end(state, settings, *rest)
+        end(state, settings, *rest, **named)
         if state.state is BreakerState.HALF_OPEN:
             state.probes_out |= probes
 

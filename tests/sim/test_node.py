@@ -9,7 +9,7 @@ import trio
 
 from mailactors.config import Config
 from mailactors.dispatch import provider
-from mailactors.dispatch.lane import Attempt
+from mailactors.dispatch.attempt import Attempt
 from mailactors.model.outcome import Outcome
 from mailactors.sim.report.report import Report
 from mailactors.sim.run.gateway import run_scenario

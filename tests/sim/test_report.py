@@ -34,7 +34,9 @@ FIGURES: dict[str, Any] = {
 
 def oracle(delivered: int = 100, p99_s: float | None = 1.5) -> Oracle:
     bound = Bound(delivered, delivered / 100, 0.1, p99_s, p99_s, 1.0)
-    return Oracle(delivered, delivered / 100, 0.1, p99_s, p99_s, 1.0, by_rates=bound)
+    return Oracle(
+        delivered, delivered / 100, 0.1, p99_s, p99_s, 1.0, by_rates=bound, expected=delivered
+    )
 
 
 def held(expect: dict[str, Any], beside: Oracle | None = None) -> dict[str, bool]:

@@ -358,13 +358,13 @@ def test_end_of_the_run_is_known_only_with_the_policy() -> None:
     short = "\n".join(f"[config.streams.{name}]\nexpires_after_s = 5" for name in STREAMS)
     scenario = parse_scenario("a.toml", text + short)
 
-    assert 10 + 5 + 120 == horizon_s(scenario, gateway_config("a.toml", scenario, None))
+    assert 10 + 300 + 5 + 120 == horizon_s(scenario, gateway_config("a.toml", scenario, None))
     wire = (text + short).replace("[providers.primary]", '[providers.primary]\nwire = "smtp"')
     smtp = parse_scenario("a.toml", wire)
-    assert 10 + 5 + 900 == horizon_s(smtp, gateway_config("a.toml", smtp, None))
-    late = parse_scenario("a.toml", (text + short).replace("at_s = 40", "at_s = 136"))
+    assert 10 + 300 + 5 + 900 == horizon_s(smtp, gateway_config("a.toml", smtp, None))
+    late = parse_scenario("a.toml", (text + short).replace("at_s = 40", "at_s = 436"))
     with pytest.raises(
-        ScenarioError, match=r"crashes\.0\.at_s: is after the end of the run, 135 s"
+        ScenarioError, match=r"crashes\.0\.at_s: is after the end of the run, 435 s"
     ):
         gateway_config("a.toml", late, None)
 

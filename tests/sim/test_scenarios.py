@@ -134,6 +134,29 @@ def test_a_burst_is_a_burst() -> None:
 
 
 @pytest.mark.slow
+def test_a_pause_hides_no_latency() -> None:
+    pause = {"kind": "pause", "at_s": 5, "for_s": 50}
+
+    report = run(small(duration_s=60, faults=[pause], expect={"within": {"p99_s": 5}}))
+
+    assert () == report.violations
+    assert 45.0 < (report.p99_s or 0.0) < 52.0
+    assert not report.has_passed
+
+
+@pytest.mark.slow
+def test_a_clock_set_back_puts_off_the_end() -> None:
+    back = {"kind": "clock", "at_s": 5, "step_s": -600.0}
+    config = {"streams": {"transactional": {"expires_after_s": 30}}}
+    down = {"primary": fault("refuse", 0, 1e6)}
+    scenario = small(duration_s=10, config=config, providers=down, faults=[back])
+
+    report = run(scenario.model_copy(update={"horizon_s": None}))
+
+    assert () == report.violations
+
+
+@pytest.mark.slow
 def test_what_is_held_ends_a_run() -> None:
     plan = fault("ambiguous", rate=0.3, accepted=0.5)
     config = {"streams": {"transactional": {"on_uncertain": "hold"}}}
@@ -151,7 +174,9 @@ def test_what_is_held_ends_a_run() -> None:
 def test_horizon_ends_what_would_not_end() -> None:
     plan = fault("refuse", at_s=0, for_s=1e9)
 
-    report = run(small(duration_s=10, horizon_s=20, providers={"primary": plan}))
+    expect = {"unfinished_max": 1000}
+    scenario = small(duration_s=10, horizon_s=20, providers={"primary": plan}, expect=expect)
+    report = run(scenario)
 
     assert 20.0 == pytest.approx(report.ended_s, abs=1.0)
     assert 0 == report.delivered

@@ -9,7 +9,7 @@ import trio
 
 from mailactors.config import SmtpProviderSettings
 from mailactors.model.message import Address, Content, Envelope
-from mailactors.model.outcome import Deferred, Outcome, Refusal, Rejected
+from mailactors.model.outcome import Deferred, NotAttempted, Outcome, Refusal, Rejected
 from mailactors.providers.port import Mail, Provider
 from mailactors.sim.scenario.tables import ProviderPlan
 from mailactors.sim.vendor.call import AttemptObserver
@@ -70,7 +70,7 @@ class Rig:
         began_s = trio.current_time()
         session = await self.client.connect()
         outcome: Outcome | Refusal
-        if isinstance(session, Deferred | Rejected):
+        if isinstance(session, Deferred | Rejected | NotAttempted):
             outcome = session
         else:
             outcome = await session.send(mail(number, **more))

@@ -178,6 +178,7 @@ class AcceptContract(Contract):
             accepted_at=NOW,
             expires_at=NOW + LIFE_S,
             size_bytes=len(accept.packed),
+            sender=accept.message.envelope.sender,
         )
         assert Claimed((expected,), None) == claimed
         assert states(store) == ["leased", "leased"]

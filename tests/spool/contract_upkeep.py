@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mailactors.model.lifecycle import State
 from mailactors.spool.port import (
     Cancel,
     Cancelled,
+    Claim,
+    Claimed,
+    CorrectDoubts,
+    CorrectDue,
+    Corrected,
     Doubts,
     Expire,
     Expired,
     FindDueDoubts,
+    Flush,
+    Flushed,
     Progress,
     Recorded,
     Recovered,
+    Release,
     SettleDoubt,
     Step,
     Store,
@@ -146,6 +156,117 @@ class UpkeepContract(Contract):
 
         assert Recorded(is_stale=True) == result
         assert states(store) == ["sending"]
+
+    # Flush
+
+    def defer(self, store: Store, name: str, due_at: float, provider: str = "primary") -> None:
+        lease = lease_one(store, make_accept(name))
+        one(store, make_intend(lease, f"of {name}"))
+        steps = [Step(n, State.DEFERRED, due_at) for n, _ in lease.recipients]
+        facts: dict[str, Any] = {"attempt_id": f"of {name}", "provider": provider}
+        command = make_settle(lease, *steps, outcome="deferred", **facts)
+        one(store, command)
+
+    def test_what_is_deferred_is_due_now(self, store: Store) -> None:
+        self.defer(store, "m1", NOW + 500)
+
+        flushed = one(store, Flush("main", "", NOW + 5, 10), NOW + 6)
+
+        assert Flushed(1, None, "main") == flushed
+        assert Flushed(0, None) == one(store, Flush("main", "", NOW + 5, 10), NOW + 6)
+        assert kinds(store)[-1] == "flushed"
+        claimed = one(store, Claim("main", 10, "node"), NOW + 6)
+        assert isinstance(claimed, Claimed)
+        assert [(1, NOW + 5)] == [(each.seq, each.due_at) for each in claimed.leases]
+
+    def test_a_flush_leaves_what_is_scheduled_sent_or_anothers(self, store: Store) -> None:
+        self.defer(store, "m1", NOW + 500, provider="secondary")
+        receive(store, make_accept("m2", not_before=NOW + 900))
+        send_one(store, make_accept("m3"))
+        self.defer(store, "m4", NOW + 500)
+
+        other = one(store, Flush("other", "", NOW + 5, 10), NOW + 6)
+        primary = one(store, Flush("main", "primary", NOW + 5, 10), NOW + 6)
+        rest = one(store, Flush("main", "", NOW + 5, 10), NOW + 6)
+
+        assert [Flushed(0, None), Flushed(1, None, "main"), Flushed(1, None, "main")] == [
+            *(other, primary, rest)
+        ]
+        assert NOW + 900 == store.status("m2")[0].deliveries[0].due_at
+
+    def test_a_flush_goes_on_where_it_was(self, store: Store) -> None:
+        for n in range(5):
+            self.defer(store, f"m{n}", NOW + 500 + n)
+
+        first = one(store, Flush("main", "", NOW + 5, 2), NOW + 6)
+        assert isinstance(first, Flushed)
+        second = one(store, Flush("main", "", NOW + 5, 2, first.after), NOW + 7)
+        assert isinstance(second, Flushed)
+        third = one(store, Flush("main", "", NOW + 5, 2, second.after), NOW + 8)
+
+        assert Flushed(2, (NOW + 501, 2, 0), "main") == first
+        assert Flushed(2, (NOW + 503, 4, 0), "main") == second
+        assert Flushed(1, None, "main") == third
+
+    def test_what_was_released_for_later_is_flushed_as_well(self, store: Store) -> None:
+        lease = lease_one(store)
+        one(store, Release(lease.seq, (0,), lease.epoch, NOW + 300))
+
+        assert Flushed(1, None, "main") == one(store, Flush("main", "", NOW + 5, 10), NOW + 6)
+
+    # Clocks
+
+    def test_a_wait_that_was_written_in_the_future_is_as_long_from_now(self, store: Store) -> None:
+        self.defer(store, "m1", NOW + 300)  # written at NOW
+        receive(store, make_accept("m2"))  # due at NOW
+
+        corrected = one(store, CorrectDue("main", 10), NOW - 3600)
+
+        assert Corrected(2, None, "main") == corrected
+        assert [NOW - 3300, NOW - 3600] == [
+            store.status(name)[0].deliveries[0].due_at for name in ("m1", "m2")
+        ]
+        assert Corrected(0) == one(store, CorrectDue("main", 10), NOW - 3600)
+
+    def test_a_wait_that_is_right_or_scheduled_stays(self, store: Store) -> None:
+        self.defer(store, "m1", NOW + 9000)
+        receive(store, make_accept("m2", not_before=NOW + 900))
+
+        assert Corrected(0) == one(store, CorrectDue("main", 10), NOW + 1)
+        assert Corrected(1, None, "main") == one(store, CorrectDue("main", 10), NOW - 3600)
+        assert NOW + 900 == store.status("m2")[0].deliveries[0].due_at
+
+    def test_waits_are_corrected_in_portions(self, store: Store) -> None:
+        for n in range(3):
+            self.defer(store, f"m{n}", NOW + 500 + n)
+
+        first = one(store, CorrectDue("main", 2), NOW - 60)
+        assert isinstance(first, Corrected)
+        second = one(store, CorrectDue("main", 2, first.after), NOW - 60)
+
+        assert Corrected(2, (NOW + 501, 2, 0), "main") == first
+        assert Corrected(1, None, "main") == second
+
+    def test_a_doubt_that_was_written_in_the_future_is_due_now(self, store: Store) -> None:
+        doubt_one(store, due_at=NOW + 60)
+
+        corrected = one(store, CorrectDoubts(7200.0), NOW - 3600)
+
+        assert Corrected(1) == corrected
+        found = one(store, FindDueDoubts(10), NOW - 3600)
+        assert isinstance(found, Doubts)
+        (doubt,) = found.doubts
+        assert (NOW - 3600, NOW - 3600) == (doubt.since, doubt.ended_at)
+        assert Corrected(0) == one(store, CorrectDoubts(7200.0), NOW - 3600)
+
+    def test_a_doubt_waits_no_longer_than_any_rule(self, store: Store) -> None:
+        doubt_one(store, due_at=NOW + 9000)
+
+        assert Corrected(0) == one(store, CorrectDoubts(9000.0), NOW)
+        assert Corrected(1) == one(store, CorrectDoubts(7200.0), NOW)
+        found = one(store, FindDueDoubts(10), NOW)
+        assert isinstance(found, Doubts)
+        assert NOW == found.doubts[0].since
 
     # Cancel
 

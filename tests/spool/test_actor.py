@@ -504,3 +504,41 @@ async def test_a_standing_claim_is_let_go_while_the_disk_is_full(
     with pytest.raises(SpoolFullError):
         accept.result()
     assert claim.result() == Claimed((), None)
+
+
+async def test_what_was_refused_is_not_accepted_by_a_successor(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer answers 503 and dies before its mailbox has let go of the message."""
+    release, deaths = Mailbox.release, iter([RuntimeError("dies")])
+
+    def dying(self: Mailbox[Any], is_done: Callable[[Any], bool]) -> None:
+        if error := next(deaths, None):
+            raise error
+        release(self, is_done)
+
+    monkeypatch.setattr(Mailbox, "release", dying)
+    async with running() as rig:
+        rig.store.errors = [SpoolFullError("no room")]
+        refused = rig.write(make_accept("m1"))
+        promised = rig.write(Expire(10))
+        with pytest.raises(SpoolFullError):
+            await refused.wait(0.5)
+        await promised.wait(10)
+
+        assert [2, 1] == [len(group) for group in rig.store.groups]
+        assert rig.accepted() == 0
+
+
+async def test_what_was_withdrawn_while_the_writer_was_busy_is_not_done() -> None:
+    async with running() as rig:
+        rig.gate.shut()
+        first = rig.write(Expire(10))
+        await trio.testing.wait_all_tasks_blocked()
+        withdrawn = rig.write(make_accept("m1"))
+        withdrawn.fail(SpoolError("its client has gone"))
+        rig.gate.open()
+        await first.wait(1)
+        await rig.write(Expire(20)).wait(1)
+
+        assert rig.accepted() == 0

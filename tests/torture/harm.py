@@ -138,7 +138,7 @@ def _let_relays_be_asked(log: Path) -> None:
         found = [each for each in read_log(log) if each.message_id.startswith(f"{marker}@")]
         return Found("known") if found else NotFound()
 
-    capabilities = Capabilities(own_envelope=True, look_up_lag_s=0.0)
+    capabilities = Capabilities(own_envelope=True, look_up_lag_s=0.0, work_max_s=0.0)
     SmtpProvider.capabilities = property(lambda _self: capabilities)  # type: ignore[assignment]
     setattr(SmtpProvider, "look_up", look_up)  # noqa: B010  # a method, for all that mypy knows
 

@@ -10,15 +10,10 @@ import math
 import re
 import ssl
 from collections import deque
-from functools import partial
 from typing import Final
 
-import msgspec
 import trio
 
-from mailactors.model import mime
-from mailactors.model.headers import UnrenderableError
-from mailactors.model.message import Envelope
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
@@ -29,21 +24,20 @@ from mailactors.model.outcome import (
     Refusal,
     Rejected,
     Scope,
+    Why,
 )
-from mailactors.providers.port import Capabilities, LookUpFailed, LookUpResult, Mail
-from mailactors.providers.smtp.classify import classify, decide_outcome
+from mailactors.providers.port import Capabilities, LookUpFailed, LookUpResult
+from mailactors.providers.smtp.budget import Patience, budget_s, window_octets
+from mailactors.providers.smtp.classify import classify
 from mailactors.providers.smtp.protocol import SmtpState, Verb
+from mailactors.providers.smtp.session import SmtpSession
 from mailactors.providers.smtp.settings import SmtpSettings
 from mailactors.providers.smtp.token import TokenError, TokenSource
 from mailactors.providers.smtp.transaction import Transaction
 from mailactors.providers.smtp.transport import Connection, LostError
-from mailactors.providers.smtp.wire import (
-    XOAUTH2,
-    UnsendableError,
-    check_message,
-    stuff_dots,
-)
+from mailactors.providers.smtp.wire import XOAUTH2, UnsendableError
 from mailactors.runtime.ports import Clock, Connector, Executor
+from mailactors.runtime.shortage import is_shortage, os_words
 
 TRUSTED_IDLE_S: Final = 1.0
 """A connection that was in use so lately is not asked whether it lives: at MAIL it will show."""
@@ -87,10 +81,10 @@ class SmtpProvider:
 
     @property
     def capabilities(self) -> Capabilities:
-        """An envelope of its own, and no way to recognise a repetition."""
-        return Capabilities(own_envelope=True)
+        """As the settings say."""
+        return self._settings.capabilities
 
-    async def connect(self) -> SmtpSession | Refusal:
+    async def connect(self) -> SmtpSession | Refusal | NotAttempted:
         """Return a session on an idle connection that still lives, or on a new one."""
         while self._idle:
             idle_since_s, connection = self._idle.pop()
@@ -99,15 +93,22 @@ class SmtpProvider:
             if not is_old and (idle_s < TRUSTED_IDLE_S or not await self._is_stale(connection)):
                 return SmtpSession(self, connection, is_reused=True)
             await connection.aclose()
+        began_s = self._clock.now_s()
         connection_or_refusal = await self.open()
         if isinstance(connection_or_refusal, Connection):
-            return SmtpSession(self, connection_or_refusal, is_reused=False)
+            spent_s = self._clock.now_s() - began_s
+            return SmtpSession(self, connection_or_refusal, is_reused=False, spent_s=spent_s)
         return connection_or_refusal
 
     async def look_up(self, marker: str) -> LookUpResult:
         """SMTP has no such question."""
         await trio.lowlevel.checkpoint()
         return LookUpFailed(Reason("a relay cannot be asked what it accepted"))
+
+    async def release(self) -> None:
+        """Take leave on every idle connection without waiting for the answers."""
+        while self._idle:
+            await self._idle.popleft()[1].leave()
 
     async def aclose(self) -> None:
         """Take leave on every idle connection, all at once; sessions given back later close too."""
@@ -119,6 +120,18 @@ class SmtpProvider:
     def statistics(self) -> dict[str, int]:
         """Return what is worth showing: the connections that wait for work."""
         return {"idle_connections_count": len(self._idle)}
+
+    def patience(self, octets: int, spent_s: float, deadline_s: float) -> Patience:
+        """Return how long an attempt with so many octets may go on, `spent_s` of it being past."""
+        settings = self._settings
+        allowed_s = budget_s(settings.attempt_timeout_s, octets, settings.octets_per_s_min)
+        return Patience(
+            self._clock,
+            allowed_s,
+            self._clock.now_s() + allowed_s - spent_s,
+            deadline_s,
+            window_octets(settings.octets_per_s_min),
+        )
 
     @property
     def others_get_through(self) -> bool:
@@ -142,14 +155,23 @@ class SmtpProvider:
         ):
             self.pipelines = False
 
-    async def open(self) -> Connection | Refusal:
+    async def open(self) -> Connection | Refusal | NotAttempted:
         """Return a new connection, greeted, under TLS and logged in as the settings say."""
-        connection = None
+        within_s = self._settings.attempt_timeout_s
+        connection: Connection | None = None
+        refusal: Refusal | NotAttempted | None = None
         try:
-            connection = await self._dial()
-            refusal = await self._introduce(connection)
+            with trio.fail_after(within_s):
+                connection = await self._dial()
+                refusal = await self._introduce(connection)
         except LostError as lost:
             refusal = Deferred(Scope.PROVIDER, lost.reason)
+            if lost.is_ours:
+                refusal = NotAttempted(Why.RESOURCES, text=lost.reason.text)
+        except trio.TooSlowError:
+            phase = Phase.CONNECT if connection is None else connection.phase
+            text = f"{phase.value}: the relay was not ready for mail within {within_s:g} s"
+            refusal = Deferred(Scope.PROVIDER, Reason(text))
         except BaseException:
             if connection is not None:
                 await connection.aclose()
@@ -187,7 +209,7 @@ class SmtpProvider:
             timeout_s = self._settings.connect_timeout_s
             raise LostError(Phase.CONNECT, f"no connection within {timeout_s:g} s") from None
         except (OSError, UnicodeError) as error:
-            raise LostError(Phase.CONNECT, str(error) or type(error).__name__) from None
+            raise LostError(Phase.CONNECT, os_words(error), is_ours=is_shortage(error)) from None
         return Connection(
             stream,
             self._settings.hello_name,
@@ -196,7 +218,7 @@ class SmtpProvider:
             pipelines=self.pipelines,
         )
 
-    async def _introduce(self, connection: Connection) -> Refusal | None:
+    async def _introduce(self, connection: Connection) -> Refusal | NotAttempted | None:
         """Greeting, TLS, hello and login; None when the server is ready for mail."""
         client = connection.client
         if self._settings.tls == "implicit":
@@ -233,7 +255,7 @@ class SmtpProvider:
         assert self._tls is not None
         await connection.start_tls(self._tls, self._settings.host)
 
-    async def _log_in(self, connection: Connection) -> Refusal | None:
+    async def _log_in(self, connection: Connection) -> Refusal | NotAttempted | None:
         """Try the mechanisms that are offered, one after another, until one is known."""
         mechanisms, offered = self._settings.mechanisms, connection.client.extensions.auth
         if not mechanisms:
@@ -245,9 +267,12 @@ class SmtpProvider:
         for mechanism in (each for each in mechanisms if each in offered):
             try:
                 await self._authenticate(connection, mechanism)
-            except (UnsendableError, TokenError) as error:
-                kind = Deferred if isinstance(error, TokenError) else Rejected
-                return kind(Scope.PROVIDER, Reason(f"auth: {error}"))
+            except TokenError as error:
+                if error.is_ours:
+                    return NotAttempted(Why.RESOURCES, text=f"auth: {error}")
+                return Deferred(Scope.PROVIDER, Reason(f"auth: {error}"))
+            except UnsendableError as error:
+                return Rejected(Scope.PROVIDER, Reason(f"auth: {error}"))
             reply = connection.client.reply
             if reply.is_positive:
                 return None
@@ -273,114 +298,6 @@ class SmtpProvider:
             await connection.exchange()
 
 
-class SmtpSession:
-    """One attempt's hold on a connection."""
-
-    def __init__(self, provider: SmtpProvider, connection: Connection, *, is_reused: bool) -> None:
-        self._provider = provider
-        self._connection = connection
-        self._is_reused = is_reused
-
-    async def send(self, mail: Mail) -> Outcome:
-        """Send, give the connection back, and return what became of the message."""
-        try:
-            message = await self._rendered(mail)
-            outcome = await self._attempt(mail, message)
-            if outcome is None:
-                outcome = await self._attempt_anew(mail, message)
-        except (UnsendableError, UnrenderableError) as error:
-            outcome = Rejected(Scope.MESSAGE, Reason(str(error)))
-        except BaseException:
-            await self._connection.aclose()
-            raise
-        with trio.CancelScope(shield=True):  # what is known must not be lost over a farewell
-            await self._provider.give_back(self._connection)
-        return outcome
-
-    async def aclose(self) -> None:
-        """Give the connection back unused."""
-        await self._provider.give_back(self._connection)
-
-    async def _rendered(self, mail: Mail) -> bytes:
-        executor = self._provider.executor
-        if executor is None or mail.content.size < mime.LARGE_OCTETS:
-            return render(mail)
-        return await executor.run(partial(render, mail))
-
-    async def _attempt(self, mail: Mail, message: bytes) -> Outcome | None:
-        """Run one transaction; None if a reused connection was dead before it answered MAIL."""
-        client = self._connection.client
-        self._connection.messages_count += 1
-        smtputf8, recipients, left = choose_recipients(mail, client.extensions.smtputf8)
-        client.mail(
-            mail.envelope.sender,
-            recipients,
-            octets=len(message),
-            eight_bit=not message.isascii(),
-            smtputf8=smtputf8,
-        )
-        transaction, lost = client.transaction, None
-        try:
-            await self._connection.exchange()
-            if client.state is SmtpState.BODY:
-                await self._connection.send_message(stuff_dots(message))
-        except LostError as error:
-            lost = error.phase, error.reason
-        is_idle_timeout = transaction.mail is not None and transaction.mail.code == 421
-        if self._is_reused and (transaction.mail is None or (is_idle_timeout and lost is None)):
-            return None
-        others = self._provider.others_get_through
-        outcome = decide_outcome(transaction, lost, others_get_through=others)
-        self._provider.learn(outcome, self._connection)
-        if left and not isinstance(outcome, NotAttempted):
-            outcome = msgspec.structs.replace(outcome, refused=outcome.refused | left)
-        return outcome
-
-    async def _attempt_anew(self, mail: Mail, message: bytes) -> Outcome:
-        fresh = await self._provider.open()
-        if not isinstance(fresh, Connection):
-            return fresh
-        self._connection, self._is_reused = fresh, False
-        outcome = await self._attempt(mail, message)
-        assert outcome is not None, "a new connection is not retried"
-        return outcome
-
-
-def choose_recipients(
-    mail: Mail, offers_smtputf8: bool
-) -> tuple[bool, tuple[str, ...], dict[str, Refusal]]:
-    """Say who is in the transaction, whether it needs SMTPUTF8, and what becomes of the rest.
-
-    Where only hidden recipients need SMTPUTF8, as a Bcc does that no header names, the others go
-    without it: their own servers may not have it, and would bounce what asks for it.
-
-    Source: RFC 6531 §3.2, §3.5
-    """
-    sender, recipients = mail.envelope.sender, mail.envelope.recipients
-    plain = tuple(r for r in recipients if r.rpartition("@")[0].isascii())
-    needs = mime.needs_smtputf8(mail.content, Envelope(sender, plain))
-    if needs or not plain or len(plain) == len(recipients):
-        return needs or not plain, recipients, {}
-    refusal: Refusal = (
-        Deferred(Scope.RECIPIENT, Reason("waits for a transaction with SMTPUTF8"), at_once=True)
-        if offers_smtputf8
-        else Rejected(Scope.MESSAGE, Reason("the server does not offer SMTPUTF8"))
-    )
-    return False, plain, dict.fromkeys((r for r in recipients if r not in plain), refusal)
-
-
 def _refusals(transaction: Transaction) -> list[str]:
     heard = (transaction.mail, *transaction.answers.values(), transaction.data, transaction.closing)
     return [reply.text for reply in heard if reply is not None and reply.is_refusal]
-
-
-def render(mail: Mail) -> bytes:
-    """Return the message of an attempt, before dot-stuffing.
-
-    Raises: UnrenderableError, UnsendableError.
-    """
-    message = mime.render(
-        mail.content, message_id=mail.message_id, date_s=mail.date_s, marker=mail.marker
-    )
-    check_message(message)
-    return message

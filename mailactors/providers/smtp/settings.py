@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from mailactors.providers.port import Capabilities
 from mailactors.providers.smtp.wire import UnsendableError, check_credential, check_hello_name
 
 IMPLICIT_TLS_PORT: Final = 465
@@ -98,9 +99,19 @@ class SmtpSettings(BaseModel):
     command_timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """For each answer to MAIL and RCPT. RFC 5321 §4.5.3.2 asks for minutes, of whoever has no
     other way; nothing is sent yet, and there may be a healthy provider beside this one."""
+    attempt_timeout_s: Annotated[float, Field(gt=0)] = 300.0
+    """For a whole attempt until the final dot, the connection included; the time that the
+    message's size needs at `octets_per_s_min` comes on top."""
+    octets_per_s_min: Annotated[float, Field(gt=0)] = 8192.0
+    """The slowest pace of a body, over a minute. Postfix allows 500; it has no other lane."""
     messages_per_connection_max: Annotated[int, Field(ge=1)] = 100
     idle_s: Annotated[float, Field(ge=0)] = 60.0
     """An idle connection older than this is not used again. Servers hang up after 30 to 300 s."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """An envelope of its own, and nothing that tells what became of a lost message."""
+        return Capabilities(own_envelope=True)
 
     @model_validator(mode="before")
     @classmethod

@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from mailactors.errors import MailactorsError
+from mailactors.runtime.shortage import is_shortage
 
 TOKEN_WITHIN_S: Final = 30.0
 """For the command: it may have to ask an authority on the network."""
@@ -23,7 +24,14 @@ _TOKEN: Final = re.compile(rb"[\x21-\x7e]{1,8192}")
 
 
 class TokenError(MailactorsError):
-    """There is no token: the command failed, took too long or printed something else."""
+    """There is no token: the command failed, took too long or printed something else.
+
+    `is_ours`: this process lacks what it takes to run a command.
+    """
+
+    def __init__(self, text: str, *, is_ours: bool = False) -> None:
+        super().__init__(text)
+        self.is_ours = is_ours
 
 
 class TokenSource:
@@ -54,7 +62,8 @@ class TokenSource:
         except trio.TooSlowError:
             raise TokenError(f"the token command took more than {TOKEN_WITHIN_S:g} s") from None
         except OSError as error:
-            raise TokenError(f"the token command cannot be run: {error.strerror}") from None
+            text = f"the token command cannot be run: {error.strerror}"
+            raise TokenError(text, is_ours=is_shortage(error)) from None
         if done.returncode:
             raise TokenError(f"the token command ended with status {done.returncode}")
         token = done.stdout.strip()

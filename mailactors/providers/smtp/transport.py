@@ -19,8 +19,10 @@ from typing import Final
 import trio
 
 from mailactors.model.outcome import Phase, Reason
+from mailactors.providers.smtp.budget import Patience
 from mailactors.providers.smtp.protocol import SmtpClient, SmtpState, Verb
 from mailactors.providers.smtp.replies import GarbageError, clean_text
+from mailactors.runtime.shortage import is_shortage, os_words
 
 STALE_LOOK_S: Final = 0.001
 """How long to read what a server sent while its connection was idle."""
@@ -28,18 +30,15 @@ LEAVE_WITHIN_S: Final = 0.1
 """A QUIT that does not fit into the socket at once is not sent."""
 DATA_TIMEOUT_S: Final = 120.0
 """For the answer to DATA (RFC 5321 §4.5.3.2.4)."""
-BLOCK_TIMEOUT_S: Final = 180.0
-"""For each write of a part of the message (§4.5.3.2.5)."""
+DOT_TIMEOUT_S: Final = 180.0
+"""For the write of the final dot (§4.5.3.2.5)."""
 FINAL_TIMEOUT_S: Final = 600.0
 """For the answer to the final dot (§4.5.3.2.6): giving up sooner would make duplicates."""
-TLS_TIMEOUT_S: Final = 60.0
-"""For the handshake; RFC 5321 has no figure for it."""
 QUIT_TIMEOUT_S: Final = 2.0
 """For the answer to QUIT, which is not needed."""
 LAST_WORDS_TIMEOUT_S: Final = 1.0
 """For reading what the server sent before it closed; that has arrived already."""
 
-BLOCK_OCTETS: Final = 65536
 RECEIVE_OCTETS: Final = 16384
 
 PHASES: Final = {
@@ -57,13 +56,32 @@ PHASES: Final = {
     Verb.QUIT: Phase.UNKNOWN,
 }
 
+_PHASE_OF: Final = {
+    SmtpState.GREETING: Phase.GREETING,
+    SmtpState.IDLE: Phase.HELLO,
+    SmtpState.HELLO: Phase.HELLO,
+    SmtpState.STARTTLS: Phase.TLS,
+    SmtpState.HANDSHAKE: Phase.TLS,
+    SmtpState.AUTH: Phase.AUTH,
+    SmtpState.READY: Phase.AUTH,
+    SmtpState.ENVELOPE: Phase.ENVELOPE,
+    SmtpState.BODY: Phase.BODY,
+    SmtpState.FINAL: Phase.FINAL,
+    SmtpState.QUIT: Phase.UNKNOWN,
+    SmtpState.CLOSED: Phase.UNKNOWN,
+}
+
 
 class LostError(Exception):
-    """The connection is lost: in which `phase`, and the `reason`."""
+    """The connection is lost: in which `phase`, and the `reason`.
 
-    def __init__(self, phase: Phase, text: str) -> None:
+    `is_ours`: for want of something that this process could not get.
+    """
+
+    def __init__(self, phase: Phase, text: str, *, is_ours: bool = False) -> None:
         super().__init__(text)
         self.phase = phase
+        self.is_ours = is_ours
         self.reason = Reason(f"{phase.value}: {clean_text(text)}")
 
 
@@ -85,6 +103,7 @@ class Connection:
         """The server did not answer in time."""
         self.messages_count = 0
         self._stream = stream
+        self._connect_timeout_s = connect_timeout_s
         self._timeouts_s = dict.fromkeys(Verb, connect_timeout_s)
         self._timeouts_s |= dict.fromkeys((Verb.MAIL, Verb.RCPT, Verb.RSET), command_timeout_s)
         self._timeouts_s |= {
@@ -94,6 +113,11 @@ class Connection:
             Verb.QUIT: QUIT_TIMEOUT_S,
         }
 
+    @property
+    def phase(self) -> Phase:
+        """How far the conversation has come."""
+        return _PHASE_OF[self.client.state]
+
     async def start_tls(self, context: ssl.SSLContext, host: str) -> None:
         """Start TLS on the stream and check the server's name against `host`.
 
@@ -102,7 +126,7 @@ class Connection:
         tls = trio.SSLStream(self._stream, context, server_hostname=host)
         async with self._guard():
             self._stream = tls
-            with self._losing(Phase.TLS, TLS_TIMEOUT_S, "TLS handshake"):
+            with self._losing(Phase.TLS, self._connect_timeout_s, "TLS handshake"):
                 try:
                     await tls.do_handshake()
                 except trio.BrokenResourceError as error:
@@ -122,25 +146,33 @@ class Connection:
             if self.client.state is SmtpState.CLOSED:
                 await self.aclose()
 
-    async def send_message(self, stuffed: bytes) -> None:
-        """Write a message, dots stuffed, then the final dot, and read the answer.
+    async def send_body(self, stuffed: bytes, patience: Patience) -> None:
+        """Write a message, dots stuffed, without the final dot.
 
-        The dot has a write of its own. `send_all` does not say how much of a failed write was sent,
-        so only this makes "lost before the dot" certain. It costs one small packet, and no wait.
-        What the server says before the dot is read before the dot: a refusal ends the message, and
-        anything else, an early 250 too, is no answer to it.
+        What the server says meanwhile is read: a refusal ends the message, and anything else, an
+        early 250 too, is no answer to it.
 
-        Raises: LostError; with Phase.FINAL only if the dot may have left.
+        Raises: LostError
         """
         async with self._guard():
-            lost = await self._write_message(stuffed)
+            lost = await self._write_body(stuffed, patience)
             if lost is not None:
                 if self.client.state is SmtpState.BODY:
                     await self._hear_last_words()
                 raise lost
+
+    async def end_body(self) -> None:
+        """Write the final dot, and read the answer.
+
+        The dot has a write of its own. `send_all` does not say how much of a failed write was sent,
+        so only this makes "lost before the dot" certain. It costs one small packet, and no wait.
+
+        Raises: LostError, with Phase.FINAL: the dot may have left.
+        """
+        async with self._guard():
             self.client.end_of_message()
             try:
-                with self._losing(Phase.FINAL, BLOCK_TIMEOUT_S, "write of the final dot"):
+                with self._losing(Phase.FINAL, DOT_TIMEOUT_S, "write of the final dot"):
                     await self._write()
             except LostError as error:
                 lost = error
@@ -186,7 +218,7 @@ class Connection:
         self.is_open = False
         await trio.aclose_forcefully(self._stream)
 
-    async def _write_message(self, stuffed: bytes) -> LostError | None:
+    async def _write_body(self, stuffed: bytes, patience: Patience) -> LostError | None:
         """Write all but the dot, and listen meanwhile. Return why it must not go on, if so."""
         lost: LostError | None = None
 
@@ -202,11 +234,8 @@ class Connection:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)
-            view = memoryview(stuffed)
             try:
-                for start in range(0, len(view), BLOCK_OCTETS):
-                    with self._losing(Phase.BODY, BLOCK_TIMEOUT_S, "write of the message"):
-                        await self._stream.send_all(view[start : start + BLOCK_OCTETS])
+                await self._write_windows(memoryview(stuffed), patience)
                 await trio.lowlevel.checkpoint()  # so that what is there is read before the dot
             except LostError as error:
                 lost = lost or error
@@ -214,6 +243,15 @@ class Connection:
         if lost is None and not self.client.is_quiet:
             lost = LostError(Phase.BODY, "the server began to answer before the message was sent")
         return lost
+
+    async def _write_windows(self, left: memoryview, patience: Patience) -> None:
+        """Write at a pace that is not below the least."""
+        while left:
+            window = left[: patience.window_octets]
+            window_s = patience.window_s(len(window), len(left))
+            with self._losing(Phase.BODY, window_s, f"write of {len(window)} octets"):
+                await self._stream.send_all(window)
+            left = left[len(window) :]
 
     async def _write(self) -> None:
         if outgoing := self.client.take_outgoing():
@@ -258,16 +296,12 @@ class Connection:
         except GarbageError as error:
             raise LostError(phase, f"garbage: {error}") from None
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise LostError(phase, f"connection lost ({_describe(error)})") from None
-
-
-def _describe(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return str(cause) or type(cause).__name__
+            text = f"connection lost ({os_words(error)})"
+            raise LostError(phase, text, is_ours=is_shortage(error)) from None
 
 
 def _describe_tls(error: BaseException) -> str:
     cause = error.__cause__
     if not isinstance(cause, ssl.SSLCertVerificationError):
-        return f"TLS handshake failed ({_describe(error)})"
+        return f"TLS handshake failed ({os_words(error)})"
     return f"the certificate is not to be trusted: {cause.verify_message}"

@@ -8,8 +8,9 @@ by number in the traffic, so that a million messages fit.
 
 from __future__ import annotations
 
+import itertools
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Final
 
 from mailactors.model.lifecycle import FINAL, State
@@ -30,9 +31,19 @@ class DeliveryModel:
     """The expected state of each message's delivery."""
 
     def __init__(
-        self, report: Callable[[str, str, int], None], read_state: Callable[[int], State | None]
+        self,
+        report: Callable[[str, str, int], None],
+        read_state: Callable[[int], State | None],
+        now_s: Callable[[], float],
+        in_flight: Callable[[], Set[int]],
     ) -> None:
-        """Take the callback for violations, and a reader of the spool's state by place."""
+        """Take the callback for violations and what the model cannot know.
+
+        Args:
+            read_state: the spool's state of the message at a place.
+            now_s: monotonic; the wall clock may be set while a message waits.
+            in_flight: the places of what is in a lane at the moment.
+        """
         self.risks: dict[int, int] = {}
         """Declared risks of a duplicate, by number in the traffic."""
         self.final_count = 0
@@ -41,6 +52,10 @@ class DeliveryModel:
         self.cancelled: list[int] = []
         self._report = report
         self._read_state = read_state
+        self._now_s = now_s
+        self._in_flight = in_flight
+        self._unread: dict[int, None] = {}
+        """Places whose state is read from the spool after the commit's other commands."""
         self._seq_of = array("l")
         """By number in the traffic."""
         self._number_of = array("l", [_UNKNOWN])
@@ -51,7 +66,8 @@ class DeliveryModel:
         self._recorded: dict[str, None] = {}
         """Attempts whose outcome is durable; recording it again changes nothing."""
         self._queues: dict[tuple[str, str], dict[int, float]] = {}
-        """When messages without an attempt were accepted: by stream and domain, oldest first."""
+        """When messages without an attempt were accepted (monotonic): by stream and domain, oldest
+        first."""
         self._queue_of: dict[int, dict[int, float]] = {}
 
     def state(self, number: int) -> State | None:
@@ -85,8 +101,20 @@ class DeliveryModel:
             if seq != _UNKNOWN and self._state_of[seq] not in final:
                 yield number
 
-    def take(self, command: port.Command, result: port.Result, now: float) -> None:
-        """Apply one command of a commit and its result; `now` is UTC."""
+    def commit(
+        self, commands: Sequence[port.Command], results: Sequence[port.Result], now: float
+    ) -> None:
+        """Apply a commit; `now` is UTC.
+
+        What is read from the spool is the state after the whole commit, so it is read last.
+        """
+        for command, result in zip(commands, results, strict=True):
+            self._take(command, result, now)
+        unread, self._unread = self._unread, {}
+        for seq in unread:
+            self._read(seq)
+
+    def _take(self, command: port.Command, result: port.Result, now: float) -> None:
         match command, result:
             case port.Accept(), port.Receipt():
                 self._accepted(command, result)
@@ -157,7 +185,7 @@ class DeliveryModel:
         self.open_count += 1
         domain = message.envelope.recipients[0].rpartition("@")[2]
         queue = self._queues.setdefault((message.stream, domain), {})
-        queue[receipt.seq] = receipt.accepted_at
+        queue[receipt.seq] = self._now_s()
         self._queue_of[receipt.seq] = queue
 
     def _intended(self, seq: int, now: float) -> None:
@@ -166,13 +194,24 @@ class DeliveryModel:
             self._report("no send after the deadline", f"intended {late_s:.3f} s late", number)
         queue = self._queue_of.get(seq)
         if queue is not None:
-            oldest = next(iter(queue))
-            older_s = queue[seq] - queue[oldest]
-            if older_s > FAIR_S:
-                detail = f"message {self._number_of[oldest]} has waited {older_s:.0f} s longer"
+            overtaken = self._overtaken(queue, queue[seq] - FAIR_S)
+            if overtaken is not None:
+                older_s = queue[seq] - queue[overtaken]
+                detail = f"message {self._number_of[overtaken]} has waited {older_s:.0f} s longer"
                 self._report("first come, first served", detail, number)
             self._leave_queue(seq)
         self._move(seq, State.SENDING)
+
+    def _overtaken(self, queue: dict[int, float], before_s: float) -> int | None:
+        """Return what has waited since before this time and still has no slot in any lane.
+
+        Attempts that got their slots together connect side by side, and intend in any order.
+        """
+        if queue[next(iter(queue))] >= before_s:
+            return None
+        in_flight = self._in_flight()
+        older = itertools.takewhile(lambda seq: queue[seq] < before_s, queue)
+        return next((seq for seq in older if seq not in in_flight), None)
 
     def _leave_queue(self, seq: int) -> None:
         queue = self._queue_of.pop(seq, None)
@@ -180,6 +219,9 @@ class DeliveryModel:
             del queue[seq]
 
     def _sync(self, seq: int) -> None:
+        self._unread[seq] = None
+
+    def _read(self, seq: int) -> None:
         state = self._read_state(seq)
         if state is None:
             self._report("nothing accepted is lost", "its delivery is gone", self._number_of[seq])

@@ -13,8 +13,9 @@ from typing import Any, Final
 
 import trio
 
-from mailactors.dispatch.lane import Attempt, BreakerState, BreakerStatus, Lane
-from mailactors.dispatch.limiter import Quota
+from mailactors.dispatch.attempt import Attempt
+from mailactors.dispatch.lane import BreakerState, BreakerStatus, Lane
+from mailactors.dispatch.quota import Quota
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.supervisor import InjectedCrashError
@@ -25,6 +26,8 @@ from mailactors.spool.port import Command, Ledger, Result
 from mailactors.wiring import Gateway
 
 ROUNDING_S: Final = 1e-6
+ROUNDING: Final = 1e-3
+"""Of a permit: sums over a run are not exact."""
 _QUOTA_S: Final = {"per_minute": 60.0, "per_hour": 3600.0, "per_day": 86400.0}
 
 
@@ -74,7 +77,7 @@ class Invariants:
         """Take two readers of the spool; `read_state` is by a message's place in it."""
         self.violations: list[Violation] = []
         self.stopped = trio.Event()
-        self.deliveries = DeliveryModel(self.report, read_state)
+        self.deliveries = DeliveryModel(self.report, read_state, clock.now_s, self._in_flight)
         self._read_ledger = ledger
         self._truth = truth
         self._clock = clock
@@ -84,6 +87,8 @@ class Invariants:
         """By provider, for those that have a quota."""
         self._begun: dict[str, deque[float]] = {}
         """When permits were used, by provider, across processes."""
+        self._levels: dict[str, tuple[float, float]] = {}
+        """The most, over windows that end then, of permits used beyond the rate; by provider."""
         self._panics: dict[str, None] = {}
         """Messages whose panic attempt was logged and has not reached the provider yet."""
         self.may_crash: tuple[str, ...] = ()
@@ -132,8 +137,11 @@ class Invariants:
 
     def committed(self, commands: Sequence[Command], results: Sequence[Result], now: float) -> None:
         """A transaction is durable."""
-        for command, result in zip(commands, results, strict=True):
-            self.deliveries.take(command, result, now)
+        self.deliveries.commit(commands, results, now)
+
+    def _in_flight(self) -> set[int]:
+        lanes = () if self._gateway is None else self._gateway.lanes.values()
+        return {attempt.lease.seq for lane in lanes for attempt in lane.in_flight.values()}
 
     # Attempts
 
@@ -158,6 +166,8 @@ class Invariants:
         begun = self._begun[provider]
         if began_s in begun:
             begun.remove(began_s)
+            level, at_s = self._levels.get(provider, (0.0, 0.0))
+            self._levels[provider] = max(0.0, level - 1.0), at_s
 
     def sending(self, provider: str, number: int) -> None:
         """A message must have an intent and must not be final."""
@@ -197,9 +207,13 @@ class Invariants:
         if quota is None:
             return
         begun = self._begun[provider]
-        if quota.per_s and begun and now_s < begun[-1] + 1.0 / quota.per_s - ROUNDING_S:
-            detail = f"{provider}: {now_s - begun[-1]:.4f} s apart, at {quota.per_s:g} a second"
-            self.report("quotas hold in every window", detail)
+        if quota.per_s:
+            level, at_s = self._levels.get(provider, (0.0, 0.0))
+            level = max(0.0, level - quota.per_s * (now_s - at_s)) + 1.0
+            self._levels[provider] = level, now_s
+            if level > quota.burst_count + ROUNDING:
+                detail = f"{provider}: {level:.3f} more than {quota.per_s:g} a second"
+                self.report("quotas hold in every window", detail)
         begun.append(now_s)
         for name, length_s in _QUOTA_S.items():
             count_max: int | None = getattr(quota, name)
@@ -226,8 +240,13 @@ class Invariants:
             detail = f"{final} final in the spool, {deliveries.final_count} by its commits"
             self.report("one final state", detail)
 
-    def check_end(self, *, is_complete: bool) -> None:
-        """Check the end of a run. `is_complete`: the horizon did not cut it off."""
+    def check_end(self, *, is_complete: bool, unfinished_max: int = 0) -> None:
+        """Check the end of a run.
+
+        Args:
+            is_complete: the horizon did not cut it off.
+            unfinished_max: deliveries that may be neither final nor held at the horizon.
+        """
         self.check_ledger()
         assert self._gateway is not None
         for name, lane in self._gateway.lanes.items():
@@ -240,13 +259,19 @@ class Invariants:
         for box in self._gateway.supervisor.mailbox_statistics():
             if box.waiting:
                 self.report("nothing is left over", f"{box.waiting} in the mailbox {box.name}")
+        unfinished: dict[int, State] = {}
         for number in self._truth.accepted:
             state = self.deliveries.state(number)
-            if state is State.SENT and number not in self._truth.taken:
+            if state is None:
+                self.report("nothing accepted is lost", "it was never committed", number)
+            elif state is State.SENT and number not in self._truth.taken:
                 self.report("sent means sent", "no provider ever had it", number)
-            elif is_complete and state not in RESTING:
-                word = state.value if state else "nowhere"
-                self.report("nothing accepted is lost", f"it ended as {word}", number)
+            elif state not in RESTING:
+                unfinished[number] = state
+        if len(unfinished) > unfinished_max:
+            for number, state in unfinished.items():
+                detail = f"it is {state} at the end, one of {len(unfinished)}"
+                self.report("final or held at the end", detail, number)
 
 
 def _lacks_probes(health: BreakerStatus) -> bool:

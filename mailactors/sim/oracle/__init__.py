@@ -1,1 +1,1 @@
-"""The bounds that no policy can beat."""
+"""Bounds on the figures of a run, each with what it assumes."""

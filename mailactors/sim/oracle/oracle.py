@@ -1,15 +1,19 @@
-"""The oracle: the figures of an all-knowing scheduler, a bound that no policy can beat.
+"""The oracle: bounds on the figures of any run, from all faults, quotas and draws in advance.
 
-It knows all faults, quotas and draws in advance. Two bounds on times hold; the larger one counts:
+What each figure assumes:
 
-- each message alone: the earliest time at which any provider would accept it, without quotas;
-- all messages together: how many of them quotas, capacities and outages admit within a time, as
-  if every attempt succeeded in the shortest time that a vendor ever takes.
+- **delivered**: a message counts if any answer of any provider until its deadline would send it on,
+  poison excepted, and what every vendor that it could go to refuses. Where the gateway's process,
+  disk or clock is disturbed, its deadline is the end of the run, since it may be accepted late.
+- **times**: of two bounds the larger one counts, the second only where nothing disturbs the gateway
+  and no message is lost by liars. *Each message alone*: the earliest time at which any provider
+  could accept it, without quotas. *All together*: how many of them quotas, capacities and outages
+  admit within a time, as if every attempt succeeded in the shortest time that a vendor ever takes.
+  They hold for a run that delivered as many: one that delivers less may be faster.
+- **attempts**: one for each delivered message, over all that clients submit.
+- **expected**: what nobody rightly refuses, a goal and no bound.
 
-It needs one attempt a message, since it may always wait. It ignores what would only worsen its
-figures (commits and decisions, faults of the gateway, quota that failed attempts use), makes one
-attempt of a message at a time, and sends neither poison nor what a vendor rightly refuses. A
-policy that delivers less may be faster: compare times only where the deliveries are the same.
+The scheduler that knows rates but no draws (`by_rates`) is a goal and no bound.
 """
 
 from __future__ import annotations
@@ -22,14 +26,17 @@ from typing import Final
 import msgspec
 
 from mailactors.config import Config
-from mailactors.sim.oracle.providers import KnownProvider, Server, odds
-from mailactors.sim.report.report import Bound, Oracle, rounded
-from mailactors.sim.scenario.file import Scenario, horizon_s
+from mailactors.sim.oracle.planned import PlannedMessage, is_rough, planned_messages
+from mailactors.sim.oracle.providers import KnownProvider, odds
+from mailactors.sim.oracle.shared import SharedCapacity
+from mailactors.sim.report.report import Bound, Oracle, Report, rounded
+from mailactors.sim.scenario.faults import Auth, ProviderFault
+from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.vendor.answers import ACCEPTANCE, Answer, decide_answer, decide_recipient
+from mailactors.sim.vendor.client import ANSWER_WITHIN_S
 from mailactors.sim.vendor.draws import RareDraw
 from mailactors.sim.vendor.timeline import ActiveFaults
 from mailactors.sim.world.entropy import KeyedEntropy
-from mailactors.sim.world.traffic import pick, planned_arrivals, recipient_domain
 from mailactors.sim.world.truth import quantile
 
 ATTEMPTS_MAX: Final = 20
@@ -37,72 +44,103 @@ ATTEMPTS_MAX: Final = 20
 RATE_ATTEMPTS_MAX: Final = 50
 """The same for the scheduler that does not know the draws."""
 SHARES: Final = (0.5, 0.99, 0.999)
-PRECISION: Final = 0.01
-"""Relative precision of the bound on all messages together; the lower end is returned."""
-
-
-class PlannedMessage(msgspec.Struct, frozen=True):
-    """A message of the traffic."""
-
-    number: int
-    at_s: float
-    until_s: float
-    """No attempt may begin later."""
-    domain: str
-    is_poison: bool = False
-
-
-def planned_messages(
-    scenario: Scenario, config: Config, entropy: KeyedEntropy
-) -> list[PlannedMessage]:
-    """Return every message that the clients will submit."""
-    traffic, draw = scenario.traffic, entropy.draw
-    end_s, found = horizon_s(scenario, config), []
-    default = next(iter(config.streams))
-    planned = planned_arrivals(traffic, scenario.duration_s, entropy)
-    for number, at_s, is_poison in planned:
-        stream = pick(traffic.streams, draw("stream", number)) if traffic.streams else default
-        domain = recipient_domain(traffic, entropy, number)
-        until_s = min(end_s, at_s + config.streams[stream].expires_after_s)
-        found.append(PlannedMessage(number, at_s, until_s, domain, is_poison))
-    return found
+ROUNDING: Final = 1e-4
+"""Figures are rounded to this."""
 
 
 def oracle_bounds(scenario: Scenario, config: Config, seed: int) -> Oracle:
     """Return the bounds for one run."""
     entropy = KeyedEntropy(seed)
     providers = [
-        KnownProvider(name, plan, scenario.timeline(name), entropy)
+        KnownProvider(
+            name, plan, known_faults(scenario, name), entropy, is_rough=is_rough(scenario)
+        )
         for name, plan in scenario.providers.items()
     ]
     messages = planned_messages(scenario, config, entropy)
     wanted: list[PlannedMessage] = []
     alone_s: list[float] = []
+    lost_s: list[float] = []
+    """How soon liars accept what can never arrive: it counts for times, if a run has it."""
+    expected = 0
     for message in messages:
-        if message.is_poison or is_refused_rightly(providers, message):
+        taken_s = math.inf if message.is_poison else earliest_s(providers, message)
+        if taken_s == math.inf:
             continue
-        taken_s = earliest_s(providers, message)
-        if taken_s < math.inf and can_arrive(providers, message):
+        if can_arrive(providers, message):
             wanted.append(message)
             alone_s.append(taken_s - message.at_s)
+            expected += not is_refused_rightly(providers, message)
+        else:
+            lost_s.append(taken_s - message.at_s)
     alone_s.sort()
+    lost_s.sort()
     together = SharedCapacity(providers, wanted)
-    least_s = [together.at_least(quantile(alone_s, share) or 0.0, share) for share in SHARES]
+    is_shared = not lost_s and not is_rough(scenario)
+    least_s = [
+        together.at_least(bounds_s, share) if is_shared else bounds_s
+        for share in SHARES
+        for bounds_s in (least_quantile(alone_s, lost_s, share),)
+    ]
     by_rate = [attempt_by_rates(providers, message) for message in wanted]
     by_rate_s = sorted(
         taken_s - each.at_s for each, (taken_s, _) in zip(wanted, by_rate, strict=True)
     )
-    count, attempts = len(together.waits_s), math.fsum(tries for _, tries in by_rate)
+    count, attempts = len(wanted), math.fsum(tries for _, tries in by_rate)
     by_rates = _bound(len(messages), count, by_rate_s, least_s, attempts)
-    best = msgspec.structs.asdict(_bound(len(messages), count, alone_s, least_s, float(count)))
-    return Oracle(**best, by_rates=by_rates)
+    best = _bound(len(messages), count, [], least_s, float(count))
+    return Oracle(**msgspec.structs.asdict(best), by_rates=by_rates, expected=expected)
+
+
+def known_faults(scenario: Scenario, name: str) -> tuple[ProviderFault, ...]:
+    """Return a provider's faults, with those that a reload ends cut off by it."""
+    reloads = sorted(each.at_s for each in scenario.operations if each.verb == "reload")
+    found = []
+    for fault in scenario.timeline(name):
+        end_s = fault.end_s
+        if isinstance(fault, Auth) and fault.until == "reload":
+            end_s = next((at_s for at_s in reloads if at_s > fault.at_s), math.inf)
+        found.append(fault.model_copy(update={"for_s": end_s - fault.at_s}))
+    return tuple(found)
+
+
+def least_quantile(needed_s: Sequence[float], optional_s: Sequence[float], share: float) -> float:
+    """Return the least quantile of all the needed times and any of the optional ones; 0: no times.
+
+    >>> least_quantile([1.0, 4.0], [], 0.5), least_quantile([3.0, 4.0], [1.0, 2.0, 9.0], 0.5)
+    (1.0, 2.0)
+    """
+    optional = 0
+    times = heapq.merge(((each, 0) for each in needed_s), ((each, 1) for each in optional_s))
+    for count, (time_s, is_optional) in enumerate(times, 1):
+        optional += is_optional
+        if count >= math.ceil(share * (len(needed_s) + optional)):
+            return time_s
+    return 0.0
+
+
+def beaten(report: Report, oracle: Oracle) -> list[str]:
+    """Return the figures in which a run is better than its bound.
+
+    Times and attempts are those of the messages that were delivered: they are compared only where
+    a run delivered all that the oracle does.
+    """
+    found = []
+    if report.delivered > oracle.delivered:
+        found.append(f"delivered: {report.delivered} > {oracle.delivered}")
+    if report.delivered == oracle.delivered:
+        for name in ("p50_s", "p99_s", "p999_s", "attempts_per_message"):
+            value, bound = getattr(report, name), getattr(oracle, name)
+            if value is not None and bound is not None and value < bound - ROUNDING:
+                found.append(f"{name}: {value} < {bound}")
+    return found
 
 
 def _bound(
     accepted: int, count: int, times_s: list[float], least_s: list[float], attempts: float
 ) -> Bound:
     """Return the figures of sorted times, each quantile at least the one in `least_s`."""
-    if not times_s:
+    if not count:
         return Bound(0, 0.0 if accepted else None, None, None, None, None)
     p50_s, p99_s, p999_s = (
         rounded(max(quantile(times_s, share) or 0.0, least))
@@ -118,9 +156,9 @@ def _bound(
 def earliest_s(
     providers: Iterable[KnownProvider], message: PlannedMessage, *, is_true: bool = False
 ) -> float:
-    """Return the earliest time at which any provider could accept a message; inf: never.
+    """Return a time before which no provider can accept a message; inf: never.
 
-    `is_true`: count only providers that then send it on.
+    `is_true`: count only answers after which it is sent on.
     """
     return min(_earliest_at(provider, message, is_true=is_true) for provider in providers)
 
@@ -132,27 +170,64 @@ def can_arrive(providers: Iterable[KnownProvider], message: PlannedMessage) -> b
 
 
 def _earliest_at(provider: KnownProvider, message: PlannedMessage, *, is_true: bool) -> float:
-    """Search one provider: at each time an attempt is made, or the next stretch awaited."""
-    number, best_s = message.number, math.inf
-    heap = [(provider.open_from(message.at_s), 1)]
-    while heap:
-        at_s, attempt = heapq.heappop(heap)
-        if at_s >= best_s or at_s > message.until_s:
-            break
+    """Search one provider, stretch after stretch of its faults.
+
+    An attempt may connect in one stretch and send in the next. Failed attempts use up draws, so
+    that after a stretch with attempts the next answer may be any of a message's answers.
+    """
+    at_s, best_s = message.at_s, math.inf
+    is_connected, is_fresh = False, not provider.is_rough
+    while at_s < best_s and at_s <= message.until_s:
         active = provider.at(at_s)
-        latency_s = provider.latency_s(active, number, attempt)
-        if active.spares_messages or attempt > ATTEMPTS_MAX:
-            best_s = min(best_s, at_s + latency_s)
-        else:
-            answer = answer_of(provider, active, message, attempt)
-            is_lie = is_true and answer.lie in provider.losing_lies
-            if answer.is_taken and not is_lie:
-                best_s = min(best_s, at_s + latency_s)
-            elif not is_lie and not is_hopeless(provider, active, message):
-                heapq.heappush(heap, (provider.open_from(at_s + latency_s), attempt + 1))
-        if active.end_s < best_s:
-            heapq.heappush(heap, (provider.open_from(active.end_s), attempt))
+        open_s = provider.open_within(active, at_s)
+        begin_s = at_s if is_connected else open_s
+        if begin_s <= message.until_s:
+            taken_s = _taken_in(
+                provider, active, message, begin_s, is_fresh=is_fresh, is_true=is_true
+            )
+            best_s = min(best_s, taken_s)
+            is_fresh = False
+        is_connected = open_s < math.inf or (is_connected and provider.is_rough)
+        at_s = active.end_s
     return best_s
+
+
+def _taken_in(
+    provider: KnownProvider,
+    active: ActiveFaults,
+    message: PlannedMessage,
+    at_s: float,
+    *,
+    is_fresh: bool,
+    is_true: bool,
+) -> float:
+    """Return the earliest acceptance of an attempt that begins in this stretch, from `at_s` on.
+
+    `is_fresh`: none was made before, and each of them is made only once the last has failed.
+    """
+    number, is_open = message.number, True
+
+    def is_taken(attempt: int) -> bool:
+        answer = answer_of(provider, active, message, attempt)
+        return answer.is_taken and not (is_true and answer.lie in provider.losing_lies)
+
+    is_lasting = is_hopeless(provider, active, message) or (
+        is_true and any(lie.rate >= 1.0 for lie in active.lies if lie in provider.losing_lies)
+    )
+    attempts = range(1, ATTEMPTS_MAX + 1)
+    if not is_fresh or active.capacities:
+        likely = [n for n in attempts if is_taken(n)] or ([] if is_lasting else attempts)
+        times_s = (provider.latency_s(active, number, n) for n in likely)
+        return at_s + min(times_s, default=math.inf)
+    for attempt in attempts:
+        latency_s = provider.latency_s(active, number, attempt)
+        if is_taken(attempt):
+            return at_s + latency_s
+        at_s = provider.open_within(active, at_s + min(latency_s, ANSWER_WITHIN_S))
+        is_open = at_s <= message.until_s
+        if is_lasting or not is_open:
+            return math.inf
+    return at_s + provider.latency_s(active, number, ATTEMPTS_MAX + 1)
 
 
 def is_hopeless(provider: KnownProvider, active: ActiveFaults, message: PlannedMessage) -> bool:
@@ -235,61 +310,3 @@ def answer_of(
     return (
         recipient_refusal or decide_answer(active, provider.draws, draws_of_attempt, number, None)
     )[0]
-
-
-# All messages together
-
-
-class SharedCapacity:
-    """What quotas, capacities and outages admit, if nothing ever fails.
-
-    Exact if all quota windows have one length; otherwise a message goes where it uses up quota for
-    the shortest time.
-    """
-
-    def __init__(
-        self, providers: Sequence[KnownProvider], messages: Sequence[PlannedMessage]
-    ) -> None:
-        self._providers = providers
-        self._messages = messages
-        self._floor_s = min(provider.latency_min_s for provider in providers)
-        self.waits_s = sorted(self._serve(math.inf))
-        """How long each message that can begin in time waits, if the oldest goes first."""
-
-    def at_least(self, alone_s: float, share: float) -> float:
-        """Return a lower bound on a quantile, if without quotas it were `alone_s`."""
-        count = math.ceil(share * len(self.waits_s))
-        # Oldest first is one way to do it, so that the best way is no worse.
-        high_s = (quantile(self.waits_s, share) or 0.0) + self._floor_s
-        low_s = middle_s = alone_s
-        while high_s - low_s > PRECISION * high_s:
-            if len(self._serve(middle_s - self._floor_s)) >= count:
-                high_s = middle_s
-            else:
-                low_s = middle_s
-            middle_s = (low_s + high_s) / 2
-        return low_s
-
-    def _serve(self, patience_s: float) -> list[float]:
-        """Return the waits of those messages that can begin within `patience_s`; drop the others.
-
-        All have the same patience and the same cost, so that no order serves more messages than
-        the oldest first.
-        """
-        servers = sorted(
-            (Server(provider) for provider in self._providers), key=lambda each: each.window_max_s
-        )
-        waits_s = []
-        for message in self._messages:
-            at_s = message.at_s
-            start_s, chosen = math.inf, servers[0]
-            for server in servers:
-                next_s = server.next_s(at_s, start_s)
-                if next_s < start_s:
-                    start_s, chosen = next_s, server
-                    if start_s <= at_s:
-                        break
-            if start_s <= at_s + patience_s and start_s <= message.until_s:
-                chosen.serve()
-                waits_s.append(start_s - at_s)
-        return waits_s

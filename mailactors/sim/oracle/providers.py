@@ -26,7 +26,11 @@ class KnownProvider:
         plan: ProviderPlan,
         faults: tuple[ProviderFault, ...],
         entropy: KeyedEntropy,
+        *,
+        is_rough: bool = False,
     ) -> None:
+        """`is_rough`: the gateway that uses it is disturbed, so that its attempts break off."""
+        self.is_rough = is_rough
         self.name = name
         self.plan = plan
         self.draws = ProviderDraws(entropy, name)
@@ -45,16 +49,24 @@ class KnownProvider:
         """Return when it can first be reached and accepts credentials; not before `at_s`."""
         while at_s < math.inf:
             active = self.at(at_s)
-            if active.is_reachable and not active.auths:
-                return at_s
-            if active.refuses or active.dns or active.tls or active.auths:
-                at_s = active.end_s
-                continue
-            up_s = max(up_from(flap, at_s) for flap in active.flaps)
-            if up_s <= at_s:
-                return at_s
-            at_s = min(up_s, active.end_s)
+            open_s = self.open_within(active, at_s)
+            if open_s < math.inf:
+                return open_s
+            at_s = active.end_s
         return at_s
+
+    def open_within(self, active: ActiveFaults, at_s: float) -> float:
+        """Return the same within one stretch; inf if not before its end.
+
+        Over SMTP a pooled connection outlives faults of name resolution and of the handshake.
+        """
+        if at_s >= active.end_s or active.refuses or active.auths:
+            return math.inf
+        if (active.dns or active.tls) and self.plan.wire != "smtp":
+            return math.inf
+        while any(flap.is_down(at_s) for flap in active.flaps):
+            at_s = max(up_from(flap, at_s) for flap in active.flaps)
+        return at_s if at_s < active.end_s else math.inf
 
     def latency_s(self, active: ActiveFaults, number: int, attempt: int) -> float:
         """Return how long an attempt takes until the provider accepts or refuses the message."""

@@ -57,10 +57,12 @@ class Bound(msgspec.Struct, frozen=True):
 
 
 class Oracle(Bound, frozen=True):
-    """The all-knowing scheduler's figures, which no policy can beat (`sim/oracle/oracle.py`)."""
+    """Bounds that no run can beat; `sim/oracle/oracle.py` says what each of them assumes."""
 
     by_rates: Bound
-    """The scheduler that knows when and how often calls fail, but not which: a realistic goal."""
+    """The scheduler that knows when and how often calls fail, but not which: a goal, no bound."""
+    expected: int = 0
+    """Messages that somebody accepts and nobody rightly refuses: what a policy ought to deliver."""
 
 
 class DecisionTimes(msgspec.Struct, frozen=True):
@@ -227,14 +229,14 @@ def expectations_of(
 def delivered_share(figures: Mapping[str, Any], oracle: Oracle | None) -> float | None:
     """Return the share that arrived of what the oracle delivers, at most 1.
 
-    >>> oracle = Oracle(80, 0.8, 0.1, 0.1, 0.1, 1.0, Bound(80, 0.8, 0.1, 0.1, 0.1, 1.0))
+    >>> oracle = Oracle(85, 0.85, 0.1, 0.1, 0.1, 1.0, Bound(80, 0.8, 0.1, 0.1, 0.1, 1.0), 80)
     >>> delivered_share({"accepted": 100, "delivered": 72, "delivered_rate": 0.72}, oracle)
     0.9
     """
-    if oracle is None or not oracle.delivered:
+    if oracle is None or not oracle.expected:
         rate: float | None = figures["delivered_rate"]
         return rate
-    could = min(oracle.delivered, figures["accepted"] or 1)
+    could = min(oracle.expected, figures["accepted"] or 1)
     return min(1.0, float(figures["delivered"] / could))
 
 

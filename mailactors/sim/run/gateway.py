@@ -10,6 +10,7 @@ import msgspec
 import trio
 
 from mailactors.config import Config
+from mailactors.dispatch.flush import flush_deferred
 from mailactors.runtime.supervisor import RestartsExhaustedError
 from mailactors.sim.check.invariants import Invariants
 from mailactors.sim.report.report import Report, Violation
@@ -97,7 +98,10 @@ class GatewayRun(Simulation):
             if not self.invariants.violations:
                 gateway = await self.node.wait_serving()
                 await gateway.stop()
-                self.invariants.check_end(is_complete=self.is_complete)
+                self.invariants.check_end(
+                    is_complete=self.is_complete,
+                    unfinished_max=self.scenario.expect.unfinished_max,
+                )
             nursery.cancel_scope.cancel()  # pending delivery events
         self.starts = self.node.starts
         self.world.journal.note("world.ended", complete=self.is_complete)
@@ -159,6 +163,10 @@ class GatewayRun(Simulation):
                 gateway.lanes[operation.provider or ""].resume()
             case "reset":
                 gateway.lanes[operation.provider or ""].reset()
+            case "flush":
+                with contextlib.suppress(SpoolError):
+                    streams, provider = gateway.config.streams, operation.provider or ""
+                    await flush_deferred(gateway.spool, gateway.ports.clock, streams, provider)
             case "cancel":
                 await self._cancel(index, operation.cancel_share or 0.0, gateway)
 

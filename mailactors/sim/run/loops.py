@@ -14,7 +14,7 @@ import trio
 from mailactors.config import Config
 from mailactors.intake.submission import OverloadedError, Submission
 from mailactors.model.message import Content, Envelope
-from mailactors.model.outcome import Accepted, Deferred, Outcome, Rejected
+from mailactors.model.outcome import Accepted, Deferred, NotAttempted, Outcome, Rejected
 from mailactors.providers.port import Mail, Provider
 from mailactors.sim.report.report import Report
 from mailactors.sim.run.simulation import Progress, Simulation, report_of
@@ -118,7 +118,7 @@ class LoopRun(Simulation):
 
     async def _attempt(self, name: str, mail: Mail) -> Outcome:
         session = await self._providers[name].connect()
-        if isinstance(session, Deferred | Rejected):
+        if isinstance(session, Deferred | Rejected | NotAttempted):
             return session
         return await session.send(mail)
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from mailactors.config import Config
-from mailactors.dispatch.lane import Attempt
+from mailactors.dispatch.attempt import Attempt
 from mailactors.errors import MailactorsError
 from mailactors.intake.submission import OverloadedError, Submission
 from mailactors.runtime.ports import Executor, Faults, Journal, Ports

@@ -10,7 +10,7 @@ from array import array
 from collections import defaultdict, deque
 from typing import Final
 
-from mailactors.dispatch.dispatcher import DispatcherState
+from mailactors.dispatch.state import DispatcherState
 from mailactors.runtime.ports import Clock, SystemClock
 from mailactors.runtime.tally import Histogram
 from mailactors.sim.report.report import DecisionTimes

@@ -79,6 +79,17 @@ class Slow(ProviderFault):
     """How long each answer takes, in seconds."""
 
 
+class SlowDomain(ProviderFault):
+    """It answers late, correctly, what goes to one recipient domain."""
+
+    kind: Literal["slow_domain"]
+    """The kind of fault."""
+    domain: Annotated[str, Field(min_length=1)]
+    """The recipient domain."""
+    latency_s: Duration
+    """How long each answer takes, in seconds."""
+
+
 class Stall(ProviderFault):
     """It accepts a share of messages and delivers them, but never answers."""
 
@@ -232,6 +243,8 @@ class DeferDomain(ProviderFault):
     """The share of the messages to that domain."""
     code: Literal[421, 450, 451, 452] = 421
     """What it answers: 421 speaks for the domain, the others for the mailbox alone."""
+    is_rate_limit: bool = False
+    """Whether it says that mail to the domain is too fast, although it takes all other mail."""
 
 
 class Garbage(ProviderFault):
@@ -246,6 +259,7 @@ Fault = Annotated[
     Refuse
     | Errors
     | Slow
+    | SlowDomain
     | Stall
     | Ambiguous
     | Throttle

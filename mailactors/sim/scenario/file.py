@@ -34,6 +34,8 @@ MESSAGES_MAX: Final = 20_000_000
 CRASHES_MAX: Final = 100_000
 ATTEMPT_S: Final = 120.0
 """Added to the default horizon: the last attempt may begin at the deadline."""
+SUBMIT_S: Final = 300.0
+"""Added to it as well: a client that is asked to retry is accepted later than it submits."""
 SMTP_ATTEMPT_S: Final = 900.0
 """The same for a provider on an SMTP wire, whose client waits ten minutes for an answer."""
 SMTP_PORT: Final = 2525
@@ -324,4 +326,12 @@ def horizon_s(scenario: Scenario, config: Config) -> float:
     deadlines = [stream.expires_after_s for stream in config.streams.values()]
     is_smtp = any(plan.wire == "smtp" for plan in scenario.providers.values())
     attempt_s = SMTP_ATTEMPT_S if is_smtp else ATTEMPT_S
-    return scenario.duration_s + max(deadlines) + attempt_s
+    latest_s = scenario.duration_s + SUBMIT_S + max(deadlines) + attempt_s
+    for fault in scenario.clock_faults:  # deadlines follow the wall clock
+        latest_s += max(0.0, -(fault.step_s or 0.0))
+        drift_per_s = min(0.0, fault.drift_per_s or 0.0)
+        if fault.for_s is None:
+            latest_s /= 1.0 + drift_per_s
+        else:
+            latest_s -= drift_per_s * fault.for_s
+    return latest_s

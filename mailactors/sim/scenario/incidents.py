@@ -162,7 +162,7 @@ def crash_times(crash: Crash, index: int, entropy: Entropy, end_s: float) -> Ite
 
 
 _CANCEL: Final = re.compile(r"cancel:(\d+(?:\.\d+)?)%")
-_LANE_OPERATION: Final = re.compile(r"(pause|resume|reset):(.+)")
+_LANE_OPERATION: Final = re.compile(r"(pause|resume|reset|flush):(.+)")
 
 
 class Operation(Frozen):
@@ -171,14 +171,18 @@ class Operation(Frozen):
     at_s: Seconds
     """When, in seconds from the start of the run."""
     what: str
-    """"reload", "pause:PROVIDER", "resume:PROVIDER", "reset:PROVIDER", or "cancel:N%": so many of
-    the messages that are not final are cancelled."""
+    """"reload", "pause:PROVIDER", "resume:PROVIDER", "reset:PROVIDER", "flush" or "flush:PROVIDER",
+    or "cancel:N%": so many of the messages that are not final are cancelled."""
 
     @pydantic.model_validator(mode="after")
     def _is_known(self) -> Self:
         share = self.cancel_share
-        if self.what != "reload" and share is None and self.provider is None:
-            known = '"reload", "pause:PROVIDER", "resume:PROVIDER", "reset:PROVIDER", "cancel:N%"'
+        is_whole = self.what in {"reload", "flush"}
+        if not is_whole and share is None and self.provider is None:
+            known = (
+                '"reload", "pause:PROVIDER", "resume:PROVIDER", "reset:PROVIDER", "flush",'
+                ' "flush:PROVIDER", "cancel:N%"'
+            )
             raise ValueError(f"what: {self.what!r} is none of {known}")
         if share is not None and not 0 < share <= 1:
             raise ValueError("what: cancels more than nothing and at most 100%")
@@ -186,12 +190,12 @@ class Operation(Frozen):
 
     @property
     def verb(self) -> str:
-        """One of reload, pause, resume, reset, cancel."""
+        """One of reload, pause, resume, reset, flush, cancel."""
         return self.what.partition(":")[0]
 
     @property
     def provider(self) -> str | None:
-        """The provider that is paused, resumed or reset."""
+        """The provider that is paused, resumed, reset or flushed."""
         found = _LANE_OPERATION.fullmatch(self.what)
         return found[2] if found else None
 

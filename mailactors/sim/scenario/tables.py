@@ -152,6 +152,9 @@ class ProviderPlan(Frozen):
     """How long it recognises the key of a message that it accepted; 0: it has no keys."""
     search_lag_s: Seconds | None = None
     """How long after acceptance a look-up finds a message; absent: it has no look-ups."""
+    work_max_s: Duration | None = None
+    """How long after its client hung up it may still accept a message, if it can be asked. Absent:
+    two minutes, or as long as its slowest fault."""
     delivery_events: DeliveryEvents | None = None
     """It reports deliveries and bounces; absent: it does not."""
     faults: tuple[Fault, ...] = ()
@@ -208,6 +211,8 @@ class Expect(Frozen):
     """The most duplicates, declared risks included."""
     undeclared_duplicates_max: Annotated[int, Field(ge=0, strict=True)] | None = 0
     """The most duplicates without a declared risk."""
+    unfinished_max: Annotated[int, Field(ge=0, strict=True)] = 0
+    """The most deliveries that may be neither final nor held when the run ends, at its horizon."""
     attempts_per_message_max: Duration | None = None
     """Attempts at any provider over accepted messages."""
     peak_attempts_per_s: dict[str, Duration] = Field(default={})

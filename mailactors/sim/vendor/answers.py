@@ -78,6 +78,7 @@ NO_SUCH_USER: Final = refusal(550, "no such user here", "5.1.1", Verb.RCPT)
 BAD_CONTENT: Final = refusal(554, "message content rejected", "5.6.0")
 HANGS: Final = Answer(AnswerKind.SILENT, is_taken=False)
 _DOMAIN_DEFERS: Final = ("4.4.2", "the recipient domain takes nothing now")
+_TOO_FAST: Final = ("4.7.1", "rate limit exceeded for this recipient")
 _MAILBOX_DEFERS: Final = ("4.2.1", "the mailbox is not to be had")
 _REJECTS_MESSAGE: Final = frozenset({400, 413, 422})
 _REJECTS_PROVIDER: Final = frozenset({401, 402, 403})
@@ -104,6 +105,8 @@ def decide_recipient(
         is_meant = domain == fault.domain.lower()
         if is_meant and draws.rare(number, attempt)[RareDraw.DOMAIN] < fault.rate:
             enhanced, text = _DOMAIN_DEFERS if fault.code == 421 else _MAILBOX_DEFERS
+            if fault.is_rate_limit:
+                enhanced, text = _TOO_FAST
             return refusal(fault.code, text, enhanced, Verb.RCPT), False
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, Self
 
+import msgspec
 import trio
 
 from mailactors.config import ProviderSettings, SmtpProviderSettings
@@ -16,6 +17,7 @@ from mailactors.model.message import domain_of
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
+    NotAttempted,
     Outcome,
     Phase,
     Reason,
@@ -70,19 +72,32 @@ class ObservedClient:
     def __init__(self, vendor: Vendor, observer: AttemptObserver, inner: Provider) -> None:
         self.vendor = vendor
         self.observer = observer
-        self.capabilities = inner.capabilities
-        self.look_up, self.aclose = inner.look_up, inner.aclose
+        has_events = vendor.plan.delivery_events is not None
+        self.capabilities = msgspec.structs.replace(inner.capabilities, delivery_events=has_events)
+        self.look_up, self.release, self.aclose = inner.look_up, inner.release, inner.aclose
         self._connect = inner.connect
 
-    async def connect(self) -> ObservedSession | Refusal:
+    async def connect(self) -> ObservedSession | Refusal | NotAttempted:
         name, began_s = self.vendor.name, self.vendor.now_s()
         self.vendor.truth.attempt(name, began_s)
         self.observer.began(name)
-        session = await self._connect()
+        try:
+            session = await self._connect()
+        except trio.Cancelled:
+            self.give_back(began_s)  # a deadline ended it: no attempt
+            raise
+        if isinstance(session, NotAttempted):
+            self.give_back(began_s)
+            return session
         if isinstance(session, Deferred | Rejected):
             self.observer.failed(name)
             return session
         return ObservedSession(self, session, began_s)
+
+    def give_back(self, began_s: float) -> None:
+        """Note that what began then was no attempt."""
+        self.vendor.truth.give_back(self.vendor.name, began_s)
+        self.observer.unused(self.vendor.name, began_s)
 
 
 @dataclass(slots=True, eq=False)
@@ -101,15 +116,13 @@ class ObservedSession:
             outcome = await self.inner.send(mail)
         finally:
             SENDING.reset(token)
-        if not isinstance(outcome, Accepted):
+        if not isinstance(outcome, Accepted | NotAttempted):
             observer.failed(name)
         return outcome
 
     async def aclose(self) -> None:
         """Return the session unused: it was no attempt."""
-        vendor = self.client.vendor
-        vendor.truth.give_back(vendor.name, self.began_s)
-        self.client.observer.unused(vendor.name, self.began_s)
+        self.client.give_back(self.began_s)
         await self.inner.aclose()
 
 
@@ -123,6 +136,7 @@ class VendorClient:
             own_envelope=True,
             idempotency_window_s=vendor.plan.idempotency_window_s,
             look_up_lag_s=vendor.plan.search_lag_s,
+            work_max_s=vendor.work_max_s,
         )
 
     async def connect(self) -> Self | Refusal:
@@ -148,6 +162,10 @@ class VendorClient:
             return LookUpFailed(failure)
         found = vendor.find(marker)
         return NotFound() if found is None else Found(found)
+
+    async def release(self) -> None:
+        """Do nothing: nothing is kept."""
+        await trio.lowlevel.checkpoint()
 
     async def aclose(self) -> None:
         """Do nothing: there is no connection."""

@@ -28,6 +28,7 @@ class ActiveFaults:
         self.refuses, self.flaps = pick(faults.Refuse), pick(faults.Flap)
         self.dns, self.tls, self.auths = pick(faults.Dns), pick(faults.Tls), pick(faults.Auth)
         self.slow, self.stalls = pick(faults.Slow), pick(faults.Stall)
+        self.slow_domains = pick(faults.SlowDomain)
         self.errors, self.ambiguous = pick(faults.Errors), pick(faults.Ambiguous)
         self.garbage, self.lies = pick(faults.Garbage), pick(faults.Lie)
         self.throttles, self.capacities = pick(faults.Throttle), pick(faults.Capacity)

@@ -9,15 +9,16 @@ from __future__ import annotations
 import datetime
 import math
 from array import array
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from typing import Final, Literal
 
 import msgspec
 
+from mailactors.model.message import domain_of
 from mailactors.model.outcome import Reason
-from mailactors.providers.port import Mail
-from mailactors.sim.scenario.faults import Capacity, Dns, ProviderFault, Throttle
+from mailactors.providers.port import Capabilities, Mail
+from mailactors.sim.scenario.faults import Capacity, Dns, ProviderFault, Slow, Throttle
 from mailactors.sim.scenario.tables import ProviderPlan
 from mailactors.sim.vendor import answers
 from mailactors.sim.vendor.answers import Answer
@@ -33,8 +34,21 @@ from mailactors.spool.port import RecordDeliveryEvent
 
 CONNECT_S: Final = 0.001
 """How long a refused connection takes."""
+WORK_DRAW_MAX: Final = 0.9999
+"""The draw of a latency that counts as a vendor's longest."""
 REFUSAL_S: Final = 0.02
 """How long a vendor takes to refuse over a quota or over credentials."""
+
+
+WORK_MAX_S: Final = Capabilities(own_envelope=True).work_max_s
+
+
+def longest_s(plan: ProviderPlan, faults: tuple[ProviderFault, ...]) -> Iterator[float]:
+    """Yield the longest times for which the vendor works on a message, queues apart."""
+    yield log_normal(plan.latency_s.median, plan.latency_s.sigma, WORK_DRAW_MAX)
+    for fault in faults:
+        if isinstance(fault, Slow):
+            yield fault.latency_s
 
 
 class Vendor:
@@ -66,6 +80,9 @@ class Vendor:
         self._attempts = array("H")
         """Attempts so far, by a message's number."""
         self._memory = VendorMemory()
+        self.work_max_s = plan.work_max_s or max([WORK_MAX_S, *longest_s(plan, faults)])
+        """A message that it has not accepted so long after its client hung up is dropped, if it
+        can be asked: a look-up would prove nothing otherwise."""
         self._remembers = plan.idempotency_window_s > 0 or plan.search_lag_s is not None
         self._in_progress: dict[str, Call] = {}
         """Calls that are not accepted yet, by marker, if the vendor recognises keys."""
@@ -209,6 +226,9 @@ class Vendor:
         call.body_s = now_s + drawn[Draw.BODY] * latency_s
         if active.slow:
             latency_s = active.slow[0].latency_s
+        for slow in active.slow_domains:
+            if domain_of(recipients[0]) == slow.domain.lower():
+                latency_s = slow.latency_s
         if active.capacities and not self._queue(call, active.capacities[0], patience_s):
             return call
         if call.answer.is_taken:
@@ -245,7 +265,9 @@ class Vendor:
         if call.is_over or not call.answer.is_taken:
             return
         now_s = self.now_s()
-        if now_s >= call.body_s and (call.keeps_abandoned or now_s >= call.turn_s):
+        is_given_up = self.plan.search_lag_s is not None and call.taken_s > now_s + self.work_max_s
+        is_served = call.keeps_abandoned or now_s >= call.turn_s
+        if now_s >= call.body_s and is_served and not is_given_up:
             self.world.plan(call.taken_s, partial(self.finish, call))
         else:
             call.is_over = True

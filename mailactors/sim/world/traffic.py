@@ -147,7 +147,7 @@ class Clients:
                 await sleep_until(at_s)
                 if is_poison and traffic.poison is not None:
                     self.truth.poison[number] = traffic.poison.kind
-                self.truth.submit(self.world.clock.now_s(), self._size_bytes(number))
+                self.truth.submit(at_s, self._size_bytes(number))
                 nursery.start_soon(self._client, number)
                 if traffic.duplicate_submissions and (
                     draw("repeat", number) < traffic.duplicate_submissions

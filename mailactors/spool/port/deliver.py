@@ -20,7 +20,8 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `round` counts passes over the route from 1; `tried` are this round's lanes so far. `barred`
     lanes refused the message itself and are not asked again. `prefer` is the lane to ask first
-    (greylisting). `lane_tries` counts tries on the present lane in the `after_retries` mode.
+    (greylisting). `lane_tries` counts tries on the present lane in the `after_retries` mode,
+    `throttles` refusals as too fast in a row for which the message kept its place.
     """
 
     round: int = 1
@@ -28,6 +29,7 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     barred: tuple[str, ...] = ()
     prefer: str = ""
     lane_tries: int = 0
+    throttles: int = 0
 
 
 class Claim(Command, frozen=True):
@@ -62,6 +64,8 @@ class Lease(msgspec.Struct, frozen=True):
     size_bytes: int
     crashes: int = 0
     """Crashes of its owner while the message was leased or sending."""
+    sender: str = ""
+    """The envelope's; empty where it is not known, as for a repeat."""
 
 
 class Claimed(Result, frozen=True):

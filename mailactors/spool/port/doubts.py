@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from mailactors.spool.port.command import Command, Result
+from mailactors.spool.port.deliver import Progress
 
 NEVER_AT: Final = math.inf
 """`next_at` of a doubt that is not due until a command changes it."""
@@ -64,6 +65,8 @@ class Doubt(msgspec.Struct, frozen=True):
     evidence: tuple[tuple[int, str], ...] = ()
     """(n, "delivered" or "bounced") of each delivery event."""
     crashes: int = 0
+    progress: Progress = Progress()
+    """The message's, with the lanes that had it in this round."""
     not_after: float = 0.0
     """Until when the attempt may be repeated by its key; the settler fills it in."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Final
 
@@ -26,6 +27,34 @@ class Expired(Result, frozen=True):
     seqs: tuple[int, ...]
     ids: tuple[str, ...]
     next_expiry_at: float | None
+
+
+class Flush(Command, frozen=True):
+    """Make deferred deliveries of a stream due now, before their time. → Flushed
+
+    All that wait for a later time than `since`, but for those whose message's `send_at` has not
+    come. With a `provider` only those that it had last. Looks at up to `limit` deliveries, in the
+    order of their due times up to `until`, after the place `after`; what is flushed lies before it.
+
+    A recall is of what was released to wait, which no provider deferred, and leaves no event.
+    """
+
+    stream: str
+    provider: str
+    since: float
+    limit: int
+    after: tuple[float, int, int] | None = None
+    until: float = math.inf
+    is_recall: bool = False
+
+
+class Flushed(Result, frozen=True):
+    """How many are due now. `after`: where the next command goes on, or None at the end."""
+
+    count: int
+    after: tuple[float, int, int] | None
+    stream: str = ""
+    """The stream, if something of it is due, or empty."""
 
 
 class Cancel(Command, frozen=True):

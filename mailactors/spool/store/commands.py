@@ -9,6 +9,7 @@ from typing import Any, Final
 from mailactors.spool import port
 from mailactors.spool.store import (
     accept,
+    clocks,
     deliver,
     doubts,
     retention,
@@ -23,8 +24,11 @@ RULES: Final[dict[type[Any], Callable[[Rows, Any, float], port.Result]]] = {
     port.AcceptMany: accept.accept_many,
     port.Cancel: upkeep.cancel,
     port.Claim: deliver.claim,
+    port.CorrectDoubts: clocks.correct_doubts,
+    port.CorrectDue: clocks.correct_due,
     port.CountCrash: upkeep.count_crash,
     port.Expire: upkeep.expire,
+    port.Flush: upkeep.flush,
     port.FindDueDoubts: doubts.find_due_doubts,
     port.Intend: deliver.intend,
     port.IntendAgain: settle.intend_again,

@@ -60,7 +60,7 @@ class _Due(msgspec.Struct):
 _DUE: Final = (
     "SELECT due_at, seq, n, recipient,"
     f" id, {WRITTEN_FOR}, messages.attempts, progress, accepted_at,"
-    " expires_at, size_bytes, crash_count"
+    " expires_at, size_bytes, crash_count, sender"
     " FROM deliveries JOIN messages USING (seq)"
     " WHERE deliveries.stream = ? AND state IN ('ready', 'deferred')"
     " ORDER BY due_at, seq, n"

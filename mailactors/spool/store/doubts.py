@@ -12,7 +12,7 @@ import msgspec
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import port
-from mailactors.spool.store.events import WRITTEN_FOR, end, finish, record
+from mailactors.spool.store.events import WRITTEN_FOR, end, finish, record, unpack_progress
 from mailactors.spool.store.rows import Row, Rows, distinct
 from mailactors.spool.store.suppressions import is_suppressed
 
@@ -169,16 +169,15 @@ def find_due_doubts(db: Rows, command: port.FindDueDoubts, now: float) -> port.D
 
 
 def _doubt(db: Rows, seq: int, attempt_id: str) -> port.Doubt:
-    ((id_, stream, total, attempts, accepted_at, expires_at, size_bytes, crashes, *known),) = (
-        db.query(
-            f"SELECT id, stream, {WRITTEN_FOR}, attempts, accepted_at,"
-            " expires_at, size_bytes, crash_count, doubts.provider, doubts.recipients, began_at,"
-            " since, ended_at, repeats, looks, failures, negatives, negative_at, answered_at"
-            " FROM messages JOIN doubts USING (seq) WHERE seq = ? AND attempt_id = ?",
-            (seq, attempt_id),
-        )
+    (row,) = db.query(
+        f"SELECT id, stream, {WRITTEN_FOR}, attempts, accepted_at, expires_at, size_bytes,"
+        " crash_count, progress, doubts.provider, doubts.recipients, began_at, since,"
+        " ended_at, repeats, looks, failures, negatives, negative_at, answered_at"
+        " FROM messages JOIN doubts USING (seq) WHERE seq = ? AND attempt_id = ?",
+        (seq, attempt_id),
     )
-    provider, recipients_count, began_at, since, ended_at, repeats, *looks = known
+    id_, stream, total, attempts, accepted_at, expires_at, size_bytes, crashes, packed = row[:9]
+    provider, recipients_count, began_at, since, ended_at, repeats, *looks = row[9:]
     rows = db.query(
         "SELECT n, recipient, state, epoch, evidence FROM deliveries"
         " WHERE seq = ? AND attempt_id = ? AND state IN ('uncertain', 'held') ORDER BY n",
@@ -208,6 +207,7 @@ def _doubt(db: Rows, seq: int, attempt_id: str) -> port.Doubt:
         is_suppressed=any(is_suppressed(db, row[1]) for row in rows),
         evidence=_reported(rows, provider),
         crashes=crashes,
+        progress=unpack_progress(packed),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import port
+from mailactors.spool.store.clocks import AFTER_ALL, later_than
 from mailactors.spool.store.deliver import RECOVERED
 from mailactors.spool.store.doubts import open_doubt
 from mailactors.spool.store.events import end, finish, record
@@ -40,6 +41,29 @@ def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
         )
     seqs, ids = (tuple(row[place] for row in expired) for place in (0, 1))
     return port.Expired(seqs, ids, next_expiry_at)
+
+
+def flush(db: Rows, command: port.Flush, now: float) -> port.Flushed:
+    """Make a part of what waits for a later time due since the flush began."""
+    place = command.after or (command.since, AFTER_ALL, 0)
+    rows, after = later_than(db, command.stream, place, command.until, command.limit)
+    chosen = [
+        (seq, n)
+        for _, seq, n, state, provider, _, scheduled_at in rows
+        if now >= scheduled_at
+        and command.provider in {"", provider}
+        and not (command.is_recall and state == State.DEFERRED)
+    ]
+    db.run_each(
+        "UPDATE deliveries SET due_at = ?, updated_at = ?"
+        " WHERE seq = ? AND n = ? AND state IN ('ready', 'deferred')",
+        [(command.since, now, seq, n) for seq, n in chosen],
+    )
+    if not command.is_recall:
+        for seq in dict.fromkeys(seq for seq, _ in chosen):
+            ns = [n for each, n in chosen if each == seq]
+            record(db, seq, now, "flushed", {"rule": "by hand: due now", "ns": ns})
+    return port.Flushed(len(chosen), after, command.stream if chosen else "")
 
 
 def cancel(db: Rows, command: port.Cancel, now: float) -> port.Cancelled:

@@ -1,0 +1,49 @@
+"""What is known of the wall clock: the times that it was set. Plain values and functions."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+STEPS_MAX: Final = 50
+"""Steps of the wall clock in one direction that are remembered one by one."""
+
+
+class ClockStep(msgspec.Struct, frozen=True):
+    """A step of the wall clock. Times on disk up to `until` (UTC) are by the clock before it."""
+
+    until: float
+    step_s: float
+
+
+class ClockSteps(msgspec.Struct, frozen=True):
+    """When and how far the wall clock was set: times on disk from before may be that wrong."""
+
+    forward: tuple[ClockStep, ...] = ()
+    backward: tuple[ClockStep, ...] = ()
+    """Their `step_s` is positive as well."""
+
+    def forward_s(self, at: float) -> float:
+        """Return how far the clock was set forward since it showed `at`."""
+        return sum(each.step_s for each in self.forward if at <= each.until)
+
+    def backward_s(self, at: float) -> float:
+        """Return how far the clock was set backward since it showed `at`, perhaps."""
+        return sum(each.step_s for each in self.backward if at <= each.until)
+
+    def stepped(self, step_s: float, now: float) -> ClockSteps:
+        """Return the steps with one more, noticed when the clock shows `now`."""
+        step = ClockStep(now - step_s, abs(step_s))
+        if step_s > 0:
+            return ClockSteps(_joined((*self.forward, step)), self.backward)
+        return ClockSteps(self.forward, _joined((*self.backward, step)))
+
+
+def _joined(steps: tuple[ClockStep, ...]) -> tuple[ClockStep, ...]:
+    # Of too many the oldest two become one, as late and as large as both.
+    if len(steps) <= STEPS_MAX:
+        return steps
+    first, second, *rest = steps
+    joined = ClockStep(max(first.until, second.until), first.step_s + second.step_s)
+    return (joined, *rest)
