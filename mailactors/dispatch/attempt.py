@@ -48,8 +48,8 @@ class Attempt:
     """The uncertain attempt that it repeats under the same key; None for any other attempt."""
     domains: frozenset[str] = frozenset()
     """The lease's recipient domains."""
-    is_own_limit: bool = False
-    """Whether it was refused as too fast by a limit of its recipient's or sender's own."""
+    own_limits: frozenset[str] = frozenset()
+    """The subjects (`subjects`) by whose own limit it was refused as too fast."""
 
     def __post_init__(self) -> None:
         self.recipients = self.recipients or self.lease.recipients

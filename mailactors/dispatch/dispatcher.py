@@ -178,7 +178,7 @@ class DispatcherActor:
             plan,
             now,
             draw,
-            is_own_limit=attempt.is_own_limit,
+            is_own_limit=bool(attempt.own_limits),
         )
         decision = with_doubt_at(decision, first_at(lane.provider.capabilities, plan, now))
         if not isinstance(outcome, Accepted):

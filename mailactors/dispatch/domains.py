@@ -1,10 +1,11 @@
 """Recipient domains that defer everything: they are tried rarely, so that others get the permits.
 
-A domain whose mail was deferred many times in a row, through whatever lane, is *deferring*. Of the
-messages to it that were tried before, one at a time is tried again, once a second or as rarely as
-its answers take. The rest is released to the disk, which is neither an attempt nor a round, and is
-due again after a time that grows with how long the domain has been deferring. The first message
-that it accepts or bounces ends that.
+A domain whose mail was deferred many times in a row, through whatever lane, is *deferring*, and so
+is one that met a limit of its own (`subjects`) as often. Of the messages to it that were tried
+before, one at a time is tried again, once a second or as rarely as its answers take. The rest is
+released to the disk, which is neither an attempt nor a round, and is due again after a time that
+grows with how long the domain has been deferring. The first message that it accepts or bounces ends
+that.
 
 A message that was never tried goes out at once, in its order: greylisting counts from its first
 attempt. So a deferring domain costs what comes in for it, not what has piled up.
@@ -18,6 +19,7 @@ from typing import Final
 from mailactors.dispatch.attempt import Done
 from mailactors.dispatch.lane import NEVER_S
 from mailactors.dispatch.retry import is_bounce, is_recipients_own
+from mailactors.dispatch.subjects import is_too_fast
 from mailactors.model.message import domain_of
 from mailactors.model.outcome import Accepted, NotAttempted, split_by_recipient
 from mailactors.runtime.ports import Journal
@@ -69,7 +71,8 @@ class Domains:
         addresses = [address for _, address in attempt.recipients]
         took_s = done.ended_s - attempt.sending_s
         for address, each in split_by_recipient(outcome, addresses).items():
-            if is_recipients_own(each):
+            is_own_limit = is_too_fast(each) and f"@{domain_of(address)}" in attempt.own_limits
+            if is_recipients_own(each) or is_own_limit:
                 self._deferred(domain_of(address), took_s, done.ended_s)
             elif isinstance(each, Accepted) or is_bounce(each):
                 self._taken(domain_of(address))

@@ -347,7 +347,7 @@ class LimiterActor:
         if permit_s is not None:
             apart = split_by_recipient(done.outcome, addresses)
             own = self._lane.subjects.note(apart, sender, permit_s, now_s)
-        attempt.is_own_limit = bool(own)
+        attempt.own_limits = own
         subjects = subjects_of(addresses, sender)
         decide_return(self._state, permit_s, done.outcome, now_s, draw, subjects, own)
         self._publish()  # before the outcome: its reader must see the pace that follows

@@ -79,6 +79,21 @@ def test_a_few_deferrals_hold_nothing() -> None:
     assert domains.deferring_s(BIG, NOW_S) is None
 
 
+@pytest.mark.parametrize(
+    ("own", "is_held"), [("@big.example", True), ("from:ann@own.example", False)]
+)
+def test_a_domain_over_its_own_limit_is_deferring_but_not_for_a_senders(
+    own: str, is_held: bool
+) -> None:
+    domains = Domains(Listening())
+    too_fast = Deferred(Scope.PROVIDER, Reason("rate limit", 450), throttled=True)
+    for _ in range(DEFERRED_IN_A_ROW):
+        attempt = Attempt("1", BIG, "primary", ignore, own_limits=frozenset({own}))
+        domains.note(Done(attempt, too_fast, NOW_S))
+
+    assert is_held is (domains.deferring_s(BIG, NOW_S) is not None)
+
+
 def test_many_in_a_row_hold_what_was_tried_before_and_this_is_told() -> None:
     journal = Listening()
     domains = deferring(journal)
