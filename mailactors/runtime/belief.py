@@ -64,11 +64,12 @@ class BelievedClock:
         """How far the clock was ahead then, negative if it was behind."""
         self._wall_time = clock.wall_time
         self._journal = journal
-        self._belief = Belief(clock.wall_time() - clock.now_s())
+        self._belief: Belief | None = None  # from the first look on; before a loop runs there is none
 
     def wall_time(self) -> float:
         """Return the time that is believed, UTC."""
-        before, wall, now_s = self._belief, self._wall_time(), self.now_s()
+        wall, now_s = self._wall_time(), self.now_s()
+        before = self._belief or Belief(wall - now_s)
         self._belief = after = decide_belief(before, wall - now_s, now_s)
         if after.jumped_s is not None:
             self.jumped_at_s, self.jump_s = now_s, after.jumped_s - after.offset_s

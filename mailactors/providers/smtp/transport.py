@@ -169,6 +169,7 @@ class Connection:
 
         Raises: LostError, with Phase.FINAL: the dot may have left.
         """
+        lost: LostError | None = None
         async with self._guard():
             self.client.end_of_message()
             try:
