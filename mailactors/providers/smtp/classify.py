@@ -27,7 +27,6 @@ from mailactors.model.outcome import (
     Scope,
     Uncertain,
 )
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import SmtpReply
 from mailactors.providers.smtp.rulings import (
     LATER_DOMAIN,
@@ -43,6 +42,7 @@ from mailactors.providers.smtp.rulings import (
     find_ruling,
 )
 from mailactors.providers.smtp.transaction import Transaction
+from mailactors.providers.smtp.verbs import Verb
 
 RETRY_HINT_S_MAX: Final = 86400.0
 
