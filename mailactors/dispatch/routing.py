@@ -28,6 +28,8 @@ class Choice(msgspec.Struct, frozen=True):
 
 PASSED_OVER: Final = Choice("")
 """A lane is free, but not for this message: others of its queue may go before it."""
+CROWDED: Final = Choice("*")
+"""A lane is free, but not for mail to this message's domains."""
 
 
 def within_reach(
