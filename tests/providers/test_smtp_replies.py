@@ -143,6 +143,32 @@ def test_what_is_said_of_the_sender_is_not_the_recipients(says: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("verb", "says", "word"),
+    [
+        (Verb.RCPT, "530 5.7.0 Must issue a STARTTLS command first", "disable"),
+        (Verb.RCPT, "550 Authentication failed or required", "disable"),
+        (Verb.RCPT, "550 You must check for new mail before sending mail", "disable"),
+        (Verb.FINAL, "554 5.7.1 This account has been limited. Contact support", "disable"),
+        (Verb.FINAL, "550 Account is suspended for sending spam", "disable"),
+        (Verb.RCPT, "550 5.7.1 [192.0.2.1] is not permitted to send mail here", "disable"),
+        (Verb.RCPT, "550 5.2.1 This account has been suspended", "bounce"),
+        (Verb.RCPT, "550 This account has been disabled or discontinued", "unsure"),
+        (Verb.FINAL, "550 The example.com domain is not verified", "not this sender"),
+        (
+            Verb.FINAL,
+            "553 5.7.1 You may not use this From address",
+            "not this sender",
+        ),
+        (Verb.MAIL, "550 5.7.1 ann@x.example not in list of permitted senders", "not this sender"),
+        (Verb.FINAL, "550 5.7.1 Blocked for containing a blacklisted URL", "each lane once"),
+        (Verb.RCPT, "550 Rejecting for Sender Policy Framework", "each lane once"),
+    ],
+)
+def test_account_sender_and_content_are_told_apart(verb: Verb, says: str, word: str) -> None:
+    assert word == read(verb, parse(says))
+
+
+@pytest.mark.parametrize(
     "says",
     ["550 Sorry, try again later", "554 5.7.1 temporarily refused", "550 5.0.0 Please retry later"],
 )
@@ -160,6 +186,10 @@ def test_server_that_asks_for_another_try_gets_it(verb: Verb, says: str) -> None
         (Verb.RCPT, "550 5.2.2 User has exceeded the mailbox quota", "bounce"),
         (Verb.FINAL, "554 You have exceeded your plan's monthly message allowance", "throttle day"),
         (Verb.FINAL, "550 Mail limit exceeded", "throttle day"),
+        (Verb.RCPT, "550 Outbound quota exceeded for user ann", "throttle day"),
+        (Verb.FINAL, "451 You have exceeded your hourly sending limit of 300", "throttle hour"),
+        (Verb.FINAL, "550 Insufficient balance, please top up your account", "throttle day"),
+        (Verb.RCPT, "552 User has exceeded the mailbox quota", "later"),
     ],
 )
 def test_what_is_exceeded_says_whose_it_is(verb: Verb, says: str, word: str) -> None:

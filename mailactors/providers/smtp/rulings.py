@@ -140,9 +140,10 @@ ROWS: Final = (
               r"|(limit|quota|max\w*|exceed\w*).{0,60}(daily|per day|24.?h(ou)?rs?|today)"
               r"|credits? (exceed|expir|limit)|(maximum|enough) credits|submissionquota|refusequota"
               r"|exceeded.{0,20}threshold"
-              r"|(send(ing)?|messag(e|ing)|e?-?mail|monthly|plan) (limits?|quota)"
-              r".{0,20}(exceed|reach)|(exceeded|reached) (your|the)"
-              r"(?!.{0,40}(size|recipient|storage|mailbox|length)) ([\w']+ ){0,3}"
+              r"|insufficient (balance|funds|credit)|top.?up\b|over .{0,20}allowance"
+              r"|(send(ing|er)?|messag(e|ing)|e?-?mail|monthly|plan|out(bound|going))"
+              r" (limits?|quota).{0,20}(exceed|reach)|(exceeded|reached) (your|the)"
+              r"(?!.{0,40}(size|recipient|storage|mailbox|length|hour)) ([\w']+ ){0,3}"
               r"(limit|quota|allowance)"),
     Row(THROTTLED_HOUR, _EVERY, ("4", "5"), "cPanel's max emails per hour (docs.cpanel.net)",
         words=r"(exceed|limit|max|too m).{0,80}\bhour|\bhour.{0,60}(exceed|limit|max)"),
@@ -156,7 +157,7 @@ ROWS: Final = (
     Row(OWN_TRANSACTION, _RCPT, ("4", "5"), "RFC 3463 §3.6", enhanced=("4.5.3", "5.5.3")),
     Row(THROTTLED, _EVERY, ("4", "5"),
         "SES; Mailtrap's 550 5.7.0; Rspamd's 451 4.7.1; MailChannels' [STF]; Outlook's 432 4.3.2",
-        words=r"throttl|rate.?limit|(sending|mail|message|submission) rate|per (second|minute)"
+        words=r"throttl|rate.?limit|(send(ing|er)|mail|message|submission) rate|per (second|minute)"
               r"|too (many|much) ((\w+ ){0,2}(e-?mails?|messages?|mails?|connections?)|times"
               r"|requests|sessions|connects|(failed )?(log ?in|auth\w*))"
               r"|too (fast|quickly|frequent)|\bhigh (\w+ ){0,3}rate"
@@ -167,7 +168,8 @@ ROWS: Final = (
     # The account, our host, the sender.
     Row(NEVER_PROVIDER, MAIL_VERBS, ("5",),
         "Exim's and cPanel's 550 relay refusals; smtp2go; SES; Mail.ru; Brevo; Gmail's relay",
-        words=r"authentication (is )?required|must (be )?authenticat|smtp auth"
+        words=r"auth\w* (is |failed or )?required|must (be )?authenticat|smtp auth"
+              r"|check (for )?(new )?mail (before|first)|pop.?(3 )?before"
               r"|not (been )?authenticated|unauthenticated sender|without authentication"
               r"|not logged in|credentials"
               r"|(your|smtp) (account|mailbox|address) (\w+ ){0,3}(suspend|disabl|block|lock"
@@ -175,9 +177,11 @@ ROWS: Final = (
               r"|account .{0,15}not (yet )?activ|outgoing (e?-?mail )?(is |was )?(blocked|disabled)"
               r"|unauthori[sz]ed ip|\bip .{0,40}not (allowed|authori[sz]ed|registered)"
               r"|licen[cs]e expired|unpaid|billing|\b(helo|ehlo)"
+              r"|\d\]? is not (allowed|authori[sz]ed|permitted)|\bapi key\b"
               r"|sending (\w+ ){0,4}(paused|disabled|suspended|blocked)|spam abuse detected"),
     Row(NEVER_PROVIDER, (Verb.MAIL, Verb.DATA, Verb.FINAL), ("5",), "smtp2go's 552; GMX; hosters'",
-        words=r"\baccount\b.{0,25}(suspend|block|\block|restrict|deactivat|terminat|closed)"),
+        words=r"\baccount\b.{0,25}(suspend|block|\block|restrict|deactivat|terminat|closed"
+              r"|limited|on hold|under review)"),
     Row(LATER_PROVIDER, MAIL_VERBS, ("4",), "Postfix's reject_unknown_helo_hostname",
         words=r"\b(helo|ehlo)"),
     # The message's form and signatures, and its sender.
@@ -185,7 +189,8 @@ ROWS: Final = (
         words=r"multiple (addresses|from)|missing .{0,30}(header|from)|\brfc.?\d{3,4}|rfc compliant"
               r"|malformed|pars(e|ing) error|configuration set"),
     Row(NEVER_MESSAGE, MAIL_VERBS, ("5",), "RFC 7372; Gmail's 5.7.26; Outlook's 5.7.515",
-        words=r"\b(dmarc|dkim|spf)\b|authentication level|sender is unauthenticated"),
+        words=r"\b(dmarc|dkim|spf)\b|sender policy framework|authentication level"
+              r"|sender is unauthenticated"),
     Row(NOT_THIS_SENDER, MAIL_VERBS, ("5",), "Exchange Online's 5.1.8; Zoho's 554 5.1.8; JetEmail",
         words=r"bad outbound sender|sender (address |account )?(is |has been )?"
               r"(blocked(?! using)|suspend|disabled|locked|restrict)"),
@@ -194,18 +199,19 @@ ROWS: Final = (
     Row(NEVER_MESSAGE, MAIL_VERBS, ("5",), "Spamhaus DBL, URIBL; QQ Mail",
         words=r"\bdbl\b|[su]r?ibl|(sender|mailfrom|sending) (address|domain).{0,30}(block|list)"
               r"|(black|block).{0,10}recipient|rejected by recipient"
-              r"|(black|block)listed (url|link|domain)|(url|link) .{0,15}(black|block)list"),
+              r"|(black|block)listed (url|link|domain)|(url|link)\b.{0,30}(black|block) ?list"),
     Row(NOT_THIS_SENDER, MAIL_VERBS, ("5",),
         "Postfix's reject_sender_login_mismatch; SES; SendGrid; Exchange Online's SendAsDenied;"
         " Exim's sender verification; qmail's badmailfrom; Postal's 530; SparkPost's 550 5.7.1",
         words=r"sender (address )?(is )?(rejected|denied|invalid|not (verified|owned|allowed))"
-              r"|not owned by|from\W{0,2}(address|header).{0,40}\b(not|isn.t)\b|disallowed as\b"
+              r"|sender\b.{0,40}\bnot (registered|permitted|authori[sz]ed|known)"
+              r"|not owned by|\bfrom\W{0,2}(address|header|domain)\b|disallowed as\b"
               r"|verified sender|(address|domain|identity) is not verified|sendasdenied"
               r"|permissions? to send as"
-              r"|must be (the )?same as|not (allowed|authori[sz]ed) to send(?! (\w+ )?to\b)"
-              r"|badmailfrom"
+              r"|must be (the )?same as|badmailfrom"
+              r"|not (allowed|authori[sz]ed|permitted) to send(?! (\w+ )?to\b)"
               r"|(invalid|incorrect|envelope) sender|sender (domain )?(verif|does not)"
-              r"|header from|from domain|sender name|(sending|unregistered) domain"
+              r"|header from|sender name|(permitted|approved) senders|(sending|unregistered) domain"
               r"|denies the sender|not one of your addresses|not authori[sz]ed to perform"),
     Row(NEVER_PROVIDER, MAIL_VERBS, ("5",),
         "Postfix's and Exim's relay refusals; qmail's rcpthosts; NetEase's 553",
@@ -224,6 +230,7 @@ ROWS: Final = (
     Row(NEVER_MESSAGE, MAIL_VERBS, ("5",), "RFC 1870 §6; Exim",
         words=r"(message|mail|size).{0,30}(too (big|large|long)|exceed)"),
     # What the command and the enhanced code leave.
+    Row(NEVER_PROVIDER, MAIL_VERBS, ("530", "535"), "RFC 4954 §6; RFC 3207 §4"),
     Row(NOT_THIS_SENDER, _RCPT, ("5",), "RFC 5321 §3.3: many servers look at the sender only now",
         words=r"^(?!.*\b(recipient|mailbox|group|list)).*\b(sender|mail from|return.path)\b"),
     Row(UNSURE_RECIPIENT, _RCPT, ("5",), "Outlook's 550 5.5.0; Yandex's 550 5.7.1; Trend Micro",
