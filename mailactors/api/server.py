@@ -26,6 +26,7 @@ from quart_trio import QuartTrio
 
 from mailactors.api.containment import ContainedConnection
 from mailactors.api.guard import guard
+from mailactors.api.names import OwnNames
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.ports import Journal
 from mailactors.runtime.shortage import Shortages, is_shortage, os_words
@@ -65,6 +66,8 @@ class Listening:
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    names: frozenset[str] = frozenset()
+    """By which clients and proxies call us, beside the address; `host` or `host:port`."""
     connections_max: int = 1000
     timeouts: Timeouts = field(default_factory=Timeouts)
     bound: Cell[tuple[str, ...]] = field(default_factory=lambda: Cell(()))
@@ -82,7 +85,7 @@ class ApiServer:
         journal: Journal,
         shortages: Shortages | None = None,
     ) -> None:
-        self._app = ASGIWrapper(guard(app))
+        self._app = ASGIWrapper(guard(app, OwnNames(listening.host, listening.names)))
         self._listening = listening
         self._journal = journal
         self._shortages = shortages

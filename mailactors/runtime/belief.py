@@ -64,7 +64,9 @@ class BelievedClock:
         """How far the clock was ahead then, negative if it was behind."""
         self._wall_time = clock.wall_time
         self._journal = journal
-        self._belief: Belief | None = None  # from the first look on; before a loop runs there is none
+        self._belief: Belief | None = (
+            None  # from the first look on; before a loop runs there is none
+        )
 
     def wall_time(self) -> float:
         """Return the time that is believed, UTC."""

@@ -246,7 +246,7 @@ async def test_a_batch_may_be_larger_than_a_message_but_not_without_end(
 
 async def test_batches_too_many_at_once_are_told_to_come_again(rig: Rig) -> None:
     head = (
-        b"POST /v1/messages/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/messages/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 2\r\nConnection: close\r\n\r\n"
     )
 

@@ -38,9 +38,9 @@ from tests.api.rig import (
     serve,
 )
 
-POST = b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+POST = b"POST /send-email HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"GET /ws HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 SILENCE_S = 0.15
@@ -112,7 +112,7 @@ async def test_http2_by_prior_knowledge_is_served(served: Served) -> None:
 
 
 def h2_headers(method: str, path: str) -> list[tuple[str, str]]:
-    return [(":method", method), (":path", path), (":scheme", "http"), (":authority", "x")]
+    return [(":method", method), (":path", path), (":scheme", "http"), (":authority", "localhost")]
 
 
 async def h2_answer(stream: trio.SocketStream, client: h2.connection.H2Connection) -> str:
@@ -131,19 +131,19 @@ async def h2_answer(stream: trio.SocketStream, client: h2.connection.H2Connectio
     "garbage",
     [
         b"\x00\x01\x02\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX: a\x00b\r\n\r\n",
-        b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: !\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 20_000 + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: h2c\r\nHTTP2-Settings: !\r\n\r\n",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 100,
         b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n",
-        b"GET //statuses HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-        b"GET /statuses?id=%ff%00 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"GET //statuses HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        b"GET /statuses?id=%ff%00 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
         b"GET /v1/messages/%ff%00 HTTP/1.1\r\nHost: \xff\r\nConnection: close\r\n\r\n",
         b"GET http://[ HTTP/1.1\r\nHost: [\r\nConnection: close\r\n\r\n",
-        b"OPTIONS * HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
     ],
 )
 async def test_garbage_is_answered_or_cut_off_and_harms_nobody(
@@ -226,7 +226,7 @@ async def test_a_body_that_trickles_gets_408_in_the_end(rig: Rig) -> None:
 
 async def test_headers_that_never_end_are_cut_off(rig: Rig) -> None:
     async with serve(rig.app, rig.journal, keep_alive_s=0.05) as served:
-        assert await served.ask(b"GET /healthz HTTP/1.1\r\nHost: x\r\n") == b""
+        assert await served.ask(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n") == b""
         assert await served.ask(b"") == b""
         await assert_serving(served)
 
@@ -236,7 +236,7 @@ async def test_a_client_that_waits_for_its_answer_is_not_slow(waiter: Waiter) ->
         serve(waiter.app, ListJournal(), read_s=0.02) as served,
         await served.connect() as stream,
     ):
-        await stream.send_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n1")
+        await stream.send_all(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1")
         with trio.move_on_after(SILENCE_S) as silence:
             await stream.receive_some()
         waiter.leave.set()
@@ -250,7 +250,7 @@ async def test_a_client_that_does_not_read_is_given_up(waiter: Waiter) -> None:
         serve(waiter.app, ListJournal(), send_s=0.05) as served,
         await served.connect() as stream,
     ):
-        await stream.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.send_all(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await waiter.entered.wait()
 
         with trio.fail_after(2):
@@ -260,7 +260,7 @@ async def test_a_client_that_does_not_read_is_given_up(waiter: Waiter) -> None:
 async def test_a_client_that_hangs_up_cancels_its_handler(waiter: Waiter) -> None:
     async with serve(waiter.app, ListJournal()) as served:
         async with await served.connect() as stream:
-            await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await waiter.entered.wait()
 
         with trio.fail_after(2):
@@ -273,7 +273,7 @@ async def test_a_connection_too_many_is_closed_at_once(waiter: Waiter) -> None:
         serve(waiter.app, ListJournal(), listening) as served,
         await served.connect() as stream,
     ):
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await waiter.entered.wait()
 
         assert await served.ask(b"") == b""
