@@ -1,11 +1,12 @@
-"""One HTTP connection whose failure ends no other.
+"""One HTTP connection whose failure ends no other, and which speaks HTTP/1.1 alone.
 
 hypercorn 0.18 on Trio lets some exceptions of a connection out into the nursery of all of them, so
 that one request ends the server: a websocket upgrade followed by one more byte (hypercorn #225), or
-an HTTP/2 request that is answered before its body ended (#312, #329, #334). Here they end with
-their own connection. Besides, a send to a peer that never reads has a deadline, closing is not
-cancelled with the request that was answered, a connection that its client closed is closed at once,
-and the read timeout counts only while a body is owed.
+an HTTP/2 request that is answered before its body ended (#312, #329, #334). Neither protocol is
+begun here (`api.strict`), and any other fault ends with its own connection. Besides, a send to a
+peer that never reads has a deadline, closing is not cancelled with the request that was answered, a
+connection that its client closed is closed at once, and the read timeout counts only while a body
+is owed.
 
 `api.server` starts this subclass. It relies on internals of hypercorn 0.18, which is pinned.
 """
@@ -23,6 +24,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 
+from mailactors.api.strict import StrictConnection
 from mailactors.runtime.ports import Journal
 from mailactors.runtime.supervisor import describe
 
@@ -72,6 +74,8 @@ class ContainedConnection(TCPServer):
                 await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:
+        inner: Any = self.protocol.protocol  # HTTP/1.1, and it stays so
+        inner.connection = StrictConnection(self.config.h11_max_incomplete_size)
         data: bytes | bytearray = b"-"
         while data:
             try:
@@ -86,8 +90,7 @@ class ContainedConnection(TCPServer):
     def _read_within_s(self) -> float:
         """Return how long the peer may be silent: limited while it owes us a body.
 
-        Headers are hypercorn's affair (its idle timer runs until a request is complete), HTTP/2
-        bodies Quart's (`BODY_TIMEOUT`).
+        Headers are hypercorn's affair: its idle timer runs until they are complete.
         """
         connection = getattr(self.protocol.protocol, "connection", None)
         is_owed = isinstance(connection, h11.Connection) and connection.their_state is h11.SEND_BODY

@@ -1,7 +1,7 @@
 """The door before the application: what it may not see, or cannot handle, is answered here.
 
-Refused are websockets, CONNECT, targets that cannot be read, hosts that are not ours, and pages of
-other sites, whatever the method.
+Refused are CONNECT, targets that cannot be read, hosts that are not ours, and pages of other sites,
+whatever the method.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ def guard(app: ASGIFramework, names: OwnNames) -> ASGIFramework:
     """Return the application behind a guard that answers such requests itself."""
 
     async def guarded(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000, "reason": None})
-        elif scope["type"] == "http" and (problem := refusal_of(scope, names)):
+        if scope["type"] == "http" and (problem := refusal_of(scope, names)):
             await _refuse(send, problem)
         else:
             await app(scope, receive, send)

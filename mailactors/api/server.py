@@ -37,8 +37,6 @@ hold clients' ids."""
 HEADER_BYTES_MAX: Final = 16 * 1024
 ACCEPT_AGAIN_S: Final = 0.1
 """How long to wait when this process lacks what a connection takes."""
-STREAMS_MAX: Final = 32
-"""Requests at once on one HTTP/2 connection."""
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -210,8 +208,6 @@ def server_config(timeouts: Timeouts) -> Config:
     config.include_date_header = True
     config.include_server_header = False
     config.h11_max_incomplete_size = HEADER_BYTES_MAX
-    config.h2_max_header_list_size = HEADER_BYTES_MAX
-    config.h2_max_concurrent_streams = STREAMS_MAX
     config.keep_alive_timeout = timeouts.keep_alive_s
     config.read_timeout = timeouts.read_s  # type: ignore[assignment]  # any number will do
     config.ssl_handshake_timeout = timeouts.keep_alive_s
