@@ -136,7 +136,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             {"name": name, "in": "query", "required": name in shape["required"], "schema": schema}
             for name, schema in shape["properties"].items()
         ]
-    if route.is_limited and route.body is not schemas.BatchItem:
+    if route.body in (schemas.ShortMessage, schemas.MessageIn):
         parameters.append(_IDEMPOTENCY_KEY)
     if route.media == "text/event-stream":
         parameters.append(_LAST_EVENT_ID)
