@@ -14,6 +14,7 @@ is owed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import h11
@@ -42,18 +43,35 @@ class ContainedConnection(TCPServer):
         stream: Any,
         journal: Journal,
         send_within_s: float,
+        heard: Callable[[ContainedConnection], None],
     ) -> None:
         super().__init__(app, config, context, ConnectionState({}), stream)
         self._journal = journal
         self._send_within_s = send_within_s
+        self._heard = heard
+        """Called when the peer has sent something."""
 
     async def run(self) -> None:
         """Serve the connection to its end."""
         try:
             await super().run()
+        except* trio.ClosedResourceError:
+            pass  # it was closed to make room
         except* Exception as group:
             # `except*` raises the rest again, above all Cancelled.
             self._journal.note("api.connection", level="warning", error=describe(group))
+
+    @property
+    def waits_for_peer(self) -> bool:
+        """Whether nothing happens here until the peer sends more: a handshake, a head or a body."""
+        connection = self._connection
+        return connection is None or connection.their_state in {h11.IDLE, h11.SEND_BODY}
+
+    @property
+    def _connection(self) -> StrictConnection | None:
+        found = getattr(getattr(self, "protocol", None), "protocol", None)
+        connection: StrictConnection | None = getattr(found, "connection", None)
+        return connection
 
     async def protocol_send(self, event: Event) -> None:
         """Write, or close, or mark the connection idle; to the end, but not for ever.
@@ -83,6 +101,7 @@ class ContainedConnection(TCPServer):
                     data = await self.stream.receive_some(RECEIVE_BYTES)
             except (trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError):
                 break
+            self._heard(self)
             await self.protocol.handle(RawData(bytes(data)))
         await self.protocol.handle(Closed())
         await self.idle_task.stop()  # nothing more will come: do not hold a descriptor for it
@@ -92,6 +111,6 @@ class ContainedConnection(TCPServer):
 
         Headers are hypercorn's affair: its idle timer runs until they are complete.
         """
-        connection = getattr(self.protocol.protocol, "connection", None)
-        is_owed = isinstance(connection, h11.Connection) and connection.their_state is h11.SEND_BODY
+        connection = self._connection
+        is_owed = connection is not None and connection.their_state is h11.SEND_BODY
         return float(self.config.read_timeout or math.inf) if is_owed else math.inf
