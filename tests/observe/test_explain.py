@@ -16,6 +16,7 @@ from mailactors.spool.port import DeliveryStatus, Event, MessageStatus
 
 NOW = 1_800_000_000.0
 """08:00:00 UTC."""
+OPEN_BEFORE = {"provider": "primary", "why": "breaker open", "until": NOW - 4.0}
 WELL = (LaneState("primary"), LaneState("secondary"))
 SHUT = (
     LaneState("primary", "breaker open", NOW + 9.0, True),
@@ -234,11 +235,7 @@ def sent(**facts: Any) -> Event:
         ),
         (
             delivery(state=State.SENT, provider="secondary", attempts=1),
-            [
-                sent(
-                    passed_over=[{"provider": "primary", "why": "breaker open", "until": NOW - 4.0}]
-                )
-            ],
+            [sent(passed_over=[OPEN_BEFORE])],
             Now(WELL),
             "It was sent through secondary at 07:59:50Z, in 1 attempt (rule \"the provider's answer:"
             ' accepted"); passed over: primary (breaker open until 07:59:56Z).',
