@@ -134,6 +134,7 @@ class Service:
             spool=gateway.spool,
             lanes=gateway.lanes,
             clock=ports.clock,
+            plan=gateway.lanes.plan,
             journal=ports.journal,
             ids=ports.ids,
             stopping=self.listening.shutdown,

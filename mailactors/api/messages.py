@@ -18,6 +18,7 @@ from mailactors.api.parts import ApiParts
 from mailactors.api.problems import FaultView, ProblemError
 from mailactors.api.suppressions import address_of
 from mailactors.intake.submission import IntakeError
+from mailactors.observe.explain import look
 from mailactors.spool.port import (
     Cancel,
     Cancelled,
@@ -73,7 +74,17 @@ async def message(parts: ApiParts, name: str) -> Response:
     found = await parts.spool.read(ask)
     if found is None:
         raise _no_message()
-    return answer(views.message_view(*found, parts.clock.wall_time()))
+    status, events = found
+    now_s, now = parts.clock.now_s(), parts.clock.wall_time()
+    here = look(status, parts.plan(status.stream), parts.lanes, now_s, now, _halted(parts, now_s))
+    return answer(views.message_view(status, events, here, now))
+
+
+def _halted(parts: ApiParts, now_s: float) -> str:
+    """Return why nothing at all is sent now, or empty."""
+    if parts.stopping.is_set():
+        return "the service is stopping"
+    return "the spool's disk is full" if now_s < parts.spool.signals.full_until_s.value else ""
 
 
 async def cancel_message(parts: ApiParts, name: str) -> Response:

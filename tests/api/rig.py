@@ -26,6 +26,7 @@ from mailactors.dispatch.lane import (
     pass_up,
     reply,
 )
+from mailactors.dispatch.retry import StreamPolicy
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
@@ -181,6 +182,7 @@ async def open_rig() -> AsyncIterator[Rig]:
         spool=client,
         lanes=lanes,
         clock=clock,
+        plan=lambda _stream: StreamPolicy(("primary",)),
         journal=journal,
         ids=ports.ids,
         stopping=stopping,
