@@ -291,7 +291,7 @@ def test_what_a_provider_says_is_no_markup(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
-    cli._print_statuses([status_of(error="[/red] 550 [bold]no[/bold] :smile:", id="[/x]")])
+    cli.mail._print_statuses([status_of(error="[/red] 550 [bold]no[/bold] :smile:", id="[/x]")])
 
     out = capsys.readouterr().out
     assert "[/red] 550 [bold]no[/bold] :smile:" in out
@@ -303,7 +303,7 @@ def test_the_gateways_id_and_yours_are_both_shown(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
 
-    cli._print_statuses([status_of(id="01a2", client_id="order-7", status="scheduled")])
+    cli.mail._print_statuses([status_of(id="01a2", client_id="order-7", status="scheduled")])
 
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[3].split("│")[1:-1]]
     assert ["01a2", "order-7", "bob@example.com", "scheduled", "", "1"] == cells[:6]
@@ -315,7 +315,7 @@ def test_an_id_is_whole_however_narrow_the_terminal(
     monkeypatch.setenv("COLUMNS", "80")
     name = "01a204dc535573a79f66e30aa0e7bacf"
 
-    cli._print_statuses([status_of(id=name, to=["somebody.with.a.long.name@example.com"])])
+    cli.mail._print_statuses([status_of(id=name, to=["somebody.with.a.long.name@example.com"])])
 
     rows = [
         line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if "│" in line
