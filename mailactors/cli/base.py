@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
@@ -12,7 +12,7 @@ import typer
 from mailactors import __version__
 
 if TYPE_CHECKING:
-    from mailactors.client import Client
+    from mailactors.client.sync import Client
     from mailactors.config import Config
 
 T = TypeVar("T")
@@ -20,7 +20,15 @@ T = TypeVar("T")
 DEFAULT_URL: Final = "http://127.0.0.1:8025"
 REQUEST_WITHIN_S: Final = 15.0
 UNUSABLE: Final = 2
-"""Exit code when there is nothing to ask."""
+"""Exit code when there is nothing to ask, or what answers cannot be loaded."""
+INSTALL_SERVER: Final = "pip install 'mailactors[serve]'"
+SERVER_PACKAGES: Final = frozenset(
+    (
+        *("apsw", "email_validator", "h11", "hypercorn", "prometheus_client", "pydantic"),
+        *("pydantic_settings", "quart", "quart_trio", "structlog", "trio"),
+    )
+)
+"""What `mailactors[serve]` brings; the client and what asks a gateway do without."""
 
 app = typer.Typer(
     name="mailactors",
@@ -62,18 +70,18 @@ def configure(path: Path | None, listen: str | None, spool: str | None) -> Confi
     return load_config(None if path is None else str(path), service)
 
 
-def talk(url: str, ask: Callable[[Client], Awaitable[T]], retry_for_s: float = 0.0) -> T:
+def talk(url: str, ask: Callable[[Client], T], retry_for_s: float = 0.0) -> T:
     """Ask the gateway; print why and exit when it does not answer or refuses."""
-    import anyio  # here, and the client: the other commands start faster without them
-
-    from mailactors.client import Client, ClientError, NotAGatewayError, UnavailableError
-
-    async def main() -> T:
-        async with Client(url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s) as client:
-            return await ask(client)
+    from mailactors.client.sync import (  # here: the other commands start faster without it
+        Client,
+        ClientError,
+        NotAGatewayError,
+        UnavailableError,
+    )
 
     try:
-        return anyio.run(main, backend="trio")
+        with Client(url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s) as client:
+            return ask(client)
     except NotAGatewayError:
         fail(f"what answers at {url} is no gateway")
     except UnavailableError as error:
@@ -93,6 +101,11 @@ def request(
 ) -> Any:
     """Return the JSON that a route answers; print why and exit when there is none."""
     return talk(url, lambda client: client.request(method, path, body, query))
+
+
+def is_of_the_server(module: str) -> bool:
+    """Say whether a module comes with `mailactors[serve]`."""
+    return module.partition(".")[0] in SERVER_PACKAGES
 
 
 def fail(text: str, code: int = 1) -> NoReturn:

@@ -16,7 +16,7 @@ from mailactors.cli.base import DEFAULT_URL, JsonOption, UrlOption, app, fail, t
 from mailactors.observe.statuses import statuses_table
 
 if TYPE_CHECKING:
-    from mailactors.client import Client, Mail
+    from mailactors.client.sync import Client, Mail
 
 
 @app.command()
@@ -83,10 +83,10 @@ def status(
         _print_statuses(answer["statuses"])
 
 
-async def _send(client: Client, mail: Mail) -> dict[str, Any]:
-    from mailactors.client import Key
+def _send(client: Client, mail: Mail) -> dict[str, Any]:
+    from mailactors.client.sync import Key
 
-    return (await client.send(**mail, key=Key.FRESH)).receipt
+    return client.send(**mail, key=Key.FRESH).receipt
 
 
 def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:
