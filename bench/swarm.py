@@ -171,7 +171,9 @@ FAULTS: Final[dict[str, Callable[[random.Random], Table]]] = {
         "domain": "a.example",
         "rate": _rate(c),
         "code": c.choice((421, 450, 451, 452)),
+        "is_rate_limit": c.random() < 0.3,
     },
+    "slow_domain": lambda c: {"domain": "a.example", "latency_s": c.choice((5.0, 20.0, 61.0))},
     "garbage": lambda c: {"rate": _rate(c)},
 }
 """By kind of provider's fault: what it draws beside its time."""
