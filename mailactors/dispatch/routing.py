@@ -7,7 +7,7 @@ message which waits for one lane never blocks another that could use a free one.
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,6 +15,7 @@ from typing import Final
 import msgspec
 
 from mailactors.dispatch.lane import NEVER_S, BreakerState, Lane
+from mailactors.model.message import domain_of
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
 
@@ -28,7 +29,7 @@ class Choice(msgspec.Struct, frozen=True):
 
 PASSED_OVER: Final = Choice("")
 """A lane is free, but not for this message: others of its queue may go before it."""
-CROWDED: Final = Choice("*")
+CROWDED: Final = Choice("")
 """A lane is free, but not for mail to this message's domains."""
 
 
@@ -121,13 +122,53 @@ class Panics:
 
 
 @dataclass(eq=False)
+class _Queue:
+    """Messages that may take the same lanes, and how many there are for the same domains."""
+
+    leases: deque[Lease] = field(default_factory=deque)
+    by_domains: Counter[frozenset[str]] = field(default_factory=Counter)
+
+    def insert(self, place: int, lease: Lease) -> None:
+        self.leases.insert(place, lease)
+        self.by_domains[domains_of(lease)] += 1
+
+    def take(self, place: int) -> Lease:
+        lease, domains = self.leases[place], domains_of(self.leases[place])
+        del self.leases[place]
+        self.by_domains[domains] -= 1
+        if not self.by_domains[domains]:
+            del self.by_domains[domains]
+        return lease
+
+    def first(
+        self, lanes: tuple[str, ...], choose: Callable[[Lease, tuple[str, ...]], Choice | None]
+    ) -> tuple[int, Choice] | None:
+        """Return the first message that goes now, by its place; those passed over keep theirs."""
+        crowded: set[frozenset[str]] = set()
+        for place, lease in enumerate(self.leases):
+            domains = domains_of(lease) if crowded else frozenset[str]()
+            if domains in crowded:
+                continue
+            choice = choose(lease, lanes)
+            if choice is None:
+                return None  # nor do those behind it, which have the same lanes
+            if choice is CROWDED:
+                crowded.add(domains_of(lease))
+                if len(crowded) == len(self.by_domains):
+                    return None
+            elif choice is not PASSED_OVER:
+                return place, choice
+        return None
+
+
+@dataclass(eq=False)
 class _StreamQueue:
     """A stream's waiting messages, by the lanes that may take them."""
 
     share: float
     turn: float = 0.0
     """Virtual time: the stream with the smallest turn goes next; each message adds 1/share."""
-    by_lanes: dict[tuple[str, ...], deque[Lease]] = field(default_factory=dict)
+    by_lanes: dict[tuple[str, ...], _Queue] = field(default_factory=dict)
     size: int = 0
     """Messages in all of its queues, kept because it is read many times a message."""
 
@@ -160,17 +201,17 @@ class Waiting:
 
     def sizes(self, stream: str) -> dict[tuple[str, ...], int]:
         """Return how many messages of a stream wait, by the lanes that may take them."""
-        return {lanes: len(queue) for lanes, queue in self._streams[stream].by_lanes.items()}
+        return {name: len(q.leases) for name, q in self._streams[stream].by_lanes.items()}
 
     def cut(self, stream: str, lanes: tuple[str, ...], keep: int) -> list[Lease]:
         """Take out the youngest messages that wait for these lanes; so many are kept."""
         found = self._streams[stream]
         queue = found.by_lanes[lanes]
-        left = [queue.pop() for _ in range(len(queue) - keep)]
+        left = [queue.take(-1) for _ in range(len(queue.leases) - keep)]
         found.size -= len(left)
         for lease in left:
             self._since_s.pop(_key(lease), None)
-        if not queue:
+        if not queue.leases:
             del found.by_lanes[lanes]
         return left[::-1]
 
@@ -188,13 +229,10 @@ class Waiting:
         """
         self._since_s[_key(lease)] = since_s
         stream = self._streams[lease.stream]
-        queue = stream.by_lanes.setdefault(lanes, deque())
+        queue = stream.by_lanes.setdefault(lanes, _Queue())
         stream.size += 1
-        if not is_first:
-            queue.append(lease)
-            return
-        place = 0
-        while place < len(queue) and _place(queue[place]) < _place(lease):
+        place = 0 if is_first else len(queue.leases)
+        while place < len(queue.leases) and _place(queue.leases[place]) < _place(lease):
             place += 1
         queue.insert(place, lease)
 
@@ -204,17 +242,18 @@ class Waiting:
         """Take out the message that goes next, with its lane; None when no lane takes any now."""
         waiting = [stream for stream in self._streams.values() if stream.size]
         for stream in sorted(waiting, key=lambda each: each.turn):
-            oldest_first = sorted(stream.by_lanes.items(), key=lambda each: _place(each[1][0]))
+            oldest_first = sorted(
+                stream.by_lanes.items(), key=lambda each: _place(each[1].leases[0])
+            )
             for lanes, queue in oldest_first:
-                found = _first(queue, lanes, choose)
+                found = queue.first(lanes, choose)
                 if found is None:
                     continue
                 place, choice = found
-                lease = queue[place]
-                del queue[place]
+                lease = queue.take(place)
                 self._since_s.pop(_key(lease), None)
                 stream.size -= 1
-                if not queue:
+                if not queue.leases:
                     del stream.by_lanes[lanes]
                 self._turn = max(self._turn, stream.turn)
                 stream.turn = self._turn + 1.0 / stream.share
@@ -224,57 +263,48 @@ class Waiting:
     def take_all(self) -> list[Lease]:
         """Take out every message, oldest first."""
         self._since_s.clear()
-        queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
+        leases = sorted(self._all(), key=_place)
         for stream in self._streams.values():
             stream.by_lanes, stream.size = {}, 0
-        return sorted((lease for q in queues for lease in q), key=_place)
+        return leases
 
     def remove(self, seqs: frozenset[int]) -> None:
         """Take out messages that need no lane any more."""
         for stream in self._streams.values():
             for lanes, queue in list(stream.by_lanes.items()):
-                kept = deque(lease for lease in queue if lease.seq not in seqs)
-                stream.size -= len(queue) - len(kept)
-                for lease in queue:
-                    if lease.seq in seqs:
-                        self._since_s.pop(_key(lease), None)
-                if kept:
-                    stream.by_lanes[lanes] = kept
-                else:
+                places = [n for n, lease in enumerate(queue.leases) if lease.seq in seqs]
+                for place in reversed(places):
+                    self._since_s.pop(_key(queue.take(place)), None)
+                stream.size -= len(places)
+                if not queue.leases:
                     del stream.by_lanes[lanes]
 
     def leases(self) -> frozenset[tuple[int, int]]:
         """Return (seq, epoch) of the leases that wait."""
-        queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
-        return frozenset((lease.seq, lease.epoch) for queue in queues for lease in queue)
+        return frozenset((lease.seq, lease.epoch) for lease in self._all())
 
     def groups(self) -> Iterator[tuple[Lease, tuple[str, ...]]]:
         """Yield the first message of each queue, with the lanes that may take it."""
         for stream in self._streams.values():
             for lanes, queue in stream.by_lanes.items():
-                yield queue[0], lanes
+                yield queue.leases[0], lanes
 
     def since_s(self, lease: Lease) -> float:
         """Return since when (monotonic) a message waits; `NEVER_S` if it does not wait here."""
         return self._since_s.get(_key(lease), NEVER_S)
 
+    def _all(self) -> Iterator[Lease]:
+        for stream in self._streams.values():
+            for queue in stream.by_lanes.values():
+                yield from queue.leases
+
     def __len__(self) -> int:
         return sum(stream.size for stream in self._streams.values())
 
 
-def _first(
-    queue: deque[Lease],
-    lanes: tuple[str, ...],
-    choose: Callable[[Lease, tuple[str, ...]], Choice | None],
-) -> tuple[int, Choice] | None:
-    """Return the first message that goes now, by its place; those passed over keep theirs."""
-    for place, lease in enumerate(queue):
-        choice = choose(lease, lanes)
-        if choice is None:
-            return None  # nor do those behind it, which have the same lanes
-        if choice is not PASSED_OVER:
-            return place, choice
-    return None
+def domains_of(lease: Lease) -> frozenset[str]:
+    """Return the recipients' domains."""
+    return frozenset([domain_of(address) for _, address in lease.recipients])
 
 
 def _key(lease: Lease) -> tuple[int, int]:

@@ -38,7 +38,7 @@ class Suspects:
         for _ in range(len(self._waiting)):
             lease, lanes = self._waiting.popleft()
             choice = choose(lease, lanes)
-            if choice is not None:
+            if choice is not None and choice.lane:  # else it is passed over
                 return lease, choice
             self._waiting.append((lease, lanes))
         return None
