@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.spool.contract_accept import AcceptContract
+from tests.spool.contract_bunches import BunchesContract
 from tests.spool.contract_lists import ListsContract
 from tests.spool.contract_outcomes import OutcomesContract
 from tests.spool.contract_questions import QuestionsContract
@@ -17,6 +18,7 @@ from tests.spool.contract_walk import WalkContract
 class SpoolContract(
     AcceptContract,
     OutcomesContract,
+    BunchesContract,
     UpkeepContract,
     SettlementContract,
     RetryContract,
