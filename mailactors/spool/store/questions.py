@@ -11,7 +11,7 @@ import msgspec
 
 from mailactors.model.lifecycle import State, Status, status_of
 from mailactors.spool import port
-from mailactors.spool.store.events import read_labels
+from mailactors.spool.store.events import read_labels, unpack_progress
 from mailactors.spool.store.inspection import inspect
 from mailactors.spool.store.lists import find_seqs
 from mailactors.spool.store.rows import Row, Rows
@@ -21,7 +21,7 @@ NAMED_MAX: Final = 100
 
 _MESSAGE_COLUMNS: Final = (
     "seq, id, client_id, message_id, stream, sender, subject,"
-    " accepted_at, not_before, expires_at, attempts, declared_risks, retry_of, labels"
+    " accepted_at, not_before, expires_at, attempts, declared_risks, retry_of, labels, progress"
 )
 _NAMED: Final = (
     f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq IN"
@@ -199,6 +199,10 @@ def _read(db: Rows, sql: str, values: tuple[Any, ...]) -> tuple[port.MessageStat
     ):
         deliveries[seq].append(port.DeliveryStatus(n, recipient, State(state), *rest))
     return tuple(  # in the order of the struct's fields
-        port.MessageStatus(*(*row, tuple(deliveries[row[0]]), retry_of, *read_labels(labels)))
-        for *row, retry_of, labels in rows
+        port.MessageStatus(*(*row, tuple(deliveries[row[0]]), retry_of, *_unpacked(labels, packed)))
+        for *row, retry_of, labels, packed in rows
     )
+
+
+def _unpacked(labels: str, progress: bytes) -> tuple[Any, ...]:
+    return (*read_labels(labels), unpack_progress(progress))
