@@ -26,10 +26,11 @@ from mailactors.dispatch.parking import (
     SUSPECTS_KEPT,
     Parking,
 )
+from mailactors.dispatch.queue import Choice
 from mailactors.dispatch.record import attempt_facts, record_of, void_of, with_doubt_at
 from mailactors.dispatch.recovery import is_recovered, recover_of
 from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
-from mailactors.dispatch.routing import Choice, Panics, Waiting, without_lane
+from mailactors.dispatch.routing import Panics, Waiting, without_lane
 from mailactors.dispatch.settling import first_at
 from mailactors.dispatch.state import DispatcherState
 from mailactors.dispatch.suspects import Suspects, count_crash
