@@ -237,8 +237,9 @@ def run_seed(seed: int) -> Found:
     violations = [f"{each.invariant}: {each.detail}" for each in report.violations]
     if report.undeclared_duplicates:
         violations.append(f"{report.undeclared_duplicates} undeclared duplicates")
+    bounds = oracle_bounds(scenario, config, seed, report.delivered)
     # A run that a violation has stopped says nothing of the bound.
-    bettered = [] if violations else beaten(report, oracle_bounds(scenario, config, seed))
+    bettered = [] if violations else beaten(report, bounds)
     return Found(seed, report.accepted, report.delivered, violations[:5], bettered)
 
 
