@@ -72,6 +72,7 @@ class QuestionsContract(Contract):
         lease_one(store, make_accept("m3"))
 
         assert store.pending_counts() == {"bulk": {"ready": 1}, "main": {"leased": 1}}
+        assert store.backlog() == 2
 
     def test_what_is_pending_is_known_with_its_oldest(self, store: Store) -> None:
         for n, stream in enumerate(["main", "main", "bulk", "done"]):

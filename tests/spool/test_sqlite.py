@@ -28,7 +28,7 @@ from mailactors.spool.port import (
 from mailactors.spool.sqlite import MEMORY, TEMPORARY, SqliteStore
 from mailactors.spool.sqlite.connection import TEMPORARY_CACHE_KIB
 from mailactors.spool.sqlite.store import CHECKPOINT_PAGES
-from mailactors.spool.store import deliver
+from mailactors.spool.store import deliver, questions
 from tests.spool.makers import NOW, make_accept, one, receive
 from tests.spool.spool_contract import SpoolContract
 
@@ -307,6 +307,7 @@ def test_the_log_is_checkpointed(path: str) -> None:
             "SELECT seq FROM deliveries WHERE state IN ('leased', 'sending') ORDER BY seq, n",
             "deliveries_taken",
         ),
+        (questions._BACKLOG.format(along=""), "messages_open"),
         (
             "SELECT min(expires_at) FROM messages WHERE open_count > 0 AND expires_at > ?",
             "messages_open",

@@ -188,6 +188,10 @@ class Questions(Protocol):
         """Return the number of pending deliveries by stream, then by state."""
         ...
 
+    def backlog(self) -> int:
+        """Return the number of pending deliveries; asked often, so it costs little."""
+        ...
+
     def pending(self, now: float) -> tuple[Pending, ...]:
         """Return what is not final by stream and status, in that order."""
         ...

@@ -74,6 +74,9 @@ _PENDING_COUNTS: Final = f"""
     SELECT deliveries.stream, state, count(*) {_OF_PENDING}
     GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
 """
+_BACKLOG: Final = """
+    SELECT coalesce(sum(open_count), 0) FROM messages{along} WHERE open_count > 0
+"""
 _ATTEMPTS: Final = """
     SELECT floor(started_at / ?) AS bucket, count(*) FROM attempts
     WHERE provider = ? AND started_at IS NOT NULL AND started_at >= ?
@@ -160,6 +163,10 @@ class Answers(abc.ABC):
             for stream, state, count in db.query(sql):
                 counts.setdefault(stream, {})[state] = count
         return counts
+
+    def backlog(self) -> int:
+        with self._snapshot() as db:
+            return int(db.value(_BACKLOG.format(along=db.dialect.along("messages_open"))))
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         rows = self._query(_ATTEMPTS, (bucket_s, provider, since))
