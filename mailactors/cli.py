@@ -30,6 +30,7 @@ T = TypeVar("T")
 DEFAULT_URL: Final = "http://127.0.0.1:8025"
 SEEDS_MAX: Final = 100_000
 REQUEST_WITHIN_S: Final = 15.0
+AUDIT: Final = {"audit": "true"}
 UNUSABLE: Final = 2
 """Exit code when there is nothing to ask."""
 
@@ -177,7 +178,7 @@ def ledger(
         if spool is not None:
             answer = _read_ledger(spool)
         else:
-            answer = _talk(asked, lambda client: client.request("GET", "/v1/ledger"))
+            answer = _talk(asked, lambda client: client.request("GET", "/v1/ledger", query=AUDIT))
     except (MailactorsError, OSError) as error:
         _fail(str(error), UNUSABLE)
     except SystemExit:
@@ -323,7 +324,7 @@ def _read_ledger(path: Path) -> dict[str, Any]:
     from mailactors.runtime.ports import SystemClock
 
     now = SystemClock().wall_time()
-    found, pending = read_spool(str(path), partial(views.ask_ledger, now=now))
+    found, pending = read_spool(str(path), partial(views.ask_ledger, now=now, audit=True))
     answer: dict[str, Any] = msgspec.to_builtins(views.ledger_view(found, pending, None, now))
     return answer
 

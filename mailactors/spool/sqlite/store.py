@@ -23,6 +23,9 @@ from mailactors.spool.store import commands as rules
 
 CHECKPOINT_PAGES: Final = 1_000
 """Pages of the log after which its content is copied into the file."""
+WAL_PAGES_MAX: Final = 16 * CHECKPOINT_PAGES
+"""Pages of the log after which a commit waits for readers, `BUSY_WAIT_S` at most, to begin it anew:
+readers that take turns without a gap would let it grow for ever."""
 
 
 class SqliteStore(SqliteQuestions):
@@ -90,6 +93,8 @@ class SqliteStore(SqliteQuestions):
             raise
         if self._is_end_of_purge(results):
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        elif self._wal_pages >= WAL_PAGES_MAX:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_RESTART)
         elif self._wal_pages >= CHECKPOINT_PAGES:
             self._checkpoint()
         return results
