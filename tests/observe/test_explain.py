@@ -237,8 +237,8 @@ def sent(**facts: Any) -> Event:
             delivery(state=State.SENT, provider="secondary", attempts=1),
             [sent(passed_over=[OPEN_BEFORE])],
             Now(WELL),
-            "It was sent through secondary at 07:59:50Z, in 1 attempt (rule \"the provider's answer:"
-            ' accepted"); passed over: primary (breaker open until 07:59:56Z).',
+            "It was sent through secondary at 07:59:50Z, in 1 attempt (rule \"the provider's"
+            ' answer: accepted"); passed over: primary (breaker open until 07:59:56Z).',
         ),
         (
             delivery(state=State.BOUNCED, provider="primary", error="550 5.1.1 no such user"),
