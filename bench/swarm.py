@@ -171,7 +171,9 @@ FAULTS: Final[dict[str, Callable[[random.Random], Table]]] = {
         "domain": "a.example",
         "rate": _rate(c),
         "code": c.choice((421, 450, 451, 452)),
+        "is_rate_limit": c.random() < 0.3,
     },
+    "slow_domain": lambda c: {"domain": "a.example", "latency_s": c.choice((5.0, 20.0, 61.0))},
     "garbage": lambda c: {"rate": _rate(c)},
 }
 """By kind of provider's fault: what it draws beside its time."""
@@ -231,8 +233,9 @@ def run_seed(seed: int) -> Found:
     violations = [f"{each.invariant}: {each.detail}" for each in report.violations]
     if report.undeclared_duplicates:
         violations.append(f"{report.undeclared_duplicates} undeclared duplicates")
+    bounds = oracle_bounds(scenario, config, seed, report.delivered)
     # A run that a violation has stopped says nothing of the bound.
-    bettered = [] if violations else beaten(report, oracle_bounds(scenario, config, seed))
+    bettered = [] if violations else beaten(report, bounds)
     return Found(seed, report.accepted, report.delivered, violations[:5], bettered)
 
 

@@ -12,11 +12,12 @@ from msgspec import UNSET
 from quart import Response
 
 from mailactors.api import schemas, schemas_control, views
-from mailactors.api.bodies import validation_problem
+from mailactors.api.bodies import refusal_of, validation_problem
 from mailactors.api.exchange import answer, read_body, read_query, url_of
 from mailactors.api.parts import ApiParts
 from mailactors.api.problems import FaultView, ProblemError
 from mailactors.api.suppressions import address_of
+from mailactors.intake.submission import IntakeError
 from mailactors.observe.explain import look
 from mailactors.spool.port import (
     Cancel,
@@ -104,8 +105,13 @@ async def retry_message(parts: ApiParts, name: str) -> Response:
     """Send once more what a final message did not get sent, as a new message."""
     read_query(schemas.NoQuery)
     old = await _find_message(parts, name)
+    try:
+        taken_s = parts.door.take_one()
+    except IntakeError as error:
+        raise refusal_of(error, schemas.NoQuery()) from None
     result = await parts.spool.ask(Retry(old.id, parts.ids.new_id()))
     if isinstance(result, NotRetried):
+        parts.door.give_back(taken_s)
         raise ProblemError("not-retried", result.why)
     assert isinstance(result, Receipt)
     url = url_of(result.id)

@@ -17,7 +17,7 @@ from mailactors.cli import suppress
 from mailactors.cli import rehearse
 
 # isort: on
-from mailactors.cli.base import app, fail
+from mailactors.cli.base import INSTALL_SERVER, UNUSABLE, app, fail, is_of_the_server
 from mailactors.errors import MailactorsError
 
 __all__ = ["app", "control", "mail", "main", "operate", "process", "rehearse", "suppress"]
@@ -32,3 +32,8 @@ def main() -> None:
         sys.exit(1)
     except (MailactorsError, OSError) as error:
         fail(str(error))
+    except ModuleNotFoundError as error:
+        if not is_of_the_server(error.name or ""):
+            raise
+        missing = f"this command needs the server, and {error.name} is not installed"
+        fail(f"{missing}; install it with: {INSTALL_SERVER}", UNUSABLE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
@@ -15,7 +15,7 @@ from mailactors import __version__
 from mailactors.cli.texts import WIDTH_MIN
 
 if TYPE_CHECKING:
-    from mailactors.client import Client
+    from mailactors.client.sync import Client
     from mailactors.config import Config
 
 T = TypeVar("T")
@@ -23,7 +23,15 @@ T = TypeVar("T")
 DEFAULT_URL: Final = "http://127.0.0.1:8025"
 REQUEST_WITHIN_S: Final = 15.0
 UNUSABLE: Final = 2
-"""Exit code when there is nothing to ask."""
+"""Exit code when there is nothing to ask, or what answers cannot be loaded."""
+INSTALL_SERVER: Final = "pip install 'mailactors[serve]'"
+SERVER_PACKAGES: Final = frozenset(
+    (
+        *("apsw", "email_validator", "h11", "hypercorn", "prometheus_client", "pydantic"),
+        *("pydantic_settings", "quart", "quart_trio", "structlog", "trio"),
+    )
+)
+"""What `mailactors[serve]` brings; the client and what asks a gateway do without."""
 
 MESSAGES: Final = "Messages"
 PROVIDERS: Final = "Providers"
@@ -76,7 +84,7 @@ def configure(
 
 def talk(
     url: str,
-    ask: Callable[[Client], Awaitable[T]],
+    ask: Callable[[Client], T],
     retry_for_s: float = 0.0,
     hints: Mapping[str, str] | None = None,
 ) -> T:
@@ -85,9 +93,7 @@ def talk(
     Args:
         hints: by a problem's slug, what to do next.
     """
-    import anyio  # here, and the client: the other commands start faster without them
-
-    from mailactors.client import (
+    from mailactors.client.sync import (  # here: the other commands start faster without it
         Client,
         ClientError,
         NotAGatewayError,
@@ -95,12 +101,9 @@ def talk(
         UnavailableError,
     )
 
-    async def main() -> T:
-        async with Client(url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s) as client:
-            return await ask(client)
-
     try:
-        return anyio.run(main, backend="trio")
+        with Client(url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s) as client:
+            return ask(client)
     except NotAGatewayError:
         fail(f"what answers at {url} is no gateway")
     except UnavailableError as error:
@@ -139,6 +142,11 @@ def show_json(answer: object) -> None:
 def terminal_width() -> int:
     """Return the columns of the terminal, or 80; COLUMNS says otherwise."""
     return max(WIDTH_MIN, shutil.get_terminal_size().columns)
+
+
+def is_of_the_server(module: str) -> bool:
+    """Say whether a module comes with `mailactors[serve]`."""
+    return module.partition(".")[0] in SERVER_PACKAGES
 
 
 def fail(text: str, code: int = 1) -> NoReturn:

@@ -26,20 +26,19 @@ COMPLETE_WITHIN_S: Final = 1.0
 
 def complete_provider(context: typer.Context, incomplete: str) -> list[str]:
     """Return the providers of the gateway that begin so; none where no gateway answers."""
-    import anyio  # here, and the client: the other commands start faster without them
+    from mailactors.client.sync import (  # here: the other commands start faster without it
+        Client,
+        ClientError,
+    )
 
-    from mailactors.client import Client, ClientError
-
-    async def ask() -> list[str]:
-        url = context.params.get("url") or DEFAULT_URL
-        async with Client(url, timeout_s=COMPLETE_WITHIN_S, retry_for_s=0.0) as client:
-            found = await client.request("GET", "/v1/providers")
-            return [each["name"] for each in found["providers"]]
-
+    url = context.params.get("url") or DEFAULT_URL
     try:
-        return [name for name in anyio.run(ask, backend="trio") if name.startswith(incomplete)]
+        with Client(url, timeout_s=COMPLETE_WITHIN_S, retry_for_s=0.0) as client:
+            found = client.request("GET", "/v1/providers")
     except ClientError:
         return []
+    names = (each["name"] for each in found["providers"])
+    return [name for name in names if name.startswith(incomplete)]
 
 
 ProviderArgument = Annotated[

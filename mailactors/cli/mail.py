@@ -27,7 +27,7 @@ from mailactors.cli.base import (
 from mailactors.cli.texts import message_lines, status_lines
 
 if TYPE_CHECKING:
-    from mailactors.client import Client, Mail
+    from mailactors.client.sync import Client, Mail
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The gateway's id, or yours.", show_default=False)
@@ -188,10 +188,10 @@ def _done(answer: object, text: str, as_json: bool) -> None:
         print(text)
 
 
-async def _send(client: Client, mail: Mail) -> dict[str, Any]:
-    from mailactors.client import Key
+def _send(client: Client, mail: Mail) -> dict[str, Any]:
+    from mailactors.client.sync import Key
 
-    return (await client.send(**mail, key=Key.FRESH)).receipt
+    return client.send(**mail, key=Key.FRESH).receipt
 
 
 def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:

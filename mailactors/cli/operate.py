@@ -31,7 +31,7 @@ from mailactors.cli.texts import event_line
 from mailactors.errors import MailactorsError
 
 if TYPE_CHECKING:
-    from mailactors.client import Client
+    from mailactors.client.sync import Client
 
 RECONNECT_FOR_S: Final = 300.0
 """For how long a follower of events tries to reach a gateway that has gone."""
@@ -60,17 +60,17 @@ def events(
     """
     width = terminal_width()
 
-    async def follow(client: Client) -> None:
-        await client.request("GET", "/healthz")  # at once where there is no gateway
-        async with Client(url, retry_for_s=RECONNECT_FOR_S) as patient:
-            async for event in patient.events(after):
+    def follow(client: Client) -> None:
+        client.request("GET", "/healthz")  # at once where there is no gateway
+        with Client(url, retry_for_s=RECONNECT_FOR_S) as patient:
+            for event in patient.events(after):
                 if as_json:
                     line = json.dumps({"seq": event.seq, "kind": event.kind, "data": event.data})
                 else:
                     line = event_line(event.kind, event.data, width)
                 print(line, flush=True)
 
-    from mailactors.client import Client  # here: the other commands start faster without it
+    from mailactors.client.sync import Client  # here: the other commands start faster without it
 
     try:
         talk(url, follow)

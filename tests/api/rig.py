@@ -62,7 +62,7 @@ RULES = AdmissionRules(
 )
 
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 METRICS = b"mailactors_up 1.0\n"
 
 

@@ -68,7 +68,7 @@ def test_all_held(scenario: Path) -> None:
     assert runs[0]["hash"] != runs[1]["hash"]
     assert FIGURES <= runs[0].keys()
     assert "record" not in runs[0]
-    assert BOUNDS | {"by_rates"} == runs[0]["oracle"].keys()
+    assert BOUNDS | {"by_rates", "expected"} == runs[0]["oracle"].keys()
     assert BOUNDS == runs[0]["oracle"]["by_rates"].keys()
     assert runs[0]["decision_us"] is None
     assert [] == runs[0]["violations"]

@@ -24,7 +24,7 @@ CAPTION: Final = (
     "delivered: of accepted messages. p50, p99: seconds from submission to a provider's"
     " acceptance. dup: duplicates, of these undeclared. attempts: per message. peak/s: most"
     " attempts in a second at any provider. recovery: seconds from the end of the last fault"
-    " until the backlog is small. oracle: bounds for what is as many delivered messages."
+    " until the backlog is small. oracle: bounds, where as many are delivered."
 )
 
 

@@ -164,6 +164,14 @@ class Questions(Protocol):
         """Return the next reports of final failures after event `seq`, oldest first."""
         ...
 
+    def newest_at(self) -> float:
+        """Return the time (UTC) of the latest event, or of a later open intent; 0 if there is none.
+
+        The event that was written last, not the one with the highest time: a clock that was ahead
+        for a while is forgotten once it was put right.
+        """
+        ...
+
     def latest_event_seq(self) -> int:
         """Return the seq of the latest visible event ever, or 0: later events are new."""
         ...

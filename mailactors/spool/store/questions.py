@@ -30,6 +30,12 @@ _NAMED: Final = (
     " ORDER BY seq DESC LIMIT ?"
 )
 _NEWEST: Final = f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+# An intent has no event of its own. (The list of states is the index's, or it would not be used.)
+_NEWEST_TIMES: Final = (
+    "SELECT at FROM events ORDER BY seq DESC LIMIT 1",
+    "SELECT max(updated_at) FROM deliveries"
+    " WHERE state IN ('leased', 'sending') AND state = 'sending'",
+)
 _FEED: Final = """
     SELECT events.seq, at, kind, facts, id, stream, client_id, message_id
     FROM events JOIN messages ON messages.seq = events.message_seq
@@ -172,6 +178,10 @@ class Answers(abc.ABC):
 
     def failures_after(self, seq: int, limit: int) -> tuple[port.FeedEvent, ...]:
         return _feed(self._query(_FAILURES, (seq, limit)))
+
+    def newest_at(self) -> float:
+        with self._snapshot() as db:
+            return max(db.value(sql) or 0.0 for sql in _NEWEST_TIMES)
 
     def latest_event_seq(self) -> int:
         with self._snapshot() as db:
