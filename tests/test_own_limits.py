@@ -53,6 +53,9 @@ class Vendor:
         await trio.lowlevel.checkpoint()
         return self
 
+    def take_ready(self) -> None:
+        return None
+
     async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
 

@@ -85,6 +85,9 @@ class _NoProvider:
     async def connect(self) -> Session | Refusal:
         raise AssertionError
 
+    def take_ready(self) -> None:
+        return None
+
     async def look_up(self, marker: str) -> LookUpResult:
         raise AssertionError
 
