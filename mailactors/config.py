@@ -19,6 +19,7 @@ import pydantic
 import pydantic_settings
 from pydantic import Field
 
+from mailactors.api.names import host_of, is_loopback
 from mailactors.dispatch.evidence import evidence_of
 from mailactors.dispatch.lanes import LaneSettings
 from mailactors.dispatch.retry import SPILL_AFTER_S, Failover, Preference, StreamPolicy
@@ -79,7 +80,11 @@ class StreamSettings(_Frozen):
 class ServiceSettings(_Frozen):
     """`[service]`: the process itself."""
 
+    insecure: bool = False
+    """Listen beyond loopback although there are no keys: whoever can connect can send."""
     listen: str = "127.0.0.1:8025"
+    names: tuple[str, ...] = ()
+    """Host names by which clients and proxies call the gateway, beside its address."""
     spool: str = "mailactors.db"
     default_from: str = "mailactors@mail.example"
     """The sender of the short form, which has none."""
@@ -95,11 +100,24 @@ class ServiceSettings(_Frozen):
 
     @pydantic.field_validator("listen")
     @classmethod
-    def _is_host_and_port(cls, listen: str) -> str:
+    def _is_host_and_port(cls, listen: str, info: pydantic.ValidationInfo) -> str:
         found = _LISTEN.fullmatch(listen)
         if found is None or int(found["port"]) > PORT_MAX:
             raise ValueError("is HOST:PORT, such as 127.0.0.1:8025 or [::1]:8025")
+        if not info.data.get("insecure") and not is_loopback(host_of(listen) or ""):
+            raise ValueError(
+                f"{listen} is open to other machines, and whoever can connect can send, for there"
+                " are no keys; if a firewall or a proxy keeps strangers out, set insecure = true"
+            )
         return listen
+
+    @pydantic.field_validator("names")
+    @classmethod
+    def _are_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if host_of(name) is None:
+                raise ValueError(f"{name!r} is no HOST or HOST:PORT, such as mail.example.com")
+        return tuple(name.lower() for name in names)
 
     @pydantic.field_validator("default_from")
     @classmethod

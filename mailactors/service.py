@@ -74,7 +74,9 @@ class Service:
         journal = LogJournal(config.log)
         forward_library_logs(journal)
         self.listening = Listening(
-            *split_listen(config.service.listen), tls=tls_context(config.service)
+            *split_listen(config.service.listen),
+            tls=tls_context(config.service),
+            names=frozenset(config.service.names),
         )
         self.gateway = build(config, system_ports(journal), store, fronts=[self._http])
         self._load = load
@@ -132,6 +134,7 @@ class Service:
             spool=gateway.spool,
             lanes=gateway.lanes,
             clock=ports.clock,
+            plan=gateway.lanes.plan,
             journal=ports.journal,
             ids=ports.ids,
             stopping=self.listening.shutdown,
@@ -189,7 +192,7 @@ def needs_restart(before: Config, after: Config) -> list[str]:
     """Return a note for each key that differs and is only read at the start."""
     keys = [
         f"service.{name}"
-        for name in ("listen", "spool", "tls_cert", "tls_key")
+        for name in ("listen", "names", "insecure", "spool", "tls_cert", "tls_key")
         if getattr(before.service, name) != getattr(after.service, name)
     ]
     keys += ["log"] if before.log != after.log else []

@@ -1,11 +1,12 @@
-"""One HTTP connection whose failure ends no other.
+"""One HTTP connection whose failure ends no other, and which speaks HTTP/1.1 alone.
 
 hypercorn 0.18 on Trio lets some exceptions of a connection out into the nursery of all of them, so
 that one request ends the server: a websocket upgrade followed by one more byte (hypercorn #225), or
-an HTTP/2 request that is answered before its body ended (#312, #329, #334). Here they end with
-their own connection. Besides, a send to a peer that never reads has a deadline, closing is not
-cancelled with the request that was answered, a connection that its client closed is closed at once,
-and the read timeout counts only while a body is owed.
+an HTTP/2 request that is answered before its body ended (#312, #329, #334). Neither protocol is
+begun here (`api.strict`), and any other fault ends with its own connection. Besides, a send to a
+peer that never reads has a deadline, closing is not cancelled with the request that was answered, a
+connection that its client closed is closed at once, and the read timeout counts only while a body
+is owed.
 
 `api.server` starts this subclass. It relies on internals of hypercorn 0.18, which is pinned.
 """
@@ -13,6 +14,7 @@ and the read timeout counts only while a body is owed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Final
 
 import h11
@@ -23,6 +25,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ConnectionState
 
+from mailactors.api.strict import StrictConnection
 from mailactors.runtime.ports import Journal
 from mailactors.runtime.supervisor import describe
 
@@ -40,18 +43,35 @@ class ContainedConnection(TCPServer):
         stream: Any,
         journal: Journal,
         send_within_s: float,
+        heard: Callable[[ContainedConnection], None],
     ) -> None:
         super().__init__(app, config, context, ConnectionState({}), stream)
         self._journal = journal
         self._send_within_s = send_within_s
+        self._heard = heard
+        """Called when the peer has sent something."""
 
     async def run(self) -> None:
         """Serve the connection to its end."""
         try:
             await super().run()
+        except* trio.ClosedResourceError:
+            pass  # it was closed to make room
         except* Exception as group:
             # `except*` raises the rest again, above all Cancelled.
             self._journal.note("api.connection", level="warning", error=describe(group))
+
+    @property
+    def waits_for_peer(self) -> bool:
+        """Whether nothing happens here until the peer sends more: a handshake, a head or a body."""
+        connection = self._connection
+        return connection is None or connection.their_state in {h11.IDLE, h11.SEND_BODY}
+
+    @property
+    def _connection(self) -> StrictConnection | None:
+        found = getattr(getattr(self, "protocol", None), "protocol", None)
+        connection: StrictConnection | None = getattr(found, "connection", None)
+        return connection
 
     async def protocol_send(self, event: Event) -> None:
         """Write, or close, or mark the connection idle; to the end, but not for ever.
@@ -72,6 +92,8 @@ class ContainedConnection(TCPServer):
                 await self.protocol.handle(Closed())
 
     async def _read_data(self) -> None:
+        inner: Any = self.protocol.protocol  # HTTP/1.1, and it stays so
+        inner.connection = StrictConnection(self.config.h11_max_incomplete_size)
         data: bytes | bytearray = b"-"
         while data:
             try:
@@ -79,6 +101,7 @@ class ContainedConnection(TCPServer):
                     data = await self.stream.receive_some(RECEIVE_BYTES)
             except (trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError):
                 break
+            self._heard(self)
             await self.protocol.handle(RawData(bytes(data)))
         await self.protocol.handle(Closed())
         await self.idle_task.stop()  # nothing more will come: do not hold a descriptor for it
@@ -86,9 +109,8 @@ class ContainedConnection(TCPServer):
     def _read_within_s(self) -> float:
         """Return how long the peer may be silent: limited while it owes us a body.
 
-        Headers are hypercorn's affair (its idle timer runs until a request is complete), HTTP/2
-        bodies Quart's (`BODY_TIMEOUT`).
+        Headers are hypercorn's affair: its idle timer runs until they are complete.
         """
-        connection = getattr(self.protocol.protocol, "connection", None)
-        is_owed = isinstance(connection, h11.Connection) and connection.their_state is h11.SEND_BODY
+        connection = self._connection
+        is_owed = connection is not None and connection.their_state is h11.SEND_BODY
         return float(self.config.read_timeout or math.inf) if is_owed else math.inf

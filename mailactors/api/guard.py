@@ -1,4 +1,8 @@
-"""Refuses what the application cannot handle: websockets, CONNECT, and unreadable targets."""
+"""The door before the application: what it may not see, or cannot handle, is answered here.
+
+Refused are CONNECT, targets that cannot be read, hosts that are not ours, and pages of other sites,
+whatever the method.
+"""
 
 from __future__ import annotations
 
@@ -8,26 +12,45 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from mailactors.api.names import OwnNames, gather, is_from_another_site, strange_host
 from mailactors.api.problems import MEDIA_TYPE, ProblemError, problem_of
 
 if TYPE_CHECKING:
-    from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
+    from hypercorn.typing import (
+        ASGIFramework,
+        ASGIReceiveCallable,
+        ASGISendCallable,
+        HTTPScope,
+        Scope,
+    )
 
 
-def guard(app: ASGIFramework) -> ASGIFramework:
+def guard(app: ASGIFramework, names: OwnNames) -> ASGIFramework:
     """Return the application behind a guard that answers such requests itself."""
 
     async def guarded(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1000, "reason": None})
-        elif scope["type"] == "http" and scope["method"] == "CONNECT":
-            await _refuse(send, "method-not-allowed", "this is no proxy")
-        elif scope["type"] == "http" and not _is_readable(scope["path"]):
-            await _refuse(send, "bad-request", "the request's target cannot be read")
+        if scope["type"] == "http" and (problem := refusal_of(scope, names)):
+            await _refuse(send, problem)
         else:
             await app(scope, receive, send)
 
     return guarded
+
+
+def refusal_of(scope: HTTPScope, names: OwnNames) -> ProblemError | None:
+    """Return why a request goes no further, or None."""
+    if scope["method"] == "CONNECT":
+        return ProblemError("method-not-allowed", "this is no proxy")
+    if not _is_readable(scope["path"]):
+        return ProblemError("bad-request", "the request's target cannot be read")
+    headers, local = gather(scope["headers"]), (scope["server"] or ("",))[0]
+    strange = strange_host(headers, scope["path"], names, local)
+    if strange is not None:
+        detail = f"this gateway does not answer to {strange[:100]!r}; names of its own that"
+        return ProblemError("misdirected", f"{detail} others call it by are in service.names")
+    if is_from_another_site(scope["method"], headers, names):
+        return ProblemError("cross-origin", "pages of other sites may not ask or change anything")
+    return None
 
 
 def _is_readable(path: str) -> bool:
@@ -40,12 +63,14 @@ def _is_readable(path: str) -> bool:
         return False
 
 
-async def _refuse(send: ASGISendCallable, slug: str, detail: str) -> None:
-    problem = problem_of(ProblemError(slug, detail))
+async def _refuse(send: ASGISendCallable, error: ProblemError) -> None:
+    problem = problem_of(error)
     body = msgspec.json.encode(problem)
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
+        (b"cache-control", b"no-store"),
+        (b"x-content-type-options", b"nosniff"),
         (b"connection", b"close"),
     ]
     if problem.status == METHOD_NOT_ALLOWED:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import trio
 
 from mailactors.dispatch.lane import Lane
+from mailactors.dispatch.retry import StreamPolicy
 from mailactors.intake.door import Door
 from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Clock, Ids, Journal
@@ -36,6 +37,8 @@ class ApiParts:
     lanes: Mapping[str, Lane]
     """The providers' lanes by name, in the configuration's order."""
     clock: Clock
+    plan: Callable[[str], StreamPolicy]
+    """Returns a stream's route and rules."""
     journal: Journal
     """Records our own faults, without anything that a client sent."""
     ids: Ids

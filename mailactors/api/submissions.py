@@ -15,6 +15,7 @@ from mailactors.api.batch import (
     NDJSON_MEDIA_TYPE,
     Entry,
     Read,
+    Room,
     cut_array,
     cut_lines,
     read_entry,
@@ -75,9 +76,10 @@ async def post_batch(parts: ApiParts) -> Response:
         body = await read_bytes()
         cut = cut_array if media_type == JSON_MEDIA_TYPE else cut_lines
         entries: list[Entry] = []
+        room = Room()
         for data in cut(body):
             await trio.lowlevel.checkpoint()  # a thousand messages take a while to decode
-            entries.append(read_entry(data))
+            entries.append(read_entry(data, room))
         return answer(schemas.BatchResults(await _submit_all(parts, entries)))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 
 from mailactors import __version__
+from mailactors.cli.texts import WIDTH_MIN
 
 if TYPE_CHECKING:
     from mailactors.client.sync import Client
@@ -30,10 +33,14 @@ SERVER_PACKAGES: Final = frozenset(
 )
 """What `mailactors[serve]` brings; the client and what asks a gateway do without."""
 
+MESSAGES: Final = "Messages"
+PROVIDERS: Final = "Providers"
+SERVICE: Final = "Service"
+"""The groups of commands in the help."""
+
 app = typer.Typer(
     name="mailactors",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="An email gateway: one endpoint in front of many providers. Accepts durably, fails over,"
     " never repeats a message without having declared the risk.",
@@ -70,12 +77,22 @@ def configure(path: Path | None, listen: str | None, spool: str | None) -> Confi
     return load_config(None if path is None else str(path), service)
 
 
-def talk(url: str, ask: Callable[[Client], T], retry_for_s: float = 0.0) -> T:
-    """Ask the gateway; print why and exit when it does not answer or refuses."""
+def talk(
+    url: str,
+    ask: Callable[[Client], T],
+    retry_for_s: float = 0.0,
+    hints: Mapping[str, str] | None = None,
+) -> T:
+    """Ask the gateway; print why and exit when it does not answer or refuses.
+
+    Args:
+        hints: by a problem's slug, what to do next.
+    """
     from mailactors.client.sync import (  # here: the other commands start faster without it
         Client,
         ClientError,
         NotAGatewayError,
+        RejectedError,
         UnavailableError,
     )
 
@@ -89,7 +106,9 @@ def talk(url: str, ask: Callable[[Client], T], retry_for_s: float = 0.0) -> T:
             fail(f"no gateway answers at {url} ({error}); start one with: mailactors serve")
         fail(str(error))
     except ClientError as error:
-        fail(str(error))
+        kind = error.problem.type if isinstance(error, RejectedError) else ""
+        hint = (hints or {}).get(kind.rpartition(":")[2], "")
+        fail(f"{error}\n  {hint}" if hint else str(error))
 
 
 def request(
@@ -98,9 +117,26 @@ def request(
     path: str,
     body: object = None,
     query: Mapping[str, str | int] | None = None,
+    hints: Mapping[str, str] | None = None,
 ) -> Any:
     """Return the JSON that a route answers; print why and exit when there is none."""
-    return talk(url, lambda client: client.request(method, path, body, query))
+    return talk(url, lambda client: client.request(method, path, body, query), hints=hints)
+
+
+def show_lines(lines: Iterable[str]) -> None:
+    """Print lines as they are."""
+    for line in lines:
+        print(line)
+
+
+def show_json(answer: object) -> None:
+    """Print an answer for programs."""
+    print(json.dumps(answer))
+
+
+def terminal_width() -> int:
+    """Return the columns of the terminal, or 80; COLUMNS says otherwise."""
+    return max(WIDTH_MIN, shutil.get_terminal_size().columns)
 
 
 def is_of_the_server(module: str) -> bool:

@@ -1,25 +1,48 @@
-"""The commands for messages: send, status."""
+"""The commands for messages: send, status, show, cancel, retry, settle."""
 
 from __future__ import annotations
 
 import email.parser
 import email.utils
-import json
+import enum
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
-import rich.console
 import typer
 
-from mailactors.cli.base import DEFAULT_URL, JsonOption, UrlOption, app, fail, talk
-from mailactors.observe.statuses import statuses_table
+from mailactors.cli.base import (
+    DEFAULT_URL,
+    MESSAGES,
+    JsonOption,
+    UrlOption,
+    app,
+    fail,
+    request,
+    show_json,
+    show_lines,
+    talk,
+    terminal_width,
+)
+from mailactors.cli.texts import message_lines, status_lines
 
 if TYPE_CHECKING:
     from mailactors.client.sync import Client, Mail
 
+NameArgument = Annotated[
+    str, typer.Argument(metavar="ID", help="The gateway's id, or yours.", show_default=False)
+]
 
-@app.command()
+
+class Into(enum.StrEnum):
+    """What a person settles a message as."""
+
+    SENT = "sent"
+    RESEND = "resend"
+    FAILED = "failed"
+
+
+@app.command(rich_help_panel=MESSAGES)
 def send(
     to: Annotated[
         list[str] | None, typer.Argument(help="One or more recipients.", show_default=False)
@@ -58,12 +81,12 @@ def send(
     mail |= {"id": client_id, "stream": stream}
     answer = talk(url, lambda client: _send(client, mail), retry_for)
     if as_json:
-        print(json.dumps(answer))
+        show_json(answer)
     else:
-        print(f"accepted as {answer['id']}; follow it with: mailactors status {answer['id']}")
+        print(_accepted(answer["id"]))
 
 
-@app.command()
+@app.command(rich_help_panel=MESSAGES)
 def status(
     name: Annotated[
         str | None, typer.Argument(help="The gateway's id or yours; else the latest.")
@@ -74,13 +97,95 @@ def status(
 ) -> None:
     """Show messages: their status, the provider, and the number of attempts."""
     query: dict[str, str | int] = {"limit": limit} if name is None else {"id": name}
-    answer = talk(url, lambda client: client.request("GET", "/statuses", query=query))
+    answer = request(url, "GET", "/statuses", query=query)
     if as_json:
-        print(json.dumps(answer))
+        show_json(answer)
     elif name is not None and not answer["statuses"]:
-        fail(f"there is no message {name!r}")
+        _no_message(name)
     else:
-        _print_statuses(answer["statuses"])
+        width = terminal_width()
+        show_lines(line for each in answer["statuses"] for line in status_lines(each, width))
+
+
+@app.command(rich_help_panel=MESSAGES)
+def show(name: NameArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Show a message: why it is where it is, what it waits for, and its timeline."""
+    answer = request(url, "GET", _path(url, name))
+    if as_json:
+        show_json(answer)
+    else:
+        show_lines(message_lines(answer, terminal_width()))
+
+
+@app.command(rich_help_panel=MESSAGES)
+def cancel(name: NameArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Cancel what of a message is not being sent yet."""
+    hints = {"too-late": f"see what became of it: mailactors show {name}"}
+    answer = request(url, "POST", f"{_path(url, name)}/cancel", hints=hints)
+    late = f"; too late for {answer['too_late']}" if answer["too_late"] else ""
+    _done(
+        answer, f"{answer['cancelled']} deliveries of {answer['id']} are cancelled{late}", as_json
+    )
+
+
+@app.command(rich_help_panel=MESSAGES)
+def retry(name: NameArgument, url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Send once more, as a new message, what a final message did not get sent."""
+    hints = {
+        "not-retried": "what is uncertain or held is settled: mailactors settle ID --as …;"
+        f" else see: mailactors show {name}"
+    }
+    answer = request(url, "POST", f"{_path(url, name)}/retry", hints=hints)
+    _done(answer, _accepted(answer["id"]), as_json)
+
+
+@app.command(rich_help_panel=MESSAGES)
+def settle(
+    name: NameArgument,
+    into: Annotated[
+        Into,
+        typer.Option(
+            "--as",
+            help="What became of it: sent; or failed; or resend, a declared risk of a duplicate.",
+        ),
+    ],
+    note: Annotated[str, typer.Option(help="Why, for the timeline.")] = "",
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Settle by hand what of a message is uncertain or held."""
+    body = {"as": into.value, "note": note}
+    hints = {"not-settled": f"see its state: mailactors show {name}"}
+    answer = request(url, "POST", f"{_path(url, name)}/settle", body, hints=hints)
+    left = f"; {len(answer['left'])} left alone" if answer["left"] else ""
+    count = len(answer["settled"])
+    _done(
+        answer, f"{count} deliveries of {answer['id']} are settled as {into.value}{left}", as_json
+    )
+
+
+def _accepted(message_id: str) -> str:
+    return f"accepted as {message_id}\nfollow it with: mailactors show {message_id}"
+
+
+def _path(url: str, name: str) -> str:
+    """Return where a message is, by our id, since a client's may have any character; or exit."""
+    found = request(url, "GET", "/statuses", query={"id": name})["statuses"]
+    if not found:
+        _no_message(name)
+    ours = next((each["id"] for each in found if each["id"] == name), found[0]["id"])
+    return f"/v1/messages/{ours}"
+
+
+def _no_message(name: str) -> NoReturn:
+    fail(f"there is no message {name!r}; the latest are shown by: mailactors status")
+
+
+def _done(answer: object, text: str, as_json: bool) -> None:
+    if as_json:
+        show_json(answer)
+    else:
+        print(text)
 
 
 def _send(client: Client, mail: Mail) -> dict[str, Any]:
@@ -120,7 +225,3 @@ def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:
     if len(authors) != 1:
         fail(f"{path} has no single author in From; name a sender with --from")
     return {"to": recipients, "sender": authors[0], "raw": data}
-
-
-def _print_statuses(statuses: list[dict[str, Any]]) -> None:
-    rich.console.Console(markup=False, highlight=False, emoji=False).print(statuses_table(statuses))

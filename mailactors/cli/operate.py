@@ -1,22 +1,113 @@
-"""The commands of an operator: ledger, flush."""
+"""The commands for the service as a whole: events, reload, ledger, completion."""
 
 from __future__ import annotations
 
+import enum
 import json
 import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import rich.console
 import typer
 
-from mailactors.cli.base import DEFAULT_URL, UNUSABLE, JsonOption, UrlOption, app, fail, talk
+from mailactors.cli.base import (
+    DEFAULT_URL,
+    SERVICE,
+    UNUSABLE,
+    JsonOption,
+    UrlOption,
+    app,
+    fail,
+    request,
+    show_json,
+    show_lines,
+    talk,
+    terminal_width,
+)
+from mailactors.cli.texts import event_line
 from mailactors.errors import MailactorsError
 
+if TYPE_CHECKING:
+    from mailactors.client.sync import Client
 
-@app.command()
+RECONNECT_FOR_S: Final = 300.0
+"""For how long a follower of events tries to reach a gateway that has gone."""
+INTERRUPTED: Final = 130
+
+
+class Shell(enum.StrEnum):
+    """The shells that may complete."""
+
+    BASH = "bash"
+    ZSH = "zsh"
+    FISH = "fish"
+
+
+@app.command(rich_help_panel=SERVICE)
+def events(
+    after: Annotated[
+        int | None, typer.Option(min=0, help="Begin after this event; else with what comes.")
+    ] = None,
+    url: UrlOption = DEFAULT_URL,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow what happens, a line an event, until Ctrl-C; a lost connection is opened again.
+
+    With --json, each line is an event with its `seq`, which --after takes.
+    """
+    width = terminal_width()
+
+    def follow(client: Client) -> None:
+        client.request("GET", "/healthz")  # at once where there is no gateway
+        with Client(url, retry_for_s=RECONNECT_FOR_S) as patient:
+            for event in patient.events(after):
+                if as_json:
+                    line = json.dumps({"seq": event.seq, "kind": event.kind, "data": event.data})
+                else:
+                    line = event_line(event.kind, event.data, width)
+                print(line, flush=True)
+
+    from mailactors.client.sync import Client  # here: the other commands start faster without it
+
+    try:
+        talk(url, follow)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+@app.command(rich_help_panel=SERVICE)
+def reload(url: UrlOption = DEFAULT_URL, as_json: JsonOption = False) -> None:
+    """Have the service take over its configuration file; a faulty one changes nothing."""
+    hints = {"configuration": "nothing has changed; check a file with: mailactors config -c FILE"}
+    answer = request(url, "POST", "/v1/reload", hints=hints)
+    if as_json:
+        show_json(answer)
+    else:
+        show_lines(["the configuration is taken over", *(f"  {note}" for note in answer["notes"])])
+
+
+@app.command(rich_help_panel=SERVICE)
+def completion(
+    context: typer.Context,
+    shell: Annotated[Shell, typer.Argument(help="The shell.", show_default=False)],
+) -> None:
+    """Print a script that lets a shell complete commands, options and providers.
+
+    bash: mailactors completion bash > ~/.local/share/bash-completion/completions/mailactors
+
+    zsh: mailactors completion zsh > a file named _mailactors in a folder of $fpath
+
+    fish: mailactors completion fish > ~/.config/fish/completions/mailactors.fish
+    """
+    from typer.completion import show_callback  # what --show-completion calls, which guesses
+
+    show_callback(context, context.command.params[0], shell.value)
+
+
+@app.command(rich_help_panel=SERVICE)
 def ledger(
     spool: Annotated[
         Path | None,
@@ -51,18 +142,6 @@ def ledger(
 
         rich.console.Console(highlight=False, emoji=False, markup=False).print(ledger_text(answer))
     sys.exit(0 if answer["holds"] else 1)
-
-
-@app.command()
-def flush(
-    provider: Annotated[str, typer.Option(help="Only what it had last.")] = "",
-    stream: Annotated[str, typer.Option(help="Only this stream's.")] = "",
-    url: UrlOption = DEFAULT_URL,
-) -> None:
-    """Make deferred deliveries due now; they go out as fast as the providers take them."""
-    query = {"provider": provider, "stream": stream}
-    answer = talk(url, lambda client: client.request("POST", "/v1/flush", query=query))
-    print(f"{answer['flushed']:,} deliveries are due now")
 
 
 def _read_ledger(path: Path) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from mailactors.cli.base import ConfigOption, app, configure, fail
+from mailactors.cli.base import SERVICE, ConfigOption, app, configure, fail
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICE)
 def serve(
     config: ConfigOption = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT, instead of the file's.")] = None,
@@ -30,7 +30,7 @@ def serve(
     serve_gateway(partial(configure, config, listen, spool), is_demo=config is None)
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICE)
 def backup(
     file: Annotated[Path, typer.Argument(help="The copy; it must not exist yet.")],
     config: ConfigOption = None,
@@ -57,7 +57,7 @@ def backup(
     print(f"{file}: {file.stat().st_size:,} bytes")
 
 
-@app.command("config")
+@app.command("config", rich_help_panel=SERVICE)
 def show_config(config: ConfigOption = None) -> None:
     """Print the configuration as it takes effect, secrets masked, and what evidence can come."""
     from mailactors.config import effective

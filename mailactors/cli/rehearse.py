@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from mailactors.cli.base import ConfigOption, app
+from mailactors.cli.base import SERVICE, ConfigOption, app
 
 SEEDS_MAX: Final = 100_000
 
@@ -38,7 +38,7 @@ QuickOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=SERVICE)
 def simulate(
     paths: Annotated[
         list[str] | None, typer.Argument(help="Scenario files, or folders of them.")

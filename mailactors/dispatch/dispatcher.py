@@ -21,11 +21,8 @@ from mailactors.dispatch.choosing import Chooser
 from mailactors.dispatch.claims import Claims
 from mailactors.dispatch.domains import Domains, hold_time_s
 from mailactors.dispatch.lanes import Lanes
-from mailactors.dispatch.parking import (
-    PARK_MIN_S,
-    SUSPECTS_KEPT,
-    Parking,
-)
+from mailactors.dispatch.parking import PARK_MIN_S, SUSPECTS_KEPT, Parking
+from mailactors.dispatch.passing import passed_over
 from mailactors.dispatch.record import attempt_facts, record_of, void_of, with_doubt_at
 from mailactors.dispatch.recovery import is_recovered, recover_of
 from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
@@ -310,6 +307,8 @@ class DispatcherActor:
     def _send(self, lease: Lease, choice: Choice, now_s: float) -> None:
         id_, reply_to = self._ports.ids.new_id(), self._mailbox.put_nowait
         attempt = Attempt(id_, lease, choice.lane, reply_to, is_panic=choice.is_panic)
+        plan, now = self._lanes.plan(lease.stream), self._clock.wall_time()
+        attempt.passed_over = passed_over(lease, choice.lane, plan, self._lanes, now_s, now)
         if choice.is_panic:
             self._panics.enter(lease.stream)
             self._journal.note("attempt.panic", level="warning", id=lease.id, provider=choice.lane)

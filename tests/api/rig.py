@@ -26,6 +26,7 @@ from mailactors.dispatch.lane import (
     pass_up,
     reply,
 )
+from mailactors.dispatch.retry import StreamPolicy
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
@@ -61,7 +62,7 @@ RULES = AdmissionRules(
 )
 
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 METRICS = b"mailactors_up 1.0\n"
 
 
@@ -181,6 +182,7 @@ async def open_rig() -> AsyncIterator[Rig]:
         spool=client,
         lanes=lanes,
         clock=clock,
+        plan=lambda _stream: StreamPolicy(("primary",)),
         journal=journal,
         ids=ports.ids,
         stopping=stopping,

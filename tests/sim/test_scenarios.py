@@ -181,3 +181,14 @@ def test_horizon_ends_what_would_not_end() -> None:
     assert 20.0 == pytest.approx(report.ended_s, abs=1.0)
     assert 0 == report.delivered
     assert () == report.violations
+
+
+def test_own_shortage_is_no_attempt_and_moves_no_breaker() -> None:
+    short = fault("short")
+
+    report = run(small(providers={"primary": short, "secondary": {**short, "wire": "smtp"}}))
+
+    assert () == report.violations
+    assert report.accepted == report.delivered
+    assert (0, 1.0) == (report.breaker_moves, report.attempts_per_message)
+    assert (report.p99_s or 0.0) > 3.0

@@ -13,7 +13,7 @@ from bench.swarm import Found, known_results, run_seed, scenario_of
 from mailactors.sim.scenario.faults import KINDS
 
 SEEDS = int(os.environ.get("SWARM_SEEDS", "40"))
-"""How many; `SWARM_SEEDS=300 pytest tests/sim/test_swarm.py` runs more of the same."""
+"""How many; `SWARM_SEEDS=300 pytest tests/sim/test_swarm.py` runs more of the same, in minutes."""
 
 
 @pytest.mark.slow
@@ -22,6 +22,12 @@ def test_a_seed_shows_nothing_wrong(seed: int) -> None:
     found = run_seed(seed)
 
     assert [] == found.problems, f"replay: python -m bench.swarm --replay {seed}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [19843, 29407])
+def test_a_clock_set_back_before_a_restart_breaks_no_quota_and_no_order(seed: int) -> None:
+    assert [] == run_seed(seed).problems
 
 
 def test_the_seeds_meet_every_kind_of_fault() -> None:

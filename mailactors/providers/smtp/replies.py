@@ -24,7 +24,9 @@ REPLY_OCTETS_MAX: Final = 65536
 TEXT_CHARACTERS_MAX: Final = 500
 
 _LINE: Final = re.compile(rb"([1-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
-_ENHANCED: Final = re.compile(r"([245])\.\d{1,3}\.\d{1,3}(?=\s|$)")
+_ENHANCED: Final = re.compile(r"#?(([245])\.\d{1,3}\.\d{1,3})(?=\s|$)")
+_AT_THE_END: Final = re.compile(r"\(#(([245])\.\d{1,3}\.\d{1,3})\)$")
+"""As qmail says it: "sorry, no mailbox here by that name. (#5.1.1)"."""
 
 
 class GarbageError(MailactorsError):
@@ -50,9 +52,10 @@ class SmtpReply:
 
     @property
     def enhanced(self) -> str | None:
-        """The RFC 3463 code in front of the text, if its class agrees with the reply's."""
-        found = _ENHANCED.match(clean_text(self.lines[0]))
-        return found[0] if found and found[1] == str(self.code)[0] else None
+        """The RFC 3463 code before or after the text, if its class agrees with the reply's."""
+        first, last = clean_text(self.lines[0]), clean_text(self.lines[-1])
+        found = _ENHANCED.match(first) or _AT_THE_END.search(last)
+        return found[1] if found and found[2] == str(self.code)[0] else None
 
     @property
     def text(self) -> str:

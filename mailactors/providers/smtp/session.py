@@ -113,15 +113,20 @@ class SmtpSession:
         is_dead = transaction.mail is None or (is_idle_timeout and lost is None)
         if self._is_reused and is_dead and not is_given_up:
             return None
-        others = self._provider.others_get_through
-        outcome = decide_outcome(transaction, lost, others_get_through=others)
+        sender = mail.envelope.sender
+        outcome = decide_outcome(
+            transaction,
+            lost,
+            others_get_through=self._provider.others_get_through,
+            is_sender_known=self._provider.is_known(sender),
+        )
         if transaction.final is not None:
             pass  # the relay has spoken
         elif is_given_up and patience.ends_at_deadline:
             outcome = without_blame(outcome, Why.EXPIRED)
         elif is_ours:
             outcome = without_blame(outcome, Why.RESOURCES)
-        self._provider.learn(outcome, self._connection)
+        self._provider.learn(outcome, self._connection, sender)
         if left and not isinstance(outcome, NotAttempted):
             outcome = msgspec.structs.replace(outcome, refused=outcome.refused | left)
         return outcome

@@ -24,7 +24,7 @@ CAPTION: Final = (
     "arrived: of accepted messages. p50, p99: from submission to a provider's acceptance."
     " dup: duplicates, of these undeclared. attempts: per message. recovery: from a fault's end"
     " until its backlog was gone, the longest; during: it was gone while the fault lasted."
-    " oracle: bounds for what is as many delivered messages."
+    " oracle: bounds, where as many are delivered."
 )
 QUICK: Final = (
     "quick: a tenth of the traffic. Quotas and vendors' limits are those of the full size, so what"

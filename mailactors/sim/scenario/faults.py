@@ -255,6 +255,20 @@ class Garbage(ProviderFault):
     """The share of messages."""
 
 
+class Trickle(ProviderFault):
+    """It reads what is sent to it slowly; only on an SMTP wire."""
+
+    kind: Annotated[Literal["trickle"], KIND]
+    octets_per_s: Duration
+    """How much it reads in a second, of each connection."""
+
+
+class Short(ProviderFault):
+    """The gateway's own process has no descriptor for a new connection to it."""
+
+    kind: Annotated[Literal["short"], KIND]
+
+
 Fault = Annotated[
     Refuse
     | Errors
@@ -271,7 +285,9 @@ Fault = Annotated[
     | Lie
     | Reject
     | DeferDomain
-    | Garbage,
+    | Garbage
+    | Trickle
+    | Short,
     Field(discriminator="kind"),
 ]
 

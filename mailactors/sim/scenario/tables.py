@@ -167,6 +167,8 @@ class ProviderPlan(Frozen):
             for key in ("idempotency_window_s", "search_lag_s"):
                 if getattr(self, key) != fresh[key].default:
                     raise ValueError(f'{key}: there is none over SMTP; it needs wire = "port"')
+        elif any(fault.kind == "trickle" for fault in self.faults):
+            raise ValueError('faults: "trickle" needs wire = "smtp"')
         return self
 
 

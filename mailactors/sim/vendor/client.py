@@ -25,6 +25,7 @@ from mailactors.model.outcome import (
     Rejected,
     Scope,
     Uncertain,
+    Why,
 )
 from mailactors.providers.port import (
     Capabilities,
@@ -40,7 +41,7 @@ from mailactors.providers.smtp import SmtpProvider
 from mailactors.sim.vendor.answers import BAD_KEY, outcome_of
 from mailactors.sim.vendor.call import AttemptObserver, Call, number_of
 from mailactors.sim.vendor.smtp_client import SENDING, WireConnector
-from mailactors.sim.vendor.vendor import CONNECT_S, REFUSAL_S, Vendor
+from mailactors.sim.vendor.vendor import CONNECT_S, REFUSAL_S, SHORT_TEXT, Vendor
 from mailactors.sim.world.scheduling import sleep, sleep_until
 
 CONNECT_WITHIN_S: Final = 30.0
@@ -139,7 +140,10 @@ class VendorClient:
             work_max_s=vendor.work_max_s,
         )
 
-    async def connect(self) -> Self | Refusal:
+    async def connect(self) -> Self | Refusal | NotAttempted:
+        if self.vendor.active().shorts:
+            await trio.lowlevel.checkpoint()
+            return NotAttempted(Why.RESOURCES, text=f"connect: {SHORT_TEXT}")
         reason = await self._connect_failure()
         return self if reason is None else Deferred(Scope.PROVIDER, reason)
 

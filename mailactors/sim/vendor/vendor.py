@@ -34,6 +34,8 @@ from mailactors.spool.port import RecordDeliveryEvent
 
 CONNECT_S: Final = 0.001
 """How long a refused connection takes."""
+SHORT_TEXT: Final = "too many open files"
+"""What the gateway says where it has no descriptor for a connection."""
 WORK_DRAW_MAX: Final = 0.9999
 """The draw of a latency that counts as a vendor's longest."""
 REFUSAL_S: Final = 0.02
@@ -96,6 +98,14 @@ class Vendor:
     def active(self) -> ActiveFaults:
         return self._timeline.at(self.world.clock.now_s())
 
+    def reads_for_s(self, octets: int) -> float:
+        """Return how long the vendor reads so many octets of a connection."""
+        now_s = self.now_s()
+        times = (
+            min(octets / each.octets_per_s, each.end_s - now_s) for each in self.active().trickles
+        )
+        return max(times, default=0.0)
+
     def reloaded(self) -> None:
         """Accept the credentials again: the gateway has reloaded its configuration."""
         self._reloaded_s = self.now_s()
@@ -108,6 +118,8 @@ class Vendor:
         if active.is_reachable:
             return None
         now_s = self.now_s()
+        if active.shorts:
+            return SHORT_TEXT, None
         for dns in active.dns:
             texts = {"nxdomain": "Name or service not known", "slow": "no connection in time"}
             return texts.get(dns.answer, "Temporary failure in name resolution"), dns
