@@ -218,8 +218,8 @@ def tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
 def split_listen(listen: str) -> tuple[str, int]:
     """Return host and port of HOST:PORT.
 
-    >>> split_listen("127.0.0.1:8025"), split_listen("[::1]:0")
-    (('127.0.0.1', 8025), ('::1', 0))
+    >>> split_listen("127.0.0.1:8625"), split_listen("[::1]:0")
+    (('127.0.0.1', 8625), ('::1', 0))
     """
     host, _, port = listen.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -101,7 +101,7 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path, run: Run) ->
     assert "canary" not in out + str(shown)
     assert tomllib.loads(out)["providers"]["p"]["port"] == 587
     assert shown["providers"]["p"]["host"] == "mx.example"
-    assert shown["service"]["listen"] == "127.0.0.1:8025"
+    assert shown["service"]["listen"] == "127.0.0.1:8625"
     assert shown["evidence"]["otp"]["p"] == {"evidence": [], "then": "resend at once"}
 
 
@@ -153,10 +153,10 @@ def test_a_file_that_is_missing_is_told(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_bad_address_to_listen_on_is_told_by_its_key(run: Run) -> None:
-    code, _, err = run("serve", "--listen", "8025")
+    code, _, err = run("serve", "--listen", "8625")
 
     assert code == 1
-    assert "service.listen: is HOST:PORT, such as 127.0.0.1:8025" in err
+    assert "service.listen: is HOST:PORT, such as 127.0.0.1:8625" in err
 
 
 def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path, run: Run) -> None:
@@ -270,7 +270,7 @@ def test_a_program_is_told_of_an_unknown_id_in_json(gateway: Served, run: Run) -
     assert (code, json.loads(out)["statuses"]) == (0, [])
 
 
-@pytest.mark.parametrize("url", [NOBODY, "http://127.0.0.1:abc", "127.0.0.1:8025", "nothing"])
+@pytest.mark.parametrize("url", [NOBODY, "http://127.0.0.1:abc", "127.0.0.1:8625", "nothing"])
 @pytest.mark.parametrize("command", [("status",), ("send", "bob@example.com", "-b", "Hi")])
 def test_where_no_gateway_answers_it_says_how_to_start_one(
     url: str, command: tuple[str, ...], run: Run

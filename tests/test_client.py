@@ -342,7 +342,7 @@ def test_what_no_repetition_would_mend_is_raised_at_once(
     assert 1 == len(peer.requests)
 
 
-@pytest.mark.parametrize("url", ["nothing", "127.0.0.1:8025", "http://127.0.0.1:abc", "ftp://x"])
+@pytest.mark.parametrize("url", ["nothing", "127.0.0.1:8625", "http://127.0.0.1:abc", "ftp://x"])
 def test_an_address_that_is_none_is_told_at_once(url: str, run: Run[Any]) -> None:
     with pytest.raises(UnavailableError):
         run(send(url, retry_for_s=60))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_URL: Final = "http://127.0.0.1:8025"
+DEFAULT_URL: Final = "http://127.0.0.1:8625"
 REQUEST_WITHIN_S: Final = 15.0
 UNUSABLE: Final = 2
 """Exit code when there is nothing to ask, or what answers cannot be loaded."""

@@ -76,7 +76,7 @@ class ServiceSettings(_Frozen):
 
     insecure: bool = False
     """Listen beyond loopback although there are no keys: whoever can connect can send."""
-    listen: str = "127.0.0.1:8025"
+    listen: str = "127.0.0.1:8625"
     names: tuple[str, ...] = ()
     """Host names by which clients and proxies call the gateway, beside its address."""
     spool: str = "mailactors.db"
@@ -97,7 +97,7 @@ class ServiceSettings(_Frozen):
     def _is_host_and_port(cls, listen: str, info: pydantic.ValidationInfo) -> str:
         found = _LISTEN.fullmatch(listen)
         if found is None or int(found["port"]) > PORT_MAX:
-            raise ValueError("is HOST:PORT, such as 127.0.0.1:8025 or [::1]:8025")
+            raise ValueError("is HOST:PORT, such as 127.0.0.1:8625 or [::1]:8625")
         if not info.data.get("insecure") and not is_loopback(host_of(listen) or ""):
             raise ValueError(
                 f"{listen} is open to other machines, and whoever can connect can send, for there"

@@ -223,6 +223,6 @@ class Expect(Frozen):
     peak_attempts_per_s: dict[str, Duration] = Field(default={})
     """By provider: the most attempts in any second."""
     recovery_s_max: Seconds | None = None
-    """How long the backlog may last after the last fault."""
+    """How long the backlog may last after a fault's end."""
     oracle_gap: OracleGap | None = None
     """How far from the oracle the run may be."""
