@@ -12,7 +12,7 @@ import trio
 from mailactors.dispatch.lane import Lane
 from mailactors.intake.door import Door
 from mailactors.observe.watchdog import WatchdogStatus
-from mailactors.runtime.ports import Clock, Ids, Journal
+from mailactors.runtime.ports import Clock, Executor, Ids, Journal
 from mailactors.spool.client import SpoolClient
 
 BATCHES_MAX: Final = 8
@@ -38,6 +38,8 @@ class ApiParts:
     clock: Clock
     journal: Journal
     """Records our own faults, without anything that a client sent."""
+    decoding: Executor
+    """Where large bodies are decoded, one at a time."""
     ids: Ids
     """Names messages that are retried by hand."""
     stopping: trio.Event = field(default_factory=trio.Event)
@@ -48,6 +50,8 @@ class ApiParts:
     """The alarms; without it the ledger's `alarms` are null."""
 
     batches: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BATCHES_MAX))
+    turn: trio.Lock = field(default_factory=trio.Lock)
+    """Held by the one very large body that is being decoded or made durable."""
     reloading: trio.Lock = field(default_factory=trio.Lock)
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     """The event streams that are open."""

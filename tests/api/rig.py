@@ -182,6 +182,7 @@ async def open_rig() -> AsyncIterator[Rig]:
         lanes=lanes,
         clock=clock,
         journal=journal,
+        decoding=ThreadExecutor("decoding"),
         ids=ports.ids,
         stopping=stopping,
         reload=configuration.reload,
