@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import shlex
@@ -136,6 +137,7 @@ class Service:
             clock=ports.clock,
             plan=gateway.lanes.plan,
             journal=ports.journal,
+            decoding=ports.executor("decoding"),
             ids=ports.ids,
             stopping=self.listening.shutdown,
             reload=self.reload,
@@ -152,6 +154,7 @@ async def _serve(service: Service, is_demo: bool) -> None:
     with trio.open_signal_receiver(*numbers) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(_run, service.gateway, nursery.cancel_scope)
+            gc.freeze()  # what is loaded stays: to look through all of it again takes 60 ms a time
             nursery.start_soon(service.obey, signals)  # those received meanwhile as well
             announce(service.gateway.config, service.listening.bound.value[0], is_demo)
 

@@ -167,14 +167,27 @@ def _plain_words(text: str) -> str:
 
 
 def _refuse_duplicates(body: bytes) -> None:
-    """Refuse an object that names a field twice: readers differ in which one they take."""
-    json.loads(body.decode(), object_pairs_hook=_unique, parse_int=str, parse_float=str)
+    """Refuse an object that names a field twice: readers differ in which one they take.
+
+    As Latin-1 a text takes as many octets as its body; one emoji would make it four times as long.
+    """
+    text = body.decode("latin-1")
+    json.loads(text, object_pairs_hook=_unique, parse_int=str, parse_float=str)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    pairs = [(name if name.isascii() else _from_latin_1(name), value) for name, value in pairs]
     unique = dict(pairs)
     if len(unique) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise msgspec.DecodeError(f"{twice[:100]!r} is given twice in one object")
     return unique
+
+
+def _from_latin_1(name: str) -> str:
+    """Return a name as its body had it, in UTF-8 or escaped."""
+    try:
+        return name.encode("latin-1").decode()
+    except UnicodeError:
+        return name

@@ -131,7 +131,7 @@ async def retry_message(parts: ApiParts, name: str) -> Response:
 async def settle_message(parts: ApiParts, name: str) -> Response:
     """Settle by hand what of a message is uncertain or held."""
     read_query(schemas.NoQuery)
-    body = await read_body(_SETTLE_DECODER)
+    body = await read_body(_SETTLE_DECODER, parts)
     note = " ".join(body.note.split())
     if not note.isprintable():
         raise validation_problem([FaultView("is not printable", "/note")])

@@ -36,7 +36,7 @@ async def suppress(parts: ApiParts) -> Response:
 
     The first reason and source stand.
     """
-    body = await read_body(_DECODER)
+    body = await read_body(_DECODER, parts)
     reason = " ".join(body.reason.split())
     faults = [] if reason.isprintable() else [FaultView("is not printable", "/reason")]
     try:

@@ -187,6 +187,7 @@ async def open_rig() -> AsyncIterator[Rig]:
         clock=clock,
         plan=lambda _stream: StreamPolicy(("primary",)),
         journal=journal,
+        decoding=ThreadExecutor("decoding"),
         ids=ports.ids,
         stopping=stopping,
         reload=configuration.reload,
