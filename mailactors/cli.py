@@ -342,7 +342,8 @@ def _talk(url: str, ask: Callable[[Client], Awaitable[T]], retry_for_s: float = 
     from mailactors.client import Client, ClientError, NotAGatewayError, UnavailableError
 
     async def main() -> T:
-        async with Client(url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s) as client:
+        client_ = partial(Client, url, timeout_s=REQUEST_WITHIN_S, agent="mailactors-cli")
+        async with client_(retry_for_s=retry_for_s) as client:
             return await ask(client)
 
     try:

@@ -23,6 +23,7 @@ from mailactors.api.schemas import (
     TimelineEntry,
 )
 from mailactors.api.schemas_control import (
+    ActView,
     AlarmView,
     DifferenceView,
     LedgerView,
@@ -37,6 +38,7 @@ from mailactors.model.facts import public_facts, public_word
 from mailactors.model.lifecycle import PENDING, State, Status, summarize_statuses
 from mailactors.observe.alarms import Alarm
 from mailactors.spool.port import (
+    Act,
     Audit,
     Event,
     Ledger,
@@ -205,6 +207,11 @@ def suppression_view(suppression: Suppression) -> SuppressionView:
     """Return an address that gets no mail."""
     created_at = rfc3339(suppression.created_at)
     return SuppressionView(suppression.address, suppression.reason, suppression.source, created_at)
+
+
+def act_view(act: Act) -> ActView:
+    """Return what an operator did."""
+    return ActView(act.seq, rfc3339(act.at), act.what, act.way, act.subject or None, act.facts)
 
 
 def provider_view(lane: Lane, now_s: float) -> ProviderView:

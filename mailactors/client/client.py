@@ -59,6 +59,7 @@ class Client:
         retry_for_s: float = 30.0,
         ca_file: str | os.PathLike[str] | None = None,
         backoff: Backoff | None = None,
+        agent: str = "mailactors-client",
     ) -> None:
         """Remember where the gateway is; nothing is opened yet.
 
@@ -68,6 +69,7 @@ class Client:
             retry_for_s: no try begins later than this after the first; 0 means one try.
             ca_file: certificates (PEM) to trust, instead of the usual ones.
             backoff: the pauses between tries.
+            agent: the User-Agent, by which the gateway's log of acts tells ways apart.
         """
         self._url = (url or os.environ.get("MAILACTORS_URL") or DEFAULT_URL).rstrip("/")
         self._timeout_s = timeout_s
@@ -75,7 +77,9 @@ class Client:
         self._backoff = backoff or Backoff()
         timeout = httpx2.Timeout(timeout_s, read=max(QUIET_S, timeout_s))
         trust = _trust(self._url, ca_file)
-        self._http = httpx2.AsyncClient(verify=trust, trust_env=False, timeout=timeout)
+        self._http = httpx2.AsyncClient(
+            verify=trust, trust_env=False, timeout=timeout, headers={"User-Agent": agent}
+        )
         self._open: list[Events] = []
 
     async def __aenter__(self) -> Self:

@@ -70,7 +70,7 @@ def find_missing(db: apsw.Connection, migrations: Sequence[Migration]) -> tuple[
 
 def apply_migration(db: apsw.Connection, migration: Migration) -> None:
     """Apply one migration and record it, both or neither."""
-    db.create_scalar_function("normal_address", lambda text: normalize(str(text)), 1)
+    db.create_scalar_function("normal_address", lambda *values: normalize(str(values[0])), 1)
     with db:
         db.execute(
             "CREATE TABLE IF NOT EXISTS migrations"
