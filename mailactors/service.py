@@ -27,7 +27,7 @@ from mailactors.observe.metrics import expose
 from mailactors.runtime.ports import system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
 from mailactors.spool.engines import open_store
-from mailactors.spool.port import Store
+from mailactors.spool.port import NoteAct, Store
 from mailactors.wiring import Gateway, build
 
 DESCRIPTORS_OF_OUR_OWN: Final = 64
@@ -121,6 +121,8 @@ class Service:
 
     async def _reload_and_log(self) -> None:
         try:
+            act = NoteAct(self.gateway.ports.ids.new_id(), "reload", "signal")
+            await self.gateway.spool.ask(act)
             ignored = await self.reload()
         except MailactorsError as error:
             self.gateway.ports.journal.note("reload.refused", level="error", error=str(error))

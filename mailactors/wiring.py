@@ -104,6 +104,7 @@ class Gateway:
         self.dispatcher = DispatcherState(NODE)
         self.settler = SettlerState()
         self.lanes = Lanes(self.dispatcher.mailbox.nudge, self.spool, ports)
+        self.lanes.paused = store.paused()
         self._provider_factory = provider_factory
         self._settings: dict[str, ProviderSettings] = {}
         """Of every provider since the start, as they were last."""
@@ -164,6 +165,7 @@ class Gateway:
                 return
             assert self._nursery is not None
             providers = self._changed_providers(config)  # a mistake is found before any change
+            self.lanes.paused = await self.spool.read(lambda spool: spool.paused())
             self.config = config
             self._settings |= config.providers
             await self.lanes.take_over(config.providers, providers, self.supervisor, self._nursery)

@@ -24,6 +24,7 @@ from mailactors.api.schemas import (
     TimelineEntry,
 )
 from mailactors.api.schemas_control import (
+    ActView,
     AlarmView,
     DifferenceView,
     LedgerView,
@@ -39,6 +40,7 @@ from mailactors.model.lifecycle import PENDING, State, Status, summarize_statuse
 from mailactors.observe.alarms import Alarm
 from mailactors.observe.explain import Now, explain
 from mailactors.spool.port import (
+    Act,
     Audit,
     Event,
     Ledger,
@@ -211,6 +213,11 @@ def suppression_view(suppression: Suppression) -> SuppressionView:
     """Return an address that gets no mail."""
     created_at = rfc3339(suppression.created_at)
     return SuppressionView(suppression.address, suppression.reason, suppression.source, created_at)
+
+
+def act_view(act: Act) -> ActView:
+    """Return what an operator did."""
+    return ActView(act.seq, rfc3339(act.at), act.what, act.way, act.subject or None, act.facts)
 
 
 def provider_view(lane: Lane, now_s: float) -> ProviderView:

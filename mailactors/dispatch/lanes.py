@@ -55,6 +55,8 @@ class Lanes(dict[str, Lane]):
         self.wake = wake
         self.plans: dict[str, StreamPolicy] = {}
         """By stream; in the order of the configuration, so that the first one is the default."""
+        self.paused: frozenset[str] = frozenset()
+        """Providers that an operator had paused, before this process or before they came back."""
         self.changes = Cell(0)
         """Counts changes of lanes and plans by a reload."""
         self.changes.listen(wake)
@@ -106,6 +108,7 @@ class Lanes(dict[str, Lane]):
     def open(self, name: str, settings: LaneSettings, provider: Provider) -> None:
         """Open a lane; its actors are `children`."""
         lane = open_lane(name, settings.concurrency_max, provider, self._ports.clock)
+        lane.is_paused = name in self.paused
         lane.subjects, lane.speeds = Subjects(self._own_limits), self._speeds
         lane.limiter_status.listen(self.wake)
         lane.breaker_status.listen(self.wake)

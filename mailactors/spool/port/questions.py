@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mailactors.model.lifecycle import State, Status, status_of
+from mailactors.spool.port.acts import Act
 from mailactors.spool.port.deliver import Progress
 from mailactors.spool.port.inspection import Inspection, InspectionQuery
 from mailactors.spool.port.lists import Filters
@@ -196,6 +197,14 @@ class Questions(Protocol):
 
     def suppressions(self, limit: int, after: str = "") -> tuple[Suppression, ...]:
         """Return the next suppressed addresses after `after`, in their order."""
+        ...
+
+    def acts_after(self, seq: int, limit: int) -> tuple[Act, ...]:
+        """Return the next acts of operators after act `seq`, oldest first."""
+        ...
+
+    def paused(self) -> frozenset[str]:
+        """Return the providers that an operator paused."""
         ...
 
     def ledger(self) -> Ledger:

@@ -43,6 +43,9 @@ _FEED: Final = """
     WHERE events.seq > ? ORDER BY events.seq LIMIT ?
 """
 _FAILURES: Final = _FEED.replace("WHERE", "WHERE kind = 'final_failure' AND")
+_ACTS: Final = (
+    "SELECT seq, at, what, way, subject, facts FROM acts WHERE seq > ? ORDER BY seq LIMIT ?"
+)
 _SUPPRESSIONS: Final = """
     SELECT address, reason, source, created_at FROM suppressions
     WHERE address > ? ORDER BY address LIMIT ?
@@ -90,6 +93,16 @@ class Answers(abc.ABC):
             port.Event(number, at, kind, msgspec.json.decode(facts))
             for number, at, kind, facts in self._query(sql, (seq,))
         )
+
+    def acts_after(self, seq: int, limit: int) -> tuple[port.Act, ...]:
+        return tuple(
+            port.Act(number, at, what, way, subject, msgspec.json.decode(facts))
+            for number, at, what, way, subject, facts in self._query(_ACTS, (seq, limit))
+        )
+
+    def paused(self) -> frozenset[str]:
+        rows = self._query("SELECT provider FROM paused ORDER BY provider", ())
+        return frozenset(provider for (provider,) in rows)
 
     def ledger(self) -> port.Ledger:
         with self._snapshot() as db:
