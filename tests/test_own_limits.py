@@ -53,6 +53,10 @@ class Vendor:
         await trio.lowlevel.checkpoint()
         return self
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
     async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
 

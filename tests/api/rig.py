@@ -85,6 +85,10 @@ class _NoProvider:
     async def connect(self) -> Session | Refusal:
         raise AssertionError
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
     async def look_up(self, marker: str) -> LookUpResult:
         raise AssertionError
 
