@@ -41,6 +41,9 @@ class Vendor:
     def secrets(self) -> tuple[str, ...]:
         return ()
 
+    def take_ready(self) -> None:
+        return None
+
     async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
 

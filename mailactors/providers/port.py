@@ -121,6 +121,10 @@ class Provider(Protocol):
         """Return a session, pooled or new, or why there is none; nothing was sent."""
         ...
 
+    def take_ready(self) -> Session | None:
+        """Return a session that stands ready, or None where `connect` has to be awaited."""
+        ...
+
     async def look_up(self, marker: str) -> LookUpResult:
         """Ask the vendor whether it has the message with this marker (`Mail.marker`).
 

@@ -116,6 +116,9 @@ class SimulatedProvider:
             return Deferred(Scope.PROVIDER, Reason("connection refused"))
         return SimulatedSession(self)
 
+    def take_ready(self) -> SimulatedSession | None:
+        return None if self.behaviour.is_refusing else SimulatedSession(self)
+
     async def release(self) -> None:
         """Do nothing: nothing is kept."""
         await trio.lowlevel.checkpoint()

@@ -89,6 +89,9 @@ class _NoProvider:
     def secrets(self) -> tuple[str, ...]:
         return ()
 
+    def take_ready(self) -> None:
+        return None
+
     async def look_up(self, marker: str) -> LookUpResult:
         raise AssertionError
 
@@ -177,7 +180,7 @@ async def open_rig() -> AsyncIterator[Rig]:
     spool = open_writes()
     registry = open_registry()
     door = Door(RULES, registry, signals, ports)
-    client = SpoolClient(spool, signals, store.reader(), executor)
+    client = SpoolClient(spool, signals, [(store.reader(), executor)])
     lanes = {"primary": open_lane("primary", 4, _NoProvider(), clock)}
     stopping = trio.Event()
     configuration, watch = Configuration(), WatchdogStatus()
