@@ -37,6 +37,10 @@ class Vendor:
         await trio.lowlevel.checkpoint()
         return self
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
     def take_ready(self) -> None:
         return None
 

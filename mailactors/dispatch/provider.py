@@ -38,6 +38,7 @@ from mailactors.model.outcome import (
     Uncertain,
     Why,
 )
+from mailactors.model.secrets import Secrets
 from mailactors.providers.port import Mail, Session
 from mailactors.runtime.deadlines import deadlines
 from mailactors.runtime.mailbox import MailboxFullError
@@ -67,9 +68,15 @@ class ProviderActor:
     """One loop over attempts, and tasks that make them: at most as many as the lane has slots."""
 
     def __init__(
-        self, lane: Lane, spool: SpoolClient, ports: Ports, shortages: Shortages | None = None
+        self,
+        lane: Lane,
+        spool: SpoolClient,
+        ports: Ports,
+        shortages: Shortages | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self._lane = lane
+        self._secrets = secrets or Secrets()
         self._shortages = shortages or Shortages(ports.clock, ports.journal)
         self._spool = spool
         self._clock = ports.clock
@@ -135,7 +142,7 @@ class ProviderActor:
                 level="error",
                 id=attempt.lease.id,
                 provider=self._lane.name,
-                error=describe(error),
+                error=self._secrets.text(describe(error)),
             )
             outcome = outcome_of_fault(attempt, error)
         self._report(attempt, outcome)
@@ -211,6 +218,9 @@ class ProviderActor:
         return attempt.expires_at - self._clock.wall_time()
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Pass on what the provider said: from here on, without our secrets."""
+        self._secrets.learn(self._lane.provider.secrets)
+        outcome = self._secrets.outcome(outcome)
         if isinstance(outcome, NotAttempted) and outcome.why is Why.RESOURCES:
             self._shortages.note(self._lane.name, outcome.text)
             self._lane.short_until_s = self._clock.now_s() + SHORT_WAIT_S

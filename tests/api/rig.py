@@ -85,6 +85,10 @@ class _NoProvider:
     async def connect(self) -> Session | Refusal:
         raise AssertionError
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
     def take_ready(self) -> None:
         return None
 
