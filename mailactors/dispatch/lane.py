@@ -28,6 +28,7 @@ from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
+from mailactors.runtime.tally import Histogram
 
 NEVER_S: Final = -1e9
 """A monotonic time before any other."""
@@ -161,6 +162,8 @@ class Lane:
     """Monotonic; until when the provider asked us to keep away. It survives the limiter."""
     short_until_s: float = NEVER_S
     """Monotonic; this process lacked a resource. No news of the provider lifts it."""
+    took_s: Histogram = field(default_factory=Histogram)
+    """How long attempts took, connection included."""
     is_retired: bool = False
     """No route names it any more; it ends when nothing is in flight."""
     emptied: trio.Event = field(default_factory=trio.Event)

@@ -137,6 +137,7 @@ class ProviderActor:
         try:
             outcome = await make()
         except Exception as error:  # an attempt's fault is its outcome
+            self._secrets.learn(self._lane.provider.secrets)
             self._journal.note(
                 "attempt.fault",
                 level="error",

@@ -25,6 +25,7 @@ from mailactors.observe.logs import (
     LogSettings,
     forward_library_logs,
     hash_recipient,
+    masked,
 )
 from tests.gateways import (
     CrashPlan,
@@ -323,3 +324,26 @@ def test_no_fact_of_ours_has_a_name_that_the_log_masks() -> None:
     }
 
     assert set() == named
+
+
+@pytest.mark.parametrize(
+    ("no_color", "expected"), [(None, True), ("", True), ("1", False), ("0", False)]
+)
+def test_no_color_holds_for_the_log(
+    no_color: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+
+    LogJournal(LogSettings(), out).note("started")
+
+    assert ("\x1b[" in out.getvalue()) == expected
+
+
+def test_an_attempts_line_has_its_recipients_as_tokens() -> None:
+    said = masked("recipients", ["bob@example.com", "Bob@example.com"])
+
+    assert said == [hash_recipient("bob@example.com"), hash_recipient("Bob@example.com")]
