@@ -213,6 +213,10 @@ class Questions(Protocol):
         """Return the number of pending deliveries by stream, then by state."""
         ...
 
+    def backlog(self, now: float) -> int:
+        """Return the number of deliveries on their way: neither final nor scheduled for later."""
+        ...
+
     def pending(self, now: float) -> tuple[Pending, ...]:
         """Return what is not final by stream and status, in that order.
 

@@ -14,7 +14,7 @@ from mailactors.spool.store.accept import find_known
 from mailactors.spool.store.events import read_labels
 from mailactors.spool.store.inspection import inspect
 from mailactors.spool.store.lists import find_seqs
-from mailactors.spool.store.pending import count_pending, find_pending
+from mailactors.spool.store.pending import count_backlog, count_pending, find_pending
 from mailactors.spool.store.rows import Row, Rows
 from mailactors.spool.store.sums import counted_ledger, kept_ledger
 
@@ -125,6 +125,10 @@ class Answers(abc.ABC):
     def pending_counts(self) -> dict[str, dict[str, int]]:
         with self._snapshot() as db:
             return count_pending(db)
+
+    def backlog(self, now: float) -> int:
+        with self._snapshot() as db:
+            return count_backlog(db, now)
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         rows = self._query(_ATTEMPTS, (bucket_s, provider, since))
