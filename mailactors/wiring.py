@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -21,6 +22,7 @@ from mailactors.config import (
     SimulatedProviderSettings,
     SmtpProviderSettings,
 )
+from mailactors.dispatch.clocks import steps_before
 from mailactors.dispatch.dispatcher import DispatcherActor
 from mailactors.dispatch.lane import Lane
 from mailactors.dispatch.lanes import Lanes, LaneSettings
@@ -90,7 +92,7 @@ class Gateway:
         self, config: Config, ports: Ports, store: Store, provider_factory: ProviderFactory
     ) -> None:
         self.config = config
-        self.belief = BelievedClock(ports.clock, ports.journal)
+        self.belief = BelievedClock(ports.clock, ports.journal, store.newest_at())
         self.ports = ports = dataclasses.replace(ports, clock=self.belief)
         signals = SpoolSignals()
         writes = open_writes()
@@ -122,6 +124,8 @@ class Gateway:
 
         Raises: RestartsExhaustedError, SpoolBrokenError (in a group) when it cannot go on.
         """
+        self.belief.wall_time()  # the first look, against the newest time on disk
+        self.settler.clock_steps = steps_before(self.belief.newest_at, self.belief.ahead_s)
         async with trio.open_nursery() as self._nursery:
             await self.supervisor.run(task_status=task_status)
             self._nursery.cancel_scope.cancel()
@@ -237,7 +241,10 @@ class Gateway:
 
     def _make_timekeeper(self) -> TimekeeperActor:
         expect = self.settler.expect
-        return TimekeeperActor(self.spool, self._streams, expect, self.ports)
+        is_set_back = math.isinf(self.settler.clock_steps.backward_s(self.belief.newest_at))
+        return TimekeeperActor(
+            self.spool, self._streams, expect, self.ports, is_set_back=is_set_back
+        )
 
     def _streams(self) -> set[str]:
         return {*self.lanes.plans, *self.spool.signals.streams}

@@ -37,6 +37,13 @@ class Vendor:
         await trio.lowlevel.checkpoint()
         return self
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    def take_ready(self) -> None:
+        return None
+
     async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
 

@@ -27,7 +27,6 @@ BODY_WITHIN_S: Final = 30.0
 """How long a body may take to arrive."""
 LIMIT_WINDOW_S: Final = 60
 """The service's own limit is a minute's."""
-SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def create_app(parts: ApiParts) -> QuartTrio:
@@ -42,26 +41,9 @@ def create_app(parts: ApiParts) -> QuartTrio:
         handler = partial(route.handler, parts)
         app.add_url_rule(route.rule, route.operation_id, handler, methods=[route.method])
     _handle_errors(app, parts.journal)
-    app.before_request(_refuse_other_sites)
     app.after_request(_harden)
     _show_limits(app, parts.door)
     return app
-
-
-async def _refuse_other_sites() -> None:
-    """Refuse to act for another site's page: a browser lets any page post here without asking.
-
-    Source: Fetch Metadata (Sec-Fetch-Site), and Origin for browsers before it.
-    """
-    if request.method in SAFE_METHODS:
-        return
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    if site is not None:
-        is_ours = site in {"same-origin", "none"}
-    else:
-        is_ours = origin is None or origin.partition("://")[2] == request.headers.get("Host")
-    if not is_ours:
-        raise ProblemError("cross-origin", "pages of other sites may not send or change anything")
 
 
 async def _harden(response: Response) -> Response:

@@ -31,6 +31,10 @@ built to its end before its length is checked: 1.2 GiB and 5 s for 32 MiB of sma
 _ITEM: Final = msgspec.json.Decoder(BatchItem)
 
 
+ADDRESSES_MAX: Final = 10_000
+"""Addresses in one batch: to check one takes up to half a millisecond."""
+
+
 class Read(msgspec.Struct, frozen=True):
     """A message as the client sent it, and as the door takes it."""
 
@@ -39,6 +43,20 @@ class Read(msgspec.Struct, frozen=True):
 
 
 Entry: TypeAlias = Read | ProblemError
+
+
+class Room:
+    """How many addresses a batch may still have."""
+
+    def __init__(self) -> None:
+        self.left = ADDRESSES_MAX
+
+    def take(self, item: BatchItem) -> None:
+        """Count a message's addresses. Raises: ProblemError, for the whole batch."""
+        lists = (item.to, item.cc, item.bcc, item.reply_to)
+        self.left -= sum(len(each) if isinstance(each, list) else 1 for each in lists)
+        if self.left < 0:
+            raise _whole(f"there are more than {ADDRESSES_MAX} addresses; send several batches")
 
 
 def cut_array(body: bytes) -> Sequence[bytes | msgspec.Raw]:
@@ -76,10 +94,14 @@ def cut_lines(body: bytes) -> Sequence[bytes | msgspec.Raw]:
     return lines
 
 
-def read_entry(data: bytes | msgspec.Raw) -> Entry:
-    """Return a message, or what is wrong with it."""
+def read_entry(data: bytes | msgspec.Raw, room: Room) -> Entry:
+    """Return a message, or what is wrong with it. Raises: ProblemError when there is no room."""
     try:
         item = decode_body(bytes(data), _ITEM)
+    except ProblemError as error:
+        return error
+    room.take(item)
+    try:
         return Read(item, full_submission(item, item.idempotency_key))
     except ProblemError as error:
         return error

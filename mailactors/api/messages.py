@@ -13,11 +13,13 @@ from quart import Response
 
 from mailactors.api import schemas, schemas_control, views
 from mailactors.api.acts import note_act
-from mailactors.api.bodies import validation_problem
+from mailactors.api.bodies import refusal_of
 from mailactors.api.exchange import answer, read_body, read_query, url_of
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.problems import FaultView, ProblemError, validation_problem
 from mailactors.api.suppressions import address_of
+from mailactors.intake.submission import IntakeError
+from mailactors.observe.explain import look
 from mailactors.spool.port import (
     Cancel,
     Cancelled,
@@ -73,7 +75,17 @@ async def message(parts: ApiParts, name: str) -> Response:
     found = await parts.spool.read(ask)
     if found is None:
         raise _no_message()
-    return answer(views.message_view(*found, parts.clock.wall_time()))
+    status, events = found
+    now_s, now = parts.clock.now_s(), parts.clock.wall_time()
+    here = look(status, parts.plan(status.stream), parts.lanes, now_s, now, _halted(parts, now_s))
+    return answer(views.message_view(status, events, here, now))
+
+
+def _halted(parts: ApiParts, now_s: float) -> str:
+    """Return why nothing at all is sent now, or empty."""
+    if parts.stopping.is_set():
+        return "the service is stopping"
+    return "the spool's disk is full" if now_s < parts.spool.signals.full_until_s.value else ""
 
 
 async def cancel_message(parts: ApiParts, name: str) -> Response:
@@ -95,9 +107,14 @@ async def retry_message(parts: ApiParts, name: str) -> Response:
     """Send once more what a final message did not get sent, as a new message."""
     read_query(schemas.NoQuery)
     old = await _find_message(parts, name)
+    try:
+        taken_s = parts.door.take_one()
+    except IntakeError as error:
+        raise refusal_of(error, schemas.NoQuery()) from None
     await note_act(parts, "retry", old.id)
     result = await parts.spool.ask(Retry(old.id, parts.ids.new_id()))
     if isinstance(result, NotRetried):
+        parts.door.give_back(taken_s)
         raise ProblemError("not-retried", result.why)
     assert isinstance(result, Receipt)
     url = url_of(result.id)
@@ -117,7 +134,7 @@ async def retry_message(parts: ApiParts, name: str) -> Response:
 async def settle_message(parts: ApiParts, name: str) -> Response:
     """Settle by hand what of a message is uncertain or held."""
     read_query(schemas.NoQuery)
-    body = await read_body(_SETTLE_DECODER)
+    body = await read_body(_SETTLE_DECODER, parts)
     note = " ".join(body.note.split())
     if not note.isprintable():
         raise validation_problem([FaultView("is not printable", "/note")])

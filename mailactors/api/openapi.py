@@ -11,7 +11,7 @@ import msgspec
 import mailactors
 from mailactors.api import schemas
 from mailactors.api.batch import NDJSON_MEDIA_TYPE
-from mailactors.api.problems import KINDS, MEDIA_TYPE, TYPE_PREFIX, Problem
+from mailactors.api.problems import DOOR, KINDS, MEDIA_TYPE, TYPE_PREFIX, Problem
 from mailactors.api.route import JSON, Route
 
 _REF: Final = "#/components/schemas/{name}"
@@ -75,7 +75,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
 def _operation(route: Route) -> dict[str, Any]:
     answers = {str(each): _answer(route, each, type_) for each, type_ in route.answers.items()}
     by_status: dict[int, list[str]] = {}
-    for slug in (*route.problems, *(() if route.method == "GET" else ("cross-origin",))):
+    for slug in (*route.problems, *DOOR):
         by_status.setdefault(KINDS[slug].status, []).append(slug)
     problems = {str(each): _problem(route, each, by_status[each]) for each in sorted(by_status)}
     operation: dict[str, Any] = {
@@ -136,7 +136,7 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
             {"name": name, "in": "query", "required": name in shape["required"], "schema": schema}
             for name, schema in shape["properties"].items()
         ]
-    if route.is_limited and route.body is not schemas.BatchItem:
+    if route.body in (schemas.ShortMessage, schemas.MessageIn):
         parameters.append(_IDEMPOTENCY_KEY)
     if route.media == "text/event-stream":
         parameters.append(_LAST_EVENT_ID)

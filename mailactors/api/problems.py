@@ -7,7 +7,7 @@ is the whole list; a `type` in it is never renamed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -43,6 +43,7 @@ KINDS: Final[Mapping[str, ProblemType]] = {
     "not-settled": ProblemType(409, "There is nothing to settle"),
     "too-large": ProblemType(413, "The body is too large"),
     "unsupported-media-type": ProblemType(415, "The body is not declared as JSON"),
+    "misdirected": ProblemType(421, "The request names a host that is not this gateway"),
     "validation": ProblemType(422, "The body is not valid"),
     "configuration": ProblemType(422, "The configuration is not valid; nothing has changed"),
     "idempotency-key-reused": ProblemType(422, "The key was used with other content before"),
@@ -61,6 +62,8 @@ SLUG_OF_STATUS: Final[Mapping[int, str]] = {
     )
 }
 """For requests that the framework refuses before a handler runs."""
+DOOR: Final = ("cross-origin", "misdirected")
+"""What any route may be answered with, before its handler runs."""
 CLOSING: Final = frozenset({408, 413})
 """After these the rest of the body is still arriving, so the connection is closed."""
 
@@ -112,6 +115,15 @@ def bad_parameter(name: str, detail: str) -> ProblemError:
     """Return the problem of a query parameter."""
     fault = FaultView(detail, parameter=name)
     return ProblemError("invalid-parameter", f"{name}: {detail}", errors=(fault,))
+
+
+def validation_problem(faults: Sequence[FaultView]) -> ProblemError:
+    """Return the problem that lists faults."""
+    first = faults[0]
+    detail = f"{first.pointer}: {first.detail}" if first.pointer else first.detail
+    if len(faults) > 1:
+        detail += f" (and {len(faults) - 1} more)"
+    return ProblemError("validation", detail, errors=tuple(faults))
 
 
 def problem_of(error: ProblemError) -> Problem:

@@ -108,7 +108,8 @@ ROUTES: Final = (
         "/v1/messages/<name>/retry",
         messages.retry_message,
         {202: control.RetryReceipt},
-        (*_COMMAND, "not-retried"),
+        (*_COMMAND, "not-retried", "rate-limited", "stopping"),
+        is_limited=True,
     ),
     _post(
         "/v1/messages/<name>/settle",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import socket
 import ssl
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,6 +27,7 @@ from quart_trio import QuartTrio
 
 from mailactors.api.containment import ContainedConnection
 from mailactors.api.guard import guard
+from mailactors.api.names import OwnNames
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.ports import Journal
 from mailactors.runtime.shortage import Shortages, is_shortage, os_words
@@ -36,8 +38,6 @@ hold clients' ids."""
 HEADER_BYTES_MAX: Final = 16 * 1024
 ACCEPT_AGAIN_S: Final = 0.1
 """How long to wait when this process lacks what a connection takes."""
-STREAMS_MAX: Final = 32
-"""Requests at once on one HTTP/2 connection."""
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -49,6 +49,8 @@ class Timeouts(msgspec.Struct, frozen=True):
     """An idle connection, and from its opening to the end of the first request's headers."""
     send_s: float = 10.0
     """A peer that does not read."""
+    dead_s: float = 10.0
+    """A peer whose machine confirms nothing; an event stream would not notice for hours."""
     graceful_s: float = 5.0
     """Requests in flight when the server is stopped."""
 
@@ -65,6 +67,8 @@ class Listening:
     host: str
     port: int
     tls: ssl.SSLContext | None = None
+    names: frozenset[str] = frozenset()
+    """By which clients and proxies call us, beside the address; `host` or `host:port`."""
     connections_max: int = 1000
     timeouts: Timeouts = field(default_factory=Timeouts)
     bound: Cell[tuple[str, ...]] = field(default_factory=lambda: Cell(()))
@@ -82,16 +86,19 @@ class ApiServer:
         journal: Journal,
         shortages: Shortages | None = None,
     ) -> None:
-        self._app = ASGIWrapper(guard(app))
+        self._app = ASGIWrapper(guard(app, OwnNames(listening.host, listening.names)))
         self._listening = listening
         self._journal = journal
         self._shortages = shortages
         self._config = server_config(listening.timeouts)
         self._context = WorkerContext(None)
-        self._live: set[ContainedConnection] = set()
+        self._live: dict[ContainedConnection, None] = {}
+        """The connections, those whose peers were silent for longest first."""
         self._gone = trio.Event()
         self.refused_count = 0
-        """Connections that were too many."""
+        """Connections that were too many, while all others had something to do."""
+        self.cut_count = 0
+        """Connections that were closed to make room, since their peers were silent."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Serve until cancelled; after `shutdown`, wait to be.
@@ -153,23 +160,43 @@ class ApiServer:
             await self._gone.wait()
 
     async def _serve(self, stream: trio.SocketStream) -> None:
-        if len(self._live) >= self._listening.connections_max:
+        if not await self._has_room():
             self.refused_count += 1
             await trio.aclose_forcefully(stream)
             return
         at = self._listening
+        with contextlib.suppress(OSError):  # it is reset already
+            notice_dead_peer(stream, at.timeouts.dead_s)
         over: Any = stream
         if at.tls is not None:
             over = trio.SSLStream(stream, at.tls, server_side=True, https_compatible=True)
         connection = ContainedConnection(
-            self._app, self._config, self._context, over, self._journal, at.timeouts.send_s
+            *(self._app, self._config, self._context, over, self._journal, at.timeouts.send_s),
+            self._note_heard,
         )
-        self._live.add(connection)
+        self._live[connection] = None
         try:
             await connection.run()
         finally:
-            self._live.discard(connection)
+            self._live.pop(connection, None)
             self._gone.set()
+
+    def _note_heard(self, connection: ContainedConnection) -> None:
+        if connection in self._live:
+            del self._live[connection]
+            self._live[connection] = None  # now the last
+
+    async def _has_room(self) -> bool:
+        """Say whether one more connection may be kept; one whose peer is silent makes room."""
+        if len(self._live) < self._listening.connections_max:
+            return True
+        silent = next((each for each in self._live if each.waits_for_peer), None)
+        if silent is None:
+            return False
+        del self._live[silent]
+        self.cut_count += 1
+        await trio.aclose_forcefully(silent.stream)
+        return True
 
 
 class PatientListener(trio.abc.Listener[trio.SocketStream]):
@@ -199,6 +226,22 @@ class PatientListener(trio.abc.Listener[trio.SocketStream]):
         await self._inner.aclose()
 
 
+def notice_dead_peer(stream: trio.SocketStream, within_s: float) -> None:
+    """Let the system end a connection whose peer's machine has gone without a word.
+
+    Source: tcp(7), TCP_USER_TIMEOUT and TCP_KEEPIDLE; what a system does not have is left out.
+    """
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_USER_TIMEOUT", int(within_s * 1000)),  # milliseconds that sent bytes may wait
+        ("TCP_KEEPIDLE", max(1, int(within_s / 2))),
+        ("TCP_KEEPINTVL", max(1, int(within_s / 4))),
+        ("TCP_KEEPCNT", 2),
+    ):
+        if (option := getattr(socket, name, None)) is not None:
+            stream.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
 def server_config(timeouts: Timeouts) -> Config:
     """Return the settings of hypercorn's connections."""
     config = Config()
@@ -207,8 +250,6 @@ def server_config(timeouts: Timeouts) -> Config:
     config.include_date_header = True
     config.include_server_header = False
     config.h11_max_incomplete_size = HEADER_BYTES_MAX
-    config.h2_max_header_list_size = HEADER_BYTES_MAX
-    config.h2_max_concurrent_streams = STREAMS_MAX
     config.keep_alive_timeout = timeouts.keep_alive_s
     config.read_timeout = timeouts.read_s  # type: ignore[assignment]  # any number will do
     config.ssl_handshake_timeout = timeouts.keep_alive_s

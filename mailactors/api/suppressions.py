@@ -10,10 +10,9 @@ from quart import Response
 
 from mailactors.api import schemas_control, views
 from mailactors.api.acts import note_act
-from mailactors.api.bodies import validation_problem
 from mailactors.api.exchange import answer, read_body, read_query
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import FaultView, bad_parameter
+from mailactors.api.problems import FaultView, bad_parameter, validation_problem
 from mailactors.intake.admission import normal_address
 from mailactors.spool.port import Suppress, Suppression, Unsuppress, Unsuppressed
 
@@ -38,7 +37,7 @@ async def suppress(parts: ApiParts) -> Response:
 
     The first reason and source stand.
     """
-    body = await read_body(_DECODER)
+    body = await read_body(_DECODER, parts)
     reason = " ".join(body.reason.split())
     faults = [] if reason.isprintable() else [FaultView("is not printable", "/reason")]
     try:

@@ -19,6 +19,7 @@ from mailactors.api.schemas import (
     MessageHead,
     MessageView,
     NextStep,
+    PassedOverView,
     StatusView,
     TimelineEntry,
 )
@@ -37,6 +38,7 @@ from mailactors.dispatch.lane import BreakerState, Lane, LimiterStatus
 from mailactors.model.facts import public_facts, public_word
 from mailactors.model.lifecycle import PENDING, State, Status, summarize_statuses
 from mailactors.observe.alarms import Alarm
+from mailactors.observe.explain import Now, explain
 from mailactors.spool.port import (
     Act,
     Audit,
@@ -73,6 +75,7 @@ def status_view(status: MessageStatus, now: float) -> StatusView:
         client_id=status.client_id or None,
         rfc_message_id=status.message_id,
         to=tuple(delivery.recipient for delivery in status.deliveries),
+        subject=status.subject,
         status=_summary(status, now),
         provider=next((d.provider for d in newest_first if d.provider), None),
         attempts=status.attempts,
@@ -82,11 +85,14 @@ def status_view(status: MessageStatus, now: float) -> StatusView:
     )
 
 
-def message_view(status: MessageStatus, events: Sequence[Event], now: float) -> MessageView:
+def message_view(
+    status: MessageStatus, events: Sequence[Event], here: Now, now: float
+) -> MessageView:
     """Return all that is known of a message but its content."""
     recipients = {str(d.n): d.recipient for d in status.deliveries}
     return MessageView(
         **_head(status, now),
+        explanation=explain(status, events, here, now),
         not_before=rfc3339(status.not_before),
         expires_at=rfc3339(status.expires_at),
         declared_risks=status.declared_risks,
@@ -265,6 +271,10 @@ def _entry(event: Event, recipients: dict[str, str]) -> TimelineEntry:
         kind=event.kind,
         **{name: facts.pop(name, None) for name in ("rule", "provider", "outcome", "reason")},
         next=_next_steps(facts.pop("next", None), recipients),
+        passed_over=tuple(
+            PassedOverView(each["provider"], each["why"], _optional_time(each.get("until")))
+            for each in facts.pop("passed_over", ())
+        ),
         facts=facts,
     )
 

@@ -153,6 +153,19 @@ class Door:
         except (DeadlineError, ActorCrashedError) as error:
             raise OverloadedError(f"not durable yet: {error}", RETRY_AFTER_S) from None
 
+    def take_one(self) -> float:
+        """Count a message that comes in another way, as a retry by hand does; return when.
+
+        Raises: OverloadedError, when there is no room for it now.
+        """
+        self.check_room()
+        self._count(1)
+        return self._ports.clock.now_s()
+
+    def give_back(self, taken_s: float) -> None:
+        """Give back what `take_one` counted: the message did not come in."""
+        self._minute.take_back(taken_s)
+
     def minute_left(self) -> tuple[int, int] | None:
         """Return (limit a minute, what is left of it), or None without a limit."""
         if self.rules.per_minute is None:

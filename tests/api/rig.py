@@ -26,6 +26,7 @@ from mailactors.dispatch.lane import (
     pass_up,
     reply,
 )
+from mailactors.dispatch.retry import StreamPolicy
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
@@ -62,7 +63,7 @@ RULES = AdmissionRules(
 )
 
 
-GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 METRICS = b"mailactors_up 1.0\n"
 
 
@@ -84,6 +85,13 @@ class _NoProvider:
 
     async def connect(self) -> Session | Refusal:
         raise AssertionError
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    def take_ready(self) -> None:
+        return None
 
     async def look_up(self, marker: str) -> LookUpResult:
         raise AssertionError
@@ -186,7 +194,9 @@ async def open_rig() -> AsyncIterator[Rig]:
         spool=client,
         lanes=lanes,
         clock=clock,
+        plan=lambda _stream: StreamPolicy(("primary",)),
         journal=journal,
+        decoding=ThreadExecutor("decoding"),
         ids=ports.ids,
         stopping=stopping,
         reload=configuration.reload,

@@ -9,7 +9,8 @@ import pytest
 import trio
 from quart.typing import TestClientProtocol as Client
 
-from mailactors.api import exchange, parts
+from mailactors.api import bodies, exchange, parts
+from mailactors.api.batch import ADDRESSES_MAX
 from mailactors.api.schemas import BATCH_MAX
 from mailactors.intake.submission import OverloadedError
 from tests.api.bodies import FULL
@@ -246,7 +247,7 @@ async def test_a_batch_may_be_larger_than_a_message_but_not_without_end(
 
 async def test_batches_too_many_at_once_are_told_to_come_again(rig: Rig) -> None:
     head = (
-        b"POST /v1/messages/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /v1/messages/batch HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         b"Content-Length: 2\r\nConnection: close\r\n\r\n"
     )
 
@@ -288,3 +289,29 @@ async def test_a_closed_door_refuses_the_whole_batch(rig: Rig, client: Client) -
     response = await client.post(PATH, json=[message("a")])
 
     assert (response.status_code, (await response.get_json())["type"]) == (503, problem("stopping"))
+
+
+async def test_a_batch_has_so_many_addresses_and_no_more(rig: Rig, client: Client) -> None:
+    fifty = [f"{n}@example.org" for n in range(50)]
+    full = [message(f"m{n}", to=fifty) for n in range(ADDRESSES_MAX // 50)]
+
+    refused = await client.post(PATH, json=[*full, message("one more")])
+
+    answer = await refused.get_json()
+    assert (refused.status_code, answer["type"]) == (422, problem("validation"))
+    assert "more than 10000 addresses" in answer["detail"]
+    assert rig.door.results.counts == {}
+
+
+@pytest.mark.parametrize("field", ["to", "cc", "bcc", "reply_to"])
+async def test_a_hundred_thousand_bad_addresses_are_not_looked_at(
+    client: Client, monkeypatch: pytest.MonkeyPatch, field: str
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(bodies, "parse_mailbox", asked.append)
+    bad = [message(f"m{n}", **{field: [f"bad {n} {m}" for m in range(100)]}) for n in range(1000)]
+
+    refused = await client.post(PATH, json=bad)
+
+    assert refused.status_code == 422
+    assert len(asked) <= ADDRESSES_MAX + 1000

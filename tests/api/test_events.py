@@ -17,7 +17,7 @@ from mailactors.spool.port import FeedEvent, Questions, SpoolBrokenError
 from tests.api.bodies import SHORT
 from tests.api.rig import WITHIN_S, Rig, problem, read_all, read_until, serve
 
-GET = b"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n"
+GET = b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Listener:

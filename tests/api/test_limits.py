@@ -90,3 +90,43 @@ async def test_without_a_limit_and_elsewhere_nothing_is_told(rig: Rig, client: C
 
     assert "RateLimit" not in unlimited.headers
     assert "RateLimit" not in elsewhere.headers
+
+
+async def test_a_retry_by_hand_is_a_message_too(limited: Rig, client: Client) -> None:
+    for name in "ab":
+        await client.post("/send-email", json={**SHORT, "id": name, "to": f"{name}@example.org"})
+        await client.post(f"/v1/messages/{name}/cancel")
+
+    refused = await client.post("/v1/messages/a/retry")
+
+    answer = await refused.get_json()
+    assert (refused.status_code, answer["type"]) == (429, problem("rate-limited"))
+    assert refused.headers["RateLimit"] == f'"service";r=0;t={refused.headers["Retry-After"]}'
+    assert len((await (await client.get("/statuses")).get_json())["statuses"]) == 2
+
+
+async def test_a_retry_uses_the_limit_only_if_it_brings_a_message(
+    limited: Rig, client: Client
+) -> None:
+    await client.post("/send-email", json=SHORT)
+
+    nothing = await client.post(f"/v1/messages/{SHORT['id']}/retry")
+    await client.post(f"/v1/messages/{SHORT['id']}/cancel")
+    retried = await client.post(f"/v1/messages/{SHORT['id']}/retry")
+
+    assert (nothing.status_code, nothing.headers["RateLimit"]) == (409, '"service";r=1;t=60')
+    assert (retried.status_code, retried.headers["RateLimit"]) == (202, '"service";r=0;t=60')
+
+
+async def test_a_retry_needs_room_as_any_message_does(rig: Rig, client: Client) -> None:
+    await client.post("/send-email", json=SHORT)
+    await client.post(f"/v1/messages/{SHORT['id']}/cancel")
+    rig.door.rules = msgspec.structs.replace(RULES, backlog_max=0)
+
+    full = await client.post(f"/v1/messages/{SHORT['id']}/retry")
+    rig.door.close()
+    stopping = await client.post(f"/v1/messages/{SHORT['id']}/retry")
+
+    assert [503, 503] == [full.status_code, stopping.status_code]
+    assert problem("overloaded") == (await full.get_json())["type"]
+    assert problem("stopping") == (await stopping.get_json())["type"]

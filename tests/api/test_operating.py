@@ -322,7 +322,7 @@ async def test_a_client_that_hangs_up_does_not_halve_a_reload(rig: Rig) -> None:
     async with serve(rig.app, rig.journal, graceful_s=WITHIN_S) as served:
         with trio.fail_after(WITHIN_S):
             async with await served.connect() as stream:
-                await stream.send_all(b"POST /v1/reload HTTP/1.1\r\nHost: x\r\n\r\n")
+                await stream.send_all(b"POST /v1/reload HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 await configuration.begun.wait()
             await trio.testing.wait_all_tasks_blocked(0.01)
 

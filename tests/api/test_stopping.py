@@ -29,7 +29,7 @@ async def test_a_request_in_flight_is_answered_before_the_server_stops(
         await served.connect() as stream,
         trio.open_nursery() as nursery,
     ):
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await waiter.entered.wait()
         nursery.start_soon(stop, served)
         await wait_refused(served)
@@ -57,7 +57,7 @@ async def test_a_request_that_does_not_end_is_cut_after_the_grace(
         await served.connect() as stream,
         trio.open_nursery() as nursery,
     ):
-        await stream.send_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await waiter.entered.wait()
         nursery.start_soon(stop, served)
 
@@ -70,7 +70,7 @@ async def test_a_client_that_does_not_read_cannot_hold_the_stop(waiter: Waiter) 
         serve(waiter.app, ListJournal(), graceful_s=0.05, send_s=60) as served,
         await served.connect() as stream,
     ):
-        await stream.send_all(b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.send_all(b"GET /big HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await waiter.entered.wait()
 
         with trio.fail_after(2):
@@ -82,7 +82,7 @@ async def test_an_idle_connection_does_not_hold_the_stop(rig: Rig) -> None:
         serve(rig.app, rig.journal, graceful_s=60, keep_alive_s=60) as served,
         await served.connect() as stream,
     ):
-        await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await read_until(stream, b'"ok"')
 
         with trio.fail_after(2):

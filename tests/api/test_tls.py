@@ -72,7 +72,7 @@ async def test_a_client_that_offers_protocols_gets_http_1_1(
 
 async def test_a_message_comes_in_over_tls(secured: Served, client_side: ssl.SSLContext) -> None:
     body = b'{"id": "a", "to": "a@example.org", "subject": "s", "body": "b"}'
-    head = b"POST /send-email HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /send-email HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     length = f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode()
 
     answer, _ = await ask_securely(secured, client_side, head + length + body)

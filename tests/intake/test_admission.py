@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import email_validator
 import msgspec
 import pytest
 
@@ -587,3 +588,48 @@ def test_a_default_that_is_written_out_is_no_other_content() -> None:
     other = Submission(to=(Address("bob@example.com", ""),), attachments=(explicit,), metadata={})
 
     assert submission_fingerprint(one) == submission_fingerprint(other)
+
+
+# The work that a submission may cost
+
+
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the addresses that the validator is asked for, which is what costs time."""
+    asked: list[str] = []
+    validate = email_validator.validate_email
+
+    def count(address: str, **options: Any) -> email_validator.ValidatedEmail:
+        asked.append(address)
+        return validate(address, **options)
+
+    monkeypatch.setattr(email_validator, "validate_email", count)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"to": tuple(Address(f"bad {n}") for n in range(100))}, ["/to"]),
+        ({"bcc": tuple(Address(f"bad {n}") for n in range(100))}, ["/to"]),
+        ({"reply_to": tuple(Address(f"bad {n}") for n in range(51))}, ["/reply_to"]),
+    ],
+)
+def test_addresses_that_are_too_many_are_not_looked_at(
+    checked: list[str], fields: dict[str, Any], expected: list[str]
+) -> None:
+    assert expected == pointers(**fields)
+    assert [] == checked
+
+
+@pytest.mark.parametrize("domain", ["\u00fc." * 60 + "x", "\u00fc" * 300, "a." * 130 + "x"])
+def test_a_domain_that_cannot_fit_is_not_converted(checked: list[str], domain: str) -> None:
+    assert [Fault("/to/0", "the domain is too long")] == list(faults(to=(Address(f"b@{domain}"),)))
+    assert [] == [each for each in checked if domain in each]
+
+
+@pytest.mark.parametrize(
+    "domain", ["b\u00fccher.example", "\u00fc." * 30 + "de", "a." * 120 + "de"]
+)
+def test_the_longest_domains_pass(domain: str) -> None:
+    assert 253 >= len(admit(to=(Address(f"b@{domain}"),)).envelope.recipients[0].split("@")[1])

@@ -20,6 +20,18 @@ class QuestionsContract(Contract):
 
     # Questions
 
+    def test_the_newest_time_is_the_latest_events_or_a_later_intents(self, store: Store) -> None:
+        assert 0.0 == store.newest_at()
+
+        receive(store, make_accept("m1"), NOW + 3600)  # by a clock that was ahead
+        receive(store, make_accept("m2"), NOW)
+        assert NOW == store.newest_at()
+
+        lease = lease_all(store, now=NOW + 1)[1]
+        assert NOW == store.newest_at()
+        one(store, make_intend(lease), NOW + 2)
+        assert NOW + 2 == store.newest_at()
+
     def test_a_name_is_our_id_or_the_clients(self, store: Store) -> None:
         for id_, client_id in [("m1", "order"), ("m2", "order"), ("m3", "")]:
             receive(store, make_accept(id_, client_id=client_id))
@@ -80,6 +92,7 @@ class QuestionsContract(Contract):
         lease_one(store, make_accept("m3"))
 
         assert store.pending_counts() == {"bulk": {"ready": 1}, "main": {"leased": 1}}
+        assert store.backlog(NOW) == 2
 
     def test_what_is_pending_is_known_with_its_oldest(self, store: Store) -> None:
         for n, stream in enumerate(["main", "main", "bulk", "done"]):

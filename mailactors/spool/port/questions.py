@@ -9,6 +9,7 @@ import msgspec
 from mailactors.model.lifecycle import State, Status, status_of
 from mailactors.spool.port.accept import Conflict, IdempotencyKey, Receipt
 from mailactors.spool.port.acts import Act
+from mailactors.spool.port.deliver import Progress
 from mailactors.spool.port.inspection import Inspection, InspectionQuery
 from mailactors.spool.port.lists import Filters
 from mailactors.spool.port.suppressions import Suppression
@@ -47,6 +48,8 @@ class MessageStatus(msgspec.Struct, frozen=True):
     """The id of the message that this one retries by hand, or empty."""
     tags: tuple[str, ...] = ()
     metadata: dict[str, str] = {}
+    progress: Progress = Progress()
+    """Its position on its route."""
 
     def delivery_status(self, delivery: DeliveryStatus, now: float) -> Status:
         """Return what the public reads of one of the deliveries at `now`."""
@@ -183,6 +186,14 @@ class Questions(Protocol):
 
     def failures_after(self, seq: int, limit: int) -> tuple[FeedEvent, ...]:
         """Return the next reports of final failures after event `seq`, oldest first."""
+        ...
+
+    def newest_at(self) -> float:
+        """Return the time (UTC) of the latest event, or of a later open intent; 0 if there is none.
+
+        The event that was written last, not the one with the highest time: a clock that was ahead
+        for a while is forgotten once it was put right.
+        """
         ...
 
     def latest_event_seq(self) -> int:

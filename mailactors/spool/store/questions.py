@@ -11,7 +11,7 @@ import msgspec
 from mailactors.model.lifecycle import State
 from mailactors.spool import port
 from mailactors.spool.store.accept import find_known
-from mailactors.spool.store.events import read_labels
+from mailactors.spool.store.events import read_labels, unpack_progress
 from mailactors.spool.store.inspection import inspect
 from mailactors.spool.store.lists import find_seqs
 from mailactors.spool.store.pending import count_backlog, count_pending, find_pending
@@ -23,7 +23,7 @@ NAMED_MAX: Final = 100
 
 _MESSAGE_COLUMNS: Final = (
     "seq, id, client_id, message_id, stream, sender, subject,"
-    " accepted_at, not_before, expires_at, attempts, declared_risks, retry_of, labels"
+    " accepted_at, not_before, expires_at, attempts, declared_risks, retry_of, labels, progress"
 )
 _NAMED: Final = (
     f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq IN"
@@ -33,6 +33,12 @@ _NAMED: Final = (
     " ORDER BY seq DESC LIMIT ?"
 )
 _NEWEST: Final = f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+# An intent has no event of its own. (The list of states is the index's, or it would not be used.)
+_NEWEST_TIMES: Final = (
+    "SELECT at FROM events ORDER BY seq DESC LIMIT 1",
+    "SELECT max(updated_at) FROM deliveries"
+    " WHERE state IN ('leased', 'sending') AND state = 'sending'",
+)
 _FEED: Final = """
     SELECT events.seq, at, kind, facts, id, stream, client_id, message_id
     FROM events JOIN messages ON messages.seq = events.message_seq
@@ -148,6 +154,10 @@ class Answers(abc.ABC):
     def failures_after(self, seq: int, limit: int) -> tuple[port.FeedEvent, ...]:
         return _feed(self._query(_FAILURES, (seq, limit)))
 
+    def newest_at(self) -> float:
+        with self._snapshot() as db:
+            return max(db.value(sql) or 0.0 for sql in _NEWEST_TIMES)
+
     def latest_event_seq(self) -> int:
         with self._snapshot() as db:
             return db.dialect.latest_event_seq()
@@ -164,6 +174,10 @@ def _read(db: Rows, sql: str, values: tuple[Any, ...]) -> tuple[port.MessageStat
     ):
         deliveries[seq].append(port.DeliveryStatus(n, recipient, State(state), *rest))
     return tuple(  # in the order of the struct's fields
-        port.MessageStatus(*(*row, tuple(deliveries[row[0]]), retry_of, *read_labels(labels)))
-        for *row, retry_of, labels in rows
+        port.MessageStatus(*(*row, tuple(deliveries[row[0]]), retry_of, *_unpacked(labels, packed)))
+        for *row, retry_of, labels, packed in rows
     )
+
+
+def _unpacked(labels: str, progress: bytes) -> tuple[Any, ...]:
+    return (*read_labels(labels), unpack_progress(progress))
