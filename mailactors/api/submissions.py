@@ -43,7 +43,9 @@ async def send_email(parts: ApiParts) -> Response:
         submission = short_submission(body, _key_of_header())
         receipt = await _submit(parts, submission, body)
     ids = (body.id, receipt.id, receipt.message_id)
-    view = schemas.ShortReceipt("Email process initiated.", *ids, url_of(receipt.id))
+    view = schemas.ShortReceipt(
+        "Email process initiated.", *ids, url_of(receipt.id), receipt.is_replay
+    )
     return _accepted(view, receipt)
 
 
@@ -63,6 +65,7 @@ async def post_message(parts: ApiParts) -> Response:
         status="accepted",
         status_url=url_of(receipt.id),
         idempotency=schemas.Idempotency(*known_by),
+        replayed=receipt.is_replay,
     )
     return _accepted(view, receipt)
 
@@ -133,7 +136,7 @@ def _room_for_a_batch(batches: trio.CapacityLimiter) -> Iterator[None]:
 
 
 def _accepted(view: msgspec.Struct, receipt: Receipt) -> Response:
-    """Answer 202, or 200 with the same body when it was accepted before under this key."""
+    """Answer 202, or 200 with its first answer when it was accepted before under this key."""
     response = answer(view, 200 if receipt.is_replay else 202)
     response.headers["Location"] = url_of(receipt.id)
     if receipt.is_replay:

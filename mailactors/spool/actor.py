@@ -55,7 +55,7 @@ class SpoolSpace(msgspec.Struct, frozen=True):
     """How full the spool was at the keeper's latest look."""
 
     backlog: int = 0
-    """Deliveries that are not final."""
+    """Deliveries on their way: neither final nor scheduled for later."""
     free_bytes: int | None = None
     """Room on the spool's disk; None where there is no disk."""
 

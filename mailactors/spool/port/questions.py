@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mailactors.model.lifecycle import State, Status, status_of
+from mailactors.spool.port.accept import Conflict, IdempotencyKey, Receipt
 from mailactors.spool.port.acts import Act
 from mailactors.spool.port.deliver import Progress
 from mailactors.spool.port.inspection import Inspection, InspectionQuery
@@ -153,7 +154,7 @@ class Questions(Protocol):
     """Read-only questions to the spool; the order of each answer is defined."""
 
     def status(self, name: str) -> tuple[MessageStatus, ...]:
-        """Return the messages with this id, ours or the client's, newest first."""
+        """Return the messages with this id, ours or the client's, or this key, newest first."""
         ...
 
     def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
@@ -162,6 +163,10 @@ class Questions(Protocol):
 
     def messages(self, filters: Filters, limit: int, before_seq: int | None) -> Page:
         """Return up to `limit` messages that the filters let through, older than `before_seq`."""
+        ...
+
+    def find_known(self, key: IdempotencyKey, now: float) -> Receipt | Conflict | None:
+        """Return what was accepted under a key that is live, or that its content was another."""
         ...
 
     def timeline(self, seq: int) -> tuple[Event, ...]:
@@ -219,8 +224,8 @@ class Questions(Protocol):
         """Return the number of pending deliveries by stream, then by state."""
         ...
 
-    def backlog(self) -> int:
-        """Return the number of pending deliveries; asked often, so it costs little."""
+    def backlog(self, now: float) -> int:
+        """Return the number of deliveries on their way: neither final nor scheduled for later."""
         ...
 
     def pending(self, now: float) -> tuple[Pending, ...]:
