@@ -340,3 +340,13 @@ async def test_a_ledger_that_does_not_add_up_says_so(rig: Rig, client: Client) -
         *(ledger["holds"], ledger["accepted"], ledger["states"]),
         ledger["imbalance"],
     )
+
+
+@pytest.mark.parametrize("text", ["0.5", "7", "-1", "1e9", "null", "now", "2030", "2030-01-01", ""])
+@pytest.mark.parametrize("name", ["since", "until"])
+async def test_a_time_is_a_time(client: Client, name: str, text: str) -> None:
+    response = await client.get(f"/v1/messages?{name}={text}")
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["type"]) == (400, problem("invalid-parameter"))
+    assert answer["errors"][0]["parameter"] == name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from quart.typing import TestClientProtocol as Client
 from mailactors.api.openapi import document
 from mailactors.api.problems import KINDS, TYPE_PREFIX
 from mailactors.api.routes import ROUTES
+from mailactors.dispatch.lane import LimiterStatus
 from tests.api.bodies import SHORT
 from tests.api.rig import Rig
 
@@ -121,3 +123,13 @@ def test_what_must_be_asked_is_told_to_be_required() -> None:
     (address,) = DOCUMENT["paths"]["/v1/suppressions"]["delete"]["parameters"]
 
     assert (address["name"], address["required"]) == ("address", True)
+
+
+async def test_a_paused_provider_fits_the_document(rig: Rig, client: Client) -> None:
+    for wait_s in (math.inf, 3.0):
+        rig.lanes["primary"].limiter_status.publish(LimiterStatus(next_permit_s=wait_s))
+        response = await client.post("/v1/providers/primary/pause")
+        answer = await response.get_json()
+
+        fits(answer, "/v1/providers/{name}/pause", "post", 200, JSON_TYPE)
+        assert (answer["next_permit_in_s"] is None) == math.isinf(wait_s)
