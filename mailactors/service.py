@@ -27,7 +27,7 @@ from mailactors.observe.metrics import expose
 from mailactors.runtime.ports import system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
 from mailactors.spool.engines import open_store
-from mailactors.spool.port import Store
+from mailactors.spool.port import NoteAct, Store
 from mailactors.wiring import Gateway, build
 
 DESCRIPTORS_OF_OUR_OWN: Final = 64
@@ -121,6 +121,8 @@ class Service:
 
     async def _reload_and_log(self) -> None:
         try:
+            act = NoteAct(self.gateway.ports.ids.new_id(), "reload", "signal")
+            await self.gateway.spool.ask(act)
             ignored = await self.reload()
         except MailactorsError as error:
             self.gateway.ports.journal.note("reload.refused", level="error", error=str(error))
@@ -132,9 +134,10 @@ class Service:
         ports = gateway.ports
         parts = ApiParts(
             door=gateway.door,
-            spool=gateway.spool,
+            spool=gateway.public_spool,
             lanes=gateway.lanes,
             clock=ports.clock,
+            plan=gateway.lanes.plan,
             journal=ports.journal,
             decoding=ports.executor("decoding"),
             ids=ports.ids,
@@ -220,8 +223,8 @@ def tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
 def split_listen(listen: str) -> tuple[str, int]:
     """Return host and port of HOST:PORT.
 
-    >>> split_listen("127.0.0.1:8025"), split_listen("[::1]:0")
-    (('127.0.0.1', 8025), ('::1', 0))
+    >>> split_listen("127.0.0.1:8625"), split_listen("[::1]:0")
+    (('127.0.0.1', 8625), ('::1', 0))
     """
     host, _, port = listen.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
@@ -21,6 +22,7 @@ from mailactors.config import (
     SimulatedProviderSettings,
     SmtpProviderSettings,
 )
+from mailactors.dispatch.clocks import steps_before
 from mailactors.dispatch.dispatcher import DispatcherActor
 from mailactors.dispatch.lane import Lane
 from mailactors.dispatch.lanes import Lanes, LaneSettings
@@ -39,12 +41,18 @@ from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
 from mailactors.runtime.belief import BelievedClock
-from mailactors.runtime.ports import Ports
+from mailactors.runtime.ports import Executor, Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.client import SpoolClient
 from mailactors.spool.keeper import KeeperActor, Retention
-from mailactors.spool.port import RecordDeliveryEvent, SpoolBrokenError, SpoolError, Store
+from mailactors.spool.port import (
+    Questions,
+    RecordDeliveryEvent,
+    SpoolBrokenError,
+    SpoolError,
+    Store,
+)
 
 MEMORY: Final = ":memory:"
 """The spool's path when there is no file, and so no disk to run full."""
@@ -53,6 +61,9 @@ NODE: Final = "single"
 FREE_BYTES_MIN: Final = 256 * 1024 * 1024
 """Room on the spool's disk that outcomes and events may need while new messages are refused."""
 
+
+PUBLIC_READERS: Final = 3
+"""Connections, each with a thread, that answer those outside; a list holds one for milliseconds."""
 
 ProviderFactory = Callable[[str, ProviderSettings, Ports], Provider]
 Front = Callable[["Gateway"], Child]
@@ -78,16 +89,22 @@ class Gateway:
         self, config: Config, ports: Ports, store: Store, provider_factory: ProviderFactory
     ) -> None:
         self.config = config
-        self.belief = BelievedClock(ports.clock, ports.journal)
+        self.belief = BelievedClock(ports.clock, ports.journal, store.newest_at())
         self.ports = ports = dataclasses.replace(ports, clock=self.belief)
         signals = SpoolSignals()
-        self.spool = SpoolClient(open_writes(), signals, store.reader(), ports.executor("reader"))
+        writes = open_writes()
+        self.spool = SpoolClient(writes, signals, _open_readers(store, ports, "reader", 1))
+        self.public_spool = SpoolClient(
+            writes, signals, _open_readers(store, ports, "public_reader", PUBLIC_READERS)
+        )
+        """For those outside: however much they ask, no actor waits behind them."""
         self.watch = WatchdogStatus()
         self.registry = open_registry()
         self.door = Door(rules_of(config), self.registry, signals, ports)
         self.dispatcher = DispatcherState(NODE)
         self.settler = SettlerState()
         self.lanes = Lanes(self.dispatcher.mailbox.nudge, self.spool, ports)
+        self.lanes.paused = store.paused()
         self._provider_factory = provider_factory
         self._settings: dict[str, ProviderSettings] = {}
         """Of every provider since the start, as they were last."""
@@ -104,6 +121,8 @@ class Gateway:
 
         Raises: RestartsExhaustedError, SpoolBrokenError (in a group) when it cannot go on.
         """
+        self.belief.wall_time()  # the first look, against the newest time on disk
+        self.settler.clock_steps = steps_before(self.belief.newest_at, self.belief.ahead_s)
         async with trio.open_nursery() as self._nursery:
             await self.supervisor.run(task_status=task_status)
             self._nursery.cancel_scope.cancel()
@@ -146,6 +165,7 @@ class Gateway:
                 return
             assert self._nursery is not None
             providers = self._changed_providers(config)  # a mistake is found before any change
+            self.lanes.paused = await self.spool.read(lambda spool: spool.paused())
             self.config = config
             self._settings |= config.providers
             await self.lanes.take_over(config.providers, providers, self.supervisor, self._nursery)
@@ -215,7 +235,10 @@ class Gateway:
 
     def _make_timekeeper(self) -> TimekeeperActor:
         expect = self.settler.expect
-        return TimekeeperActor(self.spool, self._streams, expect, self.ports)
+        is_set_back = math.isinf(self.settler.clock_steps.backward_s(self.belief.newest_at))
+        return TimekeeperActor(
+            self.spool, self._streams, expect, self.ports, is_set_back=is_set_back
+        )
 
     def _streams(self) -> set[str]:
         return {*self.lanes.plans, *self.spool.signals.streams}
@@ -233,6 +256,12 @@ def build(
     for front in fronts:
         gateway.supervisor.append(front(gateway))
     return gateway
+
+
+def _open_readers(
+    store: Store, ports: Ports, name: str, count: int
+) -> list[tuple[Questions, Executor]]:
+    return [(store.reader(), ports.executor(name)) for _ in range(count)]
 
 
 def own_settings(settings: ProviderSettings) -> dict[str, object]:

@@ -6,13 +6,16 @@ import json
 import os
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from mailactors import __version__, cli
+from mailactors.cli.texts import status_lines
 from tests.servers import Served, serving_with
 
 NOBODY = "http://127.0.0.1:1"
@@ -50,7 +53,14 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        ((), ["serve", "send", "status", "flush", "config", "--version"]),
+        (
+            (),
+            [
+                *("serve", "send", "status", "show", "cancel", "retry", "settle", "providers"),
+                *("pause", "resume", "reset", "flush", "events", "reload", "suppress", "ledger"),
+                *("backup", "config", "simulate", "completion", "--version"),
+            ],
+        ),
         (("serve",), ["--config", "--listen", "--spool", "SIGTERM"]),
         (("send",), ["--subject", "--body", "--id", "--from", "--stream", "--url", "--json"]),
         (("status",), ["--limit", "--url", "MAILACTORS_URL", "--json"]),
@@ -85,13 +95,41 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path, run: Run) ->
     )
 
     code, out, err = run("config", "--config", str(file))
+    shown = json.loads(run("config", "--config", str(file), "--json")[1])
 
     assert (code, err) == (0, "")
-    assert "canary" not in out
-    shown = json.loads(out)
+    assert "canary" not in out + str(shown)
+    assert tomllib.loads(out)["providers"]["p"]["port"] == 587
     assert shown["providers"]["p"]["host"] == "mx.example"
-    assert shown["service"]["listen"] == "127.0.0.1:8025"
+    assert shown["service"]["listen"] == "127.0.0.1:8625"
     assert shown["evidence"]["otp"]["p"] == {"evidence": [], "then": "resend at once"}
+
+
+def test_a_check_names_missing_secrets_and_unused_providers(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "mailactors.toml"
+    file.write_text(
+        '[providers.p]\nkind = "smtp"\nhost = "mx.example"\nusername = "u"\n'
+        '[providers.q]\nkind = "simulated"\n[streams.x]\nroute = ["p"]\n'
+    )
+
+    code, out, err = run("config", "-c", str(file))
+    served, _, why = run("serve", "-c", str(file))
+
+    assert (code, served) == (0, 1)
+    assert tomllib.loads(out)["providers"]["p"]["username"] == "u"
+    assert "set the variable MAILACTORS_PROVIDERS__P__PASSWORD" in err
+    assert "providers.q: no stream's route names it" in err
+    assert "set the variable MAILACTORS_PROVIDERS__P__PASSWORD" in why
+
+
+def test_a_check_looks_for_files(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "mailactors.toml"
+    file.write_text(f"[service]\nspool = '{tmp_path}/none/spool.db'\n")
+
+    code, out, err = run("config", "-c", str(file))
+
+    assert (code, out) == (1, "")
+    assert f"service.spool: there is no folder {tmp_path}/none" in err
 
 
 @pytest.mark.parametrize("command", ["config", "serve"])
@@ -115,10 +153,10 @@ def test_a_file_that_is_missing_is_told(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_bad_address_to_listen_on_is_told_by_its_key(run: Run) -> None:
-    code, _, err = run("serve", "--listen", "8025")
+    code, _, err = run("serve", "--listen", "8625")
 
     assert code == 1
-    assert "service.listen: is HOST:PORT, such as 127.0.0.1:8025" in err
+    assert "service.listen: is HOST:PORT, such as 127.0.0.1:8625" in err
 
 
 def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path, run: Run) -> None:
@@ -145,7 +183,7 @@ def test_a_message_is_sent_and_looked_up(gateway: Served, run: Run) -> None:
         code, out, _ = run("status", name, *url)
         assert code == 0
         assert "looked-up" in out
-        assert "bob@example.com, carl@example.com" in out
+        assert "bob@example.com +1: Hello" in out
 
 
 @pytest.mark.slow
@@ -221,7 +259,8 @@ def test_deferred_mail_is_flushed(gateway: Served, run: Run) -> None:
 def test_an_unknown_id_is_told(gateway: Served, run: Run) -> None:
     code, out, err = run("status", "nobody", "--url", gateway.url)
 
-    assert (code, out, err) == (1, "", "mailactors: there is no message 'nobody'\n")
+    expected = "there is no message 'nobody'; the latest are shown by: mailactors status"
+    assert (code, out, err) == (1, "", f"mailactors: {expected}\n")
 
 
 @pytest.mark.slow
@@ -231,7 +270,7 @@ def test_a_program_is_told_of_an_unknown_id_in_json(gateway: Served, run: Run) -
     assert (code, json.loads(out)["statuses"]) == (0, [])
 
 
-@pytest.mark.parametrize("url", [NOBODY, "http://127.0.0.1:abc", "127.0.0.1:8025", "nothing"])
+@pytest.mark.parametrize("url", [NOBODY, "http://127.0.0.1:abc", "127.0.0.1:8625", "nothing"])
 @pytest.mark.parametrize("command", [("status",), ("send", "bob@example.com", "-b", "Hi")])
 def test_where_no_gateway_answers_it_says_how_to_start_one(
     url: str, command: tuple[str, ...], run: Run
@@ -282,42 +321,43 @@ def test_something_else_that_answers_is_told(
 def status_of(**changes: Any) -> dict[str, Any]:
     plain: dict[str, Any] = {"id": "17", "client_id": None, "to": ["bob@example.com"]}
     plain |= {"status": "sent", "provider": None, "attempts": 1, "error": None}
-    plain |= {"updated_at": "2026-01-01T00:00:00Z"}
+    plain |= {"updated_at": "2026-01-01T00:00:00Z", "subject": "Hello"}
     return {**plain, **changes}
 
 
-def test_what_a_provider_says_is_no_markup(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+@pytest.mark.parametrize("hostile", ["[/red] [bold]no[/bold] :smile:", "\x1b[2J\x1b]0;x\x07"])
+def test_what_a_provider_or_client_says_is_no_command_to_the_terminal(hostile: str) -> None:
+    said = status_of(error=hostile, subject=hostile, id=hostile)
 
-    cli._print_statuses([status_of(error="[/red] 550 [bold]no[/bold] :smile:", id="[/x]")])
+    lines = list(status_lines(said, 200))
 
-    out = capsys.readouterr().out
-    assert "[/red] 550 [bold]no[/bold] :smile:" in out
-    assert "[/x]" in out
-
-
-def test_the_gateways_id_and_yours_are_both_shown(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-
-    cli._print_statuses([status_of(id="01a2", client_id="order-7", status="scheduled")])
-
-    cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[3].split("│")[1:-1]]
-    assert ["01a2", "order-7", "bob@example.com", "scheduled", "", "1"] == cells[:6]
+    shown = "".join(each if each.isprintable() else "?" for each in hostile)
+    assert all(line.isprintable() for line in lines)
+    assert [shown in line for line in lines] == [True, True, True]
 
 
-def test_an_id_is_whole_however_narrow_the_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_status_fits_the_terminal_and_keeps_its_id_whole(width: int) -> None:
     name = "01a204dc535573a79f66e30aa0e7bacf"
+    said = status_of(
+        id=name,
+        client_id="order-" * 20,
+        to=["somebody.with.a.long.name@example.com"] * 3,
+        subject="日本語の件名 " * 20,
+        provider="a-provider-with-a-long-name" * 3,
+        error="452 4.2.2 mailbox full " * 20,
+    )
 
-    cli._print_statuses([status_of(id=name, to=["somebody.with.a.long.name@example.com"])])
+    lines = list(status_lines(said, width))
 
-    rows = [
-        line.split("│")[1].strip() for line in capsys.readouterr().out.splitlines() if "│" in line
+    assert lines[0].split()[0] == name
+    assert [line for line in lines if cell_len(line) > width] == []
+
+
+def test_a_status_shows_subject_provider_attempts_and_both_ids() -> None:
+    said = status_of(id="01a2", client_id="order-7", status="scheduled", provider="primary")
+
+    assert list(status_lines(said, 80)) == [
+        "01a2  scheduled  primary, 1 attempt  00:00:00Z",
+        "  [order-7] bob@example.com: Hello",
     ]
-    assert "".join(rows) == name

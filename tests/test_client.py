@@ -1,4 +1,4 @@
-"""The client, on both event loops: what it sends, and what it makes of gateways that misbehave."""
+"""The client, on both event loops and on none: what it sends, and what it makes of odd gateways."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ from mailactors.client import (
 )
 from mailactors.client.wire import Item as WireItem
 from mailactors.client.wire import chunked, read_problem
+from tests.awaited import AwaitedClient
 from tests.peers_http import Answer, Request, cutting, reply, scripted, stream
 from tests.servers import Served, serving
 
@@ -75,12 +76,24 @@ CUT_LATE = Answer()
 CUT_SHORT = Answer(ACCEPTED.content[:-5])
 
 
-@pytest.fixture(params=["asyncio", "trio"])
-def run(request: pytest.FixtureRequest) -> Run[Any]:
-    """Run an async function on one of the loops."""
+@pytest.fixture(params=["asyncio", "trio", "sync"])
+def run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Run[Any]:
+    """Run an async function with the client of one of the loops, or with the sync client."""
+    if request.param == "sync":
+        monkeypatch.setattr(sys.modules[__name__], "Client", AwaitedClient)
+        return on_loop("asyncio")
+    return on_loop(request.param)
 
+
+@pytest.fixture(params=["asyncio", "trio"])
+def run_loop(request: pytest.FixtureRequest) -> Run[Any]:
+    """Run an async function on one of the loops."""
+    return on_loop(request.param)
+
+
+def on_loop(name: str) -> Run[Any]:
     def run_(main: Callable[[], Awaitable[T]]) -> T:
-        return anyio.run(main, backend=request.param)
+        return anyio.run(main, backend=name)
 
     return run_
 
@@ -272,7 +285,8 @@ def test_a_gateway_that_asks_for_time_gets_it(
         pauses.append(pause_s)
         await anyio.lowlevel.checkpoint()
 
-    monkeypatch.setattr("mailactors.client.retry.anyio.sleep", sleep)
+    monkeypatch.setattr("mailactors.client.client.anyio.sleep", sleep)
+    monkeypatch.setattr("mailactors.client.sync.time.sleep", pauses.append)
     with scripted(reply(503, FULL, Retry_After="3"), reply(429, Retry_After="1"), ACCEPTED) as peer:
         run(send(peer.url))
 
@@ -328,7 +342,7 @@ def test_what_no_repetition_would_mend_is_raised_at_once(
     assert 1 == len(peer.requests)
 
 
-@pytest.mark.parametrize("url", ["nothing", "127.0.0.1:8025", "http://127.0.0.1:abc", "ftp://x"])
+@pytest.mark.parametrize("url", ["nothing", "127.0.0.1:8625", "http://127.0.0.1:abc", "ftp://x"])
 def test_an_address_that_is_none_is_told_at_once(url: str, run: Run[Any]) -> None:
     with pytest.raises(UnavailableError):
         run(send(url, retry_for_s=60))
@@ -617,7 +631,7 @@ def test_a_stream_of_events_may_be_closed_before_its_client(run: Run[Any]) -> No
         run(lambda: main(peer.url))
 
 
-def test_reading_events_can_be_cancelled_and_goes_on_where_it_was(run: Run[Any]) -> None:
+def test_reading_events_can_be_cancelled_and_goes_on_where_it_was(run_loop: Run[Any]) -> None:
     hold = threading.Event()
 
     async def main(url: str) -> list[int]:
@@ -632,7 +646,7 @@ def test_reading_events_can_be_cancelled_and_goes_on_where_it_was(run: Run[Any])
     with scripted(
         stream("id: 1\ndata: 1\n\n", hold), stream("id: 1\ndata: 1\n\nid: 2\ndata: 2\n\n")
     ) as peer:
-        assert [1, 2] == run(lambda: main(peer.url))
+        assert [1, 2] == run_loop(lambda: main(peer.url))
 
 
 @pytest.mark.parametrize(
@@ -705,8 +719,9 @@ def test_a_problem_is_told_in_its_words_or_by_its_number(text: str, expected: st
     assert isinstance(problem, Problem)
 
 
-def test_the_client_needs_nothing_of_the_gateway() -> None:
-    code = "import sys, mailactors.client; print(*sys.modules)"
+@pytest.mark.parametrize("name", ["mailactors.client", "mailactors.client.sync"])
+def test_the_client_needs_nothing_of_the_gateway(name: str) -> None:
+    code = f"import sys, {name}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
 
     assert {"client", ""} == {

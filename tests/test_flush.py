@@ -52,9 +52,7 @@ async def test_after_an_outage_a_reset_and_a_flush_send_at_once_what_waited(
             for reply in gateway.lanes["only"].reset():
                 await reply.wait(5)
             assert gateway.lanes["only"].breaker_status.value.state is BreakerState.CLOSED
-            flushed = await flush(gateway)
-
-            assert 0 < flushed <= 50  # some may be leased
+            await flush(gateway)  # of those that the dice left deferred; the others are leased
             await wait_for_states(gateway, within_s=10, sent=50)
 
 

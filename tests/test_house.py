@@ -21,7 +21,8 @@ SPOOL = ("port", "store", "sqlite")
 """Each part of the spool may import those before it."""
 WINGS = ("scenario", "world", "vendor", "report", "oracle", "check", "run", "command")
 """The folders of `sim/` and its command; each may import those before it."""
-PORTS = {"runtime/ports.py"}
+PORTS = {"runtime/ports.py", "client/sync.py"}
+"""A program without an event loop has no other clock than the system's."""
 AMBIENT = {
     "time.time",
     "time.monotonic",

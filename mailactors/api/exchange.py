@@ -13,6 +13,7 @@ from quart import Response, request
 from quart_trio.wrappers import TrioRequest
 
 from mailactors.api.decoding import check_content_type, decode_body, decode_query
+from mailactors.api.limited import LimitedBody
 from mailactors.api.parts import ApiParts
 from mailactors.api.problems import ProblemError
 from mailactors.runtime.ports import Executor
@@ -33,6 +34,8 @@ BATCH_PATH: Final = "/v1/messages/batch"
 
 class LimitedRequest(TrioRequest):
     """A request with its route's limit on the body, which holds from the first byte."""
+
+    body_class = LimitedBody  # type: ignore[assignment]  # of a Body it is all that we use
 
     def __init__(self, method: str, scheme: str, path: str, *others: Any, **named: Any) -> None:
         limit = bytes_max_of(path)

@@ -10,6 +10,16 @@ from typing import Any, Final
 NOTES: Final = {
     "Idempotency-Key": "The same key with the same message answers the first receipt again.",
     "Last-Event-ID": "The last event known; goes before `after`.",
+    "acts": "What operators did, newest first.",
+    "audit": "Count every row; in an answer, the kept sums that differ from what was counted.",
+    "counted": "What was counted.",
+    "explanation": "Why the message is where it is, in a sentence.",
+    "kept": "The sum that is kept.",
+    "passed_over": "The lanes that did not get it, and why.",
+    "seq": "Its place in the order.",
+    "way": "By which way: the API, a signal, the command line.",
+    "what": "What was done.",
+    "why": "Why.",
     "accepted": "Deliveries accepted since the spool was made.",
     "accepted_at": "When the message was accepted.",
     "address": "An email address.",
@@ -162,4 +172,4 @@ EXAMPLES: Final[dict[str, Any]] = {
 
 def note_of(schema: str, name: str) -> str:
     """Return what a field of a schema, or a parameter, means."""
-    return NOTES.get(f"{schema}.{name}") or NOTES[name]
+    return NOTES.get(f"{schema}.{name}") or NOTES.get(name, "")

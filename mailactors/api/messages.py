@@ -12,12 +12,14 @@ from msgspec import UNSET
 from quart import Response
 
 from mailactors.api import schemas, schemas_control, views
-from mailactors.api.bodies import refusal_of, validation_problem
+from mailactors.api.acts import note_act
+from mailactors.api.bodies import refusal_of
 from mailactors.api.exchange import answer, read_body, read_query, url_of
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.problems import FaultView, ProblemError, validation_problem
 from mailactors.api.suppressions import address_of
 from mailactors.intake.submission import IntakeError
+from mailactors.observe.explain import look
 from mailactors.spool.port import (
     Cancel,
     Cancelled,
@@ -73,13 +75,24 @@ async def message(parts: ApiParts, name: str) -> Response:
     found = await parts.spool.read(ask)
     if found is None:
         raise _no_message()
-    return answer(views.message_view(*found, parts.clock.wall_time()))
+    status, events = found
+    now_s, now = parts.clock.now_s(), parts.clock.wall_time()
+    here = look(status, parts.plan(status.stream), parts.lanes, now_s, now, _halted(parts, now_s))
+    return answer(views.message_view(status, events, here, now))
+
+
+def _halted(parts: ApiParts, now_s: float) -> str:
+    """Return why nothing at all is sent now, or empty."""
+    if parts.stopping.is_set():
+        return "the service is stopping"
+    return "the spool's disk is full" if now_s < parts.spool.signals.full_until_s.value else ""
 
 
 async def cancel_message(parts: ApiParts, name: str) -> Response:
     """Cancel the deliveries that are not being sent yet."""
     read_query(schemas.NoQuery)
     status = await _find_message(parts, name)
+    await note_act(parts, "cancel", status.id)
     result = await parts.spool.ask(Cancel(status.id))
     assert isinstance(result, Cancelled)
     done, late = result.cancelled_count, result.too_late_count
@@ -98,6 +111,7 @@ async def retry_message(parts: ApiParts, name: str) -> Response:
         taken_s = parts.door.take_one()
     except IntakeError as error:
         raise refusal_of(error, schemas.NoQuery()) from None
+    await note_act(parts, "retry", old.id)
     result = await parts.spool.ask(Retry(old.id, parts.ids.new_id()))
     if isinstance(result, NotRetried):
         parts.door.give_back(taken_s)
@@ -125,6 +139,7 @@ async def settle_message(parts: ApiParts, name: str) -> Response:
     if not note.isprintable():
         raise validation_problem([FaultView("is not printable", "/note")])
     status = await _find_message(parts, name)
+    await note_act(parts, "settle", status.id, into=body.into, note=note)
     result = await parts.spool.ask(SettleByHand(status.id, body.into, note))
     assert isinstance(result, SettledByHand)
     if not result.is_known:

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 import trio
 
 from mailactors.dispatch.lane import Lane
+from mailactors.dispatch.retry import StreamPolicy
 from mailactors.intake.door import Door
 from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Clock, Executor, Ids, Journal
@@ -36,6 +37,8 @@ class ApiParts:
     lanes: Mapping[str, Lane]
     """The providers' lanes by name, in the configuration's order."""
     clock: Clock
+    plan: Callable[[str], StreamPolicy]
+    """Returns a stream's route and rules."""
     journal: Journal
     """Records our own faults, without anything that a client sent."""
     decoding: Executor
@@ -50,6 +53,8 @@ class ApiParts:
     """The alarms; without it the ledger's `alarms` are null."""
 
     batches: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BATCHES_MAX))
+    auditing: trio.Lock = field(default_factory=trio.Lock)
+    """Held while every row is counted, which takes a reader for seconds."""
     turn: trio.Lock = field(default_factory=trio.Lock)
     """Held by the one very large body that is being decoded or made durable."""
     reloading: trio.Lock = field(default_factory=trio.Lock)

@@ -198,6 +198,7 @@ class StatusView(msgspec.Struct, frozen=True):
     client_id: str | None
     rfc_message_id: str
     to: tuple[str, ...]
+    subject: str
     status: str
     provider: str | None
     attempts: int
@@ -227,6 +228,14 @@ class NextStep(msgspec.Struct, frozen=True):
     due_at: str | None
 
 
+class PassedOverView(msgspec.Struct, frozen=True):
+    """A provider that the route names before the one that was used, why, and until when."""
+
+    provider: str
+    why: str
+    until: str | None
+
+
 class TimelineEntry(msgspec.Struct, frozen=True):
     """One attempt or decision: its rule, its inputs (`facts`), and the next step."""
 
@@ -237,6 +246,7 @@ class TimelineEntry(msgspec.Struct, frozen=True):
     outcome: str | None
     reason: str | None
     next: tuple[NextStep, ...]
+    passed_over: tuple[PassedOverView, ...]
     facts: dict[str, Any]
 
 
@@ -260,9 +270,12 @@ class MessageHead(msgspec.Struct, frozen=True):
 class MessageView(MessageHead, frozen=True):
     """A message, the status of each delivery, and the timeline, oldest first.
 
-    `retry_of` is the message of which this one is a retry by hand.
+    `retry_of` is the message of which this one is a retry by hand. `explanation` is a sentence for
+    a person: the rule that decides, what the message waits for and until when, and which providers
+    were passed over and why.
     """
 
+    explanation: str
     not_before: str
     expires_at: str
     declared_risks: int

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from mailactors.api.schemas import (
     DeliveryBrief,
@@ -19,11 +20,14 @@ from mailactors.api.schemas import (
     MessageHead,
     MessageView,
     NextStep,
+    PassedOverView,
     StatusView,
     TimelineEntry,
 )
 from mailactors.api.schemas_control import (
+    ActView,
     AlarmView,
+    DifferenceView,
     LedgerView,
     MessageBrief,
     PendingView,
@@ -35,7 +39,10 @@ from mailactors.dispatch.lane import BreakerState, Lane, LimiterStatus
 from mailactors.model.facts import public_facts, public_word
 from mailactors.model.lifecycle import PENDING, State, Status, summarize_statuses
 from mailactors.observe.alarms import Alarm
+from mailactors.observe.explain import Now, explain
 from mailactors.spool.port import (
+    Act,
+    Audit,
     Event,
     Ledger,
     MessageStatus,
@@ -69,6 +76,7 @@ def status_view(status: MessageStatus, now: float) -> StatusView:
         client_id=status.client_id or None,
         rfc_message_id=status.message_id,
         to=tuple(delivery.recipient for delivery in status.deliveries),
+        subject=status.subject,
         status=_summary(status, now),
         provider=next((d.provider for d in newest_first if d.provider), None),
         attempts=status.attempts,
@@ -78,11 +86,14 @@ def status_view(status: MessageStatus, now: float) -> StatusView:
     )
 
 
-def message_view(status: MessageStatus, events: Sequence[Event], now: float) -> MessageView:
+def message_view(
+    status: MessageStatus, events: Sequence[Event], here: Now, now: float
+) -> MessageView:
     """Return all that is known of a message but its content."""
     recipients = {str(d.n): d.recipient for d in status.deliveries}
     return MessageView(
         **_head(status, now),
+        explanation=explain(status, events, here, now),
         not_before=rfc3339(status.not_before),
         expires_at=rfc3339(status.expires_at),
         declared_risks=status.declared_risks,
@@ -124,22 +135,29 @@ def _head(status: MessageStatus, now: float) -> dict[str, Any]:
     return msgspec.structs.asdict(head)
 
 
-def ask_ledger(spool: Questions, now: float) -> tuple[Ledger, tuple[Pending, ...]]:
+def ask_ledger(
+    spool: Questions, now: float, *, audit: bool
+) -> tuple[Ledger | Audit, tuple[Pending, ...]]:
     """Return what `ledger_view` shows of a spool."""
-    return spool.ledger(), spool.pending(now)
+    return spool.audit() if audit else spool.ledger(), spool.pending(now)
 
 
 def ledger_view(
-    ledger: Ledger, pending: Sequence[Pending], alarms: Sequence[Alarm] | None, now: float
+    found: Ledger | Audit, pending: Sequence[Pending], alarms: Sequence[Alarm] | None, now: float
 ) -> LedgerView:
-    """Return the accounting identity, whether it holds, and how long what is due has waited."""
+    """Return the accounting identity, whether it holds, and how long what is due has waited.
+
+    What was counted goes before what is kept.
+    """
+    ledger = found.counted if isinstance(found, Audit) else found
+    audit = found.differences if isinstance(found, Audit) else None
     states = _public_states(ledger, pending)
     oldest: dict[str, float] = {}
     for each in pending:
-        if each.status is not Status.SCHEDULED:
+        if each.status is not Status.SCHEDULED and each.waits_since is not None:
             oldest[each.status] = min(each.waits_since, oldest.get(each.status, each.waits_since))
     return LedgerView(
-        holds=ledger.is_balanced,
+        holds=ledger.is_balanced and not audit,
         accepted=ledger.accepted,
         imbalance=ledger.imbalance,
         states=states,
@@ -150,6 +168,7 @@ def ledger_view(
         pending=tuple(_pending_view(each, now) for each in pending),
         oldest_s={state: _age_s(at, now) for state, at in sorted(oldest.items())},
         alarms=None if alarms is None else tuple(map(alarm_view, alarms)),
+        audit=UNSET if audit is None else tuple(DifferenceView(n, *p) for n, p in audit.items()),
     )
 
 
@@ -182,7 +201,8 @@ def alarm_view(alarm: Alarm) -> AlarmView:
 
 def _pending_view(each: Pending, now: float) -> PendingView:
     is_due = each.status is not Status.SCHEDULED
-    ages = [_age_s(at, now) if is_due else None for at in (each.waits_since, each.unmoved_since)]
+    times = (each.waits_since, each.unmoved_since) if is_due else (None, None)
+    ages = [None if at is None else _age_s(at, now) for at in times]
     return PendingView(each.stream, each.status, each.count, *ages)
 
 
@@ -194,6 +214,11 @@ def suppression_view(suppression: Suppression) -> SuppressionView:
     """Return an address that gets no mail."""
     created_at = rfc3339(suppression.created_at)
     return SuppressionView(suppression.address, suppression.reason, suppression.source, created_at)
+
+
+def act_view(act: Act) -> ActView:
+    """Return what an operator did."""
+    return ActView(act.seq, rfc3339(act.at), act.what, act.way, act.subject or None, act.facts)
 
 
 def provider_view(lane: Lane, now_s: float) -> ProviderView:
@@ -248,6 +273,10 @@ def _entry(event: Event, recipients: dict[str, str]) -> TimelineEntry:
         kind=event.kind,
         **{name: facts.pop(name, None) for name in ("rule", "provider", "outcome", "reason")},
         next=_next_steps(facts.pop("next", None), recipients),
+        passed_over=tuple(
+            PassedOverView(each["provider"], each["why"], _optional_time(each.get("until")))
+            for each in facts.pop("passed_over", ())
+        ),
         facts=facts,
     )
 

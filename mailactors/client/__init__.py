@@ -11,10 +11,11 @@ price: within the gateway's window (24 h) the same text to the same recipients i
 it has bounced since; `Sent.is_replay` says so. `key=Key.FRESH`, or an `id`, makes it a new message.
 
 It retries what may pass: no connection, no answer in time, and the statuses in `wire.RETRIED`, for
-`retry_for_s`. It starts no task and imports nothing of the gateway.
+`retry_for_s`. It starts no task and imports nothing of the gateway. `mailactors.client.sync` is the
+same without await.
 """
 
-from mailactors.client.client import DEFAULT_URL as DEFAULT_URL
+from mailactors.client.calls import DEFAULT_URL as DEFAULT_URL
 from mailactors.client.client import Client as Client
 from mailactors.client.retry import Backoff as Backoff
 from mailactors.client.values import Address as Address

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-import anyio
 import msgspec
 
 from mailactors.client.values import UnavailableError
@@ -35,21 +34,21 @@ class Backoff(msgspec.Struct, frozen=True):
 class Patience:
     """Counts one call's tries against its deadline."""
 
-    def __init__(self, retry_for_s: float, backoff: Backoff) -> None:
+    def __init__(self, retry_for_s: float, backoff: Backoff, now_s: float) -> None:
         self._retry_for_s = retry_for_s
         self._backoff = backoff
-        self.renew()
+        self.renew(now_s)
 
-    def renew(self) -> None:
+    def renew(self, now_s: float) -> None:
         """Start over after a success."""
         self._attempt = 0
-        self._until_s = anyio.current_time() + self._retry_for_s
+        self._until_s = now_s + self._retry_for_s
 
-    async def rest(self, failure: UnavailableError) -> None:
-        """Sleep before the next try, or raise the failure if there is no time for one."""
-        left_s = self._until_s - anyio.current_time()
+    def pause_s(self, failure: UnavailableError, now_s: float) -> float:
+        """Return how long to wait before the next try, or raise the failure if none is left."""
+        left_s = self._until_s - now_s
         if left_s <= failure.retry_after_s or not failure.may_pass:
             raise failure
         pause_s = self._backoff.pause_s(self._attempt, failure.retry_after_s)
         self._attempt += 1
-        await anyio.sleep(min(pause_s, left_s))
+        return min(pause_s, left_s)

@@ -138,6 +138,11 @@ def failure(error: Exception) -> UnavailableError:
     return UnavailableError(_words(error), may_pass=not isinstance(error, never))
 
 
+def no_answer(within_s: float) -> UnavailableError:
+    """Return that a try took too long."""
+    return UnavailableError(f"there was no answer within {within_s:g} s")
+
+
 def _words(error: Exception) -> str:
     """Return the first words in a chain of causes; on Trio the outermost often have none."""
     cause: BaseException | None = error

@@ -25,6 +25,14 @@ class Stage(enum.IntEnum):
     """The intent is durable and bytes may be out."""
 
 
+class PassedOver(msgspec.Struct, frozen=True):
+    """A lane that a route names before the one that took a message; `until` (UTC), if known."""
+
+    provider: str
+    why: str
+    until: float | None = None
+
+
 @dataclass(eq=False)
 class Attempt:
     """One try of one message through one lane. Mutable: the lane's actors record its progress."""
@@ -50,6 +58,8 @@ class Attempt:
     """The lease's recipient domains."""
     own_limits: frozenset[str] = frozenset()
     """The subjects (`subjects`) by whose own limit it was refused as too fast."""
+    passed_over: tuple[PassedOver, ...] = ()
+    """Why no lane before this one took it, in the route's order."""
 
     def __post_init__(self) -> None:
         self.recipients = self.recipients or self.lease.recipients

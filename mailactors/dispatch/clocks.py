@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import msgspec
+
+from mailactors.runtime.belief import JUMP_MIN_S
 
 STEPS_MAX: Final = 50
 """Steps of the wall clock in one direction that are remembered one by one."""
@@ -38,6 +41,23 @@ class ClockSteps(msgspec.Struct, frozen=True):
         if step_s > 0:
             return ClockSteps(_joined((*self.forward, step)), self.backward)
         return ClockSteps(self.forward, _joined((*self.backward, step)))
+
+
+def steps_before(newest_at: float, ahead_s: float) -> ClockSteps:
+    """Return what a process must suppose was done to the clock while it was away.
+
+    Nobody has watched the clock between `newest_at`, the newest time on disk, and the start, when
+    it showed `ahead_s` more. The process may have been away for less than that: then the clock was
+    set forward. Where it shows less, it was set back, by an unknown length of time.
+
+    >>> steps_before(1000.0, 5.0).forward_s(990.0), steps_before(1000.0, 5.0).backward_s(990.0)
+    (5.0, 0)
+    >>> steps_before(1000.0, -3600.0).backward_s(990.0)
+    inf
+    """
+    if ahead_s < -JUMP_MIN_S:
+        return ClockSteps(backward=(ClockStep(newest_at, math.inf),))
+    return ClockSteps(forward=(ClockStep(newest_at, max(0.0, ahead_s)),))
 
 
 def _joined(steps: tuple[ClockStep, ...]) -> tuple[ClockStep, ...]:

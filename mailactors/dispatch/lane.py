@@ -250,6 +250,17 @@ class Lane:
                 return False
         return True
 
+    def keeps_waiting(self, domains: Iterable[str], now_s: float) -> bool:
+        """Whether these domains are slow and have their slots, or are refused with nothing served.
+
+        Those of the latter may be over a limit of their own, which only others' mail would show.
+        """
+        names = list(domains)
+        is_slow = any(self.speeds.is_late(self.name, each) for each in names)
+        if is_slow and not self.has_room_for(names):
+            return True
+        return self.subjects.starves(frozenset(f"@{each}" for each in names), now_s)
+
     @property
     def is_crowded(self) -> bool:
         """Whether a domain has as many slots as it may have."""

@@ -28,7 +28,7 @@ def record_of(
     attempt: Attempt, outcome: Outcome, decision: Decision, duration_s: float
 ) -> RecordOutcome:
     """Return the command that makes an outcome and the next steps durable."""
-    facts = {
+    facts: dict[str, Any] = {
         "rule": decision.rule,
         "reason": reason_text(outcome),
         "round": attempt.lease.progress.round,
@@ -36,6 +36,8 @@ def record_of(
         "panic": attempt.is_panic,
         "next": next_words(decision.steps),
     }
+    if attempt.passed_over:
+        facts["passed_over"] = attempt.passed_over
     return RecordOutcome(
         attempt.id,
         attempt.lease.seq,
@@ -45,6 +47,7 @@ def record_of(
         decision.progress,
         outcome_word(outcome),
         facts,
+        stream=attempt.lease.stream,
     )
 
 

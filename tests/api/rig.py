@@ -26,6 +26,7 @@ from mailactors.dispatch.lane import (
     pass_up,
     reply,
 )
+from mailactors.dispatch.retry import StreamPolicy
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import AdmissionRules, StreamRules
 from mailactors.intake.door import Door
@@ -83,6 +84,13 @@ class _NoProvider:
 
     async def connect(self) -> Session | Refusal:
         raise AssertionError
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    def take_ready(self) -> None:
+        return None
 
     async def look_up(self, marker: str) -> LookUpResult:
         raise AssertionError
@@ -172,7 +180,7 @@ async def open_rig() -> AsyncIterator[Rig]:
     spool = open_writes()
     registry = open_registry()
     door = Door(RULES, registry, signals, ports)
-    client = SpoolClient(spool, signals, store.reader(), executor)
+    client = SpoolClient(spool, signals, [(store.reader(), executor)])
     lanes = {"primary": open_lane("primary", 4, _NoProvider(), clock)}
     stopping = trio.Event()
     configuration, watch = Configuration(), WatchdogStatus()
@@ -181,6 +189,7 @@ async def open_rig() -> AsyncIterator[Rig]:
         spool=client,
         lanes=lanes,
         clock=clock,
+        plan=lambda _stream: StreamPolicy(("primary",)),
         journal=journal,
         decoding=ThreadExecutor("decoding"),
         ids=ports.ids,

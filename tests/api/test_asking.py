@@ -43,6 +43,7 @@ async def test_a_status_has_exactly_the_promised_fields(client: Client) -> None:
         "client_id": "order-1",
         "rfc_message_id": receipt["rfc_message_id"],
         "to": ["ann@example.org"],
+        "subject": "Hello",
         "status": "queued",
         "provider": None,
         "attempts": 0,
@@ -118,8 +119,16 @@ async def test_the_timeline_tells_rule_inputs_and_next_step(rig: Rig, client: Cl
                 "due_at": rfc3339(now + 30),
             }
         ],
+        "passed_over": [
+            {"provider": "first", "why": "breaker open", "until": rfc3339(now + 5)},
+            {"provider": "next", "why": "paused by an operator", "until": None},
+        ],
         "facts": {"round": 1, "attempt_id": "attempt-1"},
     }
+    assert view["explanation"].startswith(
+        'It is deferred (rule "recipient deferred: wait"; primary: 450 busy), and waits for its'
+        " next attempt until "
+    )
 
 
 def fail_once(rig: Rig, now: float) -> None:
@@ -132,6 +141,10 @@ def fail_once(rig: Rig, now: float) -> None:
         "reason": "450 busy",
         "round": 1,
         "next": {"0": "deferred", "0.due_at": now + 30},
+        "passed_over": [
+            {"provider": "first", "why": "breaker open", "until": now + 5},
+            {"provider": "next", "why": "paused by an operator", "until": None},
+        ],
     }
     steps = (Step(0, State.DEFERRED, now + 30, "450 busy"),)
     settle = RecordOutcome(

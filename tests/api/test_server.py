@@ -144,13 +144,21 @@ async def test_hypercorn_writes_neither_an_access_log_nor_a_banner(
 # Bodies that are too large, and peers that are too slow
 
 
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
+BATCH = CHUNKED.replace(b"/send-email", b"/v1/messages/batch")
+MIB_CHUNK = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+
+
 @pytest.mark.parametrize(
     "request_",
     [
         POST + b"Content-Length: 17000000\r\n\r\n",
-        POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1036640\r\n" + b"x" * 0x1036640 + b"\r\n",
+        CHUNKED + b"1036640\r\n" + b"x" * 0x1036640 + b"\r\n",
+        CHUNKED + MIB_CHUNK * 17,
+        BATCH + MIB_CHUNK * 33,
+        CHUNKED + MIB_CHUNK * 17 + b"0\r\n\r\n",
     ],
-    ids=["content-length", "chunked"],
+    ids=["content-length", "chunked", "many-chunks", "batch", "ended"],
 )
 async def test_a_body_over_the_limit_gets_its_answer_and_the_connection_is_closed(
     served: Served, request_: bytes

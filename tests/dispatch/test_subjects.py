@@ -9,6 +9,9 @@ from mailactors.dispatch.limiter import THROTTLE_WAIT_S, decide_return, new_stat
 from mailactors.dispatch.quota import Quota
 from mailactors.dispatch.subjects import (
     ASK_EVERY_S,
+    LANE_LIMIT_S,
+    OTHERS_MIN,
+    STRIKES_LIMITED,
     STRIKES_OWN,
     SUBJECTS_MAX,
     Subjects,
@@ -82,6 +85,33 @@ def test_a_lanes_limit_is_nobodys_own() -> None:
         outcome = TOO_FAST if number % 6 == 5 else SENT
 
         assert not lane.end(outcome, f"bob{number}@{'ab'[number % 2]}.example")
+
+
+@pytest.mark.parametrize("others", range(1, OTHERS_MIN + 1))
+def test_the_same_one_is_refused_each_time_at_a_limit_that_the_lane_has_shown(others: int) -> None:
+    lane, own = Lane(), []
+    lane.end(TOO_FAST, "first@a.example")
+    lane.end(SENT, "first@a.example")
+    for _ in range(STRIKES_LIMITED):
+        own.append(lane.end(TOO_FAST, "bob@a.example"))
+        for number in range(others):
+            lane.end(SENT, f"eve{number}@a.example")
+
+    assert not any(own[:-1])
+    assert (others == OTHERS_MIN) is bool(own[-1])
+
+
+def test_a_lanes_limit_is_shown_for_a_while_and_by_the_same_sender_only() -> None:
+    lane = Lane()
+    other = ("eve@b.example", "t@own.example")
+    lane.end(TOO_FAST, "first@a.example", "s@own.example")
+    lane.end(SENT, "first@a.example", "t@own.example")
+    soon = strike(lane, STRIKES_OWN, "bob@a.example", "s@own.example", other)
+    lane.end(SENT, "bob@a.example", "s@own.example")
+    lane.now_s += LANE_LIMIT_S
+    later = strike(lane, STRIKES_OWN, "bob@a.example", "s@own.example", other)
+
+    assert [True, True] == [soon[-1], later[-1]]
 
 
 def test_refusals_of_what_was_under_way_are_one() -> None:

@@ -23,10 +23,10 @@ from mailactors.providers.smtp.classify import (
     parse_queue_id,
     parse_retry_hint,
 )
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import SmtpReply
 from mailactors.providers.smtp.rulings import BY_CODE
 from mailactors.providers.smtp.transaction import Transaction
+from mailactors.providers.smtp.verbs import Verb
 
 BOB, CAT, DAN = "bob@y.example", "cat@z.example", "dan@z.example"
 
@@ -46,7 +46,7 @@ def make_reply(line: str) -> SmtpReply:
         (Verb.AUTH, "454 4.7.0 temporary failure", Deferred, Scope.PROVIDER),
         (Verb.MAIL, "451 4.3.0 later", Deferred, Scope.PROVIDER),
         (Verb.MAIL, "530 5.7.0 authentication required", Rejected, Scope.PROVIDER),
-        (Verb.MAIL, "550 5.7.1 sender not verified", Rejected, Scope.PROVIDER),
+        (Verb.MAIL, "550 5.7.1 sender not verified", Deferred, Scope.PROVIDER),
         (Verb.MAIL, "552 5.3.4 too big", Rejected, Scope.MESSAGE),
         (Verb.MAIL, "553 5.1.7 bad sender", Rejected, Scope.MESSAGE),
         (Verb.RCPT, "421 4.7.0 not this domain", Deferred, Scope.DOMAIN),
@@ -63,7 +63,7 @@ def make_reply(line: str) -> SmtpReply:
         (Verb.RCPT, "552 5.3.4 message too big", Rejected, Scope.MESSAGE),
         (Verb.RCPT, "552 message size exceeds limit", Rejected, Scope.MESSAGE),
         # Postfix says at RCPT what it thinks of the sender and of us: nobody is to be suppressed.
-        (Verb.RCPT, "553 5.7.1 <a>: Sender address rejected: not owned", Rejected, Scope.PROVIDER),
+        (Verb.RCPT, "553 5.7.1 <a>: Sender address rejected: not owned", Deferred, Scope.PROVIDER),
         (Verb.RCPT, "554 5.7.1 <b>: Relay access denied", Rejected, Scope.PROVIDER),
         (Verb.RCPT, "554 5.7.1 policy", Rejected, Scope.MESSAGE),
         (Verb.RCPT, "550 5.7.1 Service unavailable; client blocked", Rejected, Scope.MESSAGE),
@@ -74,7 +74,7 @@ def make_reply(line: str) -> SmtpReply:
         (Verb.FINAL, "451 4.7.1 try again", Deferred, Scope.MESSAGE),
         (Verb.FINAL, "550 5.7.1 spam", Rejected, Scope.MESSAGE),
         (Verb.FINAL, "552 5.3.4 too big", Rejected, Scope.MESSAGE),
-        (Verb.FINAL, "554 Message rejected: Email address is not verified.", Rejected,
+        (Verb.FINAL, "554 Message rejected: Email address is not verified.", Deferred,
          Scope.PROVIDER),
     ],
 )  # fmt: skip
@@ -199,7 +199,7 @@ def test_all_refused_differently_may_still_work_for_some() -> None:
     assert list(outcome.refused) == [BOB, CAT]
 
 
-@pytest.mark.parametrize("code", ["550", "551", "553", "501", "521", "510"])
+@pytest.mark.parametrize("code", ["550", "551", "553", "501", "521", "510", "556"])
 def test_bare_refusal_of_a_recipient_proves_nothing(code: str) -> None:
     refusal = classify(Verb.RCPT, make_reply(f"{code} not here"))
 
@@ -336,6 +336,36 @@ def test_unknown_mailbox_after_the_dot_is_the_recipients_if_there_is_one() -> No
     assert one.scope is Scope.RECIPIENT
     assert isinstance(two, Rejected)
     assert two.scope is Scope.MESSAGE
+
+
+@pytest.mark.parametrize(
+    "final",
+    [
+        "550 5.1.0 spam detected",
+        "554 5.2.0 STOREDRV.Submission.Exception: unknown",
+        "554 Transaction failed: Configuration set does not exist",
+        "550 message sending for this account is disabled",
+    ],
+)
+def test_not_every_51_after_the_dot_is_a_mailbox(final: str) -> None:
+    outcome = decide_outcome(make_transaction({BOB: "250 ok"}, data="354 go", final=final))
+
+    assert isinstance(outcome, Rejected)
+    assert Scope.RECIPIENT is not outcome.scope
+
+
+@pytest.mark.parametrize(
+    ("line", "enhanced"),
+    [
+        ("550 sorry, no mailbox here by that name. (#5.1.1)", "5.1.1"),
+        ("452 #4.5.3 Too many recipients.", "4.5.3"),
+        ("550 5.1.1 no (#5.7.1)", "5.1.1"),
+        ("550 sorry (#4.4.1)", None),
+        ("550 sorry, see (5.1.1)", None),
+    ],
+)
+def test_enhanced_code_as_qmail_says_it(line: str, enhanced: str | None) -> None:
+    assert enhanced == make_reply(line).enhanced
 
 
 @pytest.mark.parametrize("phase", list(Phase))

@@ -6,10 +6,12 @@ import pytest
 import trio
 import trio.testing
 
+from mailactors.model.message import Envelope
 from mailactors.model.outcome import Accepted, Deferred, Outcome, Rejected, Scope, Uncertain
+from mailactors.providers.smtp import SmtpProvider
 from mailactors.providers.smtp.provider import ACCEPTED_WITHIN_S, REFUSED_IN_A_ROW
 from tests.providers.fake_relay import EHLO, FakeRelay, Fault, Script
-from tests.providers.mails import BOB, CAT, make_mail, make_provider, open_session
+from tests.providers.mails import ANN, BOB, CAT, make_mail, make_provider, open_session
 
 NO_PIPELINING = EHLO.replace(b"250-PIPELINING\r\n", b"")
 ANYBODY = [pytest.param(EHLO, id="pipelining"), pytest.param(NO_PIPELINING, id="one by one")]
@@ -203,14 +205,68 @@ async def test_other_trouble_does_not_cost_the_pipelining(
 
 # Others that get through.
 
+NO_RELAY = b"550 5.7.1 Relaying denied\r\n"
 NOT_OWNED = b"553 5.7.1 Sender address rejected: not owned by user\r\n"
+
+
+async def send_from(provider: SmtpProvider, sender: str) -> Deferred | Rejected:
+    mail = make_mail()
+    envelope = Envelope(sender, mail.envelope.recipients)
+    outcome = await (await open_session(provider)).send(
+        type(mail)(mail.marker, mail.message_id, mail.date_s, envelope, mail.content)
+    )
+    assert isinstance(outcome, Deferred | Rejected)
+    return outcome
+
+
+async def test_sender_is_refused_for_good_once_another_gets_through(
+    nursery: trio.Nursery,
+) -> None:
+    relay = FakeRelay(nursery)
+    provider = make_provider(relay)
+    relay.script["MAIL"] = NOT_OWNED
+    before = await send_from(provider, "eve@x.example")
+    del relay.script["MAIL"]
+    await (await open_session(provider)).send(make_mail())
+    relay.script["MAIL"] = NOT_OWNED
+
+    after = [await send_from(provider, "eve@x.example") for _ in range(REFUSED_IN_A_ROW + 2)]
+
+    assert (Deferred, Scope.PROVIDER) == (type(before), before.scope)
+    assert {(Rejected, Scope.MESSAGE)} == {(type(each), each.scope) for each in after}
+
+
+async def test_sender_who_loses_an_identity_for_a_while_loses_no_mail(
+    nursery: trio.Nursery,
+) -> None:
+    relay = FakeRelay(nursery)
+    provider = make_provider(relay)
+    await (await open_session(provider)).send(make_mail())
+    relay.script["MAIL"] = NOT_OWNED
+
+    outcomes = [await send_from(provider, ANN) for _ in range(REFUSED_IN_A_ROW + 2)]
+
+    assert {Deferred} == {type(each) for each in outcomes}
+
+
+async def test_account_is_to_blame_when_all_its_senders_are_refused(nursery: trio.Nursery) -> None:
+    relay = FakeRelay(nursery)
+    provider = make_provider(relay)
+    await (await open_session(provider)).send(make_mail())
+    relay.script["MAIL"] = NO_RELAY
+
+    outcomes = [
+        await send_from(provider, f"{n}@x.example") for n in range(REFUSED_IN_A_ROW) for _ in "ab"
+    ]
+
+    assert [Scope.MESSAGE] * 5 + [Scope.PROVIDER] == [each.scope for each in outcomes]
 
 
 async def test_sender_is_not_the_account_while_others_get_through(nursery: trio.Nursery) -> None:
     relay = FakeRelay(nursery)
     provider = make_provider(relay)
     await (await open_session(provider)).send(make_mail())
-    relay.script["MAIL"] = NOT_OWNED
+    relay.script["MAIL"] = NO_RELAY
 
     outcomes = [
         await (await open_session(provider)).send(make_mail()) for _ in range(REFUSED_IN_A_ROW + 1)
@@ -227,7 +283,7 @@ async def test_acceptance_long_ago_says_nothing_of_the_account(
     relay = FakeRelay(nursery)
     provider = make_provider(relay)
     await (await open_session(provider)).send(make_mail())
-    relay.script["MAIL"] = NOT_OWNED
+    relay.script["MAIL"] = NO_RELAY
 
     await trio.sleep(ACCEPTED_WITHIN_S + 1)
     outcome = await (await open_session(provider)).send(make_mail())

@@ -73,6 +73,12 @@ async def deliver(relays: Relays, /, *, count: int = 1, **states_wanted: int) ->
         ("RCPT", b"550 Requested action not taken: mailbox unavailable\r\n"),
         ("MAIL", b"250 2.1.0 Ok\r\n421 4.3.2 shutting down\r\n"),
         ("RCPT", b"550-5.7.1 not through us\r\n554 5.7.1 ever\r\n"),
+        (".", b"530 From/Sender name is not valid\r\n"),
+        (".", b"554 Message rejected: Sending paused for this account.\r\n"),
+        (".", b"550 message sending for this account is disabled\r\n"),
+        ("RCPT", b"553 sorry, that domain isn't in my list of allowed rcpthosts (#5.7.1)\r\n"),
+        ("RCPT", b"550-Verification failed for <a@b.example>\r\n550 Sender verify failed\r\n"),
+        ("RCPT", b"550 5.1.0 x policy violation\r\n"),
     ],
 )
 async def test_other_relay_takes_what_this_one_refuses(
@@ -85,6 +91,26 @@ async def test_other_relay_takes_what_this_one_refuses(
 
     assert trio.current_time() - began_s < 5.0
     assert 1 == relays.messages()["secondary"]
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    ("verb", "says"),
+    [
+        ("MAIL", b"553 5.7.1 Sender address rejected: not owned by user\r\n"),
+        (".", b"554 Message rejected: Email address is not verified.\r\n"),
+        ("RCPT", b"550-Requested action not taken: mailbox unavailable\r\n550 Try again later\r\n"),
+    ],
+)
+async def test_one_refusal_of_a_sender_or_rate_leaves_the_only_lane_open(
+    nursery: trio.Nursery, autojump_clock: object, verb: str, says: bytes
+) -> None:
+    relays = Relays(nursery, only={verb: [says, b"250 2.0.0 Ok: queued as X\r\n"]})
+
+    began_s = trio.current_time()
+    assert ["sent"] == await deliver(relays, count=2, sent=2)
+
+    assert trio.current_time() - began_s < 30.0
     nursery.cancel_scope.cancel()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from mailactors.sim.scenario.file import Scenario, gateway_config
 from mailactors.sim.vendor.draws import latency_of
 from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.sim.world.truth import quantile
-from tests.sim.makers import NAMES, fault, run, shortened, small
+from tests.sim.makers import LIBRARY, NAMES, fault, run, shortened, small
 
 LATENCY = {"latency_s": {"median": 0.2, "sigma": 0.0}}
 """Every answer takes 0.2 s, as far as floats go."""
@@ -230,6 +231,46 @@ def test_nothing_is_delivered_after_the_deadline() -> None:
     assert late == found.delivered
 
 
+def test_fewer_messages_are_held_against_the_quickest() -> None:
+    down = [{"kind": "refuse", "at_s": 5, "for_s": 10}]
+    scenario = small(**alone(faults=down))
+    config = gateway_config("test", scenario, None)
+    known = sorted((15.0 - at_s if 5 <= at_s < 15 else 0.0) + 0.2 for at_s in waits(scenario))
+
+    for delivered in (1, len(known) // 2, len(known) - 1, len(known), len(known) + 1):
+        found = oracle_bounds(scenario, config, 1, delivered)
+
+        assert min(delivered, len(known)) == found.delivered
+        assert quantile(known[:delivered], 0.99) == pytest.approx(found.p99_s, abs=ROUNDING)
+
+
+def test_fewer_messages_wait_less_for_a_quota() -> None:
+    scenario = small(duration_s=10, rate_per_s=20, **alone(quota={"per_s": 10}))
+    config = gateway_config("test", scenario, None)
+    p99_s = [oracle_bounds(scenario, config, 1, n).p99_s or math.nan for n in (90, 150, 190)]
+
+    assert p99_s[0] == pytest.approx(0.2, abs=0.05)
+    assert sorted(p99_s) == p99_s
+    assert p99_s[2] > 5.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("for_s", [20.0, 30.0])
+def test_a_policy_that_gives_up_early_is_above_no_bound_for_as_many(for_s: float) -> None:
+    raw = tomllib.loads((LIBRARY / "own-limit.toml").read_text())
+    raw |= {"duration_s": 60, "faults": [{**raw["faults"][0], "at_s": 20, "for_s": for_s}]}
+    scenario = Scenario.model_validate(raw)
+    config = gateway_config("test", scenario, None)
+
+    gives_up = run_loop("naive", "test", scenario, config, 1, lambda _accepted: None)
+    everything = oracle_bounds(scenario, config, 1)
+    as_many = oracle_bounds(scenario, config, 1, gives_up.delivered)
+
+    assert gives_up.delivered == as_many.delivered < everything.delivered
+    assert (as_many.p999_s or math.inf) < (everything.p999_s or 0.0)
+    assert [] == beaten(gives_up, as_many)
+
+
 MESSAGES = 200.0
 UNMATCHED = {
     # Vendors that lie: only the oracle knows which answers are true.
@@ -289,7 +330,12 @@ def test_no_policy_beats_it(name: str) -> None:
     ]
     runs.append(run_scenario("test", scenario, config, 3))
 
-    assert {each.policy: [] for each in runs} == {each.policy: beats(each, oracle) for each in runs}
+    found = {
+        each.policy: beats(each, oracle_bounds(scenario, config, 3, each.delivered))
+        for each in runs
+    }
+
+    assert {each.policy: [] for each in runs} == found
     assert name in UNMATCHED or any(each.delivered == oracle.delivered for each in runs)
 
 
@@ -338,8 +384,9 @@ def test_no_run_is_above_the_bound_where_chance_is_kinder_than_it_looks(name: st
     config = gateway_config("test", scenario, None)
 
     found = {
-        seed: beaten(run(scenario, seed), oracle_bounds(scenario, config, seed))
+        seed: beaten(report, oracle_bounds(scenario, config, seed, report.delivered))
         for seed in range(1, 6)
+        for report in (run(scenario, seed),)
     }
 
     assert [] == [each for each in found.items() if each[1]]

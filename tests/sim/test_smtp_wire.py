@@ -10,10 +10,12 @@ import trio
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
+    NotAttempted,
     Phase,
     Rejected,
     Scope,
     Uncertain,
+    Why,
 )
 from mailactors.providers.smtp.transport import FINAL_TIMEOUT_S
 from mailactors.sim.vendor.smtp_client import SENDING, WireConnector
@@ -150,6 +152,28 @@ def test_quota_is_a_throttle_with_a_time() -> None:
         assert ("throttled", NAME, 60.0) in rig.observer.calls
 
     with_vendor(body, on_wire({"quota": {"per_minute": 3}}))
+
+
+def test_relay_that_reads_too_slowly_gets_no_message() -> None:
+    async def body(rig: Rig) -> None:
+        outcome = await rig.send(0)
+
+        assert isinstance(outcome, Deferred)
+        assert outcome.reason.text.startswith("body: no write of ")
+        assert {} == rig.arrivals
+
+    with_vendor(body, on_wire(fault("trickle", octets_per_s=3)))
+
+
+@pytest.mark.parametrize("wire", [WIRE, {}], ids=["smtp", "port"])
+def test_our_own_shortage_is_no_attempt(wire: dict[str, Any]) -> None:
+    async def body(rig: Rig) -> None:
+        outcome = await rig.send(0)
+
+        assert NotAttempted(Why.RESOURCES, text="connect: too many open files") == outcome
+        assert 0 == rig.truth.attempts
+
+    with_vendor(body, {**wire, **fault("short")})
 
 
 def test_slow_answer_is_right() -> None:

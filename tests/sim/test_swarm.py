@@ -13,7 +13,7 @@ from bench.swarm import Found, known_results, run_seed, scenario_of
 from mailactors.sim.scenario.faults import KINDS
 
 SEEDS = int(os.environ.get("SWARM_SEEDS", "40"))
-"""How many; `SWARM_SEEDS=300 pytest tests/sim/test_swarm.py` runs more of the same."""
+"""How many; `SWARM_SEEDS=300 pytest tests/sim/test_swarm.py` runs more of the same, in minutes."""
 
 
 @pytest.mark.slow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+
+import pytest
 
 from mailactors.model.lifecycle import State
 from mailactors.spool.port import (
@@ -258,6 +261,27 @@ class UpkeepContract(Contract):
         (doubt,) = found.doubts
         assert (NOW - 3600, NOW - 3600) == (doubt.since, doubt.ended_at)
         assert Corrected(0) == one(store, CorrectDoubts(7200.0), NOW - 3600)
+
+    @pytest.mark.parametrize(
+        ("back_s", "now", "began_at"),
+        [
+            (3600.0, NOW + 900 - 3600, NOW - 3600),  # the last time is later than now
+            (600.0, NOW + 900 - 600, NOW - 600),  # it is not
+            (math.inf, NOW + 900 - 3600, 0.0),
+            (math.inf, NOW + 900 - 600, -math.inf),
+            (0.0, NOW + 900 - 3600, NOW - 2700),
+        ],
+    )
+    def test_a_key_is_as_old_after_the_clock_was_set_back(
+        self, back_s: float, now: float, began_at: float, store: Store
+    ) -> None:
+        doubt_one(store, due_at=NOW + 60)
+
+        one(store, CorrectDoubts(7200.0, back_s), now)
+
+        found = one(store, FindDueDoubts(10), now + 7200)
+        assert isinstance(found, Doubts)
+        assert [began_at] == [doubt.began_at for doubt in found.doubts]
 
     def test_a_doubt_waits_no_longer_than_any_rule(self, store: Store) -> None:
         doubt_one(store, due_at=NOW + 9000)

@@ -144,19 +144,6 @@ class Scene:
         """Return the Message-IDs of the copies that the peer has of a message."""
         return self.peer.copies(self.recipient(name, fate))
 
-    def waited_s(self, name: str) -> float:
-        """Return how long a message was uncertain before that was settled."""
-        with dead_spool(self.path) as spool:
-            events = spool.timeline(spool.messages_by_name[name].seq)
-        began = [
-            event.at
-            for event in events
-            if event.kind == "uncertain" or event.facts.get("outcome") == "uncertain"
-        ]
-        ended = [event.at for event in events if event.kind == "resolved"]
-        assert began, "it was never uncertain"
-        return ended[0] - began[0]
-
 
 def read_events(child: Child, after: int, count: int, within_s: float = 3.0) -> list[int]:
     """Return the ids of up to `count` events after one, as a client of the feed gets them."""

@@ -318,7 +318,8 @@ def main() -> None:
 
 def _load() -> None:
     """Import what a service imports as it goes, and leave it alone from then on."""
-    for module in ("hypercorn.protocol.h11", "hypercorn.trio", "quart_trio", "mailactors.cli"):
+    ours = ("mailactors.cli", "mailactors.service")
+    for module in ("hypercorn.protocol.h11", "hypercorn.trio", "quart_trio", *ours):
         importlib.import_module(module)
     gc.collect()
     gc.freeze()

@@ -10,8 +10,9 @@ Source: RFC 5321 §3.3, §4.2.5, §4.5.3.1.10; RFC 2920 §3.1.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -27,7 +28,6 @@ from mailactors.model.outcome import (
     Scope,
     Uncertain,
 )
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import SmtpReply
 from mailactors.providers.smtp.rulings import (
     LATER_DOMAIN,
@@ -43,6 +43,7 @@ from mailactors.providers.smtp.rulings import (
     find_ruling,
 )
 from mailactors.providers.smtp.transaction import Transaction
+from mailactors.providers.smtp.verbs import Verb
 
 RETRY_HINT_S_MAX: Final = 86400.0
 
@@ -85,6 +86,7 @@ def classify(
     *,
     others_accepted: bool = False,
     others_get_through: bool = False,
+    is_sender_known: bool = False,
 ) -> Refusal:
     """Return what a refusal (4yz, 5yz) or a senseless reply before the final dot means.
 
@@ -94,13 +96,15 @@ def classify(
         others_accepted: the same transaction has recipients that were taken.
         others_get_through: the lane took other messages lately, so that neither the account nor
             the relay can be what is refused for good.
+        is_sender_known: the lane took messages of this very sender, who may lose that for a while.
     """
     if verb is Verb.HELO:
         verb = Verb.EHLO
     found = find_ruling(verb, reply)
     ruling = found or _unmapped(verb, reply)
     if verb in MAIL_VERBS:
-        ruling = _narrow(verb, ruling, others_accepted, others_accepted or others_get_through)
+        others_get_through = others_accepted or others_get_through
+        ruling = _narrow(verb, ruling, others_accepted, others_get_through, is_sender_known)
     reason = reply.to_reason("" if found else f"unmapped reply to {verb.value}: ")
     if ruling.is_final:
         return Rejected(ruling.scope, reason, is_sure=ruling.is_sure)
@@ -121,19 +125,34 @@ def _unmapped(verb: Verb, reply: SmtpReply) -> Ruling:
     return NEVER_MESSAGE if is_final else LATER_PROVIDER
 
 
-def _narrow(verb: Verb, ruling: Ruling, others_accepted: bool, others_get_through: bool) -> Ruling:
+def _narrow(
+    verb: Verb,
+    ruling: Ruling,
+    others_accepted: bool,
+    others_get_through: bool,
+    is_sender_known: bool,
+) -> Ruling:
     """Take a refusal of everybody for one of this message or recipient, where others disprove it.
 
-    Nothing final follows from it: what was taken for the account's may be the sender's or not.
+    Nothing final follows for what was taken for the account's: it may be the sender's or not. What
+    names the sender is final as soon as others get through, but for a sender who did so before.
     """
     if ruling.throttled and verb is Verb.RCPT and others_accepted:
         return LATER_RECIPIENT
-    if ruling.is_final and ruling.scope is Scope.PROVIDER and others_get_through:
+    if not others_get_through:
+        return ruling
+    if ruling.is_senders:
+        return LATER_MESSAGE if is_sender_known else NEVER_MESSAGE
+    if ruling.is_final and ruling.scope is Scope.PROVIDER:
         return LATER_MESSAGE
     return ruling
 
 
 _ABOUT_A_MAILBOX: Final = (LATER_RECIPIENT, NEVER_RECIPIENT, UNSURE_RECIPIENT)
+_MAILBOX_CODES: Final = ("1.1", "1.2", "1.3", "1.4", "1.6", "1.10", "2.1", "2.2")
+"""Without the class. 5.1.0 and 5.2.0 are also said of senders, of spam and of the account."""
+_Read: TypeAlias = Callable[..., Refusal]
+"""`classify`, with what is known of the lane."""
 _WIDTH: Final = (Scope.RECIPIENT, Scope.DOMAIN, Scope.MESSAGE, Scope.PROVIDER)
 
 
@@ -142,27 +161,29 @@ def decide_outcome(
     lost: tuple[Phase, Reason] | None = None,
     *,
     others_get_through: bool = False,
+    is_sender_known: bool = False,
 ) -> Outcome:
     """Say what became of a message from all that was heard of it.
 
     Args:
         transaction: the server's replies so far.
         lost: how far it had come and why, if the connection ended, stalled or spoke nonsense.
-        others_get_through: as in `classify`.
+        others_get_through, is_sender_known: as in `classify`.
 
     Returns:
         One outcome; `refused` has every recipient that was refused by name, whatever else happened.
     """
-    refused = _refused_recipients(transaction, others_get_through)
+    read = partial(classify, others_get_through=others_get_through, is_sender_known=is_sender_known)
+    refused = _refused_recipients(transaction, read)
     if transaction.final is not None:
-        return _decide_final(transaction, transaction.final, refused, others_get_through)
+        return _decide_final(transaction, transaction.final, refused, read)
     if lost is not None:
         phase, reason = lost
         if phase is Phase.FINAL:
             return Uncertain(phase, reason, refused)
         return Deferred(Scope.PROVIDER, reason, refused=refused)
     if transaction.mail is not None and not transaction.mail.is_positive:
-        return classify(Verb.MAIL, transaction.mail, others_get_through=others_get_through)
+        return read(Verb.MAIL, transaction.mail)
     if transaction.closing is not None:
         return Deferred(Scope.PROVIDER, transaction.closing.to_reason(), refused=refused)
     assert transaction.mail is not None, "neither an answer nor a loss"
@@ -170,22 +191,17 @@ def decide_outcome(
     if hung_up or not transaction.accepted:
         return _widest([refused[r] for r in hung_up] or list(refused.values()), refused)
     assert transaction.data is not None, "some accepted, but no DATA"
-    refusal = classify(Verb.DATA, transaction.data, others_get_through=others_get_through)
+    refusal = read(Verb.DATA, transaction.data)
     return msgspec.structs.replace(refusal, refused=refused)
 
 
-def _refused_recipients(transaction: Transaction, others_get_through: bool) -> dict[str, Refusal]:
+def _refused_recipients(transaction: Transaction, read: _Read) -> dict[str, Refusal]:
     others_accepted = bool(transaction.accepted)
     refused: dict[str, Refusal] = {}
     for recipient, reply in transaction.answers.items():
         if reply.is_positive:
             continue
-        refusal = classify(
-            Verb.RCPT,
-            reply,
-            others_accepted=others_accepted,
-            others_get_through=others_get_through,
-        )
+        refusal = read(Verb.RCPT, reply, others_accepted=others_accepted)
         if reply.code == 421:
             refusal = _about_hang_up(refusal, reply, recipient, transaction.is_read_together)
         elif isinstance(refusal, Deferred) and refusal.at_once and not others_accepted:
@@ -214,7 +230,7 @@ def _decide_final(
     transaction: Transaction,
     reply: SmtpReply,
     refused: dict[str, Refusal],
-    others_get_through: bool,
+    read: _Read,
 ) -> Outcome:
     if reply.is_positive:
         return Accepted(parse_queue_id(reply.text), refused)
@@ -223,9 +239,9 @@ def _decide_final(
     accepted = transaction.accepted
     meant = _mailboxes_meant(accepted, reply)
     if not meant:
-        refusal = classify(Verb.FINAL, reply, others_get_through=others_get_through)
+        refusal = read(Verb.FINAL, reply)
         return msgspec.structs.replace(refusal, refused=refused)
-    refusal = classify(Verb.RCPT, reply, others_get_through=others_get_through)
+    refusal = read(Verb.RCPT, reply)
     if len(meant) == len(accepted):
         return msgspec.structs.replace(refusal, refused=refused)
     # Nobody got it, for the sake of those that are named: the rest goes out without them.
@@ -240,7 +256,7 @@ def _mailboxes_meant(accepted: list[str], reply: SmtpReply) -> list[str]:
     several if the reply names it.
     """
     enhanced = reply.enhanced or ""
-    is_mailbox = enhanced[1:4] in (".1.", ".2.") and enhanced not in ("5.1.7", "5.1.8", "5.2.3")
+    is_mailbox = enhanced[2:] in _MAILBOX_CODES
     if not is_mailbox and not (not enhanced and re.search(NO_SUCH_USER, reply.text, re.IGNORECASE)):
         return []
     if find_ruling(Verb.RCPT, reply) not in _ABOUT_A_MAILBOX:

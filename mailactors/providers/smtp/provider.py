@@ -29,12 +29,13 @@ from mailactors.model.outcome import (
 from mailactors.providers.port import Capabilities, LookUpFailed, LookUpResult
 from mailactors.providers.smtp.budget import Patience, budget_s, window_octets
 from mailactors.providers.smtp.classify import classify
-from mailactors.providers.smtp.protocol import SmtpState, Verb
+from mailactors.providers.smtp.protocol import SmtpState
 from mailactors.providers.smtp.session import SmtpSession
 from mailactors.providers.smtp.settings import SmtpSettings
 from mailactors.providers.smtp.token import TokenError, TokenSource
 from mailactors.providers.smtp.transaction import Transaction
 from mailactors.providers.smtp.transport import Connection, LostError
+from mailactors.providers.smtp.verbs import Verb
 from mailactors.providers.smtp.wire import XOAUTH2, UnsendableError
 from mailactors.runtime.ports import Clock, Connector, Executor
 from mailactors.runtime.shortage import is_shortage, os_words
@@ -43,7 +44,12 @@ TRUSTED_IDLE_S: Final = 1.0
 """A connection that was in use so lately is not asked whether it lives: at MAIL it will show."""
 ACCEPTED_WITHIN_S: Final = 60.0
 REFUSED_IN_A_ROW: Final = 3
-"""Others get through while a message was taken so lately, and fewer were refused since then."""
+"""Others get through while a message was taken so lately, and fewer were refused since then.
+A sender of whom nothing was ever taken is counted once: it says nothing of the others."""
+KNOWN_FOR_S: Final = 3600.0
+"""A sender whose mail was taken so lately and is refused now may have lost that for a while."""
+SENDERS_MAX: Final = 1000
+"""Senders that are known; the one whose mail was taken the longest ago is evicted."""
 OTHER_MECHANISM: Final = (502, 504, 534, 538)
 """What servers say of an AUTH mechanism that they offer and do not have (RFC 4954 §4, §6)."""
 BAD_CREDENTIALS: Final = 535
@@ -74,6 +80,9 @@ class SmtpProvider:
         """False once a server that offers PIPELINING was found not to read what it is sent."""
         self._accepted_s = -math.inf
         self._refused_in_a_row = 0
+        self._refused_unknown: set[str] = set()
+        self._known: dict[str, float] = {}
+        """When mail of a sender was taken last, the latest at the end."""
         self._tokens = TokenSource(settings.token_command) if settings.token_command else None
         self._tls = (
             None if settings.tls == "none" else ssl.create_default_context(cafile=settings.ca_file)
@@ -83,6 +92,13 @@ class SmtpProvider:
     def capabilities(self) -> Capabilities:
         """As the settings say."""
         return self._settings.capabilities
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The password, and the tokens that were used lately."""
+        password = self._settings.password
+        tokens = () if self._tokens is None else self._tokens.used
+        return (*tokens, *([password.get_secret_value()] if password else ()))
 
     async def connect(self) -> SmtpSession | Refusal | NotAttempted:
         """Return a session on an idle connection that still lives, or on a new one."""
@@ -99,6 +115,12 @@ class SmtpProvider:
             spent_s = self._clock.now_s() - began_s
             return SmtpSession(self, connection_or_refusal, is_reused=False, spent_s=spent_s)
         return connection_or_refusal
+
+    def take_ready(self) -> SmtpSession | None:
+        """Return a session on the newest idle connection, if that was in use a moment ago."""
+        if self._idle and self._clock.now_s() - self._idle[-1][0] < TRUSTED_IDLE_S:
+            return SmtpSession(self, self._idle.pop()[1], is_reused=True)
+        return None
 
     async def look_up(self, marker: str) -> LookUpResult:
         """SMTP has no such question."""
@@ -139,15 +161,26 @@ class SmtpProvider:
         is_lately = self._clock.now_s() - self._accepted_s <= ACCEPTED_WITHIN_S
         return is_lately and self._refused_in_a_row < REFUSED_IN_A_ROW
 
-    def learn(self, outcome: Outcome, connection: Connection) -> None:
+    def is_known(self, sender: str) -> bool:
+        """Whether mail of this sender was taken lately."""
+        return self._clock.now_s() - self._known.get(sender, -math.inf) <= KNOWN_FOR_S
+
+    def learn(self, outcome: Outcome, connection: Connection, sender: str) -> None:
         """Remember whether messages are taken, and whether PIPELINING can be relied on.
 
         A server that reads one command and drops the rest of its input goes silent, or complains.
         """
         if isinstance(outcome, Accepted):
             self._accepted_s, self._refused_in_a_row = self._clock.now_s(), 0
+            self._refused_unknown.clear()
+            self._known.pop(sender, None)
+            self._known[sender] = self._accepted_s
+            if len(self._known) > SENDERS_MAX:
+                del self._known[next(iter(self._known))]
         elif isinstance(outcome, Deferred | Rejected) and outcome.scope in _OURS:
-            self._refused_in_a_row += 1
+            self._refused_in_a_row += sender not in self._refused_unknown
+            if not self.is_known(sender):
+                self._refused_unknown.add(sender)
         client = connection.client
         if client.is_pipelining and (
             (connection.is_silent and client.has_unanswered_rcpt)
@@ -183,15 +216,15 @@ class SmtpProvider:
             await connection.quit()
         return refusal
 
-    async def give_back(self, connection: Connection) -> None:
-        """Take a connection that nobody uses any more: keep it or take leave."""
+    def keep(self, connection: Connection) -> bool:
+        """Take a connection that nobody uses any more; False if it must take leave instead."""
         is_spent = connection.messages_count >= self._settings.messages_per_connection_max
         if not connection.is_open:
-            return
+            return True
         if self._is_closing or is_spent or connection.client.state is not SmtpState.READY:
-            await connection.leave()
-        else:
-            self._idle.append((self._clock.now_s(), connection))
+            return False
+        self._idle.append((self._clock.now_s(), connection))
+        return True
 
     async def _is_stale(self, connection: Connection) -> bool:
         try:

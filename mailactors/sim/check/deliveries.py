@@ -194,7 +194,7 @@ class DeliveryModel:
             self._report("no send after the deadline", f"intended {late_s:.3f} s late", number)
         queue = self._queue_of.get(seq)
         if queue is not None:
-            overtaken = self._overtaken(queue, queue[seq] - FAIR_S)
+            overtaken = self._overtaken(queue, queue[seq] - FAIR_S, now)
             if overtaken is not None:
                 older_s = queue[seq] - queue[overtaken]
                 detail = f"message {self._number_of[overtaken]} has waited {older_s:.0f} s longer"
@@ -202,16 +202,19 @@ class DeliveryModel:
             self._leave_queue(seq)
         self._move(seq, State.SENDING)
 
-    def _overtaken(self, queue: dict[int, float], before_s: float) -> int | None:
+    def _overtaken(self, queue: dict[int, float], before_s: float, now: float) -> int | None:
         """Return what has waited since before this time and still has no slot in any lane.
 
-        Attempts that got their slots together connect side by side, and intend in any order.
+        Attempts that got their slots together connect side by side, and intend in any order. What
+        is past its deadline waits for nothing but to be expired.
         """
         if queue[next(iter(queue))] >= before_s:
             return None
         in_flight = self._in_flight()
         older = itertools.takewhile(lambda seq: queue[seq] < before_s, queue)
-        return next((seq for seq in older if seq not in in_flight), None)
+        return next(
+            (seq for seq in older if seq not in in_flight and now < self._expires_at[seq]), None
+        )
 
     def _leave_queue(self, seq: int) -> None:
         queue = self._queue_of.pop(seq, None)

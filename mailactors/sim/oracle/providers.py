@@ -58,11 +58,12 @@ class KnownProvider:
     def open_within(self, active: ActiveFaults, at_s: float) -> float:
         """Return the same within one stretch; inf if not before its end.
 
-        Over SMTP a pooled connection outlives faults of name resolution and of the handshake.
+        Over SMTP a pooled connection outlives faults of name resolution and of the handshake,
+        and needs no new descriptor.
         """
         if at_s >= active.end_s or active.refuses or active.auths:
             return math.inf
-        if (active.dns or active.tls) and self.plan.wire != "smtp":
+        if (active.dns or active.tls or active.shorts) and self.plan.wire != "smtp":
             return math.inf
         while any(flap.is_down(at_s) for flap in active.flaps):
             at_s = max(up_from(flap, at_s) for flap in active.flaps)

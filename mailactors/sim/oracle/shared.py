@@ -30,11 +30,12 @@ class SharedCapacity:
         self.waits_s = sorted(self._serve(math.inf))
         """How long each message that can begin in time waits, if the oldest goes first."""
 
-    def at_least(self, alone_s: float, share: float) -> float:
-        """Return a lower bound on a quantile, if without quotas it were `alone_s`."""
-        count = math.ceil(share * len(self.waits_s))
+    def at_least(self, alone_s: float, share: float, delivered: int) -> float:
+        """Return a lower bound on a quantile of so many, if without quotas it were `alone_s`."""
+        waits_s = self.waits_s[:delivered]
+        count = math.ceil(share * len(waits_s))
         # Oldest first is one way to do it, so that the best way is no worse.
-        high_s = (quantile(self.waits_s, share) or 0.0) + self._floor_s
+        high_s = (quantile(waits_s, share) or 0.0) + self._floor_s
         low_s = middle_s = alone_s
         while high_s - low_s > PRECISION * high_s:
             if len(self._serve(middle_s - self._floor_s)) >= count:

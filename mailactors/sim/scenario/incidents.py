@@ -13,7 +13,16 @@ from pydantic import Field
 from mailactors.runtime.ports import Entropy
 from mailactors.sim.scenario.faults import KIND, MOST, Duration, Frozen, Seconds, Span, kinds_of
 
-ACTORS: Final = ("spool", "keeper", "reporter", "settler", "watchdog", "dispatcher", "registry")
+ACTORS: Final = (
+    "spool",
+    "keeper",
+    "reporter",
+    "settler",
+    "watchdog",
+    "timekeeper",
+    "dispatcher",
+    "registry",
+)
 """The supervisor's children that exist once."""
 LANE_ACTORS: Final = ("limiter", "breaker", "provider")
 """Those that exist once for each provider, such as `breaker:primary`."""

@@ -25,6 +25,7 @@ from mailactors.model.outcome import (
     Rejected,
     Scope,
     Uncertain,
+    Why,
 )
 from mailactors.providers.port import (
     Capabilities,
@@ -40,7 +41,7 @@ from mailactors.providers.smtp import SmtpProvider
 from mailactors.sim.vendor.answers import BAD_KEY, outcome_of
 from mailactors.sim.vendor.call import AttemptObserver, Call, number_of
 from mailactors.sim.vendor.smtp_client import SENDING, WireConnector
-from mailactors.sim.vendor.vendor import CONNECT_S, REFUSAL_S, Vendor
+from mailactors.sim.vendor.vendor import CONNECT_S, REFUSAL_S, SHORT_TEXT, Vendor
 from mailactors.sim.world.scheduling import sleep, sleep_until
 
 CONNECT_WITHIN_S: Final = 30.0
@@ -74,8 +75,9 @@ class ObservedClient:
         self.observer = observer
         has_events = vendor.plan.delivery_events is not None
         self.capabilities = msgspec.structs.replace(inner.capabilities, delivery_events=has_events)
+        self.secrets = inner.secrets
         self.look_up, self.release, self.aclose = inner.look_up, inner.release, inner.aclose
-        self._connect = inner.connect
+        self._connect, self._take_ready = inner.connect, inner.take_ready
 
     async def connect(self) -> ObservedSession | Refusal | NotAttempted:
         name, began_s = self.vendor.name, self.vendor.now_s()
@@ -92,6 +94,15 @@ class ObservedClient:
         if isinstance(session, Deferred | Rejected):
             self.observer.failed(name)
             return session
+        return ObservedSession(self, session, began_s)
+
+    def take_ready(self) -> ObservedSession | None:
+        session = self._take_ready()
+        if session is None:
+            return None
+        began_s = self.vendor.now_s()
+        self.vendor.truth.attempt(self.vendor.name, began_s)
+        self.observer.began(self.vendor.name)
         return ObservedSession(self, session, began_s)
 
     def give_back(self, began_s: float) -> None:
@@ -116,7 +127,9 @@ class ObservedSession:
             outcome = await self.inner.send(mail)
         finally:
             SENDING.reset(token)
-        if not isinstance(outcome, Accepted | NotAttempted):
+        if isinstance(outcome, NotAttempted):
+            self.client.give_back(self.began_s)
+        elif not isinstance(outcome, Accepted):
             observer.failed(name)
         return outcome
 
@@ -132,6 +145,7 @@ class VendorClient:
     def __init__(self, vendor: Vendor, observer: AttemptObserver) -> None:
         self.vendor = vendor
         self.observer = observer
+        self.secrets: tuple[str, ...] = ()
         self.capabilities = Capabilities(
             own_envelope=True,
             idempotency_window_s=vendor.plan.idempotency_window_s,
@@ -139,9 +153,15 @@ class VendorClient:
             work_max_s=vendor.work_max_s,
         )
 
-    async def connect(self) -> Self | Refusal:
+    async def connect(self) -> Self | Refusal | NotAttempted:
+        if self.vendor.active().shorts:
+            await trio.lowlevel.checkpoint()
+            return NotAttempted(Why.RESOURCES, text=f"connect: {SHORT_TEXT}")
         reason = await self._connect_failure()
         return self if reason is None else Deferred(Scope.PROVIDER, reason)
+
+    def take_ready(self) -> Self | None:
+        return self if self.vendor.unreachable(self.vendor.active()) is None else None
 
     async def look_up(self, marker: str) -> LookUpResult:
         """Ask the vendor whether it has a message; its active faults apply."""

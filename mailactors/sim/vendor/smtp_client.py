@@ -18,7 +18,7 @@ import trio.testing
 
 from mailactors.sim.vendor.call import AttemptObserver
 from mailactors.sim.vendor.smtp_server import SmtpServer
-from mailactors.sim.vendor.vendor import CONNECT_S, Vendor
+from mailactors.sim.vendor.vendor import CONNECT_S, SHORT_TEXT, Vendor
 
 SENDING: Final[contextvars.ContextVar[int | None]] = contextvars.ContextVar("sending", default=None)
 """The message that a task of the client is sending; each write passes it to the server."""
@@ -35,6 +35,9 @@ class WireConnector:
     async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
         """Return the client's end. Raises: OSError, as the resolver, the network or TLS would."""
         vendor = self._vendor
+        if vendor.active().shorts:
+            await trio.lowlevel.checkpoint()
+            raise OSError(errno.EMFILE, SHORT_TEXT)
         failure = vendor.unreachable(vendor.active())
         if failure is not None:
             text, dns = failure
@@ -51,12 +54,13 @@ class WireConnector:
         server = SmtpServer(vendor, far, self._observer)
         vendor.world.spawn(server.serve)
 
-        pump = near.send_stream.send_all_hook
-        assert pump is not None, "it hands written data to the far end"
+        sent, read = near.send_stream, far.receive_stream
 
         async def pump_of_message() -> None:
+            data = sent.get_data_nowait()
+            await trio.sleep(vendor.reads_for_s(len(data)))
             server.number = SENDING.get()
-            await pump()
+            read.put_data(data)
 
-        near.send_stream.send_all_hook = pump_of_message
+        sent.send_all_hook = pump_of_message
         return near

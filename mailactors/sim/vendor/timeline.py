@@ -12,7 +12,7 @@ from mailactors.sim.scenario import faults
 from mailactors.sim.scenario.faults import ProviderFault
 
 F = TypeVar("F", bound=ProviderFault)
-ON_CONNECT: Final = (faults.Refuse, faults.Flap, faults.Dns, faults.Tls)
+ON_CONNECT: Final = (faults.Refuse, faults.Flap, faults.Dns, faults.Tls, faults.Short)
 """Kinds of fault that act before a message is sent."""
 
 
@@ -33,7 +33,8 @@ class ActiveFaults:
         self.garbage, self.lies = pick(faults.Garbage), pick(faults.Lie)
         self.throttles, self.capacities = pick(faults.Throttle), pick(faults.Capacity)
         self.rejects, self.domains = pick(faults.Reject), pick(faults.DeferDomain)
-        self.is_reachable = not (self.refuses or self.flaps or self.dns or self.tls)
+        self.trickles, self.shorts = pick(faults.Trickle), pick(faults.Short)
+        self.is_reachable = not (self.refuses or self.flaps or self.dns or self.tls or self.shorts)
         """Whether every connection succeeds."""
         self.spares_messages = all(isinstance(fault, ON_CONNECT) for fault in active)
         """Whether every message that reaches the provider is accepted as usual."""

@@ -18,7 +18,7 @@ import msgspec
 from mailactors.model.message import domain_of
 from mailactors.model.outcome import Reason
 from mailactors.providers.port import Capabilities, Mail
-from mailactors.sim.scenario.faults import Capacity, Dns, ProviderFault, Slow, Throttle
+from mailactors.sim.scenario.faults import Auth, Capacity, Dns, ProviderFault, Slow, Throttle
 from mailactors.sim.scenario.tables import ProviderPlan
 from mailactors.sim.vendor import answers
 from mailactors.sim.vendor.answers import Answer
@@ -34,6 +34,8 @@ from mailactors.spool.port import RecordDeliveryEvent
 
 CONNECT_S: Final = 0.001
 """How long a refused connection takes."""
+SHORT_TEXT: Final = "too many open files"
+"""What the gateway says where it has no descriptor for a connection."""
 WORK_DRAW_MAX: Final = 0.9999
 """The draw of a latency that counts as a vendor's longest."""
 REFUSAL_S: Final = 0.02
@@ -96,6 +98,14 @@ class Vendor:
     def active(self) -> ActiveFaults:
         return self._timeline.at(self.world.clock.now_s())
 
+    def reads_for_s(self, octets: int) -> float:
+        """Return how long the vendor reads so many octets of a connection."""
+        now_s = self.now_s()
+        times = (
+            min(octets / each.octets_per_s, each.end_s - now_s) for each in self.active().trickles
+        )
+        return max(times, default=0.0)
+
     def reloaded(self) -> None:
         """Accept the credentials again: the gateway has reloaded its configuration."""
         self._reloaded_s = self.now_s()
@@ -108,6 +118,8 @@ class Vendor:
         if active.is_reachable:
             return None
         now_s = self.now_s()
+        if active.shorts:
+            return SHORT_TEXT, None
         for dns in active.dns:
             texts = {"nxdomain": "Name or service not known", "slow": "no connection in time"}
             return texts.get(dns.answer, "Temporary failure in name resolution"), dns
@@ -124,9 +136,14 @@ class Vendor:
 
     def accepts_credentials(self, active: ActiveFaults) -> bool:
         """Whether the vendor accepts the gateway's credentials."""
-        return not any(
-            auth.until == "end" or self._reloaded_s <= auth.at_s for auth in active.auths
-        )
+        return self.refusing(active) is None
+
+    def refusing(self, active: ActiveFaults) -> Auth | None:
+        """Return the fault by which the vendor refuses the gateway's account; None: it does not."""
+        for auth in active.auths:
+            if auth.until == "end" or self._reloaded_s <= auth.at_s:
+                return auth
+        return None
 
     def find(self, marker: str) -> str | None:
         """Return the vendor's id of a marker's message; None during the search lag as well."""

@@ -22,9 +22,14 @@ class CorrectDoubts(Command, frozen=True):
     """Make doubts due now that were written in the future, or due after `wait_max_s`. → Corrected
 
     Their times are no later than now afterwards, and as far apart from each other as they were.
+
+    Every doubt's `began_at`, from which on a vendor remembers its key, is put back by `back_s` in
+    all: how far the clock was set back, infinite if that is unknown. Doing so twice only ends the
+    repeats earlier.
     """
 
     wait_max_s: float
+    back_s: float = 0.0
 
 
 class Corrected(Result, frozen=True):

@@ -56,6 +56,8 @@ def correct_due(db: Rows, command: CorrectDue, now: float) -> Corrected:
 
 def correct_doubts(db: Rows, command: CorrectDoubts, now: float) -> Corrected:
     """Make doubts due that a clock put too far ahead."""
+    if command.back_s:
+        db.run("UPDATE doubts SET began_at = began_at - ?", (command.back_s,))
     # A time of 0 is none, and stays.
     moved = ("began_at", "since", "ended_at", "negative_at", "answered_at")
     later = [f"CASE WHEN {column} > 0 THEN {column} - ? ELSE 0 END" for column in moved]
@@ -75,7 +77,7 @@ def correct_doubts(db: Rows, command: CorrectDoubts, now: float) -> Corrected:
     db.run_each(
         f"UPDATE doubts SET next_at = ?, {assignments} WHERE seq = ? AND attempt_id = ?",
         [
-            (next_at, *[ahead_s] * len(moved), seq, attempt_id)
+            (next_at, max(0.0, ahead_s - command.back_s), *[ahead_s] * 4, seq, attempt_id)
             for next_at, ahead_s, seq, attempt_id in wrong
         ],
     )
