@@ -12,6 +12,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -26,6 +27,8 @@ JSON_MEDIA_TYPE: Final = "application/json"
 _WHERE = re.compile(r"(.*?)(?: - at (?:`key` in )?`(\$[^`]*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
+"""How a time begins; a number alone would be read as seconds since 1970."""
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _WORDS: Final = {
     "`str`": "a string",
@@ -86,10 +89,14 @@ def decode_query(pairs: Iterable[tuple[str, str]], shape: type[T]) -> T:
             raise bad_parameter(name, "is given twice")
         given[name] = value
     try:
-        return msgspec.convert(given, shape, strict=False)
+        found = msgspec.convert(given, shape, strict=False)
     except msgspec.ValidationError as error:
         fault = _fault(str(error), shape)
         raise bad_parameter((fault.pointer or "").removeprefix("/"), fault.detail) from None
+    for name, text in given.items():
+        if isinstance(getattr(found, name), datetime) and not _RFC_3339.match(text):
+            raise bad_parameter(name, "is no time such as 2030-01-01T00:00:00Z")
+    return found
 
 
 def pointer_of(steps: Sequence[str | int]) -> str:

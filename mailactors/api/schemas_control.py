@@ -98,7 +98,8 @@ class ProviderView(msgspec.Struct, frozen=True):
     opened_count: int
     last_success_s_ago: float | None
     paused: bool
-    next_permit_in_s: float
+    next_permit_in_s: float | None
+    """Null while it is not known, as of a paused provider."""
     permits: int | None
     in_flight: int
     slots_free: int

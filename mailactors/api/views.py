@@ -5,6 +5,7 @@ Here UTC seconds become RFC 3339 text, and monotonic times become seconds from n
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -225,6 +226,7 @@ def provider_view(lane: Lane, now_s: float) -> ProviderView:
     breaker, limiter = lane.breaker_status.value, lane.limiter_status.value
     is_shut = breaker.state in {BreakerState.OPEN, BreakerState.DISABLED}
     ago_s = now_s - breaker.last_success_s
+    wait_s = max(0.0, limiter.next_permit_s - now_s)
     return ProviderView(
         name=lane.name,
         breaker=breaker.state.value,
@@ -233,7 +235,7 @@ def provider_view(lane: Lane, now_s: float) -> ProviderView:
         opened_count=breaker.opened_count,
         last_success_s_ago=round(max(0.0, ago_s), 3) if breaker.last_success_s >= 0 else None,
         paused=lane.is_paused,
-        next_permit_in_s=round(max(0.0, limiter.next_permit_s - now_s), 3),
+        next_permit_in_s=round(wait_s, 3) if math.isfinite(wait_s) else None,
         permits=limiter.permits if limiter.permits < UNLIMITED else None,
         in_flight=len(lane.in_flight),
         slots_free=lane.slots_free,

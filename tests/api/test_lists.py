@@ -368,3 +368,13 @@ async def test_rows_are_counted_by_one_at_a_time(rig: Rig, client: Client) -> No
 
     assert (503, 200) == (refused.status_code, answered.status_code)
     assert "5" == refused.headers["Retry-After"]
+
+
+@pytest.mark.parametrize("text", ["0.5", "7", "-1", "1e9", "null", "now", "2030", "2030-01-01", ""])
+@pytest.mark.parametrize("name", ["since", "until"])
+async def test_a_time_is_a_time(client: Client, name: str, text: str) -> None:
+    response = await client.get(f"/v1/messages?{name}={text}")
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["type"]) == (400, problem("invalid-parameter"))
+    assert answer["errors"][0]["parameter"] == name
