@@ -26,7 +26,7 @@ REHEARSAL = Path(__file__).parent.parent / ".github" / "rehearsal.png"
 PICTURE = Path(__file__).parent.parent / ".github" / "first-run.svg"
 CONFIG = """
 [service]
-listen = "127.0.0.1:8025"
+listen = "127.0.0.1:8625"
 [providers.primary]
 kind = "simulated"
 error_rate = 0.4

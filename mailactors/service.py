@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import shlex
@@ -26,7 +27,7 @@ from mailactors.observe.metrics import expose
 from mailactors.runtime.ports import system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
 from mailactors.spool.engines import open_store
-from mailactors.spool.port import Store
+from mailactors.spool.port import NoteAct, Store
 from mailactors.wiring import Gateway, build
 
 DESCRIPTORS_OF_OUR_OWN: Final = 64
@@ -120,6 +121,8 @@ class Service:
 
     async def _reload_and_log(self) -> None:
         try:
+            act = NoteAct(self.gateway.ports.ids.new_id(), "reload", "signal")
+            await self.gateway.spool.ask(act)
             ignored = await self.reload()
         except MailactorsError as error:
             self.gateway.ports.journal.note("reload.refused", level="error", error=str(error))
@@ -131,11 +134,12 @@ class Service:
         ports = gateway.ports
         parts = ApiParts(
             door=gateway.door,
-            spool=gateway.spool,
+            spool=gateway.public_spool,
             lanes=gateway.lanes,
             clock=ports.clock,
             plan=gateway.lanes.plan,
             journal=ports.journal,
+            decoding=ports.executor("decoding"),
             ids=ports.ids,
             stopping=self.listening.shutdown,
             reload=self.reload,
@@ -152,6 +156,7 @@ async def _serve(service: Service, is_demo: bool) -> None:
     with trio.open_signal_receiver(*numbers) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(_run, service.gateway, nursery.cancel_scope)
+            gc.freeze()  # what is loaded stays: to look through all of it again takes 60 ms a time
             nursery.start_soon(service.obey, signals)  # those received meanwhile as well
             announce(service.gateway.config, service.listening.bound.value[0], is_demo)
 
@@ -218,8 +223,8 @@ def tls_context(settings: ServiceSettings) -> ssl.SSLContext | None:
 def split_listen(listen: str) -> tuple[str, int]:
     """Return host and port of HOST:PORT.
 
-    >>> split_listen("127.0.0.1:8025"), split_listen("[::1]:0")
-    (('127.0.0.1', 8025), ('::1', 0))
+    >>> split_listen("127.0.0.1:8625"), split_listen("[::1]:0")
+    (('127.0.0.1', 8625), ('::1', 0))
     """
     host, _, port = listen.rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)

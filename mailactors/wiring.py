@@ -41,12 +41,21 @@ from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
 from mailactors.runtime.belief import BelievedClock
-from mailactors.runtime.ports import Ports
+from mailactors.runtime.ports import Executor, Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.client import SpoolClient
 from mailactors.spool.keeper import KeeperActor, Retention
-from mailactors.spool.port import RecordDeliveryEvent, SpoolBrokenError, SpoolError, Store
+from mailactors.spool.port import (
+    Conflict,
+    IdempotencyKey,
+    Questions,
+    Receipt,
+    RecordDeliveryEvent,
+    SpoolBrokenError,
+    SpoolError,
+    Store,
+)
 
 MEMORY: Final = ":memory:"
 """The spool's path when there is no file, and so no disk to run full."""
@@ -55,6 +64,9 @@ NODE: Final = "single"
 FREE_BYTES_MIN: Final = 256 * 1024 * 1024
 """Room on the spool's disk that outcomes and events may need while new messages are refused."""
 
+
+PUBLIC_READERS: Final = 3
+"""Connections, each with a thread, that answer those outside; a list holds one for milliseconds."""
 
 ProviderFactory = Callable[[str, ProviderSettings, Ports], Provider]
 Front = Callable[["Gateway"], Child]
@@ -83,13 +95,19 @@ class Gateway:
         self.belief = BelievedClock(ports.clock, ports.journal, store.newest_at())
         self.ports = ports = dataclasses.replace(ports, clock=self.belief)
         signals = SpoolSignals()
-        self.spool = SpoolClient(open_writes(), signals, store.reader(), ports.executor("reader"))
+        writes = open_writes()
+        self.spool = SpoolClient(writes, signals, _open_readers(store, ports, "reader", 1))
+        self.public_spool = SpoolClient(
+            writes, signals, _open_readers(store, ports, "public_reader", PUBLIC_READERS)
+        )
+        """For those outside: however much they ask, no actor waits behind them."""
         self.watch = WatchdogStatus()
         self.registry = open_registry()
-        self.door = Door(rules_of(config), self.registry, signals, ports)
+        self.door = Door(rules_of(config), self.registry, signals, ports, self._find_known)
         self.dispatcher = DispatcherState(NODE)
         self.settler = SettlerState()
         self.lanes = Lanes(self.dispatcher.mailbox.nudge, self.spool, ports)
+        self.lanes.paused = store.paused()
         self._provider_factory = provider_factory
         self._settings: dict[str, ProviderSettings] = {}
         """Of every provider since the start, as they were last."""
@@ -150,6 +168,7 @@ class Gateway:
                 return
             assert self._nursery is not None
             providers = self._changed_providers(config)  # a mistake is found before any change
+            self.lanes.paused = await self.spool.read(lambda spool: spool.paused())
             self.config = config
             self._settings |= config.providers
             await self.lanes.take_over(config.providers, providers, self.supervisor, self._nursery)
@@ -165,6 +184,9 @@ class Gateway:
             if name not in self.lanes
             or own_settings(self._settings[name]) != own_settings(settings)
         }
+
+    async def _find_known(self, key: IdempotencyKey, now: float) -> Receipt | Conflict | None:
+        return await self.public_spool.read(lambda spool: spool.find_known(key, now))
 
     # Actors
 
@@ -240,6 +262,12 @@ def build(
     for front in fronts:
         gateway.supervisor.append(front(gateway))
     return gateway
+
+
+def _open_readers(
+    store: Store, ports: Ports, name: str, count: int
+) -> list[tuple[Questions, Executor]]:
+    return [(store.reader(), ports.executor(name)) for _ in range(count)]
 
 
 def own_settings(settings: ProviderSettings) -> dict[str, object]:

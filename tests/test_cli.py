@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,17 +91,47 @@ def test_an_unknown_option_is_told(run: Run) -> None:
 def test_the_configuration_is_shown_without_secrets(tmp_path: Path, run: Run) -> None:
     file = tmp_path / "mailactors.toml"
     file.write_text(
+        '[service]\ndefault_from = "a@example.com"\n'
         '[providers.p]\nkind = "smtp"\nhost = "mx.example"\nusername = "u"\npassword = "canary"\n'
     )
 
     code, out, err = run("config", "--config", str(file))
+    shown = json.loads(run("config", "--config", str(file), "--json")[1])
 
     assert (code, err) == (0, "")
-    assert "canary" not in out
-    shown = json.loads(out)
+    assert "canary" not in out + str(shown)
+    assert tomllib.loads(out)["providers"]["p"]["port"] == 587
     assert shown["providers"]["p"]["host"] == "mx.example"
-    assert shown["service"]["listen"] == "127.0.0.1:8025"
+    assert shown["service"]["listen"] == "127.0.0.1:8625"
     assert shown["evidence"]["otp"]["p"] == {"evidence": [], "then": "resend at once"}
+
+
+def test_a_check_names_missing_secrets_and_unused_providers(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "mailactors.toml"
+    file.write_text(
+        '[service]\ndefault_from = "a@example.com"\n'
+        '[providers.p]\nkind = "smtp"\nhost = "mx.example"\nusername = "u"\n'
+        '[providers.q]\nkind = "simulated"\n[streams.x]\nroute = ["p"]\n'
+    )
+
+    code, out, err = run("config", "-c", str(file))
+    served, _, why = run("serve", "-c", str(file))
+
+    assert (code, served) == (0, 1)
+    assert tomllib.loads(out)["providers"]["p"]["username"] == "u"
+    assert "set the variable MAILACTORS_PROVIDERS__P__PASSWORD" in err
+    assert "providers.q: no stream's route names it" in err
+    assert "set the variable MAILACTORS_PROVIDERS__P__PASSWORD" in why
+
+
+def test_a_check_looks_for_files(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "mailactors.toml"
+    file.write_text(f"[service]\nspool = '{tmp_path}/none/spool.db'\n")
+
+    code, out, err = run("config", "-c", str(file))
+
+    assert (code, out) == (1, "")
+    assert f"service.spool: there is no folder {tmp_path}/none" in err
 
 
 @pytest.mark.parametrize("command", ["config", "serve"])
@@ -124,10 +155,10 @@ def test_a_file_that_is_missing_is_told(tmp_path: Path, run: Run) -> None:
 
 
 def test_a_bad_address_to_listen_on_is_told_by_its_key(run: Run) -> None:
-    code, _, err = run("serve", "--listen", "8025")
+    code, _, err = run("serve", "--listen", "8625")
 
     assert code == 1
-    assert "service.listen: is HOST:PORT, such as 127.0.0.1:8025" in err
+    assert "service.listen: is HOST:PORT, such as 127.0.0.1:8625" in err
 
 
 def test_a_spool_that_cannot_be_made_is_told(tmp_path: Path, run: Run) -> None:
@@ -241,7 +272,7 @@ def test_a_program_is_told_of_an_unknown_id_in_json(gateway: Served, run: Run) -
     assert (code, json.loads(out)["statuses"]) == (0, [])
 
 
-@pytest.mark.parametrize("url", [NOBODY, "http://127.0.0.1:abc", "127.0.0.1:8025", "nothing"])
+@pytest.mark.parametrize("url", [NOBODY, "http://127.0.0.1:abc", "127.0.0.1:8625", "nothing"])
 @pytest.mark.parametrize("command", [("status",), ("send", "bob@example.com", "-b", "Hi")])
 def test_where_no_gateway_answers_it_says_how_to_start_one(
     url: str, command: tuple[str, ...], run: Run

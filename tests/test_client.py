@@ -342,7 +342,7 @@ def test_what_no_repetition_would_mend_is_raised_at_once(
     assert 1 == len(peer.requests)
 
 
-@pytest.mark.parametrize("url", ["nothing", "127.0.0.1:8025", "http://127.0.0.1:abc", "ftp://x"])
+@pytest.mark.parametrize("url", ["nothing", "127.0.0.1:8625", "http://127.0.0.1:abc", "ftp://x"])
 def test_an_address_that_is_none_is_told_at_once(url: str, run: Run[Any]) -> None:
     with pytest.raises(UnavailableError):
         run(send(url, retry_for_s=60))
@@ -599,6 +599,14 @@ def test_events_go_on_after_a_lost_connection_each_once(run: Run[Any]) -> None:
     asked = [(each.path, each.headers.get("Last-Event-ID")) for each in peer.requests]
     assert ("/v1/events?after=3", "3") == asked[0]
     assert {("/v1/events?after=4", "4")} == set(asked[1:])
+
+
+def test_a_place_that_is_ahead_of_the_spool_goes_on_from_its_end(run: Run[Any]) -> None:
+    ahead = 'id: 2\nevent: ahead\ndata: {"asked": 9, "latest": 2}\n\n'
+    with scripted(stream(ahead + "id: 3\nevent: sent\ndata: 1\n\n")) as peer:
+        events = run(events_of(peer.url, 2, after=9))
+
+    assert events == [Event(2, "ahead", {"asked": 9, "latest": 2}), Event(3, "sent", 1)]
 
 
 def test_a_place_without_an_event_is_remembered(run: Run[Any]) -> None:

@@ -17,7 +17,7 @@ from mailactors.dispatch.retry import Failover, Preference
 
 THREE_RELAYS = """
 [service]
-listen = "0.0.0.0:8025"
+listen = "0.0.0.0:8625"
 insecure = true
 names = ["Mail.example.com", "gateway:8443"]
 spool = "/var/lib/mailactors/spool.db"
@@ -81,7 +81,7 @@ def load(folder: Path, text: str, **service: str) -> Config:
 
 def problems(folder: Path, text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        load(folder, text)
+        load(folder, text, **({"default_from": "a@example.com"} if "smtp" in text else {}))
     assert str(caught.value).splitlines() == [
         f"{folder / 'mailactors.toml'}:",
         *(f"  {problem}" for problem in caught.value.problems),
@@ -92,7 +92,7 @@ def problems(folder: Path, text: str) -> list[str]:
 def test_without_a_file_three_simulated_providers_serve_on_loopback() -> None:
     config = load_config(None)
 
-    assert config.service.listen == "127.0.0.1:8025"
+    assert config.service.listen == "127.0.0.1:8625"
     assert config.service.spool == "mailactors.db"
     assert {name: each.kind for name, each in config.providers.items()} == {
         "primary": "simulated",
@@ -193,21 +193,21 @@ SMTP = '[providers.p]\nkind = "smtp"\nhost = "mx.example"\n'
         ("[streams]", "streams: Dictionary should have at least 1 item"),
         ("[idempotency]\nwindow_s = 'long'", "idempotency.window_s: Input should be a valid num"),
         ("[service]\ndrain_s = -1", "service.drain_s: Input should be greater than or equal to 0"),
-        ("[service]\nlisten = '8025'", "service.listen: is HOST:PORT, such as 127.0.0.1:8025"),
+        ("[service]\nlisten = '8625'", "service.listen: is HOST:PORT, such as 127.0.0.1:8625"),
         ("[service]\nlisten = 'localhost:99999'", "service.listen: is HOST:PORT, such as"),
-        ("[service]\nlisten = '::1:8025'", "service.listen: is HOST:PORT, such as"),
+        ("[service]\nlisten = '::1:8625'", "service.listen: is HOST:PORT, such as"),
         ("[service]\nlisten = '0.0.0.0:0'", "service.listen: 0.0.0.0:0 is open to other machines"),
         ("[service]\nlisten = '[::]:0'", "service.listen: [::]:0 is open to other machines"),
         ("[service]\nlisten = '10.1.2.3:0'", "service.listen: 10.1.2.3:0 is open to other mach"),
         ("[service]\nlisten = 'host.example:0'", "service.listen: host.example:0 is open to oth"),
         ("[service]\nnames = ['http://a.example']", "service.names: 'http://a.example' is no HOST"),
         ("[service]\nnames = ['*']", "service.names: '*' is no HOST or HOST:PORT"),
-        ("[service]\nlisten = 8025", "service.listen: Input should be a valid string"),
+        ("[service]\nlisten = 8625", "service.listen: Input should be a valid string"),
         ("[service]\ndefault_from = 'shop'", "service.default_from: An email address must have"),
         ("[log]\nlevel = 'loud'", "log.level: Input should be 'debug', 'info', 'warning' or"),
         ("[streams.bulk]\nfailover = 'maybe'", "streams.bulk.failover: Input should be"),
         (SIMULATED + "error_rate = 2", "providers.p.error_rate: Input should be less than or eq"),
-        (SMTP + "username = 'u'", "providers.p: username and password go together"),
+        (SMTP + "username = 'u'", "providers.p.password: username and password go together"),
         (
             SMTP + "tls = 'none'\nusername = 'u'\npassword = 'p'",
             "providers.p: credentials over tls",
@@ -328,7 +328,7 @@ def test_a_tree_built_in_place_does_not_read_the_environment(
 ) -> None:
     monkeypatch.setenv("MAILACTORS_SERVICE__LISTEN", "127.0.0.1:1")
 
-    assert Config().service.listen == "127.0.0.1:8025"
+    assert Config().service.listen == "127.0.0.1:8625"
 
 
 def test_the_effective_configuration_shows_everything_but_secrets(tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_the_log_tells_nobody_who_wrote_to_whom(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("listen", "expected"),
     [
-        ("127.0.0.1:8025", ("127.0.0.1", 8025)),
+        ("127.0.0.1:8625", ("127.0.0.1", 8625)),
         ("[::1]:0", ("::1", 0)),
         ("mail.example:80", ("mail.example", 80)),
     ],
@@ -219,15 +219,15 @@ def test_an_address_to_listen_on_is_a_host_and_a_port(
 
 
 def test_only_the_demo_tells_what_to_try(capsys: pytest.CaptureFixture[str]) -> None:
-    announce(Config(), "http://127.0.0.1:8025", is_demo=False)
+    announce(Config(), "http://127.0.0.1:8625", is_demo=False)
     plain = capsys.readouterr().out
-    announce(Config(), "http://127.0.0.1:8025", is_demo=True)
+    announce(Config(), "http://127.0.0.1:8625", is_demo=True)
     demo = capsys.readouterr().out
 
-    assert re.match(r"mailactors \S+ is ready on http://127.0.0.1:8025\n", plain)
+    assert re.match(r"mailactors \S+ is ready on http://127.0.0.1:8625\n", plain)
     assert "curl" not in plain
     assert demo.startswith(plain)
-    assert "curl -i http://127.0.0.1:8025/send-email" in demo
+    assert "curl -i http://127.0.0.1:8625/send-email" in demo
 
 
 def test_only_what_the_listener_met_is_told_of_the_listener() -> None:
@@ -236,7 +236,7 @@ def test_only_what_the_listener_met_is_told_of_the_listener() -> None:
 
     assert why_it_ended(crash, Config()) == "MailactorsError: an actor crashed"
     assert why_it_ended(bind, Config()) == (
-        "cannot listen on 127.0.0.1:8025: OSError: [Errno 98] Address already in use"
+        "cannot listen on 127.0.0.1:8625: OSError: [Errno 98] Address already in use"
     )
 
 

@@ -98,7 +98,8 @@ class ProviderView(msgspec.Struct, frozen=True):
     opened_count: int
     last_success_s_ago: float | None
     paused: bool
-    next_permit_in_s: float
+    next_permit_in_s: float | None
+    """Null while it is not known, as of a paused provider."""
     permits: int | None
     in_flight: int
     slots_free: int
@@ -153,6 +154,14 @@ class AlarmView(msgspec.Struct, frozen=True):
     expected: str
 
 
+class DifferenceView(msgspec.Struct, frozen=True):
+    """A sum as it is kept, and as it is counted."""
+
+    name: str
+    kept: int
+    counted: int
+
+
 class LedgerView(msgspec.Struct, frozen=True):
     """Accepted deliveries and where they are: `holds` if `accepted` is the sum of `states`.
 
@@ -160,6 +169,9 @@ class LedgerView(msgspec.Struct, frozen=True):
     `processing`, `deferred`, `uncertain`), `purged` the deliveries whose messages retention has
     deleted. `oldest_s` is by state how long the oldest message with a delivery in it has waited;
     what is `scheduled` is not in it. `alarms` are null in a file that is read: nobody watches it.
+
+    The figures are sums that are kept; with `?audit=true` every row is counted, and `audit` says
+    where the kept sums differ: then `holds` is false.
     """
 
     holds: bool
@@ -173,6 +185,14 @@ class LedgerView(msgspec.Struct, frozen=True):
     pending: tuple[PendingView, ...]
     oldest_s: dict[str, float]
     alarms: tuple[AlarmView, ...] | None
+    audit: tuple[DifferenceView, ...] | UnsetType = UNSET
+    """The sums that are wrong, empty if none is; missing where nothing was counted."""
+
+
+class LedgerQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether to count every row as well, which takes seconds in a spool of millions."""
+
+    audit: bool = False
 
 
 class SuppressionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -215,6 +235,34 @@ class SuppressionView(msgspec.Struct, frozen=True):
     reason: str
     source: str
     created_at: str
+
+
+class ActsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`after` is the `next` of the page before."""
+
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    after: Annotated[int, Meta(ge=0, le=SEQ_MAX)] = 0
+
+
+class ActView(msgspec.Struct, frozen=True):
+    """What an operator asked for: `what`, by which `way` (api, cli, signal), on which subject.
+
+    Whether it had an effect is in the message's timeline, the log and the provider's state.
+    """
+
+    seq: int
+    at: str
+    what: str
+    way: str
+    subject: str | None
+    facts: dict[str, Any]
+
+
+class ActPage(msgspec.Struct, frozen=True):
+    """Acts of operators, oldest first. `next` continues the list, or is null at its end."""
+
+    acts: tuple[ActView, ...]
+    next: int | None
 
 
 class SuppressionPage(msgspec.Struct, frozen=True):

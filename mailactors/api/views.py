@@ -5,12 +5,14 @@ Here UTC seconds become RFC 3339 text, and monotonic times become seconds from n
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from mailactors.api.schemas import (
     DeliveryBrief,
@@ -23,7 +25,9 @@ from mailactors.api.schemas import (
     TimelineEntry,
 )
 from mailactors.api.schemas_control import (
+    ActView,
     AlarmView,
+    DifferenceView,
     LedgerView,
     MessageBrief,
     PendingView,
@@ -37,6 +41,8 @@ from mailactors.model.lifecycle import PENDING, State, Status, summarize_statuse
 from mailactors.observe.alarms import Alarm
 from mailactors.observe.explain import Now, explain
 from mailactors.spool.port import (
+    Act,
+    Audit,
     Event,
     Ledger,
     MessageStatus,
@@ -129,22 +135,29 @@ def _head(status: MessageStatus, now: float) -> dict[str, Any]:
     return msgspec.structs.asdict(head)
 
 
-def ask_ledger(spool: Questions, now: float) -> tuple[Ledger, tuple[Pending, ...]]:
+def ask_ledger(
+    spool: Questions, now: float, *, audit: bool
+) -> tuple[Ledger | Audit, tuple[Pending, ...]]:
     """Return what `ledger_view` shows of a spool."""
-    return spool.ledger(), spool.pending(now)
+    return spool.audit() if audit else spool.ledger(), spool.pending(now)
 
 
 def ledger_view(
-    ledger: Ledger, pending: Sequence[Pending], alarms: Sequence[Alarm] | None, now: float
+    found: Ledger | Audit, pending: Sequence[Pending], alarms: Sequence[Alarm] | None, now: float
 ) -> LedgerView:
-    """Return the accounting identity, whether it holds, and how long what is due has waited."""
+    """Return the accounting identity, whether it holds, and how long what is due has waited.
+
+    What was counted goes before what is kept.
+    """
+    ledger = found.counted if isinstance(found, Audit) else found
+    audit = found.differences if isinstance(found, Audit) else None
     states = _public_states(ledger, pending)
     oldest: dict[str, float] = {}
     for each in pending:
-        if each.status is not Status.SCHEDULED:
+        if each.status is not Status.SCHEDULED and each.waits_since is not None:
             oldest[each.status] = min(each.waits_since, oldest.get(each.status, each.waits_since))
     return LedgerView(
-        holds=ledger.is_balanced,
+        holds=ledger.is_balanced and not audit,
         accepted=ledger.accepted,
         imbalance=ledger.imbalance,
         states=states,
@@ -155,6 +168,7 @@ def ledger_view(
         pending=tuple(_pending_view(each, now) for each in pending),
         oldest_s={state: _age_s(at, now) for state, at in sorted(oldest.items())},
         alarms=None if alarms is None else tuple(map(alarm_view, alarms)),
+        audit=UNSET if audit is None else tuple(DifferenceView(n, *p) for n, p in audit.items()),
     )
 
 
@@ -187,7 +201,8 @@ def alarm_view(alarm: Alarm) -> AlarmView:
 
 def _pending_view(each: Pending, now: float) -> PendingView:
     is_due = each.status is not Status.SCHEDULED
-    ages = [_age_s(at, now) if is_due else None for at in (each.waits_since, each.unmoved_since)]
+    times = (each.waits_since, each.unmoved_since) if is_due else (None, None)
+    ages = [None if at is None else _age_s(at, now) for at in times]
     return PendingView(each.stream, each.status, each.count, *ages)
 
 
@@ -201,11 +216,17 @@ def suppression_view(suppression: Suppression) -> SuppressionView:
     return SuppressionView(suppression.address, suppression.reason, suppression.source, created_at)
 
 
+def act_view(act: Act) -> ActView:
+    """Return what an operator did."""
+    return ActView(act.seq, rfc3339(act.at), act.what, act.way, act.subject or None, act.facts)
+
+
 def provider_view(lane: Lane, now_s: float) -> ProviderView:
     """Return a lane as it is now."""
     breaker, limiter = lane.breaker_status.value, lane.limiter_status.value
     is_shut = breaker.state in {BreakerState.OPEN, BreakerState.DISABLED}
     ago_s = now_s - breaker.last_success_s
+    wait_s = max(0.0, limiter.next_permit_s - now_s)
     return ProviderView(
         name=lane.name,
         breaker=breaker.state.value,
@@ -214,7 +235,7 @@ def provider_view(lane: Lane, now_s: float) -> ProviderView:
         opened_count=breaker.opened_count,
         last_success_s_ago=round(max(0.0, ago_s), 3) if breaker.last_success_s >= 0 else None,
         paused=lane.is_paused,
-        next_permit_in_s=round(max(0.0, limiter.next_permit_s - now_s), 3),
+        next_permit_in_s=round(wait_s, 3) if math.isfinite(wait_s) else None,
         permits=limiter.permits if limiter.permits < UNLIMITED else None,
         in_flight=len(lane.in_flight),
         slots_free=lane.slots_free,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DEFAULT_URL: Final = "http://127.0.0.1:8025"
+DEFAULT_URL: Final = "http://127.0.0.1:8625"
 REQUEST_WITHIN_S: Final = 15.0
 UNUSABLE: Final = 2
 """Exit code when there is nothing to ask, or what answers cannot be loaded."""
@@ -68,13 +68,18 @@ def options(
     """Take the options that stand before a command."""
 
 
-def configure(path: Path | None, listen: str | None, spool: str | None) -> Config:
-    """Return the configuration of a file, if any, with what the command line says instead."""
+def configure(
+    path: Path | None, listen: str | None, spool: str | None, missing: list[str] | None = None
+) -> Config:
+    """Return the configuration of a file, if any, with what the command line says instead.
+
+    Secrets that are not there are a fault, or lines in `missing`.
+    """
     from mailactors.config import load_config  # here: what asks a gateway starts faster without it
 
     given = {"listen": listen, "spool": spool}
     service = {name: value for name, value in given.items() if value is not None}
-    return load_config(None if path is None else str(path), service)
+    return load_config(None if path is None else str(path), service, missing)
 
 
 def talk(
@@ -97,7 +102,9 @@ def talk(
     )
 
     try:
-        with Client(url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s) as client:
+        with Client(
+            url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s, agent="mailactors-cli"
+        ) as client:
             return ask(client)
     except NotAGatewayError:
         fail(f"what answers at {url} is no gateway")

@@ -11,6 +11,32 @@ from mailactors.cli.base import SERVICE, ConfigOption, app
 
 SEEDS_MAX: Final = 100_000
 
+CompareOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Policies on the same faults and seeds, by commas: default (this gateway),"
+        " files of its configuration, and what people have: naive (five tries in memory"
+        " with one provider), retry (the same for longer), fallback (five rounds over all)."
+        " With --config, that file is one more, and gives the others their providers."
+    ),
+]
+ResumeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A file of finished runs: those in it are not made again, new ones are"
+        " appended. Runs of another version, file, policy or seed are other runs."
+    ),
+]
+QuickOption = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        help="A tenth of the traffic, for an answer in seconds. Quotas and vendors' limits"
+        " stay, so what is short of room at full size is not short here; limits of latency,"
+        " attempts and rates are not checked.",
+    ),
+]
+
 
 @app.command(rich_help_panel=SERVICE)
 def simulate(
@@ -21,27 +47,15 @@ def simulate(
     seed: Annotated[int | None, typer.Option(help="Instead of the file's own.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Several, such as 1-20.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time, each in a process.")] = 1,
-    compare: Annotated[
-        str | None,
-        typer.Option(
-            help="Policies on the same faults and seeds, by commas: default (this gateway),"
-            " files of its configuration, and what people have: naive (five tries in memory"
-            " with one provider), retry (the same for longer), fallback (five rounds over all)."
-        ),
-    ] = None,
+    compare: CompareOption = None,
     json_to: Annotated[
         str | None, typer.Option("--json", help="Write the runs there; - is standard output.")
     ] = None,
     html_to: Annotated[
         str | None, typer.Option("--html", help="Write a page there, with charts; it needs no net.")
     ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(
-            help="A file of finished runs: those in it are not made again, new ones are"
-            " appended. Runs of another version, file, policy or seed are other runs."
-        ),
-    ] = None,
+    resume: ResumeOption = None,
+    is_quick: QuickOption = False,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of a scenario, and end.")
     ] = False,
@@ -70,6 +84,7 @@ def simulate(
         json_to=json_to,
         html_to=html_to,
         resume=resume,
+        is_quick=is_quick,
     )
     try:
         code = command.simulate(options)

@@ -43,7 +43,7 @@ from mailactors.client.wire import (
 
 T = TypeVar("T")
 
-DEFAULT_URL: Final = "http://127.0.0.1:8025"
+DEFAULT_URL: Final = "http://127.0.0.1:8625"
 POLL_CAP_S: Final = 2.0
 QUIET_S: Final = 60.0
 """After so long without a byte, the client closes an event stream and opens it again."""

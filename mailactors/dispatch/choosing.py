@@ -6,17 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.queue import NO_ROOM, PASSED_OVER, Choice
 from mailactors.dispatch.routing import (
-    CROWDED,
-    PASSED_OVER,
-    Choice,
     Waiting,
     choose_lane,
-    domains_of,
     next_choice_s,
     within_reach,
 )
 from mailactors.dispatch.subjects import subjects_of
+from mailactors.model.message import domain_of
 from mailactors.spool.port import Lease
 
 SHARED_PASSES: Final = 4
@@ -50,14 +48,14 @@ class Chooser:
         if choice is not None and not choice.is_panic:
             roomy = self._roomy(lease, reach)
             if choice.lane not in roomy:
-                choice = choose_lane(roomy, self._route(lease), self._lanes, now_s) or CROWDED
-        if choice is None or choice is CROWDED or self._may_go(lease, choice.lane, now_s):
+                choice = choose_lane(roomy, self._route(lease), self._lanes, now_s) or NO_ROOM
+        if choice is None or choice is NO_ROOM or self._may_go(lease, choice.lane, now_s):
             return choice
         return PASSED_OVER
 
     def _roomy(self, lease: Lease, lanes: Sequence[str]) -> Sequence[str]:
         """Return the lanes of which a message's domains do not have too many slots."""
-        domains = domains_of(lease)
+        domains = {domain_of(address) for _, address in lease.recipients}
         return [name for name in lanes if self._lanes[name].has_room_for(domains)]
 
     def _may_go(self, lease: Lease, lane: str, now_s: float) -> bool:

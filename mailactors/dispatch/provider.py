@@ -38,6 +38,7 @@ from mailactors.model.outcome import (
     Uncertain,
     Why,
 )
+from mailactors.model.secrets import Secrets
 from mailactors.providers.port import Mail, Session
 from mailactors.runtime.deadlines import deadlines
 from mailactors.runtime.mailbox import MailboxFullError
@@ -67,9 +68,15 @@ class ProviderActor:
     """One loop over attempts, and tasks that make them: at most as many as the lane has slots."""
 
     def __init__(
-        self, lane: Lane, spool: SpoolClient, ports: Ports, shortages: Shortages | None = None
+        self,
+        lane: Lane,
+        spool: SpoolClient,
+        ports: Ports,
+        shortages: Shortages | None = None,
+        secrets: Secrets | None = None,
     ) -> None:
         self._lane = lane
+        self._secrets = secrets or Secrets()
         self._shortages = shortages or Shortages(ports.clock, ports.journal)
         self._spool = spool
         self._clock = ports.clock
@@ -79,28 +86,38 @@ class ProviderActor:
         """Attempts whose intent has its answer; no more than the lane has slots."""
         self._ready = self._workers = 0
         """Attempts that went this way and have no end yet; tasks that make them."""
+        self._held: dict[str, Session] = {}
+        """Sessions of attempts that wait for their intents, by attempt."""
 
     async def run(self, task_status: trio.TaskStatus[None]) -> None:
         """Report the attempts that a predecessor left, then make those that come in."""
         for attempt in list(self._lane.underway.values()):
             self._report(attempt, outcome_of_lost(attempt))
         task_status.started()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._relieve)
-            while True:
-                await self._lane.provider_mailbox.wait()
-                for item in self._lane.provider_mailbox.take():
-                    assert isinstance(item, Attempt)
-                    self._faults.point("provider.attempt")
-                    self._lane.underway[item.id] = item
-                    item.began_s = self._clock.now_s()
-                    item.stage = Stage.CONNECTING
-                    session = self._lane.provider.take_ready()
-                    if session is None or not self._intend_at_once(item, session):
-                        nursery.start_soon(self._attempt, item, partial(self._try, item, session))
-                    elif self._ready > self._workers:
-                        self._workers += 1
-                        nursery.start_soon(self._serve)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._relieve)
+                while True:
+                    await self._lane.provider_mailbox.wait()
+                    for item in self._lane.provider_mailbox.take():
+                        assert isinstance(item, Attempt)
+                        self._faults.point("provider.attempt")
+                        self._begin(item, nursery)
+        finally:
+            with trio.CancelScope(shield=True):  # nothing was sent in them
+                while self._held:
+                    await self._held.popitem()[1].aclose()
+
+    def _begin(self, attempt: Attempt, nursery: trio.Nursery) -> None:
+        self._lane.underway[attempt.id] = attempt
+        attempt.began_s = self._clock.now_s()
+        attempt.stage = Stage.CONNECTING
+        session = self._lane.provider.take_ready()
+        if session is None or not self._intend_at_once(attempt, session):
+            nursery.start_soon(self._attempt, attempt, partial(self._try, attempt, session))
+        elif self._ready > self._workers:
+            self._workers += 1
+            nursery.start_soon(self._serve)
 
     async def _relieve(self) -> None:
         """Give back idle sessions when this process lacks something: others may need it."""
@@ -120,12 +137,13 @@ class ProviderActor:
         try:
             outcome = await make()
         except Exception as error:  # an attempt's fault is its outcome
+            self._secrets.learn(self._lane.provider.secrets)
             self._journal.note(
                 "attempt.fault",
                 level="error",
                 id=attempt.lease.id,
                 provider=self._lane.name,
-                error=describe(error),
+                error=self._secrets.text(describe(error)),
             )
             outcome = outcome_of_fault(attempt, error)
         self._report(attempt, outcome)
@@ -136,13 +154,14 @@ class ProviderActor:
         if isinstance(connected, Deferred | Rejected | NotAttempted):
             return connected
         attempt.stage = Stage.INTENDING
+        self._held[attempt.id] = connected
         try:
             reply = await self._spool.send(intent_of(attempt))
             intended = await reply.wait(INTENT_WITHIN_S)
         except MailactorsError:
-            await connected.aclose()
+            await self._held.pop(attempt.id).aclose()
             return NotAttempted(Why.SPOOL)
-        return await self._send(attempt, connected, intended)
+        return await self._send(attempt, self._held.pop(attempt.id), intended)
 
     async def _connect(self, attempt: Attempt) -> Session | Refusal | NotAttempted:
         with trio.move_on_after(max(0.0, self._left_s(attempt))) as scope:
@@ -161,11 +180,13 @@ class ProviderActor:
         except MailboxFullError:
             return False  # a task of its own waits for room
         attempt.stage = Stage.INTENDING
+        self._held[attempt.id] = session
         deadlines().limit(ready.intended, INTENT_WITHIN_S, partial(_fail_late, ready.intended))
         self._ready += 1
         return True
 
     async def _try_ready(self, ready: Ready) -> Outcome:
+        del self._held[ready.attempt.id]
         try:
             intended = ready.intended.result()
         except MailactorsError:
@@ -198,6 +219,9 @@ class ProviderActor:
         return attempt.expires_at - self._clock.wall_time()
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> None:
+        """Pass on what the provider said: from here on, without our secrets."""
+        self._secrets.learn(self._lane.provider.secrets)
+        outcome = self._secrets.outcome(outcome)
         if isinstance(outcome, NotAttempted) and outcome.why is Why.RESOURCES:
             self._shortages.note(self._lane.name, outcome.text)
             self._lane.short_until_s = self._clock.now_s() + SHORT_WAIT_S

@@ -7,30 +7,15 @@ message which waits for one lane never blocks another that could use a free one.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 
 from mailactors.dispatch.lane import NEVER_S, BreakerState, Lane
-from mailactors.model.message import domain_of
+from mailactors.dispatch.queue import Choice, Queue, place_of
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
-
-
-class Choice(msgspec.Struct, frozen=True):
-    """A lane for a message; `is_panic` when every breaker of the route is open."""
-
-    lane: str
-    is_panic: bool = False
-
-
-PASSED_OVER: Final = Choice("")
-"""A lane is free, but not for this message: others of its queue may go before it."""
-CROWDED: Final = Choice("")
-"""A lane is free, but not for mail to this message's domains."""
 
 
 def within_reach(
@@ -122,53 +107,13 @@ class Panics:
 
 
 @dataclass(eq=False)
-class _Queue:
-    """Messages that may take the same lanes, and how many there are for the same domains."""
-
-    leases: deque[Lease] = field(default_factory=deque)
-    by_domains: Counter[frozenset[str]] = field(default_factory=Counter)
-
-    def insert(self, place: int, lease: Lease) -> None:
-        self.leases.insert(place, lease)
-        self.by_domains[domains_of(lease)] += 1
-
-    def take(self, place: int) -> Lease:
-        lease, domains = self.leases[place], domains_of(self.leases[place])
-        del self.leases[place]
-        self.by_domains[domains] -= 1
-        if not self.by_domains[domains]:
-            del self.by_domains[domains]
-        return lease
-
-    def first(
-        self, lanes: tuple[str, ...], choose: Callable[[Lease, tuple[str, ...]], Choice | None]
-    ) -> tuple[int, Choice] | None:
-        """Return the first message that goes now, by its place; those passed over keep theirs."""
-        crowded: set[frozenset[str]] = set()
-        for place, lease in enumerate(self.leases):
-            domains = domains_of(lease) if crowded else frozenset[str]()
-            if domains in crowded:
-                continue
-            choice = choose(lease, lanes)
-            if choice is None:
-                return None  # nor do those behind it, which have the same lanes
-            if choice is CROWDED:
-                crowded.add(domains_of(lease))
-                if len(crowded) == len(self.by_domains):
-                    return None
-            elif choice is not PASSED_OVER:
-                return place, choice
-        return None
-
-
-@dataclass(eq=False)
 class _StreamQueue:
     """A stream's waiting messages, by the lanes that may take them."""
 
     share: float
     turn: float = 0.0
     """Virtual time: the stream with the smallest turn goes next; each message adds 1/share."""
-    by_lanes: dict[tuple[str, ...], _Queue] = field(default_factory=dict)
+    by_lanes: dict[tuple[str, ...], Queue] = field(default_factory=dict)
     size: int = 0
     """Messages in all of its queues, kept because it is read many times a message."""
 
@@ -201,19 +146,39 @@ class Waiting:
 
     def sizes(self, stream: str) -> dict[tuple[str, ...], int]:
         """Return how many messages of a stream wait, by the lanes that may take them."""
-        return {name: len(q.leases) for name, q in self._streams[stream].by_lanes.items()}
+        return {lanes: len(queue) for lanes, queue in self._streams[stream].by_lanes.items()}
 
     def cut(self, stream: str, lanes: tuple[str, ...], keep: int) -> list[Lease]:
         """Take out the youngest messages that wait for these lanes; so many are kept."""
         found = self._streams[stream]
         queue = found.by_lanes[lanes]
-        left = [queue.take(-1) for _ in range(len(queue.leases) - keep)]
+        left = [queue.pop() for _ in range(len(queue) - keep)]
         found.size -= len(left)
         for lease in left:
             self._since_s.pop(_key(lease), None)
-        if not queue.leases:
+        if not queue:
             del found.by_lanes[lanes]
         return left[::-1]
+
+    def crowds(self, stream: str) -> Iterator[tuple[tuple[str, ...], frozenset[str]]]:
+        """Yield the domains of a stream's messages, with the lanes that may take them."""
+        for lanes, queue in self._streams[stream].by_lanes.items():
+            for domains in queue.counts():
+                yield lanes, domains
+
+    def cut_crowd(
+        self, stream: str, lanes: tuple[str, ...], domains: frozenset[str], keep: int
+    ) -> list[Lease]:
+        """Take out the youngest messages to these domains; so many are kept."""
+        found = self._streams[stream]
+        queue = found.by_lanes[lanes]
+        left = queue.cut(domains, keep)
+        found.size -= len(left)
+        for lease in left:
+            self._since_s.pop(_key(lease), None)
+        if not queue:
+            del found.by_lanes[lanes]
+        return left
 
     def push(
         self,
@@ -229,12 +194,11 @@ class Waiting:
         """
         self._since_s[_key(lease)] = since_s
         stream = self._streams[lease.stream]
-        queue = stream.by_lanes.setdefault(lanes, _Queue())
+        queue = stream.by_lanes.get(lanes)
+        if queue is None:
+            queue = stream.by_lanes[lanes] = Queue()
         stream.size += 1
-        place = 0 if is_first else len(queue.leases)
-        while place < len(queue.leases) and _place(queue.leases[place]) < _place(lease):
-            place += 1
-        queue.insert(place, lease)
+        queue.push(lease, is_first=is_first)
 
     def pop(
         self, choose: Callable[[Lease, tuple[str, ...]], Choice | None]
@@ -242,18 +206,16 @@ class Waiting:
         """Take out the message that goes next, with its lane; None when no lane takes any now."""
         waiting = [stream for stream in self._streams.values() if stream.size]
         for stream in sorted(waiting, key=lambda each: each.turn):
-            oldest_first = sorted(
-                stream.by_lanes.items(), key=lambda each: _place(each[1].leases[0])
-            )
+            oldest_first = sorted(stream.by_lanes.items(), key=lambda each: place_of(each[1].first))
             for lanes, queue in oldest_first:
-                found = queue.first(lanes, choose)
+                found = queue.find(lanes, choose)
                 if found is None:
                     continue
                 place, choice = found
-                lease = queue.take(place)
+                lease = queue.pop(place)
                 self._since_s.pop(_key(lease), None)
                 stream.size -= 1
-                if not queue.leases:
+                if not queue:
                     del stream.by_lanes[lanes]
                 self._turn = max(self._turn, stream.turn)
                 stream.turn = self._turn + 1.0 / stream.share
@@ -263,54 +225,44 @@ class Waiting:
     def take_all(self) -> list[Lease]:
         """Take out every message, oldest first."""
         self._since_s.clear()
-        leases = sorted(self._all(), key=_place)
+        queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
         for stream in self._streams.values():
             stream.by_lanes, stream.size = {}, 0
-        return leases
+        return sorted((lease for q in queues for lease in q), key=place_of)
 
     def remove(self, seqs: frozenset[int]) -> None:
         """Take out messages that need no lane any more."""
         for stream in self._streams.values():
             for lanes, queue in list(stream.by_lanes.items()):
-                places = [n for n, lease in enumerate(queue.leases) if lease.seq in seqs]
-                for place in reversed(places):
-                    self._since_s.pop(_key(queue.take(place)), None)
-                stream.size -= len(places)
-                if not queue.leases:
+                kept = Queue(lease for lease in queue if lease.seq not in seqs)
+                stream.size -= len(queue) - len(kept)
+                for lease in queue:
+                    if lease.seq in seqs:
+                        self._since_s.pop(_key(lease), None)
+                if kept:
+                    stream.by_lanes[lanes] = kept
+                else:
                     del stream.by_lanes[lanes]
 
     def leases(self) -> frozenset[tuple[int, int]]:
         """Return (seq, epoch) of the leases that wait."""
-        return frozenset((lease.seq, lease.epoch) for lease in self._all())
+        queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
+        return frozenset((lease.seq, lease.epoch) for queue in queues for lease in queue)
 
     def groups(self) -> Iterator[tuple[Lease, tuple[str, ...]]]:
         """Yield the first message of each queue, with the lanes that may take it."""
         for stream in self._streams.values():
             for lanes, queue in stream.by_lanes.items():
-                yield queue.leases[0], lanes
+                yield queue.first, lanes
 
     def since_s(self, lease: Lease) -> float:
         """Return since when (monotonic) a message waits; `NEVER_S` if it does not wait here."""
         return self._since_s.get(_key(lease), NEVER_S)
 
-    def _all(self) -> Iterator[Lease]:
-        for stream in self._streams.values():
-            for queue in stream.by_lanes.values():
-                yield from queue.leases
-
     def __len__(self) -> int:
         return sum(stream.size for stream in self._streams.values())
-
-
-def domains_of(lease: Lease) -> frozenset[str]:
-    """Return the recipients' domains."""
-    return frozenset([domain_of(address) for _, address in lease.recipients])
 
 
 def _key(lease: Lease) -> tuple[int, int]:
     """Return the message with its first delivery: another lease may have its other deliveries."""
     return lease.seq, lease.recipients[0][0]
-
-
-def _place(lease: Lease) -> tuple[float, int]:
-    return lease.due_at, lease.seq

@@ -265,16 +265,20 @@ def _encoded_part(content_type: str, data: bytes) -> Part:
 
 
 def _canonical(text: str, pointer: str) -> bytes:
-    """Return the text in UTF-8 with every line ended by CRLF (RFC 2046 §4.1.1)."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if text and not text.endswith("\n"):
-        text += "\n"
+    """Return the text in UTF-8 with every line ended by CRLF (RFC 2046 §4.1.1).
+
+    Line ends are replaced in the octets: one emoji makes a text four times as long as these.
+    """
     try:
-        return text.replace("\n", "\r\n").encode()
+        data = text.encode()
     except UnicodeEncodeError as error:
         code_point = ord(text[error.start])
         raise UnrenderableError(pointer, f"must not contain U+{code_point:04X}") from None
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if data and not data.endswith(b"\n"):
+        data += b"\n"
+    return data.replace(b"\n", b"\r\n")
 
 
 def _attachment_part(attachment: Attachment, kind: str, index: int) -> Part:

@@ -22,7 +22,7 @@ from mailactors.dispatch.lane import BreakerState, Lane
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.state import DispatcherState
 from mailactors.intake.door import Door
-from mailactors.model.lifecycle import Status
+from mailactors.model.lifecycle import FINAL, Status
 from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import Supervisor
@@ -42,6 +42,7 @@ class Gauges(Protocol):
     lanes: Lanes
     supervisor: Supervisor
     spool: SpoolClient
+    public_spool: SpoolClient
     watch: WatchdogStatus
     ports: Ports
 
@@ -49,7 +50,7 @@ class Gauges(Protocol):
 async def expose(gauges: Gauges) -> bytes:
     """Return everything as text, version 0.0.4."""
     now = gauges.ports.clock.wall_time()
-    backlog = await gauges.spool.read(lambda spool: (spool.pending(now), spool.ledger()))
+    backlog = await gauges.public_spool.read(lambda spool: (spool.pending(now), spool.ledger()))
     return generate_latest(_Snapshot(collect(gauges, *backlog)))
 
 
@@ -102,8 +103,9 @@ def _backlog(pending: Sequence[Pending], now: float) -> Iterator[Metric]:
     due = [each for each in pending if each.status is not Status.SCHEDULED]
     oldest: dict[Labels, float] = {}
     for each in due:
-        since = oldest.get((each.stream,), each.waits_since)
-        oldest[each.stream,] = min(each.waits_since, since)
+        if each.waits_since is not None:
+            since = oldest.get((each.stream,), each.waits_since)
+            oldest[each.stream,] = min(each.waits_since, since)
     yield _gauge(
         "pending",
         "Deliveries that are not final.",
@@ -120,14 +122,20 @@ def _backlog(pending: Sequence[Pending], now: float) -> Iterator[Metric]:
         "oldest_in_state_seconds",
         "How long the oldest message with a delivery in this state has waited.",
         in_state,
-        {(each.stream, each.status.value): max(0.0, now - each.waits_since) for each in due},
+        _ages(((each, each.waits_since) for each in due), now),
     )
     yield _gauge(
         "unmoved_in_state_seconds",
         "How long the delivery that moved least recently is as it is.",
         in_state,
-        {(each.stream, each.status.value): max(0.0, now - each.unmoved_since) for each in due},
+        _ages(((each, each.unmoved_since) for each in due), now),
     )
+
+
+def _ages(since: Iterable[tuple[Pending, float | None]], now: float) -> dict[Labels, float]:
+    return {
+        (each.stream, each.status.value): max(0.0, now - at) for each, at in since if at is not None
+    }
 
 
 def _ledger(ledger: Ledger) -> Iterator[Metric]:
@@ -136,6 +144,12 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
         "Accepted deliveries less those in a state: 0.",
         (),
         {(): ledger.imbalance},
+    )
+    yield _counter(
+        "deliveries_final",
+        "Deliveries that have their last state, by state.",
+        ("state",),
+        {(state.value,): ledger.states.get(state.value, 0) for state in sorted(FINAL)},
     )
     yield _counter(
         "declared_risks",
@@ -176,6 +190,15 @@ def _lanes(lanes: Sequence[Lane], now_s: float) -> Iterator[Metric]:
             for state in BreakerState
         },
     )
+
+    took = HistogramMetricFamily(
+        "mailactors_attempt_seconds",
+        "How long attempts took, connection included, by provider.",
+        labels=("provider",),
+    )
+    for lane in lanes:
+        took.add_metric((lane.name,), lane.took_s.cumulative(), sum_value=lane.took_s.total)
+    yield took
 
     def by_provider(name: str, help_text: str, value: Callable[[Lane], float]) -> Metric:
         return _gauge(name, help_text, ("provider",), {(each.name,): value(each) for each in lanes})

@@ -112,6 +112,11 @@ class Provider(Protocol):
         """What this provider can do."""
         ...
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What it sends that nobody may read in an answer: passwords, and tokens so far."""
+        ...
+
     async def connect(self) -> Session | Refusal | NotAttempted:
         """Return a session, pooled or new, or why there is none; nothing was sent."""
         ...

@@ -105,6 +105,11 @@ class SimulatedProvider:
     def capabilities(self) -> port.Capabilities:
         return self._settings.capabilities
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     async def connect(self) -> SimulatedSession | Refusal:
         if self.behaviour.is_refusing:
             await trio.lowlevel.checkpoint()

@@ -9,12 +9,14 @@ from typing import Final
 
 import msgspec
 import rich.console
-import rich.progress
 
 from mailactors.config import Config, ConfigError
 from mailactors.sim.report.page import page_of
-from mailactors.sim.report.printing import print_results, verdict_of
+from mailactors.sim.report.printing import duration, print_results, verdict_of
+from mailactors.sim.report.progress import Bar
 from mailactors.sim.report.report import Report, Result
+from mailactors.sim.report.series import fault_spans
+from mailactors.sim.run.quick import quick_of
 from mailactors.sim.run.resume import FinishedRuns
 from mailactors.sim.run.task import run_task
 from mailactors.sim.run.workers import run_here, run_side_by_side
@@ -42,11 +44,14 @@ class Options:
     seeds: Sequence[int] | None = None
     """None: each file's own seed."""
     policies: Sequence[str] = ()
-    """Policies to compare: names of `LOOPS`, "default", or files of gateway configuration."""
+    """Policies to compare: names of `LOOPS`, "default", or files of gateway configuration; `config`
+    is one more."""
     jobs: int = 1
     json_to: str | None = None
     html_to: str | None = None
     resume: str | None = None
+    is_quick: bool = False
+    """Run a tenth of the traffic."""
 
 
 class OptionError(ConfigError):
@@ -83,6 +88,8 @@ def simulate(options: Options) -> int:
     _check_writable(options)
     finished = FinishedRuns(options.resume) if options.resume is not None else None
     console = rich.console.Console(stderr=options.json_to == "-")
+    for note in dict.fromkeys(note for task in tasks for note in late_faults(task)):
+        rich.console.Console(stderr=True).print(f"note: {note}", markup=False, highlight=False)
     results, is_whole = _run_all(tasks, options.jobs, finished)
     print_results(console, results)
     reports = [each for each in results if isinstance(each, Report)]
@@ -102,22 +109,37 @@ def simulate(options: Options) -> int:
 
 def plan(options: Options) -> Iterator[Task]:
     """Yield each run: by scenario, then by seed, then by policy. Raises: ConfigError."""
-    policies = options.policies or [options.config or DEFAULT]
+    own = [options.config] if options.config is not None else []
+    policies = [*options.policies, *own] or [DEFAULT]
     _check_policies(options)
     for path in find_files(options.paths):
         scenario = load_scenario(path)
+        if options.is_quick:
+            scenario = quick_of(scenario)
         configs: dict[str, Config] = {}
         for policy in policies:
-            own = None if policy in {DEFAULT, *LOOPS} else policy
-            configs[policy] = gateway_config(path, scenario, own)
+            file = {DEFAULT: None, **dict.fromkeys(LOOPS, options.config)}.get(policy, policy)
+            configs[policy] = gateway_config(path, scenario, file)
         for seed in options.seeds or [scenario.seed]:
             for policy, config in configs.items():
-                yield Task(path, scenario, config, seed, policy)
+                yield Task(path, scenario, config, seed, policy, options.is_quick)
+
+
+def late_faults(task: Task) -> Iterator[str]:
+    """Yield a line for each fault that begins when no more traffic comes."""
+    end_s = task.scenario.duration_s
+    by_hand = {(each.at_s, each.what) for each in task.scenario.operations}
+    for span in fault_spans(task.scenario):
+        if span.at_s >= end_s and (span.at_s, span.what) not in by_hand:
+            whose = f" of {', '.join(span.providers)}" if span.providers else ""
+            yield (
+                f"{Path(task.path).stem}: the fault {span.what}{whose} begins at"
+                f" {duration(span.at_s)}, after the traffic ({duration(end_s)}): it meets only"
+                " what still waits then"
+            )
 
 
 def _check_policies(options: Options) -> None:
-    if options.policies and options.config is not None:
-        raise OptionError("--compare", [f"name {options.config} in the list, without --config"])
     for policy in options.policies:
         if policy not in {DEFAULT, *LOOPS} and not Path(policy).is_file():
             known = ", ".join((*LOOPS, DEFAULT))
@@ -142,67 +164,12 @@ def _check_writable(options: Options) -> None:
             raise OptionError(name, [f"{path}: there is no such folder"])
 
 
-class _Bar:
-    """One progress bar over all runs, in messages; without a terminal, one line for each run."""
-
-    def __init__(self, tasks: Sequence[Task]) -> None:
-        self._tasks = tasks
-        self._expected = [task.scenario.messages_expected for task in tasks]
-        self._done = [0.0] * len(tasks)
-        self._ended = 0
-        self.bars = rich.progress.Progress(
-            rich.progress.TextColumn("{task.fields[ended]} of {task.fields[runs]} runs"),
-            rich.progress.BarColumn(bar_width=None),
-            rich.progress.TextColumn("{task.fields[messages]:,} messages"),
-            rich.progress.TextColumn("{task.fields[rate]}"),
-            rich.progress.TimeRemainingColumn(),
-            rich.progress.TextColumn("{task.description}"),
-            console=rich.console.Console(stderr=True),
-            transient=True,
-        )
-        total = sum(self._expected)
-        self._bar = self.bars.add_task(
-            "", total=total, rate="", runs=len(tasks), ended=0, messages=0
-        )
-
-    def progress(self, place: int, accepted: int) -> None:
-        self._done[place] = min(float(accepted), self._expected[place])
-        self._show(place)
-
-    def found(self, place: int) -> None:
-        """Show that a run was resumed; it does not count for the rate."""
-        self._ended += 1
-        self._done[place] = self._expected[place] = 0.0
-        self.bars.update(self._bar, total=sum(self._expected))
-        self._show(place)
-
-    def ended(self, place: int, result: Result) -> None:
-        self._ended += 1
-        self._done[place] = self._expected[place]
-        self._show(place)
-        if not self.bars.console.is_terminal:
-            word = verdict_of(result)[0] if isinstance(result, Report) else "DIED"
-            line = f"{self._ended} of {len(self._tasks)} runs: {self._tasks[place].name}: {word}"
-            self.bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
-    def _show(self, place: int) -> None:
-        task, speed = self._tasks[place], self.bars.tasks[0].speed
-        self.bars.update(
-            self._bar,
-            completed=sum(self._done),
-            description=task.name,
-            ended=self._ended,
-            messages=int(sum(self._done)),
-            rate=f"{speed:,.0f}/s" if speed else "",
-        )
-
-
 def _run_all(
     tasks: list[Task], jobs: int, finished: FinishedRuns | None
 ) -> tuple[list[Result], bool]:
     """Return the results in the order of the tasks, and whether none was interrupted."""
     results: dict[int, Result] = {}
-    bar = _Bar(tasks)
+    bar = Bar(tasks)
     left: list[int] = []
     for place, task in enumerate(tasks):
         report = finished.find(task) if finished is not None else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from quart.typing import TestClientProtocol as Client
 
 from mailactors.intake.submission import OverloadedError
@@ -19,12 +20,29 @@ async def test_a_broken_spool_is_503_on_every_question(
 
     monkeypatch.setattr(rig.reader, "read", broken)
 
-    for path in ("/readyz", "/statuses", "/v1/messages/x"):
+    for path in ("/v1/ledger", "/statuses", "/v1/messages/x"):
         response = await client.get(path)
 
         answer = await response.get_json()
         assert (response.status_code, answer["type"]) == (503, problem("spool-unavailable"))
         assert "disk I/O" not in await response.get_data(as_text=True)
+
+
+async def test_readiness_asks_nothing_of_the_readers(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def busy(question: object) -> None:
+        asked.append(question)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(rig.reader, "read", busy)
+
+    for path in ("/readyz", "/healthz"):
+        with trio.fail_after(5):
+            assert 200 == (await client.get(path)).status_code
+    assert [] == asked
 
 
 async def test_an_overloaded_door_says_when_to_return(
@@ -112,3 +130,21 @@ async def test_the_index_lists_the_routes(client: Client) -> None:
 
     assert answer["service"] == "mailactors"
     assert "POST /send-email" in answer["routes"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/send-email", "OPTIONS, POST"),
+        ("/v1/messages/batch", "OPTIONS, POST"),
+        ("/v1/messages", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/messages/x", "GET, HEAD, OPTIONS"),
+        ("/v1/suppressions", "DELETE, GET, HEAD, OPTIONS, POST"),
+    ],
+)
+async def test_options_names_the_methods_of_the_route_and_no_others(
+    client: Client, path: str, expected: str
+) -> None:
+    response = await client.options(path)
+
+    assert (response.status_code, response.headers["Allow"]) == (200, expected)

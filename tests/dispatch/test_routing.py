@@ -20,14 +20,8 @@ from mailactors.dispatch.lane import (
     Lane,
     LimiterStatus,
 )
-from mailactors.dispatch.routing import (
-    CROWDED,
-    PASSED_OVER,
-    Choice,
-    Waiting,
-    choose_lane,
-    within_reach,
-)
+from mailactors.dispatch.queue import NO_ROOM, PASSED_OVER, Choice
+from mailactors.dispatch.routing import Waiting, choose_lane, within_reach
 from mailactors.dispatch.suspects import Suspects
 from mailactors.spool.port import Lease
 from tests.dispatch.makers import NOW, make_attempt, make_lane, make_lease
@@ -336,6 +330,39 @@ def test_messages_that_were_put_back_take_the_places_of_their_age() -> None:
     assert [0, 1, 4, 5, 7, 9] == pop_all(waiting, through("primary"))
 
 
+def lease_to(address: str, seq: int = 1) -> Lease:
+    return msgspec.structs.replace(make_lease(seq), recipients=((0, address),))
+
+
+@pytest.mark.parametrize("answer", [None, NO_ROOM, PASSED_OVER], ids=["none", "room", "subject"])
+def test_a_suspect_that_no_lane_takes_waits(answer: Choice | None) -> None:
+    suspects = Suspects()
+    suspects.push(make_lease(), ROUTE)
+
+    taken = suspects.pop(lambda _lease, _lanes: answer)
+
+    assert (None, 1) == (taken, len(suspects))
+
+
+def test_one_without_room_speaks_for_all_with_its_domains() -> None:
+    waiting, asked = waiting_for(bulk=1.0), []
+    for seq in range(1000):
+        waiting.push(lease_to(f"r{seq}@slow.example", seq), ROUTE)
+
+    def choose(lease: Lease, _lanes: tuple[str, ...]) -> Choice | None:
+        asked.append(lease.seq)
+        is_full = lease.recipients[0][1].endswith("@slow.example")
+        return NO_ROOM if is_full else Choice("primary")
+
+    full = waiting.pop(choose)
+    waiting.push(lease_to("ann@other.example", 1000), ROUTE)
+    other = waiting.pop(choose)
+
+    assert full is None
+    assert other is not None
+    assert (1000, [0, 0, 1000]) == (other[0].seq, asked)
+
+
 def test_a_message_that_waits_for_one_lane_does_not_block_others() -> None:
     waiting = waiting_for(bulk=1.0)
     push_all(waiting, "bulk", [0], ("primary",))
@@ -446,68 +473,3 @@ def test_every_message_goes_exactly_once_and_through_a_lane_that_may_take_it(
 
     assert list(range(len(pushes))) == sorted(lease.seq for lease, _ in taken)
     assert 0 == len(waiting)
-
-
-# What is passed over
-
-
-def queue_for(*addresses: str) -> Waiting:
-    """Return a queue with a message to each address, oldest first."""
-    waiting = Waiting()
-    waiting.set_shares({"bulk": 1.0})
-    for seq, address in enumerate(addresses, 1):
-        lease = msgspec.structs.replace(make_lease(seq), recipients=((0, address),))
-        waiting.push(lease, ROUTE)
-    return waiting
-
-
-def test_a_queue_for_one_crowded_domain_is_asked_about_once() -> None:
-    waiting = queue_for(*(f"r{number}@big.example" for number in range(200)))
-    asked: list[int] = []
-
-    def choose(lease: Lease, _lanes: tuple[str, ...]) -> Choice | None:
-        asked.append(lease.seq)
-        return CROWDED
-
-    assert waiting.pop(choose) is None
-    assert [1] == asked
-
-
-@pytest.mark.parametrize("removed", [frozenset[int](), frozenset({2, 3})])
-def test_mail_to_others_goes_past_a_crowded_domain(removed: frozenset[int]) -> None:
-    waiting = queue_for("a@big.example", "b@Big.example", "c@big.example", "d@small.example")
-    waiting.remove(removed)
-    asked: list[int] = []
-
-    def choose(lease: Lease, _lanes: tuple[str, ...]) -> Choice | None:
-        asked.append(lease.seq)
-        return Choice("primary") if lease.seq == 4 else CROWDED
-
-    found = waiting.pop(choose)
-
-    assert found is not None
-    assert (4, [1, 4]) == (found[0].seq, asked)
-    assert waiting.pop(choose) is None
-    assert [1, 4, 1] == asked
-    assert {ROUTE: 3 - len(removed)} == waiting.sizes("bulk")
-
-
-def test_each_message_that_is_passed_over_for_itself_is_asked_about() -> None:
-    waiting = queue_for("a@big.example", "b@big.example")
-    asked: list[int] = []
-
-    def choose(lease: Lease, _lanes: tuple[str, ...]) -> Choice | None:
-        asked.append(lease.seq)
-        return PASSED_OVER
-
-    assert waiting.pop(choose) is None
-    assert [1, 2] == asked
-
-
-@pytest.mark.parametrize("passed", [PASSED_OVER, CROWDED])
-def test_a_suspect_that_is_passed_over_keeps_waiting(passed: Choice) -> None:
-    suspects = Suspects()
-    suspects.push(make_lease(), ROUTE)
-
-    assert suspects.pop(lambda _lease, _lanes: passed) is None
-    assert 1 == len(suspects)

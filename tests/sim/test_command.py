@@ -14,7 +14,9 @@ import typer.testing
 from mailactors.cli import app
 from mailactors.sim import command
 from mailactors.sim.run.gateway import run_scenario
+from mailactors.sim.run.quick import quick_of
 from mailactors.sim.run.task import run_task
+from mailactors.sim.scenario.file import parse_scenario
 from mailactors.sim.scenario.incidents import POINTS
 
 SMALL = """
@@ -199,6 +201,85 @@ def test_policies_are_compared_on_the_same_messages(scenario: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_configuration_is_compared_with_others_on_its_providers(
+    scenario: Path, tmp_path: Path
+) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text(
+        '[providers.primary]\nkind = "simulated"\nquota = { per_s = 1 }\n'
+        '[service]\ndefault_from = "me@example.com"\n'
+    )
+    written = tmp_path / "out.json"
+
+    result = simulate(
+        *(str(scenario), "--compare", "naive,default", "--config", str(config)),
+        *("--json", str(written)),
+    )
+
+    runs = json.loads(written.read_text())
+    assert ["naive", "default", str(config)] == [run["policy"] for run in runs]
+    assert runs[1]["p99_s"] < 1 < runs[2]["p99_s"]  # the quota is the file's
+    assert 1 == result.exit_code  # within.p99_s
+
+
+@pytest.mark.slow
+def test_quick_is_a_tenth_of_the_traffic_and_says_so(scenario: Path) -> None:
+    scenario.write_text(
+        SMALL.replace("rate_per_s = 10", "rate_per_s = 100").replace("p99_s = 5", "p99_s = 0.001")
+    )
+    written = scenario.with_suffix(".json")
+
+    result = simulate(str(scenario), "--quick", "--json", str(written))
+
+    (run,) = json.loads(written.read_text())
+    assert 0 == result.exit_code
+    assert 15 <= run["accepted"] <= 50
+    assert run["is_quick"]
+    assert ["delivered_min", "undeclared_duplicates_max"] == [
+        each["name"] for each in run["expectations"]
+    ]
+    assert result.stdout.startswith("quick: a tenth of the traffic.")
+    assert "small, seed 1, quick: " in result.stdout
+
+
+def test_quick_leaves_all_but_the_traffic_as_it_is() -> None:
+    text = SMALL.replace(
+        "rate_per_s = 10",
+        "rate_per_s = 10\ndiurnal = { low_per_s = 4, period_s = 3 }\n"
+        "bursts = [{ at_s = 1, for_s = 1, rate_per_s = 50 }]",
+    )
+    whole = parse_scenario("a.toml", text)
+
+    quick = quick_of(whole)
+
+    assert quick.traffic.diurnal is not None
+    assert (1.0, 0.4, 5.0) == (
+        quick.traffic.rate_per_s,
+        quick.traffic.diurnal.low_per_s,
+        quick.traffic.bursts[0].rate_per_s,
+    )
+    rest = {"traffic", "expect"}
+    assert whole.model_dump(exclude=rest) == quick.model_dump(exclude=rest)
+    assert quick.messages_expected == pytest.approx(whole.messages_expected / 10)
+
+
+@pytest.mark.slow
+def test_a_fault_after_the_traffic_is_told(scenario: Path) -> None:
+    fault = 'faults = [{{ at_s = {}, for_s = 1, kind = "refuse" }}]'
+    scenario.write_text(SMALL.replace("[expect]", fault.format(3) + "\n[expect]"))
+
+    result = simulate(str(scenario))
+
+    words = (
+        "note: small: the fault refuse of primary begins at 3.00 s, after the traffic (3.00 s):"
+        " it meets only what still waits then"
+    )
+    assert words in " ".join(result.stderr.split())
+    scenario.write_text(SMALL.replace("[expect]", fault.format(2) + "\n[expect]"))
+    assert "note:" not in simulate(str(scenario)).stderr
+
+
+@pytest.mark.slow
 def test_loops_have_no_expectations(scenario: Path) -> None:
     scenario.write_text(SMALL.replace("p99_s = 5", "p99_s = 0.001"))
 
@@ -212,7 +293,7 @@ def test_loops_have_no_expectations(scenario: Path) -> None:
     ("arguments", "words"),
     [
         (["--compare", "naive,adaptive"], "no policy and no file 'adaptive'; there are naive, re"),
-        (["--compare", "default", "--config", "x.toml"], "name x.toml in the list"),
+        (["--compare", "default", "--config", "x.toml"], "x.toml"),
         (["--json", "/nowhere/at/all.json"], "there is no such folder"),
         (["--html", "/nowhere/at/all.html"], "there is no such folder"),
         (["--html", "-"], "name a file"),
@@ -235,9 +316,12 @@ def test_unusable_arguments_are_refused_at_once(
 def test_without_a_terminal_each_run_prints_a_line(scenario: Path) -> None:
     result = simulate(str(scenario), "--seeds", "1-2")
 
-    lines = [line for line in result.stderr.splitlines() if "runs:" in line]
+    lines = result.stderr.splitlines()
     stem = scenario.stem
-    assert [f"{n} of 2 runs: {stem}, seed {n}: all passed" for n in (1, 2)] == lines
+    assert "2 runs, about 60 messages" == lines[0]
+    assert [f"{n} of 2 runs: {stem}, seed {n}: passed" for n in (1, 2)] == [
+        line for line in lines if "runs:" in line
+    ]
 
 
 def test_points_that_no_run_passed_are_named(scenario: Path) -> None:

@@ -99,9 +99,9 @@ def test_all_figures_are_there_without_scripts() -> None:
     page = Reader(page_of([report_of()]))
 
     for words in (
-        *("outage, seed 7, default:", "99.00%", "99 of 100", "61.250 s", "oracle 0.200"),
+        *("outage, seed 7, default:", "99.00%", "99 of 100", "1 min 1 s", "oracle 0.20 s"),
         *("delivered_min", "missed", "passed", "no undeclared duplicate", "message 4, at 12.500 s"),
-        *("message 17: never arrived", "message 4: 61.250 s", "1.000 s  accepted"),
+        *("message 17: never arrived", "message 4: 1 min 1 s, submitted at", "1.000 s  accepted"),
         *("mailactors simulate folder/outage.toml --seed 7", "0123abcd", "1 of 1 failed"),
         *("The charts need JavaScript", "1 of 100 messages not delivered"),
     ):
@@ -196,7 +196,8 @@ def evil_page(tmp_path: Path) -> Path:
     return path
 
 
-INK = {"flow": "--went", "backlog": "--waits", "providers": "--p2", "breakers": "--open"}
+INK = {"flow": "--went", "backlog": "--waits", "breakers": "--open"}
+INK |= {"attempts": "--p2", "sent": "--p2"}
 """A colour that is in each chart only if its data are drawn."""
 DRAWN = """
 (() => {
@@ -220,7 +221,7 @@ def show(tab: Tab, path: Path, number: int, **more: Any) -> None:
     tab.complaints.clear()
     tab.open(path, **more)
     tab.run(f"document.getElementById('run-{number}').scrollIntoView()")
-    tab.wait_for(f"document.getElementById('run-{number}').dataset.drawn === '4'")
+    tab.wait_for(f"document.getElementById('run-{number}').dataset.drawn === '5'")
     tab.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
@@ -239,6 +240,41 @@ def test_every_chart_is_drawn_and_nothing_is_asked_for(
     assert [] == tab.complaints
     assert "owned" not in tab.run("document.title").partition(":")[0].replace(EVIL, "")
     assert 0 == tab.run("document.querySelectorAll('img').length")
+
+
+@pytest.mark.slow
+def test_every_chart_is_drawn_at_once_whether_it_is_in_view_or_not(
+    tab: Tab, tmp_path: Path
+) -> None:
+    path = tmp_path / "many.html"
+    path.write_text(page_of([report_of()] * 12), encoding="utf-8")
+    tab.open(path, height=200)
+
+    # Nothing was scrolled: as in print, and in a picture of a browser without a window.
+    assert ["5"] * 12 == tab.run(
+        "[...document.querySelectorAll('section[data-run]')].map((each) => each.dataset.drawn)"
+    )
+    tab.run("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    drawn = tab.run(DRAWN % json.dumps([11, INK]))
+    assert INK.keys() == drawn.keys()
+    assert min(drawn.values()) > 200, drawn
+
+
+@pytest.mark.slow
+def test_legends_have_values_without_a_cursor(tab: Tab, evil_page: Path) -> None:
+    show(tab, evil_page, 1)
+
+    legends = tab.run(
+        "[...document.querySelectorAll('#run-1 .chart:not(.lanes) .u-legend')]"
+        ".map((each) => [...each.querySelectorAll('.u-series')].filter((row) => row.offsetHeight)"
+        ".map((row) => [...row.children].map((cell) => cell.innerText).join(': ')))"
+    )
+    assert [
+        ["submitted: at most 25.5/s", "accepted by a provider: at most 25.5/s"],
+        ["backlog: at most 49"],
+        ["primary: at most 25.5/s", "secondary: at most 25.5/s"],
+        ["primary: at most 25.5/s", "secondary: at most 25.5/s"],
+    ] == legends
 
 
 @pytest.mark.slow
@@ -270,7 +306,7 @@ def test_a_drag_zooms_every_chart_and_a_double_click_resets(tab: Tab, evil_page:
     tab.double_click(x + width / 3, y + height / 2)
     tab.wait_for(f"{RANGES}[0][1] > {SECONDS - 10}")
 
-    assert 4 == len(zoomed)
+    assert 5 == len(zoomed)
     for low, high in zoomed:
         assert low == pytest.approx(SECONDS / 4, abs=SECONDS / 50)
         assert high == pytest.approx(SECONDS / 2, abs=SECONDS / 50)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from mailactors.sim.vendor.memory import Entry, VendorMemory, digest_of
-from mailactors.sim.world.truth import Receipts, Times, Truth
+from mailactors.sim.world.truth import Backlog, Receipts, Times, Truth
 from tests.sim.vendors import mail
 
 
@@ -92,11 +93,34 @@ def test_backlog_is_what_no_provider_accepted() -> None:
         truth.take(number, number + 10.0 if number < 5 else 20.0 + number)
 
     assert [10.0] * 5 + [20.0] * 5 == truth.latencies_s(truth.taken)
-    assert 18.0 == truth.recovery_s(9.0, 2)  # eight of ten at 27 s
-    assert 0.0 == truth.recovery_s(30.0, 0)
+    assert ((2.0, 27.0),) == truth.backlog(2).spans  # eight of ten at 27 s
     del truth.taken
     truth.taken = Times()
-    assert truth.recovery_s(9.0, 2) is None
+    assert ((2.0, math.inf),) == truth.backlog(2).spans
+
+
+@pytest.mark.parametrize(
+    ("ends_s", "expected"),
+    [
+        ((), ("no fault", None)),
+        ((9.0,), ("after", 18.0)),
+        ((1.0,), ("during", 0.0)),  # ended before there was a backlog
+        ((30.0,), ("during", 0.0)),  # gone while the fault lasted
+        ((9.0, 12.0), ("after", 15.0)),
+        ((9.0, 26.0, 500.0), ("after", 1.0)),  # from the last fault that ended in it
+        ((9.0, 60.0), ("after", 40.0)),  # the longer of two
+        ((9.0, 99.0), ("after", 18.0)),
+    ],
+)
+def test_recovery_is_from_a_faults_end_until_its_backlog_is_gone(
+    ends_s: tuple[float, ...], expected: tuple[str, float | None]
+) -> None:
+    assert expected == Backlog(((2.0, 27.0), (50.0, 100.0))).recovery(ends_s)
+
+
+def test_a_backlog_that_stays_is_no_recovery() -> None:
+    assert ("never", None) == Backlog(((2.0, 27.0), (50.0, math.inf))).recovery((9.0, 60.0))
+    assert ("no backlog", 0.0) == Backlog(()).recovery((9.0, 60.0))
 
 
 def test_memory_finds_by_marker() -> None:

@@ -45,6 +45,7 @@ def test_an_older_spool_has_everything_after_its_upgrade(old: str) -> None:
         assert store.timeline(status.seq)[0].kind == "accepted"
     ledger = store.ledger()
     assert (12, dict.fromkeys(sorted(State), 1), 0) == (ledger.accepted, ledger.states, 0)
+    assert (ledger, {}) == (store.audit().counted, store.audit().differences)
     assert [event.seq for event in store.events_after(0, 100)] == list(range(1, 22))
     store.close()
 
@@ -75,6 +76,7 @@ def test_what_ended_in_an_older_spool_is_retried_and_purged(old: str) -> None:
     assert all(isinstance(retried[state], Receipt | NotRetried) for state in State)
     assert Purged(len(FINAL), 0, has_more=False) == purged
     assert store.ledger().is_balanced
+    assert store.audit().differences == {}
     store.close()
 
 
@@ -120,3 +122,20 @@ def test_a_failed_migration_leaves_nothing_behind() -> None:
         migrations.apply_migration(db, broken)
 
     assert db.execute("SELECT count(*) FROM sqlite_schema").get == 0
+
+
+def test_suppressions_of_before_ignore_case_after_the_upgrade(path: str) -> None:
+    with contextlib.closing(apsw.Connection(path)) as db:
+        for migration in migrations.load_migrations()[:6]:
+            migrations.apply_migration(db, migration)
+        db.execute(
+            "INSERT INTO suppressions VALUES ('Ann@example.com', 'asked', 'api', 2.0),"
+            " ('ann@example.com', '550', 'bounce', 1.0), ('ZOË@example.com', '', 'api', 3.0)"
+        )
+
+    store = SqliteStore.open(path)
+
+    assert [("ann@example.com", "bounce", 1.0), ("zoë@example.com", "api", 3.0)] == [
+        (each.address, each.source, each.created_at) for each in store.suppressions(10)
+    ]
+    store.close()

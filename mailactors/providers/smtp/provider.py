@@ -93,6 +93,13 @@ class SmtpProvider:
         """As the settings say."""
         return self._settings.capabilities
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The password, and the tokens that were used lately."""
+        password = self._settings.password
+        tokens = () if self._tokens is None else self._tokens.used
+        return (*tokens, *([password.get_secret_value()] if password else ()))
+
     async def connect(self) -> SmtpSession | Refusal | NotAttempted:
         """Return a session on an idle connection that still lives, or on a new one."""
         while self._idle:

@@ -18,8 +18,11 @@ from typing import Any, Final
 import msgspec
 
 from mailactors.sim.report.printing import (
+    QUICK,
     delivered_words,
+    duration,
     percent,
+    recovery_words,
     replay_command,
     shown,
     verdict_of,
@@ -60,6 +63,7 @@ def page_of(reports: Sequence[Report]) -> str:
             *(f"<style>{style}</style>" for style in styles),
             "</head><body>",
             f'<h1>{_e(_names(reports))}</h1><p class="{_mark(not failed)}">{_e(verdict)}</p>',
+            f"<p>{_e(QUICK)}</p>" if any(report.is_quick for report in reports) else "",
             _summary(reports),
             *_bounds(reports),
             *(_section(number, report) for number, report in enumerate(reports)),
@@ -150,8 +154,8 @@ def _row(first: str, cells: Iterable[tuple[str, bool]], kind: str = "") -> str:
 
 _SUMMARY: Final = (
     *(("scenario", False), ("seed", True), ("policy", False), ("delivered", True)),
-    *(("p50 s", True), ("p99 s", True), ("p99.9 s", True), ("duplicates", True)),
-    *(("undeclared", True), ("attempts a message", True), ("recovered after s", True)),
+    *(("p50", True), ("p99", True), ("p99.9", True), ("duplicates", True)),
+    *(("attempts", True), ("backlog", True), ("recovery", True)),
     ("", False),
 )
 
@@ -159,15 +163,18 @@ _SUMMARY: Final = (
 def _summary(reports: Sequence[Report]) -> str:
     rows = []
     for number, report in enumerate(reports):
+        duplicates = f"{report.duplicates:,}"
+        if report.undeclared_duplicates:
+            duplicates += f", {report.undeclared_duplicates:,} undeclared"
         link = f'<a href="#run-{number}">{_e(report.title)}</a>'
         cells = [
             (str(report.seed), True),
             (_e(Path(report.policy).name), False),
             *((cell, True) for cell in _bound_cells(report)),
-            (f"{report.duplicates:,}", True),
-            (f"{report.undeclared_duplicates:,}", True),
+            (duplicates, True),
             (shown(report.attempts_per_message, ",.3f"), True),
-            (shown(report.recovery_s, ",.1f"), True),
+            (f"{report.backlog_max:,}", True),
+            (recovery_words(report), True),
             (_verdict(report), False),
         ]
         rows.append(_row(link, cells))
@@ -175,7 +182,7 @@ def _summary(reports: Sequence[Report]) -> str:
         is_last = not following or following[0].run != report.run
         if oracle is not None and is_last:
             rows.append(_oracle_row("oracle", oracle))
-            rows.append(_oracle_row("oracle that knows only rates", oracle.by_rates))
+            rows.append(_oracle_row("oracle by rates", oracle.by_rates))
     return _table(_SUMMARY, rows)
 
 
@@ -183,16 +190,16 @@ def _oracle_row(name: str, bound: Bound) -> str:
     cells = [
         *(("", False), (name, False)),
         *((cell, True) for cell in _bound_cells(bound)),
-        *(("0", True), ("0", True)),
+        ("0", True),
         (shown(bound.attempts_per_message, ",.3f"), True),
-        *(("", True), ("", False)),
+        *(("", True), ("", True), ("", False)),
     ]
     return _row("", cells, "oracle")
 
 
 def _bound_cells(figures: Report | Bound) -> list[str]:
     times = (figures.p50_s, figures.p99_s, figures.p999_s)
-    return [percent(figures.delivered_rate), *(shown(each, ",.3f") for each in times)]
+    return [percent(figures.delivered_rate), *map(duration, times)]
 
 
 def _bounds(reports: Sequence[Report]) -> Iterator[str]:
@@ -208,11 +215,11 @@ def _section(number: int, report: Report) -> str:
     record = report.record
     drawn = f' data-run="{number}"' if record is not None else ""
     story = "" if record is None else f"<p>{_e(record.story)}</p>"
-    policy = _e(Path(report.policy).name)
+    policy, size = _e(Path(report.policy).name), ", quick" if report.is_quick else ""
     return "\n".join(
         [
             f'<section id="run-{number}"{drawn}>',
-            f"<h2>{_e(report.title)}, seed {report.seed}, {policy}: {_verdict(report)}</h2>",
+            f"<h2>{_e(report.title)}, seed {report.seed}, {policy}{size}: {_verdict(report)}</h2>",
             story,
             f'<dl class="figures">{"".join(_figures(report))}</dl>',
             "" if record is None else _charts(record.series),
@@ -236,26 +243,26 @@ def _figures(report: Report) -> Iterator[str]:
         small = f"<small>{_e(note)}</small>" if note else ""
         return f"<div><dt>{_e(title)}</dt><dd>{_e(value)}{small}</dd></div>"
 
-    def best(name: str, form: str) -> str:
-        return "" if oracle is None else f"oracle {shown(getattr(oracle, name), form)}"
+    def late(title: str, name: str) -> str:
+        best = "" if oracle is None else f"oracle {duration(getattr(oracle, name))}"
+        return tile(title, duration(getattr(report, name)), best)
 
     yield tile("delivered", percent(report.delivered_rate), delivered_words(report))
-    yield tile("p50", f"{shown(report.p50_s, ',.3f')} s", best("p50_s", ",.3f"))
-    yield tile("p99", f"{shown(report.p99_s, ',.3f')} s", best("p99_s", ",.3f"))
-    yield tile("p99.9", f"{shown(report.p999_s, ',.3f')} s", best("p999_s", ",.3f"))
-    tries = shown(report.attempts_per_message, ",.3f")
-    yield tile("attempts a message", tries, best("attempts_per_message", ",.3f"))
+    yield from (late("p50", "p50_s"), late("p99", "p99_s"), late("p99.9", "p999_s"))
+    tries = [each and shown(each.attempts_per_message, ",.3f") for each in (report, oracle)]
+    yield tile("attempts a message", tries[0] or "", f"oracle {tries[1]}" if oracle else "")
     undeclared = f"{report.undeclared_duplicates:,} of them undeclared"
     yield tile("duplicates", f"{report.duplicates:,}", undeclared)
     peaks = " / ".join(f"{peak:,}" for peak in report.peak_attempts_per_s.values())
     yield tile("peak attempts a second", peaks, " / ".join(report.peak_attempts_per_s))
-    if report.recovery_s is not None:
-        yield tile("recovered after", f"{report.recovery_s:,.1f} s", "since the last fault ended")
+    if report.recovery != "no fault":
+        note = f"from a fault's end until the backlog was gone; at most {report.backlog_max:,}"
+        yield tile("recovery", recovery_words(report), note)
     if decided is not None:
         note = f"p50 {decided.p50:,.0f}, p99.9 {decided.p999:,.0f}, in real time"
         yield tile("decision, p99", f"{decided.p99:,.0f} µs", note)
     rate = f"{report.messages_per_wall_s:,.0f} messages a second"
-    yield tile("took", f"{report.wall_s:,.1f} s", rate)
+    yield tile("took", duration(report.wall_s), rate)
 
 
 def _charts(series: Series) -> str:
@@ -264,7 +271,8 @@ def _charts(series: Series) -> str:
     charts = (
         ("flow", "Messages a second", ""),
         ("backlog", "Backlog: submitted, and accepted by no provider yet", ""),
-        ("providers", "Attempts and messages sent, a second, by provider", ""),
+        ("attempts", "Attempts a second, by provider", ""),
+        ("sent", "Messages sent on a second, by provider", ""),
         ("breakers", "Breakers and faults", f'<ul class="key">{key}</ul>'),
     )
     drawn = "".join(
@@ -298,7 +306,7 @@ def _violations(report: Report) -> Iterator[str]:
     yield '<h3 class="bad">Violated invariants</h3>'
     for each in report.violations:
         whom = f"message {each.number}, " if each.number >= 0 else ""
-        title = f"{whom}at {each.at_s:,.3f} s: {each.invariant}: {each.detail}"
+        title = f"{whom}at {_at(each.at_s)}: {each.invariant}: {each.detail}"
         yield _fold(title, each.timeline, is_open=True)
 
 
@@ -310,9 +318,15 @@ def _worst(worst: Sequence[WorstMessage]) -> Iterator[str]:
     if lost:
         yield f'<p class="soft">{lost} of these never arrived.</p>'
     for each in worst:
-        what = "never arrived" if each.latency_s is None else f"{each.latency_s:,.3f} s"
-        title = f"message {each.number}: {what}, submitted at {each.submitted_s:,.3f} s"
+        what = "never arrived" if each.latency_s is None else duration(each.latency_s)
+        title = f"message {each.number}: {what}, submitted at {_at(each.submitted_s)}"
         yield _fold(title, each.lines)
+
+
+def _at(at_s: float) -> str:
+    """Return a time for people, and as the lines of timelines have it."""
+    exact = f"{at_s:,.3f} s"
+    return exact if at_s < 60 else f"{duration(at_s)} ({exact})"
 
 
 def _fold(title: str, lines: Sequence[str], *, is_open: bool = False) -> str:

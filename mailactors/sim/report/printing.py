@@ -19,18 +19,25 @@ from mailactors.sim.scenario.policies import DEFAULT, LOOPS
 
 CHARTS_MAX: Final = 4
 """Charts are printed for at most so many runs."""
-COLUMNS: Final = ("delivered", "p50", "p99", "dup", "attempts", "peak/s", "recovery")
+COLUMNS: Final = ("arrived", "p50", "p99", "dup", "attempts", "recovery")
 CAPTION: Final = (
-    "delivered: of accepted messages. p50, p99: seconds from submission to a provider's"
-    " acceptance. dup: duplicates, of these undeclared. attempts: per message. peak/s: most"
-    " attempts in a second at any provider. recovery: seconds from the end of the last fault"
-    " until the backlog is small. oracle: bounds, where as many are delivered."
+    "arrived: of accepted messages. p50, p99: from submission to a provider's acceptance."
+    " dup: duplicates, of these undeclared. attempts: per message. recovery: from a fault's end"
+    " until its backlog was gone, the longest; during: it was gone while the fault lasted."
+    " oracle: bounds, where as many are delivered."
+)
+QUICK: Final = (
+    "quick: a tenth of the traffic. Quotas and vendors' limits are those of the full size, so what"
+    " is short of room there is not short here; limits of latency, attempts and rates were not"
+    " checked."
 )
 
 
 def print_results(console: rich.console.Console, results: Sequence[Result]) -> None:
     """Print everything."""
     reports = [each for each in results if isinstance(each, Report)]
+    if any(report.is_quick for report in reports):
+        console.print(QUICK, highlight=False)
     if reports:
         console.print(_table(reports), CAPTION, sep="\n", style=None, highlight=False)
     if 0 < len(reports) <= CHARTS_MAX:
@@ -51,7 +58,7 @@ def verdict_of(report: Report) -> tuple[str, bool | None]:
     """Return a run's verdict, and whether it passed; None for a loop, which cannot fail."""
     if report.policy in LOOPS:
         return "to compare", None
-    return ("all passed", True) if report.has_passed else ("FAILED", False)
+    return ("passed", True) if report.has_passed else ("FAILED", False)
 
 
 def _table(reports: Sequence[Report]) -> rich.table.Table:
@@ -84,13 +91,33 @@ def shown(value: float | None, form: str = ",.2f") -> str:
     return "-" if value is None else f"{value:{form}}"
 
 
-def seconds(value: float | None) -> str:
-    """Return a time in seconds for a narrow column.
+def duration(value: float | None) -> str:
+    """Return a time in the two units that matter.
 
-    >>> seconds(0.386), seconds(1315.4)
-    ('0.39', '1,315')
+    >>> duration(0.386), duration(12.34), duration(1329.4), duration(7500.0), duration(180000.0)
+    ('0.39 s', '12.3 s', '22 min 9 s', '2 h 5 min', '2 d 2 h')
+    >>> duration(59.96), duration(3599.7), duration(7200.0)
+    ('1 min', '1 h', '2 h')
     """
-    return shown(value, ",.0f" if value is not None and value >= 1000 else ",.2f")
+    if value is None:
+        return "-"
+    if value < 59.95:
+        return f"{value:.2f} s" if value < 9.995 else f"{value:.1f} s"
+    if (seconds := round(value)) < 3600:
+        return _two_units(seconds, 60, "min", "s")
+    if value < 86400:
+        return _two_units(round(value / 60), 60, "h", "min")
+    return _two_units(round(value / 3600), 24, "d", "h")
+
+
+def _two_units(count: int, size: int, large: str, small: str) -> str:
+    rest = f" {count % size} {small}" if count % size else ""
+    return f"{count // size} {large}{rest}"
+
+
+def recovery_words(report: Report) -> str:
+    """Return how long the backlog lasted after its fault."""
+    return duration(report.recovery_s) if report.recovery == "after" else report.recovery
 
 
 def percent(share: float | None) -> str:
@@ -115,20 +142,19 @@ def delivered_words(report: Report) -> str:
 def _cells(report: Report) -> tuple[str, ...]:
     return (
         percent(report.delivered_rate),
-        seconds(report.p50_s),
-        seconds(report.p99_s),
+        duration(report.p50_s),
+        duration(report.p99_s),
         f"{report.duplicates}, {report.undeclared_duplicates}",
         shown(report.attempts_per_message, ".3f"),
-        f"{max(report.peak_attempts_per_s.values(), default=0):,}",
-        shown(report.recovery_s, ",.0f"),
+        recovery_words(report),
     )
 
 
 def _bound_cells(bound: Bound) -> tuple[str, ...]:
     return (
         percent(bound.delivered_rate),
-        seconds(bound.p50_s),
-        seconds(bound.p99_s),
+        duration(bound.p50_s),
+        duration(bound.p99_s),
         "0, 0",
         shown(bound.attempts_per_message, ".3f"),
     )
@@ -150,7 +176,13 @@ def _print_report(console: rich.console.Console, report: Report, *, is_first: bo
     if report.decision_us is not None:
         rate += f", decisions within {report.decision_us.p99 / 1000:,.2f} ms (p99)"
     name = rich.markup.escape(_name(report))
-    console.print(f"\n{name}: {delivered}, {rate}", f"hash {report.hash}", sep="\n")
+    peaks = ", ".join(f"{peak:,} ({at})" for at, peak in report.peak_attempts_per_s.items())
+    console.print(
+        f"\n{name}: {delivered}, {rate}",
+        rich.markup.escape(f"backlog at most {report.backlog_max:,}, attempts a second {peaks}"),
+        f"hash {report.hash}",
+        sep="\n",
+    )
     if report.oracle is not None and is_first:
         console.print(*_oracle_lines(report), sep="\n")
     if report.policy in LOOPS:
@@ -162,7 +194,8 @@ def _print_report(console: rich.console.Console, report: Report, *, is_first: bo
     for violation in report.violations:
         detail = rich.markup.escape(f"{violation.invariant}: {violation.detail}")
         console.print(
-            f"[red]violation[/] {name} at {violation.at_s:.3f} s: {detail}",
+            f"[red]violation[/] {name} at {duration(violation.at_s)} ({violation.at_s:.3f} s):"
+            f" {detail}",
             *(rich.markup.escape(f"  {line}") for line in violation.timeline),
             sep="\n",
         )
@@ -175,7 +208,7 @@ def _oracle_lines(report: Report) -> Iterable[str]:
     for title, bound in (("knows all", report.oracle), ("knows rates", report.oracle.by_rates)):
         yield (
             f"oracle that {title}: {bound.delivered:,} delivered,"
-            f" p50 {shown(bound.p50_s, ',.3f')} s, p99 {shown(bound.p99_s, ',.3f')} s,"
+            f" p50 {duration(bound.p50_s)}, p99 {duration(bound.p99_s)},"
             f" {shown(bound.attempts_per_message, '.3f')} attempts a message"
         )
 
@@ -203,12 +236,14 @@ def _print_unreached(console: rich.console.Console, reports: Sequence[Report]) -
 
 def _name(report: Report) -> str:
     of = "" if report.policy == DEFAULT else f", {Path(report.policy).name}"
-    return f"{report.title}, seed {report.seed}{of}"
+    return f"{report.title}, seed {report.seed}{', quick' if report.is_quick else ''}{of}"
 
 
 def replay_command(report: Report) -> str:
     """Return the command that runs this again."""
     words = ["mailactors", "simulate", report.scenario, "--seed", str(report.seed)]
+    if report.is_quick:
+        words.append("--quick")
     if report.policy in LOOPS:
         words += ["--compare", report.policy]
     elif report.policy != DEFAULT:

@@ -15,10 +15,10 @@ from mailactors.sim.scenario.policies import DEFAULT, Task
 from mailactors.sim.scenario.tables import Expect, Traffic
 from mailactors.sim.world.entropy import KeyedEntropy
 from mailactors.sim.world.traffic import recipient_domain
-from mailactors.sim.world.truth import Truth, quantile
+from mailactors.sim.world.truth import Recovery, Truth, quantile
 
 BEARABLE_S: Final = 2.0
-"""Recovered: the backlog is at most what is submitted within this time."""
+"""The backlog is gone when it is at most what is submitted within this time."""
 BEARABLE_MIN: Final = 10.0
 CONFIDENCE: Final = 0.95
 _FAR: Final = 60.0
@@ -98,6 +98,7 @@ class Report(msgspec.Struct, frozen=True):
     attempts_per_message: float | None
     peak_attempts_per_s: dict[str, int]
     recovery_s: float | None
+    """From a fault's end until the backlog was gone, the longest; `recovery` says what lacks."""
     breaker_moves: int
     panics: int
     ended_s: float
@@ -108,6 +109,12 @@ class Report(msgspec.Struct, frozen=True):
     violations: tuple[Violation, ...]
     expectations: tuple[Expectation, ...]
     p999_s: float | None = None
+    backlog_max: int = 0
+    """The largest at the end of a step of its chart."""
+    recovery: Recovery = "no fault"
+    """What `recovery_s` means: a number that is 0 says little beside a backlog."""
+    is_quick: bool = False
+    """Whether it had a tenth of the scenario's traffic."""
     policy: str = DEFAULT
     oracle: Oracle | None = None
     decision_us: DecisionTimes | None = None
@@ -150,8 +157,8 @@ def figures_of(
     undeclared = (
         max(0, len(times) - 1 - risks.get(number, 0)) for number, times in truth.arrivals.items()
     )
-    fault_end_s = scenario.last_fault_end_s
-    bearable = max(BEARABLE_MIN, BEARABLE_S * scenario.traffic.rate_per_s)
+    backlog = truth.backlog(max(BEARABLE_MIN, BEARABLE_S * scenario.traffic.rate_per_s))
+    recovery, recovery_s = backlog.recovery(scenario.fault_ends_s)
     return {
         "submitted": len(truth.submitted_s),
         "refused": truth.refused,
@@ -168,9 +175,8 @@ def figures_of(
         "undeclared_duplicates": sum(undeclared),
         "attempts_per_message": rounded(truth.attempts / accepted) if accepted else None,
         "peak_attempts_per_s": {name: peak.highest for name, peak in truth.peaks.items()},
-        "recovery_s": None
-        if fault_end_s is None
-        else rounded(truth.recovery_s(fault_end_s, bearable)),
+        "recovery": recovery,
+        "recovery_s": rounded(recovery_s),
     }
 
 

@@ -131,6 +131,7 @@ def report_of(run: Simulation, name: str, policy: str, progress: Progress) -> Re
         starts=run.starts,
         ended_s=round(run.ended_s, 3),
         violations=violations,
+        backlog_max=max(series.backlog, default=0),
         record=Record(run.scenario.story.strip(), series, worst),
         expectations=expectations_of(run.scenario.expect, figures),
         wall_s=round(wall_s, 3),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mailactors.sim.oracle.oracle import oracle_bounds
 from mailactors.sim.report.report import Report, with_oracle
 from mailactors.sim.run.gateway import run_scenario
@@ -19,4 +21,5 @@ def run_task(task: Task, progress: Progress) -> Report:
         report = run_scenario(
             task.path, scenario, config, seed, policy=task.policy, progress=progress
         )
+    report = msgspec.structs.replace(report, is_quick=task.is_quick)
     return with_oracle(report, scenario.expect, oracle_bounds(scenario, config, seed))

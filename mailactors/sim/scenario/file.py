@@ -207,14 +207,14 @@ class Scenario(Frozen):
         return crashes or self.traffic.poison is not None or self.locks_spool_file
 
     @property
-    def last_fault_end_s(self) -> float | None:
-        """When the last fault ends, crashes included; None without any."""
+    def fault_ends_s(self) -> list[float]:
+        """When each fault ends, crashes included, earliest first."""
         ends_s = [fault.end_s for name in self.providers for fault in self.timeline(name)]
         ends_s += [each.end_s for each in self.faults if not isinstance(each, ProviderFault)]
         for crash in self.crashes:
             end_s = self.duration_s if crash.until_s is None else crash.until_s
             ends_s.append(crash.at_s if crash.every_s is None else max(crash.at_s, end_s))
-        return max(ends_s, default=None)
+        return sorted(ends_s)
 
 
 def _strange(names: Iterable[str], known: Mapping[str, object]) -> Iterator[tuple[str, str]]:

@@ -51,9 +51,11 @@ class Task:
     config: Config
     seed: int
     policy: str
+    is_quick: bool = False
+    """Whether the scenario is a tenth of its file's traffic."""
 
     @property
     def name(self) -> str:
         """The run's name for people."""
-        plain = f"{Path(self.path).stem}, seed {self.seed}"
+        plain = f"{Path(self.path).stem}, seed {self.seed}{', quick' if self.is_quick else ''}"
         return plain if self.policy == DEFAULT else f"{plain}, {Path(self.policy).name}"

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mailactors.intake.admission import normal_address
 from mailactors.sim.scenario.faults import (
+    Auth,
     Count,
     Duration,
     Fault,
@@ -169,6 +170,8 @@ class ProviderPlan(Frozen):
                     raise ValueError(f'{key}: there is none over SMTP; it needs wire = "port"')
         elif any(fault.kind == "trickle" for fault in self.faults):
             raise ValueError('faults: "trickle" needs wire = "smtp"')
+        elif any(isinstance(fault, Auth) and fault.reply for fault in self.faults):
+            raise ValueError('faults: "reply" of "auth" needs wire = "smtp"')
         return self
 
 
@@ -220,6 +223,6 @@ class Expect(Frozen):
     peak_attempts_per_s: dict[str, Duration] = Field(default={})
     """By provider: the most attempts in any second."""
     recovery_s_max: Seconds | None = None
-    """How long the backlog may last after the last fault."""
+    """How long the backlog may last after a fault's end."""
     oracle_gap: OracleGap | None = None
     """How far from the oracle the run may be."""

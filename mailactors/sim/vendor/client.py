@@ -75,6 +75,7 @@ class ObservedClient:
         self.observer = observer
         has_events = vendor.plan.delivery_events is not None
         self.capabilities = msgspec.structs.replace(inner.capabilities, delivery_events=has_events)
+        self.secrets = inner.secrets
         self.look_up, self.release, self.aclose = inner.look_up, inner.release, inner.aclose
         self._connect, self._take_ready = inner.connect, inner.take_ready
 
@@ -126,7 +127,9 @@ class ObservedSession:
             outcome = await self.inner.send(mail)
         finally:
             SENDING.reset(token)
-        if not isinstance(outcome, Accepted | NotAttempted):
+        if isinstance(outcome, NotAttempted):
+            self.client.give_back(self.began_s)
+        elif not isinstance(outcome, Accepted):
             observer.failed(name)
         return outcome
 
@@ -142,6 +145,7 @@ class VendorClient:
     def __init__(self, vendor: Vendor, observer: AttemptObserver) -> None:
         self.vendor = vendor
         self.observer = observer
+        self.secrets: tuple[str, ...] = ()
         self.capabilities = Capabilities(
             own_envelope=True,
             idempotency_window_s=vendor.plan.idempotency_window_s,

@@ -6,14 +6,18 @@ It is kept in arrays, by a message's number in the traffic, so that a million me
 from __future__ import annotations
 
 import bisect
+import heapq
 import math
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from mailactors.sim.scenario.tables import PoisonKind
+
+Recovery: TypeAlias = Literal["no fault", "no backlog", "during", "after", "never"]
+"""Whether the backlog was gone while its fault lasted, or after it."""
 
 NEVER: Final = math.nan
 _ID_BYTES: Final = 16
@@ -224,23 +228,54 @@ class Truth:
         taken, submitted_s = self.taken, self.submitted_s
         return sorted((taken.first_s(n) or 0.0) - submitted_s[n] for n in numbers)
 
-    def recovery_s(self, since_s: float, bearable: float) -> float | None:
-        """Return how long after `since_s` the backlog first was at most `bearable` messages.
+    def backlog(self, bearable: float) -> Backlog:
+        """Return when the backlog was above `bearable` messages.
 
-        The backlog is what is submitted and accepted by no provider. None: it never was so small.
+        It is what is submitted and accepted by no provider.
         """
-        submitted = sorted(self.submitted_s[n] for n in self.accepted)
-        taken = sorted(self.taken.first_s(n) or 0.0 for n in self.taken)
-        done, come = (bisect.bisect_right(times, since_s) for times in (taken, submitted))
-        if come - done <= bearable:
-            return 0.0
-        for at_s in taken[done:]:
-            done += 1
-            while come < len(submitted) and submitted[come] <= at_s:
-                come += 1
-            if come - done <= bearable:
-                return at_s - since_s
-        return None
+        spans: list[tuple[float, float]] = []
+        waiting = 0
+        for at_s, step in self._steps():
+            was_above = waiting > bearable
+            waiting += step
+            if waiting > bearable and not was_above:
+                spans.append((at_s, math.inf))
+            elif was_above and waiting <= bearable:
+                spans[-1] = (spans[-1][0], at_s)
+        return Backlog(tuple(spans))
+
+    def _steps(self) -> Iterator[tuple[float, int]]:
+        """Yield when messages came (1) and a provider took them (-1), in order."""
+        came = array("d", sorted(self.submitted_s[number] for number in self.accepted))
+        firsts = (self.taken.first_s(number) for number in self.accepted)
+        gone = array("d", sorted(at_s for at_s in firsts if at_s is not None))
+        return heapq.merge(((at_s, 1) for at_s in came), ((at_s, -1) for at_s in gone))
+
+
+class Backlog(NamedTuple):
+    """When the backlog of a run was too large."""
+
+    spans: tuple[tuple[float, float], ...]
+    """From when to when; the last may have no end."""
+
+    def recovery(self, ends_s: Sequence[float]) -> tuple[Recovery, float | None]:
+        """Return how it recovered, and the longest time from a fault's end until it was gone.
+
+        Each span counts from the last fault that ended in it.
+
+        Args: ends_s: when faults ended, earliest first.
+        """
+        if not ends_s or not self.spans:
+            return ("no backlog", 0.0) if ends_s else ("no fault", None)
+        longest_s = 0.0
+        for from_s, to_s in self.spans:
+            ended = bisect.bisect_right(ends_s, to_s)
+            if ended == 0 or ends_s[ended - 1] < from_s:
+                continue
+            if to_s == math.inf:
+                return "never", None
+            longest_s = max(longest_s, to_s - ends_s[ended - 1])
+        return ("after" if longest_s else "during"), longest_s
 
 
 def quantile(ordered: list[float], share: float) -> float | None:

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import msgspec
 
 from mailactors.model.lifecycle import State, Status, status_of
+from mailactors.spool.port.accept import Conflict, IdempotencyKey, Receipt
+from mailactors.spool.port.acts import Act
 from mailactors.spool.port.deliver import Progress
 from mailactors.spool.port.inspection import Inspection, InspectionQuery
 from mailactors.spool.port.lists import Filters
@@ -89,17 +91,17 @@ class Pending(msgspec.Struct, frozen=True):
     stream: str
     status: Status
     count: int
-    waits_since: float
-    """When the oldest message among them began to wait."""
-    unmoved_since: float
-    """When the delivery among them that moved least recently did, or began to wait."""
+    waits_since: float | None
+    """When the oldest message among them began to wait; None if it was not found."""
+    unmoved_since: float | None
+    """When the delivery among them that moved least recently did, or began to wait; or None."""
 
 
 class Ledger(msgspec.Struct, frozen=True):
     """Accepted deliveries by state: `accepted == sum(states.values())`, always.
 
-    `accepted` is counted when a message is accepted, on its own row, so the identity can fail.
-    The figures include the `purged` deliveries, whose messages retention has deleted.
+    `accepted` is counted when a message is accepted, apart from its deliveries, so the identity
+    can fail. The figures include the `purged` deliveries, whose messages retention has deleted.
     `risks` are the declared risks by stream and provider, since they are counted so.
     """
 
@@ -120,6 +122,24 @@ class Ledger(msgspec.Struct, frozen=True):
         return self.imbalance == 0
 
 
+class Audit(msgspec.Struct, frozen=True):
+    """The ledger by the kept sums, and by counting every row, at one moment."""
+
+    kept: Ledger
+    counted: Ledger
+
+    @property
+    def differences(self) -> dict[str, tuple[int, int]]:
+        """What is kept and what is counted, by name, where they differ; in a sound spool none."""
+        kept, counted = ({**each.states, **_whole(each)} for each in (self.kept, self.counted))
+        pairs = {name: (kept.get(name, 0), counted.get(name, 0)) for name in kept | counted}
+        return {name: pair for name, pair in sorted(pairs.items()) if pair[0] != pair[1]}
+
+
+def _whole(ledger: Ledger) -> dict[str, int]:
+    return {"accepted": ledger.accepted, "declared_risks": ledger.declared_risks}
+
+
 class Page(msgspec.Struct, frozen=True):
     """Messages, newest first. `next_before_seq` continues the list; None at its end.
 
@@ -134,7 +154,7 @@ class Questions(Protocol):
     """Read-only questions to the spool; the order of each answer is defined."""
 
     def status(self, name: str) -> tuple[MessageStatus, ...]:
-        """Return the messages with this id, ours or the client's, newest first."""
+        """Return the messages with this id, ours or the client's, or this key, newest first."""
         ...
 
     def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
@@ -143,6 +163,10 @@ class Questions(Protocol):
 
     def messages(self, filters: Filters, limit: int, before_seq: int | None) -> Page:
         """Return up to `limit` messages that the filters let through, older than `before_seq`."""
+        ...
+
+    def find_known(self, key: IdempotencyKey, now: float) -> Receipt | Conflict | None:
+        """Return what was accepted under a key that is live, or that its content was another."""
         ...
 
     def timeline(self, seq: int) -> tuple[Event, ...]:
@@ -180,16 +204,36 @@ class Questions(Protocol):
         """Return the next suppressed addresses after `after`, in their order."""
         ...
 
+    def acts_after(self, seq: int, limit: int) -> tuple[Act, ...]:
+        """Return the next acts of operators after act `seq`, oldest first."""
+        ...
+
+    def paused(self) -> frozenset[str]:
+        """Return the providers that an operator paused."""
+        ...
+
     def ledger(self) -> Ledger:
-        """Return the accounting identity over all deliveries."""
+        """Return the accounting identity over all deliveries, by the sums that are kept."""
+        ...
+
+    def audit(self) -> Audit:
+        """Return the same beside what counting every row gives: seconds for a million messages."""
         ...
 
     def pending_counts(self) -> dict[str, dict[str, int]]:
         """Return the number of pending deliveries by stream, then by state."""
         ...
 
+    def backlog(self, now: float) -> int:
+        """Return the number of deliveries on their way: neither final nor scheduled for later."""
+        ...
+
     def pending(self, now: float) -> tuple[Pending, ...]:
-        """Return what is not final by stream and status, in that order."""
+        """Return what is not final by stream and status, in that order.
+
+        All are counted. Ages are exact up to 500 deliveries of a queue; of a longer
+        backlog they are those of what is due first and of what has the earliest deadlines.
+        """
         ...
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
 
@@ -75,6 +76,7 @@ class SqliteRows:
 
     def __init__(self, db: apsw.Connection) -> None:
         self.dialect = SqliteDialect(db)
+        self.moved: Counter[tuple[str, str]] = Counter()
         self._db = db
         self._cursor = db.cursor()
         self._execute = self._cursor.execute
@@ -107,15 +109,18 @@ class SqliteQuestions(Answers):
     def __init__(self, db: apsw.Connection) -> None:
         self._db = db
         self._rows = SqliteRows(db)
+        self._turn: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        """Held by each question and group of one connection that several threads use."""
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[SqliteRows]:
         try:
-            self._db.execute("BEGIN")
-            try:
-                yield self._rows
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+            with self._turn:
+                self._db.execute("BEGIN")
+                try:
+                    yield self._rows
+                finally:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
         except STORAGE_ERRORS as error:
             raise translate(error, "the spool", "the spool cannot be read") from error

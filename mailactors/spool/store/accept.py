@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mailactors.model.message import domain_of
 from mailactors.spool import port
+from mailactors.spool.store import sums
 from mailactors.spool.store.events import pack_progress, write_labels
 from mailactors.spool.store.rows import Row, Rows
 
@@ -28,7 +29,7 @@ def accept_all(
         if name in fresh:  # it must be inserted before it can be found
             _insert(db, list(fresh.values()), now)
             fresh.clear()
-        result = _find(db, command.key, command.message.id, now)
+        result = find_known(db, command.key, command.message.id, now)
         if result is None:
             seq, new = next(seqs), command.message
             fresh[name] = (seq, command)
@@ -50,9 +51,10 @@ def stored_receipt(row: Sequence[Any], *, is_replay: bool) -> port.Receipt:
     return port.Receipt(seq, id_, message_id, client_id, accepted_at, is_replay, stream)
 
 
-def _find(
+def find_known(
     db: Rows, key: port.IdempotencyKey, id_: str, now: float
 ) -> port.Receipt | port.Conflict | None:
+    """Return what was accepted under a key, if that is live or the message has this id."""
     # A key made of the content is its fingerprint, which versions before 0.2 made otherwise.
     before = key.fingerprint_before if key.key == key.fingerprint else key.key
     rows = db.query(
@@ -82,6 +84,8 @@ def _insert(db: Rows, fresh: Sequence[tuple[int, port.Accept]], now: float) -> N
     tags = [(tag, seq) for seq, each in fresh for tag in dict.fromkeys(each.message.content.tags)]
     if tags:
         db.run_each("INSERT INTO message_tags (tag, seq) VALUES (?, ?)", tags)
+    for _, each in fresh:
+        sums.add(db, each.message.stream, sums.ACCEPTED, len(each.message.envelope.recipients))
     db.run_each(
         "INSERT INTO contents (seq, packed) VALUES (?, ?)",
         [(seq, command.packed) for seq, command in fresh],
@@ -143,3 +147,5 @@ def insert_deliveries(db: Rows, rows: list[Row], now: float) -> None:
             for seq, n, recipient, stream, due_at in rows
         ],
     )
+    for row in rows:
+        sums.enter(db, row[3])

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import math
 from typing import Any, Final
 
 import msgspec
 
-from mailactors.model.lifecycle import State, Status, status_of
+from mailactors.model.lifecycle import State
 from mailactors.spool import port
+from mailactors.spool.store.accept import find_known
 from mailactors.spool.store.events import read_labels, unpack_progress
 from mailactors.spool.store.inspection import inspect
 from mailactors.spool.store.lists import find_seqs
+from mailactors.spool.store.pending import count_backlog, count_pending, find_pending
 from mailactors.spool.store.rows import Row, Rows
+from mailactors.spool.store.sums import counted_ledger, kept_ledger
 
 NAMED_MAX: Final = 100
 """Messages with the same client id that are returned: the newest of them."""
@@ -26,7 +28,8 @@ _MESSAGE_COLUMNS: Final = (
 _NAMED: Final = (
     f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq IN"
     " (SELECT seq FROM messages WHERE id = ? UNION"
-    " SELECT seq FROM messages WHERE client_id = ? AND client_id <> '')"
+    " SELECT seq FROM messages WHERE client_id = ? AND client_id <> '' UNION"
+    " SELECT seq FROM keys WHERE scope = '' AND key = ?)"
     " ORDER BY seq DESC LIMIT ?"
 )
 _NEWEST: Final = f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq < ? ORDER BY seq DESC LIMIT ?"
@@ -42,6 +45,9 @@ _FEED: Final = """
     WHERE events.seq > ? ORDER BY events.seq LIMIT ?
 """
 _FAILURES: Final = _FEED.replace("WHERE", "WHERE kind = 'final_failure' AND")
+_ACTS: Final = (
+    "SELECT seq, at, what, way, subject, facts FROM acts WHERE seq > ? ORDER BY seq LIMIT ?"
+)
 _SUPPRESSIONS: Final = """
     SELECT address, reason, source, created_at FROM suppressions
     WHERE address > ? ORDER BY address LIMIT ?
@@ -49,30 +55,6 @@ _SUPPRESSIONS: Final = """
 _DELIVERIES: Final = """
     SELECT seq, n, recipient, state, provider, attempts, due_at, updated_at, error
     FROM deliveries WHERE seq {among} ORDER BY seq, n
-"""
-_ACCEPTED: Final = """
-    SELECT purged_accepted + coalesce(accepted, 0), purged_risks + coalesce(risks, 0)
-    FROM spool, (SELECT sum(recipients_total) AS accepted, sum(declared_risks) AS risks
-      FROM messages) AS kept
-"""
-_STATES: Final = "SELECT state, count(*) FROM deliveries GROUP BY state ORDER BY state"
-_OF_PENDING: Final = """
-    FROM messages{along} JOIN deliveries ON deliveries.seq = messages.seq
-    WHERE open_count > 0
-      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
-"""
-_PENDING: Final = f"""
-    SELECT deliveries.stream, state,
-      CASE WHEN state = 'ready' AND not_before > ? THEN 1 ELSE 0 END AS is_scheduled, count(*),
-      min(CASE WHEN not_before > accepted_at THEN not_before ELSE accepted_at END),
-      min(CASE WHEN not_before > updated_at THEN not_before ELSE updated_at END)
-    {_OF_PENDING}
-    GROUP BY deliveries.stream, state, is_scheduled
-    ORDER BY deliveries.stream, state, is_scheduled
-"""
-_PENDING_COUNTS: Final = f"""
-    SELECT deliveries.stream, state, count(*) {_OF_PENDING}
-    GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
 """
 _ATTEMPTS: Final = """
     SELECT floor(started_at / ?) AS bucket, count(*) FROM attempts
@@ -88,22 +70,6 @@ def _feed(rows: list[tuple[Any, ...]]) -> tuple[port.FeedEvent, ...]:
     )
 
 
-def _by_status(rows: list[tuple[Any, ...]]) -> tuple[port.Pending, ...]:
-    # Several stored states may have one public status.
-    found: dict[tuple[str, Status], port.Pending] = {}
-    for stream, state, is_scheduled, count, waits_since, unmoved_since in rows:
-        status = status_of(State(state), is_scheduled=bool(is_scheduled))
-        other = found.get((stream, status), port.Pending(stream, status, 0, math.inf, math.inf))
-        found[stream, status] = port.Pending(
-            stream,
-            status,
-            other.count + count,
-            min(other.waits_since, waits_since),
-            min(other.unmoved_since, unmoved_since),
-        )
-    return tuple(found[key] for key in sorted(found))
-
-
 class Answers(abc.ABC):
     """`port.Questions`, which has the words for each method; an engine adds the snapshot."""
 
@@ -117,11 +83,17 @@ class Answers(abc.ABC):
 
     def status(self, name: str) -> tuple[port.MessageStatus, ...]:
         with self._snapshot() as db:
-            return _read(db, _NAMED, (name, name, NAMED_MAX))
+            return _read(db, _NAMED, (name, name, name, NAMED_MAX))
 
     def statuses(self, limit: int, before_seq: int | None) -> tuple[port.MessageStatus, ...]:
         with self._snapshot() as db:
             return _read(db, _NEWEST, (2**63 - 1 if before_seq is None else before_seq, limit))
+
+    def find_known(
+        self, key: port.IdempotencyKey, now: float
+    ) -> port.Receipt | port.Conflict | None:
+        with self._snapshot() as db:
+            return find_known(db, key, "", now)
 
     def timeline(self, seq: int) -> tuple[port.Event, ...]:
         sql = "SELECT seq, at, kind, facts FROM events WHERE message_seq = ? ORDER BY seq"
@@ -130,36 +102,39 @@ class Answers(abc.ABC):
             for number, at, kind, facts in self._query(sql, (seq,))
         )
 
+    def acts_after(self, seq: int, limit: int) -> tuple[port.Act, ...]:
+        return tuple(
+            port.Act(number, at, what, way, subject, msgspec.json.decode(facts))
+            for number, at, what, way, subject, facts in self._query(_ACTS, (seq, limit))
+        )
+
+    def paused(self) -> frozenset[str]:
+        rows = self._query("SELECT provider FROM paused ORDER BY provider", ())
+        return frozenset(provider for (provider,) in rows)
+
     def ledger(self) -> port.Ledger:
         with self._snapshot() as db:
-            ((accepted, declared_risks),) = db.query(_ACCEPTED)
-            states: dict[str, int] = dict(db.query(_STATES))
-            purged: dict[str, int] = dict(db.query("SELECT state, deliveries FROM purged"))
-            risks = self._risks(db)
-        total = {state: states.get(state, 0) + purged.get(state, 0) for state in states | purged}
-        in_order = dict(sorted(total.items()))
-        return port.Ledger(accepted, in_order, declared_risks, sum(purged.values()), risks)
+            return kept_ledger(db)
 
-    def _risks(self, db: Rows) -> tuple[port.Risk, ...]:
-        rows = db.query("SELECT stream, provider, count FROM risks ORDER BY stream, provider")
-        return tuple(port.Risk(*row) for row in rows)
+    def audit(self) -> port.Audit:
+        with self._snapshot() as db:
+            return port.Audit(kept_ledger(db), counted_ledger(db))
 
     def pending(self, now: float) -> tuple[port.Pending, ...]:
         with self._snapshot() as db:
-            sql = _PENDING.format(along=db.dialect.along("messages_open"))
-            return _by_status(db.query(sql, (now,)))
+            return find_pending(db, now)
 
     def inspect(self, look: port.InspectionQuery) -> port.Inspection:
         with self._snapshot() as db:
             return inspect(db, look)
 
     def pending_counts(self) -> dict[str, dict[str, int]]:
-        counts: dict[str, dict[str, int]] = {}
         with self._snapshot() as db:
-            sql = _PENDING_COUNTS.format(along=db.dialect.along("messages_open"))
-            for stream, state, count in db.query(sql):
-                counts.setdefault(stream, {})[state] = count
-        return counts
+            return count_pending(db)
+
+    def backlog(self, now: float) -> int:
+        with self._snapshot() as db:
+            return count_backlog(db, now)
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         rows = self._query(_ATTEMPTS, (bucket_s, provider, since))

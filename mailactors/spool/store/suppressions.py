@@ -6,11 +6,15 @@ the intent is durable gets nothing.
 
 from __future__ import annotations
 
+import contextlib
+import unicodedata
 from typing import Final
 
+import idna
+
 from mailactors.model.lifecycle import State
-from mailactors.model.message import domain_of
 from mailactors.spool.port import Step, Suppress, Suppression, Unsuppress, Unsuppressed
+from mailactors.spool.store import sums
 from mailactors.spool.store.events import finish, record
 from mailactors.spool.store.rows import Row, Rows
 
@@ -19,13 +23,21 @@ BOUNCE: Final = "bounce"
 
 
 def normalize(address: str) -> str:
-    """Return an address as the list has it: RFC 5321 leaves the local part to its domain.
+    """Return an address as the list has it: without case, and with its domain in ASCII.
 
-    >>> normalize("Ann@Example.COM")
-    'Ann@example.com'
+    RFC 5321 leaves the case of a local part to its domain, but no provider of note tells two
+    mailboxes apart by it, and who asked for no more mail does not write an address as we do.
+
+    >>> normalize("Ann@Example.COM"), normalize("Zoë@BÜCHER.example")
+    ('ann@example.com', 'zoë@xn--bcher-kva.example')
     """
-    local, at, _ = address.rpartition("@")
-    return f"{local}{at}{domain_of(address)}"
+    if address.isascii():  # nearly all, and each intent asks
+        return address.lower()
+    local, at, domain = address.rpartition("@")
+    if not domain.isascii():
+        with contextlib.suppress(idna.IDNAError):  # then it is no domain, and stays as it is
+            domain = idna.encode(domain, uts46=True).decode("ascii")
+    return unicodedata.normalize("NFC", f"{local.casefold()}{at}{domain.casefold()}")
 
 
 def suppress(db: Rows, command: Suppress, now: float) -> Suppression:
@@ -84,7 +96,8 @@ def withdraw_suppressed(db: Rows, seq: int, leased: list[Row], now: float) -> li
         " WHERE seq = ? AND n = ? AND state = 'leased'",
         [(f"suppressed ({reason})", now, seq, n) for n, reason in why.items()],
     )
-    finish(db, seq, len(why), now)
+    stream = finish(db, seq, len(why), now)
+    sums.move(db, stream, State.LEASED, State.SUPPRESSED, len(why))
     facts = {"rule": "suppression list", "why": {str(n): reason for n, reason in why.items()}}
     record(db, seq, now, "suppressed", facts)
     return [row for row in leased if row[0] not in why]

@@ -1,4 +1,5 @@
-// Draws each run's charts when it comes into view. Everything to be drawn is in #runs, as JSON.
+// Draws each run's charts at once, so that they are in print and in pictures too. Everything to be
+// drawn is in #runs, as JSON.
 "use strict";
 (() => {
   const runs = JSON.parse(document.getElementById("runs").textContent);
@@ -96,10 +97,22 @@
           { ...axis, size: LEFT, values: (u, at) => at.map((each) => each.toLocaleString("en")), ...more.y },
         ],
         series: [{ label: "at", value: (u, at) => (at == null ? "–" : clock(at)) }, ...series],
-        hooks: { drawClear: [(u) => shade(u, run.shades)], setScale: [follow], draw: more.draw ? [more.draw] : [] },
+        hooks: { drawClear: [(u) => shade(u, run.shades)], setScale: [follow], draw: more.draw ? [more.draw] : [], ready: [showPeaks], setLegend: [showPeaks] },
         ...(more.scales ? { scales: { x: { time: false, range: (u, min, max) => [Math.max(0, min ?? 0), Math.min(end, max ?? end)] }, ...more.scales } } : {}),
       };
       charts.push(new uPlot(opts, [xs, ...data], place));
+    }
+
+    // Without a cursor the legend has each line's highest value, and no time.
+    function showPeaks(u) {
+      const isIdle = u.legend.idx == null;
+      u.root.querySelectorAll(".u-legend .u-series").forEach((row, index) => {
+        if (index === 0) row.style.display = isIdle ? "none" : "";
+        else if (isIdle) {
+          const peak = u.data[index].reduce((most, each) => Math.max(most, each ?? 0), 0);
+          row.querySelector(".u-value").textContent = `at most ${u.series[index].value(u, peak)}`;
+        }
+      });
     }
 
     const rate = (u, value) => (value == null ? "–" : `${value.toLocaleString("en", { maximumFractionDigits: 1 })}/s`);
@@ -109,12 +122,10 @@
 
     chart("flow", 190, [perSecond(run.arrivals), perSecond(run.acceptances)], [line("submitted", "--came"), line("accepted by a provider", "--went")]);
     chart("backlog", 150, [run.backlog], [line("backlog", "--waits", { fill: colour("--waits-fill"), value: number })]);
-    chart("providers", 190,
-      names.flatMap((name) => [perSecond(run.attempts[name]), perSecond(run.sent[name])]),
-      names.flatMap((name, index) => [
-        line(`${name}: attempts`, `--p${(index % 6) + 1}`, { dash: [4, 3], width: 1 }),
-        line(`${name}: sent`, `--p${(index % 6) + 1}`),
-      ]));
+    for (const what of ["attempts", "sent"]) {
+      chart(what, 170, names.map((name) => perSecond(run[what][name])),
+        names.map((name, index) => line(name, `--p${(index % 6) + 1}`)));
+    }
 
     const rows = names.map((name) => ({ name, moves: run.gates[name] ?? null, shades: run.shades.filter((each) => each.providers.includes(name)) }));
     const ours = run.shades.filter((each) => each.providers.length === 0);
@@ -137,10 +148,7 @@
   }
 
   const sections = [...document.querySelectorAll("section[data-run]")];
-  const watcher = new IntersectionObserver((seen) => {
-    for (const { isIntersecting, target } of seen) if (isIntersecting && !drawn.has(target)) build(target);
-  }, { rootMargin: "400px" });
-  sections.forEach((section) => watcher.observe(section));
+  sections.forEach(build);
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     for (const section of [...drawn.keys()]) { forget(section); build(section); }
