@@ -13,6 +13,7 @@ Places, beside the fault points of the production code (`spool.commit`, `provide
 | `committed` | it is durable; nobody was told |
 | `delete` | before a DELETE in that transaction |
 | `body` | half of a message's body was written to a provider |
+| `whole` | a message was written with its dot in one write, and the answer was not read |
 
 `apply:Accept` is a group with such a command in it, and so with the others and `spool.committed`.
 """
@@ -25,6 +26,7 @@ import dataclasses
 import functools
 import importlib
 import os
+import select
 import signal
 import subprocess
 import time
@@ -40,13 +42,15 @@ from mailactors import service
 from mailactors.api.server import Listening, Timeouts
 from mailactors.providers.port import Capabilities, Found, LookUpResult, NotFound
 from mailactors.providers.smtp import SmtpProvider
-from mailactors.runtime.ports import Journal, Ports, TcpConnector, system_ports
+from mailactors.runtime.plain import PlainSocket
+from mailactors.runtime.ports import Journal, Ports, system_ports
 from mailactors.spool.sqlite import SqliteStore
 from tests.torture.mutations import MUTATIONS
 from tests.torture.stored import read_log
 
 BODY_BYTES_MIN: Final = 2_000
 """A write that is longer than this is a body: commands are short."""
+ANSWERED_WITHIN_S: Final = 10.0
 DIED_AT: Final = "died-at"
 DISK_LOG: Final = "disk-log"
 DISK_TRIGGER: Final = "disk-fails"
@@ -94,6 +98,7 @@ def suffer(harm: Harm) -> None:
     vars(service)["Listening"] = functools.partial(Listening, timeouts=Timeouts(graceful_s=0.2))
     _wrap_ports(site)
     _wrap_store(site)
+    _wrap_sockets(site)
     if harm.asks:
         _let_relays_be_asked(Path(harm.asks))
     for name in harm.mutations:
@@ -146,40 +151,26 @@ def _let_relays_be_asked(log: Path) -> None:
 def _wrap_ports(site: Site) -> None:
     def ports(journal: Journal) -> Ports:
         usual = system_ports(journal)
-        return dataclasses.replace(usual, faults=site, connector=_Connector(site))
+        return dataclasses.replace(usual, faults=site)
 
     service.system_ports = ports  # type: ignore[attr-defined]
 
 
-class _Connector(TcpConnector):
-    def __init__(self, site: Site) -> None:
-        self._site = site
+def _wrap_sockets(site: Site) -> None:
+    usual = PlainSocket.write_now
 
-    async def open_tcp(self, host: str, port: int) -> trio.abc.Stream:
-        return _Stream(await super().open_tcp(host, port), self._site)
+    def write_now(self: PlainSocket, data: bytes | memoryview) -> int:
+        is_body = len(data) >= BODY_BYTES_MIN
+        if is_body and site.is_due("body"):
+            usual(self, data[: len(data) // 2])
+            site.die()
+        taken = usual(self, data)
+        if is_body and taken == len(data) and site.is_due("whole"):
+            select.select([self._descriptor], [], [], ANSWERED_WITHIN_S)
+            site.die()
+        return taken
 
-
-class _Stream(trio.abc.Stream):
-    """Passes on what is said; at the place `body`, only the first half of it."""
-
-    def __init__(self, stream: trio.abc.Stream, site: Site) -> None:
-        self._stream = stream
-        self._site = site
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if len(data) >= BODY_BYTES_MIN and self._site.is_due("body"):
-            await self._stream.send_all(data[: len(data) // 2])
-            self._site.die()
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self._stream.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+    PlainSocket.write_now = write_now  # type: ignore[method-assign]
 
 
 def _wrap_store(site: Site) -> None:

@@ -105,6 +105,7 @@ PLACES: Final = (
     ("C4 intended, nothing sent", ("committed:Intend", 5)),
     ("C4 intended, nothing sent", ("provider.intended", 10)),
     ("C5 in the middle of the body", ("body", 10)),
+    ("C6 accepted, not recorded", ("whole", 10)),
     ("C6 accepted, not recorded", ("provider.sent", 10)),
     ("C6 accepted, not recorded", ("dispatcher.outcome", 10)),
     ("C6 accepted, not recorded", ("commit:RecordOutcome", 5)),
@@ -117,7 +118,7 @@ PLACES: Final = (
     ("C10 two owners, of which one is stale", (USURP, 1)),
 )
 """Crash point, place, and the latest visit at which it dies there."""
-PLACES_STRIDE: Final = 8
+PLACES_STRIDE: Final = 9
 """Has no factor in common with their number: a short run meets most of the points."""
 OUTSIDE: Final = "SIGKILL from outside"
 STOPPED: Final = "SIGSTOP, then SIGKILL"

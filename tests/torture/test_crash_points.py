@@ -174,7 +174,8 @@ WITH_AN_INTENT = {
     "committed:Intend": 0,  # before the first byte
     "provider.intended": 0,
     "body": 0,  # in the middle of the message
-    "provider.sent": 1,  # the relay has accepted it
+    "whole": 1,  # the relay has accepted it, and its answer was not read
+    "provider.sent": 1,
     "breaker.done": 1,
     "limiter.done": 1,
     "dispatcher.outcome": 1,
@@ -221,7 +222,7 @@ def test_dead_with_an_intent_it_is_resent_as_declared(scene: Scene, place: str) 
 
 
 @pytest.mark.parametrize(
-    "place", ["provider.intended", "body", "provider.sent", "commit:RecordOutcome"]
+    "place", ["provider.intended", "body", "whole", "provider.sent", "commit:RecordOutcome"]
 )
 def test_dead_with_an_intent_it_is_held_as_declared(scene: Scene, place: str) -> None:
     scene.preference = "hold"
