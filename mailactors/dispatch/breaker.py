@@ -282,22 +282,31 @@ class BreakerActor:
         while True:
             self._timer.set(next_age_s(self._breaker, self._settings))
             await self._lane.breaker_mailbox.wait()
-            for item in self._lane.breaker_mailbox.take():
-                self._faults.point(f"breaker.{type(item).__name__.lower()}")
-                match item:
-                    case Attempt():
-                        self._go_down(item)
-                    case Done():
-                        self._come_up(item)
-                    case Reset():
-                        close(self._breaker, self._clock.now_s())
-                        self._publish()
-                        item.done.resolve(None)
-                    case Pause() | Resume():
-                        raise AssertionError("only the limiter pauses")
-                    case _:
-                        assert_never(item)
-            self._look_at_ages()
+            try:
+                self._take_turn()
+                self._look_at_ages()
+            finally:
+                self._publish()  # once, and before any reader of what was passed on has its turn
+
+    def _take_turn(self) -> None:
+        """Handle what is there; nobody else runs meanwhile."""
+        for item in self._lane.breaker_mailbox.take():
+            self._faults.point(f"breaker.{type(item).__name__.lower()}")
+            match item:
+                case Attempt():
+                    self._go_down(item)
+                case Done():
+                    self._come_up(item)
+                case Reset():
+                    close(self._breaker, self._clock.now_s())
+                    self._publish()
+                    item.done.resolve(None)
+                case Pause() | Resume():
+                    raise AssertionError("only the limiter pauses")
+                case _:
+                    assert_never(item)
+            if self._breaker.state is not self._lane.breaker_status.value.state:
+                self._publish()  # each move is in the journal
 
     def _restored(self) -> Breaker:
         """Go on from what was published, and from what the provider actor has under way."""
@@ -318,7 +327,6 @@ class BreakerActor:
     def _go_down(self, attempt: Attempt) -> None:
         now_s = self._clock.now_s()
         until_s = decide_admit(self._breaker, self._settings, attempt.id, attempt.is_panic, now_s)
-        self._publish()  # before passing it on: a crash after that would count it twice
         if until_s is None:
             self._lane.provider_mailbox.put_nowait(attempt)
         else:
@@ -330,8 +338,9 @@ class BreakerActor:
         correct_age(self._breaker, done.attempt, now_s)
         draw = self._entropy.draw("breaker", self._lane.name, self._breaker.opened_count)
         is_own, breaker, id_ = self._judge_speed(done, now_s), self._breaker, done.attempt.id
+        if isinstance(done.outcome, NotAttempted):
+            self._publish()  # a probe that was taken and given back in one turn is news, too
         decide_end(breaker, self._settings, id_, done.outcome, now_s, draw, is_domains=is_own)
-        self._publish()  # before the outcome: its reader must see the state that follows
         self._lane.limiter_mailbox.put_nowait(done)
 
     def _judge_speed(self, done: Done, now_s: float) -> bool:
@@ -358,7 +367,6 @@ class BreakerActor:
             correct_ages(self._breaker, self._lane.underway, now_s)
             draw = self._entropy.draw("breaker", self._lane.name, self._breaker.opened_count)
             decide_age(self._breaker, self._settings, now_s, draw, self._is_domains_own)
-            self._publish()
 
     def _publish(self) -> None:
         breaker, before = self._breaker, self._lane.breaker_status.value

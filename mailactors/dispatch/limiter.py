@@ -270,29 +270,32 @@ class LimiterActor:
         task_status.started()
         while True:
             await self._lane.limiter_mailbox.wait()
-            is_published = False
-            for item in self._lane.limiter_mailbox.take():
-                self._faults.point(f"limiter.{type(item).__name__.lower()}")
-                match item:
-                    case Attempt():
-                        self._go_down(item)
-                    case Done():
-                        self._come_up(item)
-                    case Pause() | Resume():
-                        self._lane.is_paused = isinstance(item, Pause)
-                        self._state.is_paused = self._lane.is_paused
-                        self._publish()
-                        item.done.resolve(None)
-                    case Reset():
-                        forget_provider(self._state, self._clock.now_s())
-                        self._lane.subjects.clear()
-                        self._publish()
-                        item.done.resolve(None)
-                    case _:
-                        assert_never(item)
-                is_published = not isinstance(item, Attempt)
-            if not is_published:
-                self._publish()
+            try:
+                self._take_turn()
+            finally:
+                self._publish()  # once, and before any reader of what was passed on has its turn
+
+    def _take_turn(self) -> None:
+        """Handle what is there; nobody else runs meanwhile."""
+        for item in self._lane.limiter_mailbox.take():
+            self._faults.point(f"limiter.{type(item).__name__.lower()}")
+            match item:
+                case Attempt():
+                    self._go_down(item)
+                case Done():
+                    self._come_up(item)
+                case Pause() | Resume():
+                    self._lane.is_paused = isinstance(item, Pause)
+                    self._state.is_paused = self._lane.is_paused
+                    self._publish()
+                    item.done.resolve(None)
+                case Reset():
+                    forget_provider(self._state, self._clock.now_s())
+                    self._lane.subjects.clear()
+                    self._publish()
+                    item.done.resolve(None)
+                case _:
+                    assert_never(item)
 
     async def _restore(self) -> None:
         """Count the intents of the past: neither a crash nor a restart refills a quota.
@@ -349,8 +352,9 @@ class LimiterActor:
             own = self._lane.subjects.note(apart, sender, permit_s, now_s)
         attempt.own_limits = own
         subjects = subjects_of(addresses, sender)
+        if isinstance(done.outcome, NotAttempted):
+            self._publish()  # a permit that was taken and given back in one turn is news, too
         decide_return(self._state, permit_s, done.outcome, now_s, draw, subjects, own)
-        self._publish()  # before the outcome: its reader must see the pace that follows
         reply(done)
 
     def _refuse(self, attempt: Attempt, outcome: NotAttempted, now_s: float) -> None:

@@ -756,3 +756,38 @@ async def test_a_provider_gets_the_deadline_by_the_monotonic_clock(
     await trio.sleep(1.0)
 
     assert [130.0] == pytest.approx([mail.deadline_s for mail in mails])
+
+
+# What is published
+
+
+async def test_a_turn_of_many_ends_is_published_once(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    bench = Bench(quota=Quota(per_s=100, burst=50))
+    await bench.start(nursery)
+    before = bench.lane.limiter_status.version
+
+    bench.send(8)
+    await trio.sleep(1.0)
+
+    assert 8 == len(bench.outcomes_seen)
+    assert bench.lane.limiter_status.version - before <= 2  # when they went down, and came up
+
+
+@pytest.mark.parametrize("name", ["limiter", "breaker"])
+async def test_what_a_turn_decided_before_a_crash_is_published(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery, name: str
+) -> None:
+    quota = Quota(per_minute=3)
+    bench = Bench(CrashPlan(**{f"{name}.attempt": {3}}), quota=quota)
+    await bench.start(nursery)
+
+    attempts = bench.send(4)
+    await trio.sleep(1.0)
+    bench.send(2)
+    await trio.sleep(1.0)
+
+    assert 3 == sum(isinstance(outcome, Accepted) for outcome in bench.outcomes_seen)
+    assert CRASHED in bench.outcomes_seen
+    assert len(attempts) + 2 == len(bench.ends)
