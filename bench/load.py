@@ -19,6 +19,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -31,6 +32,7 @@ BATCH = 500
 CLIENTS = 8
 WARM_UP = 2 * CLIENTS * BATCH
 """Messages before the memory at rest is read: as many requests at once as come afterwards."""
+AGAIN_S = 0.05
 DELIVERED_WITHIN_S = 300.0
 
 CONFIG = """
@@ -183,11 +185,18 @@ def post_all(served: Served, requests: _Shared) -> None:
     connection = HTTPConnection(urlsplit(served.url).netloc, timeout=60)
     while (request := requests.take()) is not None:
         path, body = request
-        connection.request("POST", path, body, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        answer.read()
-        assert answer.status in {200, 202}, answer.status
+        while (status := post(connection, path, body)) == HTTPStatus.SERVICE_UNAVAILABLE:
+            time.sleep(AGAIN_S)  # other bodies are being read: this one is sent again
+        assert status in {HTTPStatus.OK, HTTPStatus.ACCEPTED}, status
     connection.close()
+
+
+def post(connection: HTTPConnection, path: str, body: bytes) -> int:
+    """Post once, and return the status."""
+    connection.request("POST", path, body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
 
 
 def wait_until_sent(served: Served, count: int) -> None:
