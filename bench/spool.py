@@ -156,6 +156,7 @@ def _settle(lease: Lease) -> RecordOutcome:
         progress=Progress(tried=("primary",)),
         outcome="accepted",
         facts={"rule": "accepted", "reply": "250 2.0.0 Ok: queued as 4XkQ2b"},
+        stream=lease.stream,
     )
 
 

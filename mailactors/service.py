@@ -131,7 +131,7 @@ class Service:
         ports = gateway.ports
         parts = ApiParts(
             door=gateway.door,
-            spool=gateway.spool,
+            spool=gateway.public_spool,
             lanes=gateway.lanes,
             clock=ports.clock,
             plan=gateway.lanes.plan,

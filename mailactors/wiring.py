@@ -41,12 +41,18 @@ from mailactors.providers.port import Provider
 from mailactors.providers.simulated import SimulatedProvider
 from mailactors.providers.smtp import SmtpProvider
 from mailactors.runtime.belief import BelievedClock
-from mailactors.runtime.ports import Ports
+from mailactors.runtime.ports import Executor, Ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, Supervisor
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.client import SpoolClient
 from mailactors.spool.keeper import KeeperActor, Retention
-from mailactors.spool.port import RecordDeliveryEvent, SpoolBrokenError, SpoolError, Store
+from mailactors.spool.port import (
+    Questions,
+    RecordDeliveryEvent,
+    SpoolBrokenError,
+    SpoolError,
+    Store,
+)
 
 MEMORY: Final = ":memory:"
 """The spool's path when there is no file, and so no disk to run full."""
@@ -55,6 +61,9 @@ NODE: Final = "single"
 FREE_BYTES_MIN: Final = 256 * 1024 * 1024
 """Room on the spool's disk that outcomes and events may need while new messages are refused."""
 
+
+PUBLIC_READERS: Final = 3
+"""Connections, each with a thread, that answer those outside; a list holds one for milliseconds."""
 
 ProviderFactory = Callable[[str, ProviderSettings, Ports], Provider]
 Front = Callable[["Gateway"], Child]
@@ -83,7 +92,12 @@ class Gateway:
         self.belief = BelievedClock(ports.clock, ports.journal, store.newest_at())
         self.ports = ports = dataclasses.replace(ports, clock=self.belief)
         signals = SpoolSignals()
-        self.spool = SpoolClient(open_writes(), signals, store.reader(), ports.executor("reader"))
+        writes = open_writes()
+        self.spool = SpoolClient(writes, signals, _open_readers(store, ports, "reader", 1))
+        self.public_spool = SpoolClient(
+            writes, signals, _open_readers(store, ports, "public_reader", PUBLIC_READERS)
+        )
+        """For those outside: however much they ask, no actor waits behind them."""
         self.watch = WatchdogStatus()
         self.registry = open_registry()
         self.door = Door(rules_of(config), self.registry, signals, ports)
@@ -240,6 +254,12 @@ def build(
     for front in fronts:
         gateway.supervisor.append(front(gateway))
     return gateway
+
+
+def _open_readers(
+    store: Store, ports: Ports, name: str, count: int
+) -> list[tuple[Questions, Executor]]:
+    return [(store.reader(), ports.executor(name)) for _ in range(count)]
 
 
 def own_settings(settings: ProviderSettings) -> dict[str, object]:

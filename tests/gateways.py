@@ -116,7 +116,7 @@ def open_store(path: Path | None = None) -> Iterator[SqliteStore]:
 def spool_client(mailbox: Mailbox[Write], store: SqliteStore | None = None) -> SpoolClient:
     """Return a client of a mailbox; without a store it has nothing to read."""
     view: Any = None if store is None else store.reader()
-    return SpoolClient(mailbox, SpoolSignals(), view, InlineExecutor("reader"))
+    return SpoolClient(mailbox, SpoolSignals(), [(view, InlineExecutor("reader"))])
 
 
 @contextlib.asynccontextmanager

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -94,13 +95,41 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path, run: Run) ->
     )
 
     code, out, err = run("config", "--config", str(file))
+    shown = json.loads(run("config", "--config", str(file), "--json")[1])
 
     assert (code, err) == (0, "")
-    assert "canary" not in out
-    shown = json.loads(out)
+    assert "canary" not in out + str(shown)
+    assert tomllib.loads(out)["providers"]["p"]["port"] == 587
     assert shown["providers"]["p"]["host"] == "mx.example"
     assert shown["service"]["listen"] == "127.0.0.1:8625"
     assert shown["evidence"]["otp"]["p"] == {"evidence": [], "then": "resend at once"}
+
+
+def test_a_check_names_missing_secrets_and_unused_providers(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "mailactors.toml"
+    file.write_text(
+        '[providers.p]\nkind = "smtp"\nhost = "mx.example"\nusername = "u"\n'
+        '[providers.q]\nkind = "simulated"\n[streams.x]\nroute = ["p"]\n'
+    )
+
+    code, out, err = run("config", "-c", str(file))
+    served, _, why = run("serve", "-c", str(file))
+
+    assert (code, served) == (0, 1)
+    assert tomllib.loads(out)["providers"]["p"]["username"] == "u"
+    assert "set the variable MAILACTORS_PROVIDERS__P__PASSWORD" in err
+    assert "providers.q: no stream's route names it" in err
+    assert "set the variable MAILACTORS_PROVIDERS__P__PASSWORD" in why
+
+
+def test_a_check_looks_for_files(tmp_path: Path, run: Run) -> None:
+    file = tmp_path / "mailactors.toml"
+    file.write_text(f"[service]\nspool = '{tmp_path}/none/spool.db'\n")
+
+    code, out, err = run("config", "-c", str(file))
+
+    assert (code, out) == (1, "")
+    assert f"service.spool: there is no folder {tmp_path}/none" in err
 
 
 @pytest.mark.parametrize("command", ["config", "serve"])

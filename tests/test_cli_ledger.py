@@ -67,6 +67,18 @@ def break_it(path: Path) -> None:
     db.close()
 
 
+def test_a_kept_sum_that_is_wrong_is_an_error(spool: Path, run: Run) -> None:
+    db = apsw.Connection(str(spool))
+    db.execute("UPDATE sums SET value = 7 WHERE name = 'moving'")
+    db.close()
+
+    code, out, _ = run("ledger", "--spool", str(spool))
+
+    assert 1 == code
+    assert "ready is kept as 7; 3 were counted." in out
+    assert "It adds up" in out  # the rows do
+
+
 def test_a_services_ledger_is_shown(gateway: Served, run: Run) -> None:
     run("send", "a@example.org", "-s", "Hello", "-b", "x", "--url", gateway.url)
 

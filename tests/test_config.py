@@ -207,7 +207,7 @@ SMTP = '[providers.p]\nkind = "smtp"\nhost = "mx.example"\n'
         ("[log]\nlevel = 'loud'", "log.level: Input should be 'debug', 'info', 'warning' or"),
         ("[streams.bulk]\nfailover = 'maybe'", "streams.bulk.failover: Input should be"),
         (SIMULATED + "error_rate = 2", "providers.p.error_rate: Input should be less than or eq"),
-        (SMTP + "username = 'u'", "providers.p: username and password go together"),
+        (SMTP + "username = 'u'", "providers.p.password: username and password go together"),
         (
             SMTP + "tls = 'none'\nusername = 'u'\npassword = 'p'",
             "providers.p: credentials over tls",

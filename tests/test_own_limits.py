@@ -72,11 +72,14 @@ class Vendor:
 
 
 @contextlib.asynccontextmanager
-async def running(vendors: dict[str, Vendor], ports: Ports) -> AsyncIterator[Gateway]:
+async def running(
+    vendors: dict[str, Vendor], ports: Ports, **stream: float
+) -> AsyncIterator[Gateway]:
     def make(name: str, _settings: ProviderSettings, _ports: Ports) -> Vendor:
         return vendors[name]
 
-    config = make_config({name: {"kind": "simulated"} for name in vendors})
+    tables = {"streams": {"transactional": stream}} if stream else {}
+    config = make_config({name: {"kind": "simulated"} for name in vendors}, **tables)
     with open_store() as store:
         gateway = build(config, ports, store, make)
         async with trio.open_nursery() as nursery:
@@ -90,15 +93,15 @@ async def send(gateway: Gateway, name: str, sender: str, recipient: str) -> None
     await gateway.door.submit(submission)
 
 
-async def mix(gateway: Gateway, rule: Rule, limited: int, innocent: int) -> None:
+async def mix(gateway: Gateway, rule: Rule, limited: int, innocent: int, first: int = 0) -> None:
     """Submit limited messages first, then those of others, which they must not delay."""
-    for number in range(limited):
+    for number in range(first, first + limited):
         recipient = "limited0@limited.example" if rule is to_one else f"l{number}@limited.example"
         sender = "tenant@limited.example" if rule is by_tenant else "ann@own.example"
         if rule is by_tenant:
             recipient = f"bob{number}@b{number % 7}.example"
         await send(gateway, f"limited {number}", sender, recipient)
-    for number in range(innocent):
+    for number in range(first, first + innocent):
         recipient = f"bob{number}@b{number % 7}.example"
         await send(gateway, f"innocent {number}", "ann@own.example", recipient)
 
@@ -157,3 +160,21 @@ async def test_a_message_that_is_throttled_alone_waits_on_disk_in_the_end(
 
     assert THROTTLES_MAX <= refused <= 130
     assert 1 == len(vendor.sent_s)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [to_one, to_domain, by_tenant])
+async def test_what_waits_over_its_own_limit_is_tried_before_its_deadline(
+    autojump_clock: trio.testing.MockClock, rule: Rule
+) -> None:
+    vendor = Vendor(rule)
+    async with running({"primary": vendor}, make_ports(), expires_after_s=1200.0) as gateway:
+        for number in range(30):
+            await mix(gateway, rule, 1, 1, number)
+            await trio.sleep(2.0)
+        await trio.sleep(900.0)
+        vendor.is_limited = lambda _mail: False
+        await trio.sleep(600.0)
+        ledger = await gateway.spool.read(lambda spool: spool.ledger())
+
+    assert {"sent": 60} == ledger.states

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from mailactors.api.decoding import pointer_of
-from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.problems import FaultView, ProblemError, validation_problem
 from mailactors.api.schemas import (
     AddressIn,
     BatchItem,
@@ -58,15 +58,6 @@ class _Faults:
     def raise_if_any(self) -> None:
         if self.found:
             raise validation_problem(self.found)
-
-
-def validation_problem(faults: Sequence[FaultView]) -> ProblemError:
-    """Return the problem that lists faults."""
-    first = faults[0]
-    detail = f"{first.pointer}: {first.detail}" if first.pointer else first.detail
-    if len(faults) > 1:
-        detail += f" (and {len(faults) - 1} more)"
-    return ProblemError("validation", detail, errors=tuple(faults))
 
 
 def parse_key(values: Sequence[str]) -> str | None:

@@ -2,11 +2,12 @@
 
 A body that is not JSON is a 400; JSON of another shape is a 422 with a JSON pointer. Typed decoders
 never build what they do not know: they stop at the first wrong byte of nesting, huge numbers and
-unknown fields.
+unknown fields. Only then, in a small body, the other faults are looked for (`faults`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import re
@@ -15,7 +16,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from mailactors.api.problems import FaultView, ProblemError, bad_parameter
+from mailactors.api.faults import MENDED_BYTES_MAX, Misfit, all_faults
+from mailactors.api.problems import FaultView, ProblemError, bad_parameter, validation_problem
 from mailactors.api.schemas import AddressIn, AttachmentIn
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -65,8 +67,7 @@ def decode_body(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         value = decoder.decode(body)
         _refuse_duplicates(body)
     except msgspec.ValidationError as error:
-        fault = _fault(str(error), decoder.type)
-        raise ProblemError("validation", fault.detail, errors=(fault,)) from None
+        raise validation_problem(_all_faults(body, decoder.type, error)) from None
     except (UnicodeDecodeError, RecursionError):
         raise ProblemError("malformed-json", "not UTF-8, or nested too deeply") from None
     except msgspec.DecodeError as error:
@@ -100,27 +101,50 @@ def pointer_of(steps: Sequence[str | int]) -> str:
     return "".join(f"/{str(step).replace('~', '~0').replace('/', '~1')}" for step in steps)
 
 
+def _all_faults(
+    body: bytes, shape: type[msgspec.Struct], first: msgspec.ValidationError
+) -> tuple[FaultView, ...]:
+    """Return every fault of a body's types; the first one where the rest cannot be read."""
+    if len(body) <= MENDED_BYTES_MAX:
+        with contextlib.suppress(ValueError, RecursionError):  # a msgspec.DecodeError is the first
+            _refuse_duplicates(body)
+            return all_faults(body, shape, lambda error: _misfit(str(error), shape))
+    return (_fault(str(first), shape),)
+
+
 def _fault(text: str, shape: type[msgspec.Struct]) -> FaultView:
+    return _misfit(text, shape).view
+
+
+def _misfit(text: str, shape: type[msgspec.Struct]) -> Misfit:
     """Parse msgspec's error text: what is wrong, and where (`$.to[1]` is `/to/1`)."""
     found = _WHERE.fullmatch(text)
     assert found is not None
     what, where = found[1], found[2] or "$"
-    steps: list[str] = [name or index for name, index in _STEP.findall(where)]
+    names: list[str] = [name or index for name, index in _STEP.findall(where)]
+    steps = tuple(int(step) if step.isdecimal() else step for step in names)
     if unknown := _UNKNOWN.fullmatch(what):
-        return FaultView(_unknown_words(unknown[1], steps, shape), pointer_of([*steps, unknown[1]]))
+        words, meant = _unknown_words(unknown[1], names, shape)
+        view = FaultView(words, pointer_of([*names, unknown[1]]))
+        return Misfit(view, (*steps, unknown[1]), is_unknown=True, meant=meant)
     if missing := _MISSING.fullmatch(what):
-        return FaultView("is required", pointer_of([*steps, missing[1]]))
-    if what.startswith("Invalid enum value ") and (choices := _choices(shape, steps)):
-        return FaultView(f"is none of {', '.join(choices)}", pointer_of(steps))
-    return FaultView(_plain_words(what), pointer_of(steps))
+        view = FaultView("is required", pointer_of([*names, missing[1]]))
+        choices = _choices(shape, [*names, missing[1]])
+        return Misfit(view, (*steps, missing[1]), choices=tuple(choices))
+    choices = _choices(shape, names)
+    if what.startswith("Invalid enum value ") and choices:
+        words = f"is none of {', '.join(choices)}"
+        return Misfit(FaultView(words, pointer_of(names)), steps, choices=tuple(choices))
+    return Misfit(FaultView(_plain_words(what), pointer_of(names)), steps, choices=tuple(choices))
 
 
-def _unknown_words(name: str, steps: Sequence[str], shape: type[msgspec.Struct]) -> str:
+def _unknown_words(name: str, steps: Sequence[str], shape: type[msgspec.Struct]) -> tuple[str, str]:
+    """Return what is said of an unknown name, and the name that it seems to mean, if any."""
     at = _NESTED.get(steps[0], AddressIn) if steps else shape
     known = at.__struct_encode_fields__
     near = difflib.get_close_matches(name[:40], known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-    return f"is not known; {hint}" if known else "is not known"
+    return f"is not known; {hint}" if known else "is not known", near[0] if near else ""
 
 
 def _choices(shape: type[msgspec.Struct], steps: Sequence[str]) -> list[str]:

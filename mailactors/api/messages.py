@@ -12,10 +12,10 @@ from msgspec import UNSET
 from quart import Response
 
 from mailactors.api import schemas, schemas_control, views
-from mailactors.api.bodies import refusal_of, validation_problem
+from mailactors.api.bodies import refusal_of
 from mailactors.api.exchange import answer, read_body, read_query, url_of
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import FaultView, ProblemError
+from mailactors.api.problems import FaultView, ProblemError, validation_problem
 from mailactors.api.suppressions import address_of
 from mailactors.intake.submission import IntakeError
 from mailactors.observe.explain import look

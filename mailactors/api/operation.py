@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import Final
 
@@ -15,13 +16,19 @@ from mailactors.api.problems import ProblemError
 from mailactors.errors import MailactorsError
 from mailactors.intake.submission import OverloadedError
 
+AUDIT_RETRY_S: Final = 5.0
 METRICS_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def ledger(parts: ApiParts) -> Response:
     """Accepted deliveries by state, and whether the sums agree."""
-    now = parts.clock.wall_time()
-    found, pending = await parts.spool.read(partial(views.ask_ledger, now=now))
+    query, now = read_query(schemas_control.LedgerQuery), parts.clock.wall_time()
+    ask = partial(views.ask_ledger, now=now, audit=query.audit)
+    if query.audit and parts.auditing.locked():
+        detail = "the rows are being counted already"
+        raise ProblemError("overloaded", detail, retry_after_s=AUDIT_RETRY_S)
+    async with parts.auditing if query.audit else contextlib.nullcontext():
+        found, pending = await parts.spool.read(ask)
     alarms = None if parts.watch is None else parts.watch.alarms()
     return answer(views.ledger_view(found, pending, alarms, now))
 
@@ -46,7 +53,6 @@ async def readyz(parts: ApiParts) -> Response:
         parts.door.check_room()
     except OverloadedError as error:
         raise ProblemError("not-ready", str(error), retry_after_s=error.retry_after_s) from None
-    await parts.spool.read(lambda spool: spool.status(""))
     return answer(schemas_control.HealthView("ready"))
 
 

@@ -51,6 +51,8 @@ class ApiParts:
     """The alarms; without it the ledger's `alarms` are null."""
 
     batches: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BATCHES_MAX))
+    auditing: trio.Lock = field(default_factory=trio.Lock)
+    """Held while every row is counted, which takes a reader for seconds."""
     reloading: trio.Lock = field(default_factory=trio.Lock)
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     """The event streams that are open."""

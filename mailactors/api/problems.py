@@ -7,7 +7,7 @@ is the whole list; a `type` in it is never renamed.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -115,6 +115,15 @@ def bad_parameter(name: str, detail: str) -> ProblemError:
     """Return the problem of a query parameter."""
     fault = FaultView(detail, parameter=name)
     return ProblemError("invalid-parameter", f"{name}: {detail}", errors=(fault,))
+
+
+def validation_problem(faults: Sequence[FaultView]) -> ProblemError:
+    """Return the problem that lists faults."""
+    first = faults[0]
+    detail = f"{first.pointer}: {first.detail}" if first.pointer else first.detail
+    if len(faults) > 1:
+        detail += f" (and {len(faults) - 1} more)"
+    return ProblemError("validation", detail, errors=tuple(faults))
 
 
 def problem_of(error: ProblemError) -> Problem:

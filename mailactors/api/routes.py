@@ -159,7 +159,8 @@ ROUTES: Final = (
         "/v1/ledger",
         operation.ledger,
         {200: control.LedgerView},
-        ("internal", "spool-unavailable"),
+        (*_READ, "overloaded"),
+        control.LedgerQuery,
     ),
     _get(
         "/v1/events",

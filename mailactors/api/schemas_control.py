@@ -153,6 +153,14 @@ class AlarmView(msgspec.Struct, frozen=True):
     expected: str
 
 
+class DifferenceView(msgspec.Struct, frozen=True):
+    """A sum as it is kept, and as it is counted."""
+
+    name: str
+    kept: int
+    counted: int
+
+
 class LedgerView(msgspec.Struct, frozen=True):
     """Accepted deliveries and where they are: `holds` if `accepted` is the sum of `states`.
 
@@ -160,6 +168,9 @@ class LedgerView(msgspec.Struct, frozen=True):
     `processing`, `deferred`, `uncertain`), `purged` the deliveries whose messages retention has
     deleted. `oldest_s` is by state how long the oldest message with a delivery in it has waited;
     what is `scheduled` is not in it. `alarms` are null in a file that is read: nobody watches it.
+
+    The figures are sums that are kept; with `?audit=true` every row is counted, and `audit` says
+    where the kept sums differ: then `holds` is false.
     """
 
     holds: bool
@@ -173,6 +184,14 @@ class LedgerView(msgspec.Struct, frozen=True):
     pending: tuple[PendingView, ...]
     oldest_s: dict[str, float]
     alarms: tuple[AlarmView, ...] | None
+    audit: tuple[DifferenceView, ...] | UnsetType = UNSET
+    """The sums that are wrong, empty if none is; missing where nothing was counted."""
+
+
+class LedgerQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether to count every row as well, which takes seconds in a spool of millions."""
+
+    audit: bool = False
 
 
 class SuppressionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

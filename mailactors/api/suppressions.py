@@ -9,10 +9,9 @@ import msgspec
 from quart import Response
 
 from mailactors.api import schemas_control, views
-from mailactors.api.bodies import validation_problem
 from mailactors.api.exchange import answer, read_body, read_query
 from mailactors.api.parts import ApiParts
-from mailactors.api.problems import FaultView, bad_parameter
+from mailactors.api.problems import FaultView, bad_parameter, validation_problem
 from mailactors.intake.admission import normal_address
 from mailactors.spool.port import Suppress, Suppression, Unsuppress, Unsuppressed
 

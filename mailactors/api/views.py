@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
+from msgspec import UNSET
 
 from mailactors.api.schemas import (
     DeliveryBrief,
@@ -24,6 +25,7 @@ from mailactors.api.schemas import (
 )
 from mailactors.api.schemas_control import (
     AlarmView,
+    DifferenceView,
     LedgerView,
     MessageBrief,
     PendingView,
@@ -37,6 +39,7 @@ from mailactors.model.lifecycle import PENDING, State, Status, summarize_statuse
 from mailactors.observe.alarms import Alarm
 from mailactors.observe.explain import Now, explain
 from mailactors.spool.port import (
+    Audit,
     Event,
     Ledger,
     MessageStatus,
@@ -129,22 +132,29 @@ def _head(status: MessageStatus, now: float) -> dict[str, Any]:
     return msgspec.structs.asdict(head)
 
 
-def ask_ledger(spool: Questions, now: float) -> tuple[Ledger, tuple[Pending, ...]]:
+def ask_ledger(
+    spool: Questions, now: float, *, audit: bool
+) -> tuple[Ledger | Audit, tuple[Pending, ...]]:
     """Return what `ledger_view` shows of a spool."""
-    return spool.ledger(), spool.pending(now)
+    return spool.audit() if audit else spool.ledger(), spool.pending(now)
 
 
 def ledger_view(
-    ledger: Ledger, pending: Sequence[Pending], alarms: Sequence[Alarm] | None, now: float
+    found: Ledger | Audit, pending: Sequence[Pending], alarms: Sequence[Alarm] | None, now: float
 ) -> LedgerView:
-    """Return the accounting identity, whether it holds, and how long what is due has waited."""
+    """Return the accounting identity, whether it holds, and how long what is due has waited.
+
+    What was counted goes before what is kept.
+    """
+    ledger = found.counted if isinstance(found, Audit) else found
+    audit = found.differences if isinstance(found, Audit) else None
     states = _public_states(ledger, pending)
     oldest: dict[str, float] = {}
     for each in pending:
-        if each.status is not Status.SCHEDULED:
+        if each.status is not Status.SCHEDULED and each.waits_since is not None:
             oldest[each.status] = min(each.waits_since, oldest.get(each.status, each.waits_since))
     return LedgerView(
-        holds=ledger.is_balanced,
+        holds=ledger.is_balanced and not audit,
         accepted=ledger.accepted,
         imbalance=ledger.imbalance,
         states=states,
@@ -155,6 +165,7 @@ def ledger_view(
         pending=tuple(_pending_view(each, now) for each in pending),
         oldest_s={state: _age_s(at, now) for state, at in sorted(oldest.items())},
         alarms=None if alarms is None else tuple(map(alarm_view, alarms)),
+        audit=UNSET if audit is None else tuple(DifferenceView(n, *p) for n, p in audit.items()),
     )
 
 
@@ -187,7 +198,8 @@ def alarm_view(alarm: Alarm) -> AlarmView:
 
 def _pending_view(each: Pending, now: float) -> PendingView:
     is_due = each.status is not Status.SCHEDULED
-    ages = [_age_s(at, now) if is_due else None for at in (each.waits_since, each.unmoved_since)]
+    times = (each.waits_since, each.unmoved_since) if is_due else (None, None)
+    ages = [None if at is None else _age_s(at, now) for at in times]
     return PendingView(each.stream, each.status, each.count, *ages)
 
 

@@ -28,7 +28,7 @@ INSTALL_SERVER: Final = "pip install 'mailactors[serve]'"
 SERVER_PACKAGES: Final = frozenset(
     (
         *("apsw", "email_validator", "h11", "hypercorn", "prometheus_client", "pydantic"),
-        *("pydantic_settings", "quart", "quart_trio", "structlog", "trio"),
+        *("pydantic_settings", "quart", "quart_trio", "structlog", "tomli_w", "trio"),
     )
 )
 """What `mailactors[serve]` brings; the client and what asks a gateway do without."""
@@ -68,13 +68,18 @@ def options(
     """Take the options that stand before a command."""
 
 
-def configure(path: Path | None, listen: str | None, spool: str | None) -> Config:
-    """Return the configuration of a file, if any, with what the command line says instead."""
+def configure(
+    path: Path | None, listen: str | None, spool: str | None, missing: list[str] | None = None
+) -> Config:
+    """Return the configuration of a file, if any, with what the command line says instead.
+
+    Secrets that are not there are a fault, or lines in `missing`.
+    """
     from mailactors.config import load_config  # here: what asks a gateway starts faster without it
 
     given = {"listen": listen, "spool": spool}
     service = {name: value for name, value in given.items() if value is not None}
-    return load_config(None if path is None else str(path), service)
+    return load_config(None if path is None else str(path), service, missing)
 
 
 def talk(

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 RECONNECT_FOR_S: Final = 300.0
 """For how long a follower of events tries to reach a gateway that has gone."""
 INTERRUPTED: Final = 130
+AUDIT: Final = {"audit": "true"}
 
 
 class Shell(enum.StrEnum):
@@ -130,7 +131,7 @@ def ledger(
         if spool is not None:
             answer = _read_ledger(spool)
         else:
-            answer = talk(asked, lambda client: client.request("GET", "/v1/ledger"))
+            answer = talk(asked, lambda client: client.request("GET", "/v1/ledger", query=AUDIT))
     except (MailactorsError, OSError) as error:
         fail(str(error), UNUSABLE)
     except SystemExit:
@@ -153,6 +154,6 @@ def _read_ledger(path: Path) -> dict[str, Any]:
     from mailactors.spool.engines import read_spool
 
     now = SystemClock().wall_time()
-    found, pending = read_spool(str(path), partial(views.ask_ledger, now=now))
+    found, pending = read_spool(str(path), partial(views.ask_ledger, now=now, audit=True))
     answer: dict[str, Any] = msgspec.to_builtins(views.ledger_view(found, pending, None, now))
     return answer

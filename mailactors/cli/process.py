@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mailactors.cli.base import SERVICE, ConfigOption, app, configure, fail
+from mailactors.cli.base import SERVICE, ConfigOption, JsonOption, app, configure, fail, show_json
 
 
 @app.command(rich_help_panel=SERVICE)
@@ -58,8 +58,22 @@ def backup(
 
 
 @app.command("config", rich_help_panel=SERVICE)
-def show_config(config: ConfigOption = None) -> None:
-    """Print the configuration as it takes effect, secrets masked, and what evidence can come."""
-    from mailactors.config import effective
+def show_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check a configuration, and print it as it takes effect, as TOML, without its secrets.
 
-    print(json.dumps(effective(configure(config, None, None)), indent=2))
+    Secrets need not be there: those that are missing are named, with their variables. Files,
+    folders and programs that it names are looked for. Exit code 0: it can be served; 1: it cannot.
+    """
+    from mailactors import config as configuration  # here, as everywhere
+
+    missing: list[str] = []
+    found = configure(config, None, None, missing)
+    faults = configuration.check_files(found)
+    for note in (*missing, *configuration.unused_providers(found)):
+        print(f"mailactors: note: {note}", file=sys.stderr)
+    if faults:
+        raise configuration.ConfigError(str(config or "the configuration"), faults)
+    if as_json:
+        show_json(configuration.effective(found))
+    else:
+        print(configuration.as_toml(found))

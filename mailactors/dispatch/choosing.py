@@ -6,9 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from mailactors.dispatch.lanes import Lanes
+from mailactors.dispatch.queue import NO_ROOM, PASSED_OVER, Choice
 from mailactors.dispatch.routing import (
-    PASSED_OVER,
-    Choice,
     Waiting,
     choose_lane,
     next_choice_s,
@@ -49,8 +48,8 @@ class Chooser:
         if choice is not None and not choice.is_panic:
             roomy = self._roomy(lease, reach)
             if choice.lane not in roomy:
-                choice = choose_lane(roomy, self._route(lease), self._lanes, now_s) or PASSED_OVER
-        if choice is None or choice is PASSED_OVER or self._may_go(lease, choice.lane, now_s):
+                choice = choose_lane(roomy, self._route(lease), self._lanes, now_s) or NO_ROOM
+        if choice is None or choice is NO_ROOM or self._may_go(lease, choice.lane, now_s):
             return choice
         return PASSED_OVER
 

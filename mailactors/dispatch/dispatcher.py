@@ -23,13 +23,15 @@ from mailactors.dispatch.domains import Domains, hold_time_s
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.parking import PARK_MIN_S, SUSPECTS_KEPT, Parking
 from mailactors.dispatch.passing import passed_over
+from mailactors.dispatch.queue import Choice
 from mailactors.dispatch.record import attempt_facts, record_of, void_of, with_doubt_at
 from mailactors.dispatch.recovery import is_recovered, recover_of
 from mailactors.dispatch.retry import Decision, candidates, decide_next, outcome_word
-from mailactors.dispatch.routing import Choice, Panics, Waiting, without_lane
+from mailactors.dispatch.routing import Panics, Waiting, without_lane
 from mailactors.dispatch.settling import first_at
 from mailactors.dispatch.state import DispatcherState
 from mailactors.dispatch.suspects import Suspects, count_crash
+from mailactors.dispatch.waits import wait_within_s
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import Accepted, NotAttempted, Why
 from mailactors.runtime.ports import Ports
@@ -253,12 +255,14 @@ class DispatcherActor:
 
     async def _receive(self, lease: Lease) -> None:
         """Let a message wait for a lane; a retry to domains that take nothing now, on the disk."""
-        deferring_s = self._domains.deferring_s(lease, self._clock.now_s())
+        left_s = lease.expires_at - self._clock.wall_time()
+        deferring_s = self._domains.deferring_s(lease, self._clock.now_s(), left_s)
         if deferring_s is None:
             await self._push(lease)
             return
         draw = self._ports.entropy.draw("domain", lease.id, lease.epoch)
-        due_at = self._clock.wall_time() + hold_time_s(deferring_s, draw)
+        hold_s = wait_within_s(hold_time_s(deferring_s, draw), left_s)
+        due_at = self._clock.wall_time() + hold_s
         await self._leave(lease, due_at)
 
     async def _push(self, lease: Lease, *, is_first: bool = False) -> None:

@@ -8,11 +8,13 @@ grows with how long the domain has been deferring. The first message that it acc
 that.
 
 A message that was never tried goes out at once, in its order: greylisting counts from its first
-attempt. So a deferring domain costs what comes in for it, not what has piled up.
+attempt. One whose deadline is near has a last try. So a deferring domain costs what comes in for it
+and what expires, not what has piled up.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +22,7 @@ from mailactors.dispatch.attempt import Done
 from mailactors.dispatch.lane import NEVER_S
 from mailactors.dispatch.retry import is_bounce, is_recipients_own
 from mailactors.dispatch.subjects import is_too_fast
+from mailactors.dispatch.waits import LAST_TRY_S
 from mailactors.model.message import domain_of
 from mailactors.model.outcome import Accepted, NotAttempted, split_by_recipient
 from mailactors.runtime.ports import Journal
@@ -77,12 +80,13 @@ class Domains:
             elif isinstance(each, Accepted) or is_bounce(each):
                 self._taken(domain_of(address))
 
-    def deferring_s(self, lease: Lease, now_s: float) -> float | None:
+    def deferring_s(self, lease: Lease, now_s: float, left_s: float = math.inf) -> float | None:
         """Return for how long all domains of a message have been deferring.
 
-        None if it goes out: it is new, or one of them is not deferring, or it is the one to try.
+        None if it goes out: it is new, or one of them is not deferring, or it is the one to try, or
+        its deadline is so near, `left_s`, that it has its last try.
         """
-        if not lease.attempts:
+        if not lease.attempts or left_s <= LAST_TRY_S:
             return None
         found = [self._domains.get(domain_of(address)) for _, address in lease.recipients]
         deferring = [each for each in found if each is not None and each.is_deferring]

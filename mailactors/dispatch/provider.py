@@ -128,16 +128,22 @@ class ProviderActor:
     async def _intend(self, attempt: Attempt, session: Session) -> Intended | NotAttempted:
         """Make the intent durable, or give the session back unused."""
         attempt.stage = Stage.INTENDING
+        intended: Intended | NotAttempted = NotAttempted(Why.STOPPING)
+        try:
+            intended = await self._ask_to_intend(attempt)
+        finally:
+            if not isinstance(intended, Intended):
+                with trio.CancelScope(shield=True):  # the actor may have died beside it
+                    await session.aclose()
+        return intended
+
+    async def _ask_to_intend(self, attempt: Attempt) -> Intended | NotAttempted:
         try:
             reply = await self._spool.send(intent_of(attempt))
             intended = await reply.wait(INTENT_WITHIN_S)
         except MailactorsError:
-            await session.aclose()
             return NotAttempted(Why.SPOOL)
-        if isinstance(intended, Intended):
-            return intended
-        await session.aclose()
-        return NotAttempted(Why.WITHDRAWN)
+        return intended if isinstance(intended, Intended) else NotAttempted(Why.WITHDRAWN)
 
     def _report(self, attempt: Attempt, outcome: Outcome) -> None:
         if isinstance(outcome, NotAttempted) and outcome.why is Why.RESOURCES:

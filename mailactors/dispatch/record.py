@@ -47,6 +47,7 @@ def record_of(
         decision.progress,
         outcome_word(outcome),
         facts,
+        stream=attempt.lease.stream,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Final, assert_never
 
 import msgspec
 
+from mailactors.dispatch.waits import RETRY_AFTER_MAX_S, asked_wait_s, wait_within_s
 from mailactors.model.lifecycle import State
 from mailactors.model.outcome import (
     Accepted,
@@ -50,10 +51,6 @@ THROTTLES_MAX: Final = 10
 """Refusals as too fast in a row after which a message gives up its place at a lane."""
 SPILL_AFTER_S: Final = 2.0
 """Two seconds' worth of a quota pass before a message leaves a healthy provider: bursts stay."""
-RETRY_AFTER_MAX_S: Final = 3600.0
-"""A recipient's side that asks for longer is asked again after this, as a provider is."""
-LAST_TRY_S: Final = 60.0
-"""What a recipient's side asks for leaves this much before the deadline, for a last try."""
 RECIPIENT_WAIT_MIN_S: Final = 60.0
 """A mailbox that cannot take mail now cannot in a second (RFC 5321 §4.5.4.1 asks for more)."""
 
@@ -218,8 +215,8 @@ def decide_step(
 ) -> Step:
     """Say what becomes of one delivery.
 
-    `wait_s` is for a recipient whose side deferred; what it asked for is stretched by `jitter`,
-    and outlives neither `RETRY_AFTER_MAX_S` nor the message.
+    `wait_s` is for a recipient whose side deferred; what it asked for is stretched by `jitter`.
+    No wait outlives the message: it is tried once more before its deadline.
     """
     match outcome:
         case Accepted():
@@ -229,30 +226,20 @@ def decide_step(
         case Rejected(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason, is_sure=True):
             return Step(n, State.BOUNCED, error=reason_line(reason))
         case Deferred(scope=Scope.RECIPIENT | Scope.DOMAIN, reason=reason, at_once=False):
-            asked_s = asked_wait_s(outcome.retry_after_s, jitter, expires_at - now)
-            return Step(n, State.DEFERRED, now + max(wait_s, asked_s), reason_line(reason))
+            asked_s = max(wait_s, asked_wait_s(outcome.retry_after_s, jitter))
+            due_at = now + wait_within_s(asked_s, expires_at - now)
+            return Step(n, State.DEFERRED, due_at, reason_line(reason))
         case Deferred(reason=reason) | Rejected(reason=reason):
             assert onward is not None
             is_recipients = outcome.scope in {Scope.RECIPIENT, Scope.DOMAIN}
             has_bounced = onward.state is State.FAILED and is_recipients
             state = State.BOUNCED if has_bounced else onward.state
-            return Step(n, state, now + onward.wait_s, reason_line(reason))
+            due_at = now + wait_within_s(onward.wait_s, expires_at - now)
+            return Step(n, state, due_at, reason_line(reason))
         case NotAttempted():
             raise AssertionError("what was not attempted has no outcome to decide on")
         case _:
             assert_never(outcome)
-
-
-def asked_wait_s(retry_after_s: float | None, jitter: float, left_s: float) -> float:
-    """Return how long to wait for what a recipient's side asked, `left_s` before the deadline.
-
-    >>> [asked_wait_s(s, 1.0, 7200.0) for s in (None, 300.0, 999_999 * 3600.0)]
-    [0.0, 300.0, 3600.0]
-    >>> [asked_wait_s(1e9, 1.0, left_s) for left_s in (600.0, 30.0)]
-    [540.0, 0.0]
-    """
-    wait_s = min(retry_after_s or 0.0, RETRY_AFTER_MAX_S) * jitter
-    return max(0.0, min(wait_s, left_s - LAST_TRY_S))
 
 
 def decide_onward(

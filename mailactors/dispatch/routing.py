@@ -7,27 +7,15 @@ message which waits for one lane never blocks another that could use a free one.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
 import msgspec
 
 from mailactors.dispatch.lane import NEVER_S, BreakerState, Lane
+from mailactors.dispatch.queue import Choice, Queue, place_of
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import Lease
-
-
-class Choice(msgspec.Struct, frozen=True):
-    """A lane for a message; `is_panic` when every breaker of the route is open."""
-
-    lane: str
-    is_panic: bool = False
-
-
-PASSED_OVER: Final = Choice("")
-"""A lane is free, but not for this message: others of its queue may go before it."""
 
 
 def within_reach(
@@ -125,7 +113,7 @@ class _StreamQueue:
     share: float
     turn: float = 0.0
     """Virtual time: the stream with the smallest turn goes next; each message adds 1/share."""
-    by_lanes: dict[tuple[str, ...], deque[Lease]] = field(default_factory=dict)
+    by_lanes: dict[tuple[str, ...], Queue] = field(default_factory=dict)
     size: int = 0
     """Messages in all of its queues, kept because it is read many times a message."""
 
@@ -186,15 +174,11 @@ class Waiting:
         """
         self._since_s[_key(lease)] = since_s
         stream = self._streams[lease.stream]
-        queue = stream.by_lanes.setdefault(lanes, deque())
+        queue = stream.by_lanes.get(lanes)
+        if queue is None:
+            queue = stream.by_lanes[lanes] = Queue()
         stream.size += 1
-        if not is_first:
-            queue.append(lease)
-            return
-        place = 0
-        while place < len(queue) and _place(queue[place]) < _place(lease):
-            place += 1
-        queue.insert(place, lease)
+        queue.push(lease, is_first=is_first)
 
     def pop(
         self, choose: Callable[[Lease, tuple[str, ...]], Choice | None]
@@ -202,14 +186,13 @@ class Waiting:
         """Take out the message that goes next, with its lane; None when no lane takes any now."""
         waiting = [stream for stream in self._streams.values() if stream.size]
         for stream in sorted(waiting, key=lambda each: each.turn):
-            oldest_first = sorted(stream.by_lanes.items(), key=lambda each: _place(each[1][0]))
+            oldest_first = sorted(stream.by_lanes.items(), key=lambda each: place_of(each[1].first))
             for lanes, queue in oldest_first:
-                found = _first(queue, lanes, choose)
+                found = queue.find(lanes, choose)
                 if found is None:
                     continue
                 place, choice = found
-                lease = queue[place]
-                del queue[place]
+                lease = queue.pop(place)
                 self._since_s.pop(_key(lease), None)
                 stream.size -= 1
                 if not queue:
@@ -225,13 +208,13 @@ class Waiting:
         queues = [q for stream in self._streams.values() for q in stream.by_lanes.values()]
         for stream in self._streams.values():
             stream.by_lanes, stream.size = {}, 0
-        return sorted((lease for q in queues for lease in q), key=_place)
+        return sorted((lease for q in queues for lease in q), key=place_of)
 
     def remove(self, seqs: frozenset[int]) -> None:
         """Take out messages that need no lane any more."""
         for stream in self._streams.values():
             for lanes, queue in list(stream.by_lanes.items()):
-                kept = deque(lease for lease in queue if lease.seq not in seqs)
+                kept = Queue(lease for lease in queue if lease.seq not in seqs)
                 stream.size -= len(queue) - len(kept)
                 for lease in queue:
                     if lease.seq in seqs:
@@ -250,7 +233,7 @@ class Waiting:
         """Yield the first message of each queue, with the lanes that may take it."""
         for stream in self._streams.values():
             for lanes, queue in stream.by_lanes.items():
-                yield queue[0], lanes
+                yield queue.first, lanes
 
     def since_s(self, lease: Lease) -> float:
         """Return since when (monotonic) a message waits; `NEVER_S` if it does not wait here."""
@@ -260,25 +243,6 @@ class Waiting:
         return sum(stream.size for stream in self._streams.values())
 
 
-def _first(
-    queue: deque[Lease],
-    lanes: tuple[str, ...],
-    choose: Callable[[Lease, tuple[str, ...]], Choice | None],
-) -> tuple[int, Choice] | None:
-    """Return the first message that goes now, by its place; those passed over keep theirs."""
-    for place, lease in enumerate(queue):
-        choice = choose(lease, lanes)
-        if choice is None:
-            return None  # nor do those behind it, which have the same lanes
-        if choice is not PASSED_OVER:
-            return place, choice
-    return None
-
-
 def _key(lease: Lease) -> tuple[int, int]:
     """Return the message with its first delivery: another lease may have its other deliveries."""
     return lease.seq, lease.recipients[0][0]
-
-
-def _place(lease: Lease) -> tuple[float, int]:
-    return lease.due_at, lease.seq

@@ -21,10 +21,12 @@ NEVER_S: Final = -1e9
 STRIKES_OWN: Final = 3
 """Refusals in a row of one subject, others accepted between each two, that show its own limit.
 At a lane's limit about one attempt in a hundred is refused: three in a row are one in a million."""
+STRIKES_LIMITED: Final = 6
+"""The same at a lane that shows a limit of its own: until its pace is learnt well, one attempt in
+ten is refused."""
 OTHERS_MIN: Final = 4
-"""How many others must be accepted between two refusals where the lane shows a limit of its own.
-While its pace is not learnt yet, one attempt in three may be refused, and where others go first
-that is the same message each time."""
+"""How many others must be accepted between two refusals there. At first one attempt in three may
+be refused, and where others go first that is the same message each time."""
 LANE_LIMIT_S: Final = 60.0
 """A lane shows a limit for so long after it accepted what it had refused as too fast before."""
 ASK_EVERY_S: Final = 30.0
@@ -102,7 +104,8 @@ class Subjects:
         struck = subjects_of(refused, "" if served else sender) if refused else frozenset()
         for name in sorted(struck):
             self._strike(name, sender, permit_s, now_s)
-        own = frozenset(name for name in struck if self._known[name].strikes >= STRIKES_OWN)
+        enough = self._strikes_own(now_s)
+        own = frozenset(name for name in struck if self._known[name].strikes >= enough)
         is_whole = all(own & subjects_of([address], sender) for address in refused)
         return own if is_whole else frozenset()
 
@@ -119,7 +122,7 @@ class Subjects:
         subject = self._known.get(name)
         if subject is None:
             return False
-        if subject.strikes >= STRIKES_OWN:
+        if subject.strikes >= self._strikes_own(now_s):
             return now_s < subject.struck_s + ASK_EVERY_S
         return not self._has_served_since(subject, now_s)
 
@@ -129,8 +132,14 @@ class Subjects:
 
     def _has_served_since(self, subject: _Subject, now_s: float) -> bool:
         """Whether enough others got through since a subject was last refused."""
-        others_min = OTHERS_MIN if now_s < self._lane_limit_s + LANE_LIMIT_S else 1
+        others_min = OTHERS_MIN if self._is_limited(now_s) else 1
         return self._served_s[-others_min] > subject.struck_s
+
+    def _strikes_own(self, now_s: float) -> int:
+        return STRIKES_LIMITED if self._is_limited(now_s) else STRIKES_OWN
+
+    def _is_limited(self, now_s: float) -> bool:
+        return now_s < self._lane_limit_s + LANE_LIMIT_S
 
     def _strike(self, name: str, sender: str, permit_s: float, now_s: float) -> None:
         subject = self._known.pop(name, None)
@@ -140,10 +149,10 @@ class Subjects:
             subject.strikes += self._has_served_since(subject, now_s)
             subject.struck_s, subject.sender = now_s, sender
         if now_s <= self._elsewhere.get(name, NEVER_S) + FORGET_S:
-            subject.strikes = max(subject.strikes, STRIKES_OWN)
+            subject.strikes = max(subject.strikes, self._strikes_own(now_s))
         self._known[name] = subject
         _trim(self._known)
-        if subject.strikes >= STRIKES_OWN:
+        if subject.strikes >= self._strikes_own(now_s):
             self._elsewhere.pop(name, None)
             self._elsewhere[name] = now_s
             _trim(self._elsewhere)

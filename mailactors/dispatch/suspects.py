@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from mailactors.dispatch.routing import Choice
+from mailactors.dispatch.queue import Choice
 from mailactors.runtime.ports import Journal
 from mailactors.spool.port import CRASHES_MAX, CountCrash, Lease
 
@@ -38,7 +38,7 @@ class Suspects:
         for _ in range(len(self._waiting)):
             lease, lanes = self._waiting.popleft()
             choice = choose(lease, lanes)
-            if choice is not None:
+            if choice is not None and choice.lane:
                 return lease, choice
             self._waiting.append((lease, lanes))
         return None

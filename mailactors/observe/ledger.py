@@ -21,7 +21,7 @@ def ledger_text(ledger: Mapping[str, Any]) -> rich.console.Group:
     """Return what `GET /v1/ledger` answers as text for a person."""
     waiting = ("\nNot final yet:", _waiting(ledger)) if ledger["pending"] else ()
     return rich.console.Group(
-        *(_sum(ledger), _verdict(ledger), *waiting, ""), *_risks(ledger), *_alarms(ledger)
+        *(_sum(ledger), *_verdicts(ledger), *waiting, ""), *_risks(ledger), *_alarms(ledger)
     )
 
 
@@ -43,9 +43,16 @@ def _sum(ledger: Mapping[str, Any]) -> rich.table.Table:
     return table
 
 
+def _verdicts(ledger: Mapping[str, Any]) -> Iterator[rich.text.Text]:
+    yield _verdict(ledger)
+    for each in ledger.get("audit", ()):
+        words = f"{each['name']} is kept as {each['kept']:,}; {each['counted']:,} were counted."
+        yield rich.text.Text(words, style="bold red")
+
+
 def _verdict(ledger: Mapping[str, Any]) -> rich.text.Text:
     purged = f"; {ledger['purged']:,} of them deleted since" if ledger["purged"] else ""
-    if ledger["holds"]:
+    if not ledger["imbalance"]:
         return rich.text.Text(f"It adds up{purged}.", style="green")
     words = f"It does not add up: {ledger['imbalance']:+,} deliveries{purged}."
     return rich.text.Text(words, style="bold red")

@@ -42,6 +42,7 @@ class Gauges(Protocol):
     lanes: Lanes
     supervisor: Supervisor
     spool: SpoolClient
+    public_spool: SpoolClient
     watch: WatchdogStatus
     ports: Ports
 
@@ -49,7 +50,7 @@ class Gauges(Protocol):
 async def expose(gauges: Gauges) -> bytes:
     """Return everything as text, version 0.0.4."""
     now = gauges.ports.clock.wall_time()
-    backlog = await gauges.spool.read(lambda spool: (spool.pending(now), spool.ledger()))
+    backlog = await gauges.public_spool.read(lambda spool: (spool.pending(now), spool.ledger()))
     return generate_latest(_Snapshot(collect(gauges, *backlog)))
 
 
@@ -102,8 +103,9 @@ def _backlog(pending: Sequence[Pending], now: float) -> Iterator[Metric]:
     due = [each for each in pending if each.status is not Status.SCHEDULED]
     oldest: dict[Labels, float] = {}
     for each in due:
-        since = oldest.get((each.stream,), each.waits_since)
-        oldest[each.stream,] = min(each.waits_since, since)
+        if each.waits_since is not None:
+            since = oldest.get((each.stream,), each.waits_since)
+            oldest[each.stream,] = min(each.waits_since, since)
     yield _gauge(
         "pending",
         "Deliveries that are not final.",
@@ -120,14 +122,20 @@ def _backlog(pending: Sequence[Pending], now: float) -> Iterator[Metric]:
         "oldest_in_state_seconds",
         "How long the oldest message with a delivery in this state has waited.",
         in_state,
-        {(each.stream, each.status.value): max(0.0, now - each.waits_since) for each in due},
+        _ages(((each, each.waits_since) for each in due), now),
     )
     yield _gauge(
         "unmoved_in_state_seconds",
         "How long the delivery that moved least recently is as it is.",
         in_state,
-        {(each.stream, each.status.value): max(0.0, now - each.unmoved_since) for each in due},
+        _ages(((each, each.unmoved_since) for each in due), now),
     )
+
+
+def _ages(since: Iterable[tuple[Pending, float | None]], now: float) -> dict[Labels, float]:
+    return {
+        (each.stream, each.status.value): max(0.0, now - at) for each, at in since if at is not None
+    }
 
 
 def _ledger(ledger: Ledger) -> Iterator[Metric]:

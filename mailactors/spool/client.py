@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
+
+import trio
 
 from mailactors.runtime.mailbox import Mailbox, MailboxFullError
 from mailactors.runtime.ports import Executor
@@ -19,21 +21,34 @@ ANSWER_WITHIN_S: Final = 10.0
 class SpoolClient:
     """Reads what is committed, and sends commands to the writer, which publishes `signals`.
 
-    Questions run on a thread of their own: a slow one never delays a commit, and each sees
+    Questions run on threads of their own: a slow one never delays a commit, and each sees
     everything that was committed before it.
+
+    Args:
+        readers: views, each with the executor that alone uses it. A question takes a free one,
+            and waits its turn while there is none.
     """
 
     def __init__(
-        self, mailbox: Mailbox[Write], signals: SpoolSignals, view: Questions, executor: Executor
+        self,
+        mailbox: Mailbox[Write],
+        signals: SpoolSignals,
+        readers: Iterable[tuple[Questions, Executor]],
     ) -> None:
         self.mailbox = mailbox
         self.signals = signals
-        self._view = view
-        self._executor = executor
+        self._free = list(readers)
+        self._turn = trio.Semaphore(len(self._free))
 
     async def read(self, question: Callable[[Questions], T]) -> T:
         """Return what `question` finds, such as `lambda spool: spool.ledger()`."""
-        return await self._executor.run(lambda: question(self._view))
+        async with self._turn:
+            reader = self._free.pop()  # the latest one, whose cache is warm
+            try:
+                view, executor = reader
+                return await executor.run(lambda: question(view))
+            finally:
+                self._free.append(reader)
 
     async def count_attempts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         """Return a provider's intents since a time (UTC), by floor(started_at / bucket_s)."""

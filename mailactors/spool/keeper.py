@@ -62,8 +62,7 @@ class KeeperActor:
             await trio.sleep(LOOK_EVERY_S)
 
     async def _look(self) -> None:
-        pending = await self._spool.read(lambda spool: spool.pending_counts())
-        backlog = sum(count for states in pending.values() for count in states.values())
+        backlog = await self._spool.read(lambda spool: spool.backlog())
         free_bytes = None if self._folder is None else shutil.disk_usage(self._folder).free
         self._spool.signals.room.publish(SpoolSpace(backlog, free_bytes))
 

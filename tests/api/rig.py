@@ -173,7 +173,7 @@ async def open_rig() -> AsyncIterator[Rig]:
     spool = open_writes()
     registry = open_registry()
     door = Door(RULES, registry, signals, ports)
-    client = SpoolClient(spool, signals, store.reader(), executor)
+    client = SpoolClient(spool, signals, [(store.reader(), executor)])
     lanes = {"primary": open_lane("primary", 4, _NoProvider(), clock)}
     stopping = trio.Event()
     configuration, watch = Configuration(), WatchdogStatus()

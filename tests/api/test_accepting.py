@@ -119,11 +119,13 @@ async def test_a_fault_in_a_short_message_is_pointed_at(
     assert [error["pointer"] for error in answer["errors"]] == [pointer]
 
 
-async def test_a_missing_field_is_pointed_at(client: Client) -> None:
+async def test_each_missing_field_is_pointed_at(client: Client) -> None:
     response = await client.post("/send-email", json={"id": "a"})
 
-    (error,) = (await response.get_json())["errors"]
-    assert error == {"detail": "is required", "pointer": "/to"}
+    errors = (await response.get_json())["errors"]
+    assert errors == [
+        {"detail": "is required", "pointer": pointer} for pointer in ("/to", "/subject", "/body")
+    ]
 
 
 async def test_every_fault_is_told_at_once(client: Client) -> None:

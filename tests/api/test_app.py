@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import trio
 from quart.typing import TestClientProtocol as Client
 
 from mailactors.intake.submission import OverloadedError
@@ -19,12 +20,29 @@ async def test_a_broken_spool_is_503_on_every_question(
 
     monkeypatch.setattr(rig.reader, "read", broken)
 
-    for path in ("/readyz", "/statuses", "/v1/messages/x"):
+    for path in ("/v1/ledger", "/statuses", "/v1/messages/x"):
         response = await client.get(path)
 
         answer = await response.get_json()
         assert (response.status_code, answer["type"]) == (503, problem("spool-unavailable"))
         assert "disk I/O" not in await response.get_data(as_text=True)
+
+
+async def test_readiness_asks_nothing_of_the_readers(
+    rig: Rig, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def busy(question: object) -> None:
+        asked.append(question)
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(rig.reader, "read", busy)
+
+    for path in ("/readyz", "/healthz"):
+        with trio.fail_after(5):
+            assert 200 == (await client.get(path)).status_code
+    assert [] == asked
 
 
 async def test_an_overloaded_door_says_when_to_return(

@@ -295,7 +295,8 @@ async def test_the_ledger_tells_of_risks_ages_and_alarms(rig: Rig, client: Clien
     for sql, bindings in (
         ("UPDATE messages SET accepted_at = ?1, not_before = ?1 WHERE seq = 1", (now - 500.0,)),
         ("UPDATE deliveries SET updated_at = ?, state = 'held' WHERE seq = 1", (now - 50.0,)),
-        ("UPDATE messages SET declared_risks = 3 WHERE seq = 1", ()),
+        ("UPDATE sums SET name = 'held' WHERE name = 'moving' AND stream = 'transactional'", ()),
+        ("INSERT INTO sums VALUES ('transactional', 'declared_risks', 3)", ()),
         ("INSERT INTO risks VALUES ('bulk', 'primary', 1), ('transactional', 'other', 2)", ()),
     ):
         rig.store._db.execute(sql, bindings)
@@ -334,9 +335,36 @@ async def test_a_ledger_that_does_not_add_up_says_so(rig: Rig, client: Client) -
     await client.post("/v1/messages", json=FULL)
     rig.store._db.execute("DELETE FROM deliveries WHERE n = 0")
 
-    ledger = await get(client, "/v1/ledger")
+    ledger = await get(client, "/v1/ledger?audit=true")
 
     assert (False, 4, {"queued": 3}, 1) == (
         *(ledger["holds"], ledger["accepted"], ledger["states"]),
         ledger["imbalance"],
     )
+    assert [{"name": "ready", "kept": 4, "counted": 3}] == ledger["audit"]
+
+
+async def test_a_kept_sum_that_is_wrong_is_found_by_an_audit(rig: Rig, client: Client) -> None:
+    await client.post("/v1/messages", json=FULL)
+    sound = await get(client, "/v1/ledger?audit=true")
+    rig.store._db.execute("UPDATE sums SET value = value + 1")
+
+    kept, audited = await get(client, "/v1/ledger"), await get(client, "/v1/ledger?audit=true")
+
+    assert (True, []) == (sound["holds"], sound["audit"])
+    assert (True, 5) == (kept["holds"], kept["accepted"])
+    assert "audit" not in kept
+    assert (False, 0, {"queued": 4}) == (audited["holds"], audited["imbalance"], audited["states"])
+    assert [
+        {"name": "accepted", "kept": 5, "counted": 4},
+        {"name": "ready", "kept": 5, "counted": 4},
+    ] == audited["audit"]
+
+
+async def test_rows_are_counted_by_one_at_a_time(rig: Rig, client: Client) -> None:
+    async with rig.parts.auditing:
+        refused = await client.get("/v1/ledger?audit=true")
+        answered = await client.get("/v1/ledger")
+
+    assert (503, 200) == (refused.status_code, answered.status_code)
+    assert "5" == refused.headers["Retry-After"]

@@ -35,6 +35,7 @@ async def test_a_person_settles_what_is_open(
     settle(rig, State.UNCERTAIN)
     if before is State.HELD:
         rig.store._db.execute("UPDATE deliveries SET state = 'held'")
+    rig.store._db.execute("UPDATE sums SET name = 'held' WHERE name = 'uncertain'")
     signal = rig.signals.due("transactional").value
 
     answer = await post(client, "order-1", {"as": into, "note": "  Bob  has\tit "})
@@ -55,6 +56,7 @@ async def test_what_is_held_is_not_in_flight_and_nothing_of_it_is_due(
     name = await accept(client)
     settle(rig, State.UNCERTAIN)
     rig.store._db.execute("UPDATE deliveries SET state = 'held'")
+    rig.store._db.execute("UPDATE sums SET name = 'held' WHERE name = 'uncertain'")
 
     view = await (await client.get(f"/v1/messages/{name}")).get_json()
     ledger = await (await client.get("/v1/ledger")).get_json()

@@ -116,6 +116,15 @@ def test_what_is_new_or_not_only_for_that_domain_goes_out(lease: Lease) -> None:
     assert deferring().deferring_s(lease, NOW_S + 0.5) is None
 
 
+def test_a_message_has_a_last_try_before_its_deadline() -> None:
+    domains = deferring()
+
+    held = domains.deferring_s(BIG, NOW_S + 0.5, left_s=3600.0)
+    last = domains.deferring_s(BIG, NOW_S + 0.5, left_s=60.0)
+
+    assert (0.5, None) == (held, last)
+
+
 def test_letters_case_makes_no_other_domain() -> None:
     assert 0.5 == deferring().deferring_s(lease_to("ann@BIG.example"), NOW_S + 0.5)
 

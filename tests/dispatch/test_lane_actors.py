@@ -347,7 +347,7 @@ async def test_a_provider_that_dies_before_the_intent_has_not_sent(
 
     assert {Stage.INTENDING} == {attempt.stage for attempt in attempts}
     assert [STOPPED] * 2 == bench.outcomes_seen
-    assert 0 == bench.provider.calls
+    assert (0, 2) == (bench.provider.calls, bench.provider.closed_count)
     bench.assert_settled(attempts)
 
 

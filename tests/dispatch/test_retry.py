@@ -26,6 +26,7 @@ from mailactors.dispatch.retry import (
     outcome_word,
     retry_delay_s,
 )
+from mailactors.dispatch.waits import LAST_TRY_S
 from mailactors.model.lifecycle import FINAL, NEXT, State
 from mailactors.model.outcome import (
     Accepted,
@@ -547,3 +548,36 @@ def test_one_refused_recipient_bars_the_lane_for_no_other(
 
     assert () == found.progress.barred
     assert State.FAILED is not found.state
+
+
+# The deadline
+
+
+@pytest.mark.parametrize("left_s", [30.0, 300.0, 1000.0, 86_400.0])
+@pytest.mark.parametrize("is_own_limit", [False, True])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Deferred(Scope.PROVIDER, REASON, 3600.0, throttled=True),
+        Deferred(Scope.RECIPIENT, REASON, 999_999.0),
+        Deferred(Scope.DOMAIN, REASON),
+        PROVIDER_DOWN,
+    ],
+    ids=["throttled", "recipient-asks", "domain", "provider"],
+)
+def test_no_wait_leaves_a_message_without_a_last_try(
+    outcome: Outcome, is_own_limit: bool, left_s: float
+) -> None:
+    progress = Progress(round=9, tried=("primary", "secondary"), throttles=THROTTLES_MAX)
+    lease = msgspec.structs.replace(make_lease(progress=progress), expires_at=NOW + left_s)
+    recipients = lease.recipients
+    plan = StreamPolicy(ROUTE)
+
+    decision = decide_next(
+        lease, recipients, "tertiary", outcome, plan, NOW, LAST_DRAW, is_own_limit=is_own_limit
+    )
+
+    (step,) = decision.steps
+    assert State.DEFERRED is step.state
+    assert step.due_at is not None
+    assert NOW < step.due_at <= NOW + left_s - min(LAST_TRY_S, left_s / 2)

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,9 @@ from mailactors.dispatch.lane import (
     Lane,
     LimiterStatus,
 )
-from mailactors.dispatch.routing import Choice, Waiting, choose_lane, within_reach
+from mailactors.dispatch.queue import NO_ROOM, PASSED_OVER, Choice
+from mailactors.dispatch.routing import Waiting, choose_lane, within_reach
+from mailactors.dispatch.suspects import Suspects
 from mailactors.spool.port import Lease
 from tests.dispatch.makers import NOW, make_attempt, make_lane, make_lease
 
@@ -325,6 +328,39 @@ def test_messages_that_were_put_back_take_the_places_of_their_age() -> None:
         waiting.push(make_lease(seq), ROUTE, is_first=True)
 
     assert [0, 1, 4, 5, 7, 9] == pop_all(waiting, through("primary"))
+
+
+def lease_to(address: str, seq: int = 1) -> Lease:
+    return msgspec.structs.replace(make_lease(seq), recipients=((0, address),))
+
+
+@pytest.mark.parametrize("answer", [None, NO_ROOM, PASSED_OVER], ids=["none", "room", "subject"])
+def test_a_suspect_that_no_lane_takes_waits(answer: Choice | None) -> None:
+    suspects = Suspects()
+    suspects.push(make_lease(), ROUTE)
+
+    taken = suspects.pop(lambda _lease, _lanes: answer)
+
+    assert (None, 1) == (taken, len(suspects))
+
+
+def test_one_without_room_speaks_for_all_with_its_domains() -> None:
+    waiting, asked = waiting_for(bulk=1.0), []
+    for seq in range(1000):
+        waiting.push(lease_to(f"r{seq}@slow.example", seq), ROUTE)
+
+    def choose(lease: Lease, _lanes: tuple[str, ...]) -> Choice | None:
+        asked.append(lease.seq)
+        is_full = lease.recipients[0][1].endswith("@slow.example")
+        return NO_ROOM if is_full else Choice("primary")
+
+    full = waiting.pop(choose)
+    waiting.push(lease_to("ann@other.example", 1000), ROUTE)
+    other = waiting.pop(choose)
+
+    assert full is None
+    assert other is not None
+    assert (1000, [0, 0, 1000]) == (other[0].seq, asked)
 
 
 def test_a_message_that_waits_for_one_lane_does_not_block_others() -> None:

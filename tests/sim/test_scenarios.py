@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from mailactors.model.outcome import Rejected, Scope
+from mailactors.providers.smtp import classify as smtp_classify
+from mailactors.providers.smtp.classify import classify
+from mailactors.providers.smtp.protocol import Verb
+from mailactors.providers.smtp.replies import SmtpReply
 from mailactors.sim.report.printing import delivered_words
-from mailactors.sim.scenario.file import gateway_config, load_scenario
+from mailactors.sim.scenario.file import Scenario, gateway_config, load_scenario
 from tests.sim.makers import LIBRARY, NAMES, fault, run, shortened, small
 
 MESSAGES = 400
@@ -183,6 +189,7 @@ def test_horizon_ends_what_would_not_end() -> None:
     assert () == report.violations
 
 
+@pytest.mark.slow
 def test_own_shortage_is_no_attempt_and_moves_no_breaker() -> None:
     short = fault("short")
 
@@ -192,3 +199,43 @@ def test_own_shortage_is_no_attempt_and_moves_no_breaker() -> None:
     assert report.accepted == report.delivered
     assert (0, 1.0) == (report.breaker_moves, report.attempts_per_message)
     assert (report.p99_s or 0.0) > 3.0
+
+
+ACCOUNT_REPLIES = (
+    "550 5.7.0 sending is suspended for this account",
+    "550 5.7.1 your account has been suspended",
+    "554 5.7.1 your account is disabled",
+    "535 5.7.8 authentication credentials invalid",
+)
+
+
+def paused(verb: str, reply: str) -> Scenario:
+    account = fault("auth", for_s=40.0, verb=verb, reply=reply)
+    return small(
+        duration_s=60.0, providers={"primary": {**account, "wire": "smtp"}, "secondary": {}}
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", ["mail", "rcpt", "data"])
+@pytest.mark.parametrize("reply", ACCOUNT_REPLIES)
+def test_a_refused_account_bounces_nothing_and_disables_the_lane(verb: str, reply: str) -> None:
+    report = run(paused(verb, reply))
+
+    assert () == report.violations
+    assert report.accepted == report.delivered
+    assert (report.attempts_per_message or 0.0) < 1.1
+
+
+@pytest.mark.slow
+def test_a_classifier_that_blames_recipients_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def blames(verb: Verb, reply: SmtpReply, *more: Any, **named: Any) -> Any:
+        found = classify(verb, reply, *more, **named)
+        is_account = isinstance(found, Rejected) and found.scope is Scope.PROVIDER
+        return replace(found, scope=Scope.RECIPIENT) if is_account else found
+
+    monkeypatch.setattr(smtp_classify, "classify", blames)
+
+    report = run(paused("rcpt", ACCOUNT_REPLIES[0]))
+
+    assert report.delivered < report.accepted

@@ -24,12 +24,6 @@ def test_a_seed_shows_nothing_wrong(seed: int) -> None:
     assert [] == found.problems, f"replay: python -m bench.swarm --replay {seed}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [19843, 29407])
-def test_a_clock_set_back_before_a_restart_breaks_no_quota_and_no_order(seed: int) -> None:
-    assert [] == run_seed(seed).problems
-
-
 def test_the_seeds_meet_every_kind_of_fault() -> None:
     scenarios = [scenario_of(seed) for seed in range(1, 41)]
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 
 from mailactors.model.outcome import (
     Accepted,
     Deferred,
+    NotAttempted,
     Outcome,
     Phase,
     Rejected,
     Scope,
     Uncertain,
+    Why,
 )
 from mailactors.providers.port import Found, LookUpFailed, NotFound
 from mailactors.sim.scenario.faults import Auth
@@ -55,6 +58,19 @@ def test_session_that_is_given_back_was_no_attempt() -> None:
         assert ("unused", NAME, pytest.approx(0.1)) == rig.observer.calls[-1]
 
     with_vendor(body)
+
+
+def test_session_that_sends_nothing_was_no_attempt() -> None:
+    async def body(rig: Rig) -> None:
+        session: Any = await rig.client.connect()
+        outcome = await session.send(msgspec.structs.replace(mail(0), deadline_s=-1.0))
+
+        assert isinstance(outcome, NotAttempted)
+        assert Why.EXPIRED is outcome.why
+        assert 0 == rig.truth.attempts
+        assert ("unused", NAME, 0.0) == rig.observer.calls[-1]
+
+    with_vendor(body, {"wire": "smtp"})
 
 
 def test_latency_is_log_normal() -> None:

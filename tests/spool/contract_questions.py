@@ -65,6 +65,26 @@ class QuestionsContract(Contract):
         assert Ledger(3, {"cancelled": 2, "leased": 1}, 0) == ledger
         assert ledger.is_balanced
 
+    def test_an_audit_finds_what_is_kept_in_every_row(self, store: Store) -> None:
+        receive(store, make_accept("m1", recipients=["a@example.com", "b@example.com"]))
+        receive(store, make_accept("m2", stream="bulk"))
+        lease_all(store, "bulk")
+        one(store, Cancel("m1"))
+
+        audit = store.audit()
+
+        assert (store.ledger(), {}) == (audit.counted, audit.differences)
+        assert {"cancelled": 2, "leased": 1} == audit.kept.states
+
+    def test_the_heads_of_a_long_backlog_tell_its_ages(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("mailactors.spool.store.pending.HEAD", 2)
+        for n in range(6):
+            receive(store, make_accept(f"m{n}", at=NOW + n), NOW + n)
+
+        assert (Pending("main", Status.QUEUED, 6, NOW, NOW),) == store.pending(NOW + 9)
+
     def test_pending_counts_leave_out_what_is_final(self, store: Store) -> None:
         receive(store, make_accept("m1"))
         one(store, Cancel("m1"))
@@ -72,6 +92,7 @@ class QuestionsContract(Contract):
         lease_one(store, make_accept("m3"))
 
         assert store.pending_counts() == {"bulk": {"ready": 1}, "main": {"leased": 1}}
+        assert store.backlog() == 2
 
     def test_what_is_pending_is_known_with_its_oldest(self, store: Store) -> None:
         for n, stream in enumerate(["main", "main", "bulk", "done"]):

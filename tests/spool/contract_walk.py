@@ -183,10 +183,13 @@ class Walk:
         for delivery, state in after.items():
             previous = before.get(delivery, State.READY)
             assert state == previous or state in NEXT[previous], (command, previous, state)
+        audit = self._store.audit()
         ledger = self._store.ledger()
+        assert (ledger, {}) == (audit.counted, audit.differences)
         assert ledger.is_balanced
         assert len(after) + ledger.purged == ledger.accepted
         pending = sum(sum(counts.values()) for counts in self._store.pending_counts().values())
+        assert pending == self._store.backlog()
         assert pending == sum(state in PENDING for state in after.values())
         return result
 

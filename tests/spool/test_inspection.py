@@ -325,4 +325,4 @@ def test_a_look_changes_nothing(store: SqliteStore) -> None:
 
     assert before == store._db.total_changes()
     assert not store._db.in_transaction
-    assert msgspec.structs.asdict(store.ledger())["accepted"] == 500
+    assert msgspec.structs.asdict(store.audit().counted)["accepted"] == 500

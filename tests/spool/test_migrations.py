@@ -45,6 +45,7 @@ def test_an_older_spool_has_everything_after_its_upgrade(old: str) -> None:
         assert store.timeline(status.seq)[0].kind == "accepted"
     ledger = store.ledger()
     assert (12, dict.fromkeys(sorted(State), 1), 0) == (ledger.accepted, ledger.states, 0)
+    assert (ledger, {}) == (store.audit().counted, store.audit().differences)
     assert [event.seq for event in store.events_after(0, 100)] == list(range(1, 22))
     store.close()
 
@@ -75,6 +76,7 @@ def test_what_ended_in_an_older_spool_is_retried_and_purged(old: str) -> None:
     assert all(isinstance(retried[state], Receipt | NotRetried) for state in State)
     assert Purged(len(FINAL), 0, has_more=False) == purged
     assert store.ledger().is_balanced
+    assert store.audit().differences == {}
     store.close()
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mailactors.model.lifecycle import Status
+from mailactors.model.lifecycle import STATES_OF, Status
 from mailactors.spool.port import Cancel, Filters, Purge, Purged
 from mailactors.spool.sqlite import SqliteStore
 from mailactors.spool.sqlite.rows import PAGES_KEPT
-from mailactors.spool.store.lists import EXAMINED_MAX, build_query
+from mailactors.spool.store.lists import EXAMINED_MAX, ListQuery, build_query
 from tests.spool.makers import KEY_S, NOW, make_accept, one, receive
 
 ROWS = 100_000
@@ -192,3 +192,20 @@ def test_what_no_index_knows_is_looked_for_in_portions(history: SqliteStore) -> 
 
     assert found == ["m77"]
     assert ROWS // EXAMINED_MAX == pages
+
+
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.DEFERRED, Status.UNCERTAIN])
+def test_a_long_backlog_is_not_sorted_for_a_list(status: Status, history: SqliteStore) -> None:
+    filters = Filters(status=status, now=NOW)
+
+    short = build_query(history._rows.dialect, filters)
+    long = build_query(history._rows.dialect, filters, frozenset(STATES_OF[status]))
+
+    assert "TEMP B-TREE" in plan_of(history, short)
+    assert "TEMP B-TREE" not in plan_of(history, long)
+
+
+def plan_of(store: SqliteStore, query: ListQuery) -> str:
+    """Return how SQLite reads a list."""
+    rows = store._db.execute(f"EXPLAIN QUERY PLAN {query.sql}", query.values(0, 2**62))
+    return "\n".join(row[3] for row in rows)

@@ -142,6 +142,62 @@ def test_another_name_for_the_file_has_the_same_lock(path: str, tmp_path: Path) 
     store.close()
 
 
+def test_a_hard_link_has_the_same_lock(path: str, tmp_path: Path) -> None:
+    store = SqliteStore.open(path)
+    (tmp_path / "elsewhere").mkdir()
+    other = tmp_path / "elsewhere" / "other.db"
+    other.hardlink_to(path)
+
+    with pytest.raises(SpoolInUseError, match="is in use"):
+        SqliteStore.open(str(other))
+
+    receive(store, make_accept())  # SQLite's own locks are not lost by that
+    store.close()
+    SqliteStore.open(str(other)).close()
+
+
+def test_a_file_in_the_place_of_one_in_use_has_its_lock(path: str) -> None:
+    store = SqliteStore.open(path)
+    os.rename(path, f"{path}.old")
+
+    with pytest.raises(SpoolInUseError, match=r"\.lock"):
+        SqliteStore.open(path)
+
+    store.close()
+
+
+def test_files_that_others_may_read_are_put_right(path: str) -> None:
+    SqliteStore.open(path).close()
+    suffixes = ("", "-wal", "-shm", ".lock")
+    for suffix in suffixes:
+        Path(path + suffix).touch()
+        os.chmod(path + suffix, 0o644)
+
+    store = SqliteStore.open(path)
+    receive(store, make_accept())
+
+    modes = {suffix: os.stat(path + suffix).st_mode & 0o777 for suffix in suffixes}
+    assert dict.fromkeys(suffixes, 0o600) == modes
+    store.close()
+
+
+def test_a_file_that_cannot_be_made_private_is_refused(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SqliteStore.open(path).close()
+    os.chmod(path, 0o640)
+
+    def forbidden(_name: str, _mode: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chmod", forbidden)
+
+    with pytest.raises(SpoolError, match=f"other users.*chmod 600 {path}"):
+        SqliteStore.open(path)
+    monkeypatch.undo()
+    SqliteStore.open(path).close()
+
+
 def test_the_mail_is_for_its_owners_eyes(path: str) -> None:
     store = SqliteStore.open(path)
     receive(store, make_accept())
@@ -167,12 +223,13 @@ def test_a_file_that_is_no_database_is_refused(path: str) -> None:
 def test_another_programs_database_is_refused_unchanged(path: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE theirs (x)")
+    os.chmod(path, 0o644)
     before = Path(path).read_bytes()
 
     with pytest.raises(SpoolSchemaError, match="no spool of mailactors"):
         SqliteStore.open(path)
 
-    assert before == Path(path).read_bytes()
+    assert (before, 0o644) == (Path(path).read_bytes(), os.stat(path).st_mode & 0o777)
 
 
 def test_a_refused_file_is_not_kept_locked(path: str) -> None:

@@ -40,8 +40,10 @@ class DeadSpool(SqliteQuestions):
 
     def balanced_ledger(self) -> Ledger:
         """Return the ledger, which balances, like each message's count of open deliveries."""
-        ledger = self.ledger()
+        audit = self.audit()
+        ledger = audit.counted
         assert ledger.is_balanced, ledger
+        assert audit.differences == {}
         wrong = self.rows(
             "SELECT id FROM messages WHERE open_count <> (SELECT count(*) FROM deliveries"
             " WHERE deliveries.seq = messages.seq AND state IN"

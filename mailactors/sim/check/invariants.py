@@ -22,7 +22,7 @@ from mailactors.runtime.supervisor import InjectedCrashError
 from mailactors.sim.check.deliveries import RESTING, DeliveryModel
 from mailactors.sim.report.report import Violation
 from mailactors.sim.world.truth import Truth
-from mailactors.spool.port import Command, Ledger, Result
+from mailactors.spool.port import Audit, Command, Result
 from mailactors.wiring import Gateway
 
 ROUNDING_S: Final = 1e-6
@@ -71,14 +71,14 @@ class Invariants:
         self,
         truth: Truth,
         clock: Clock,
-        ledger: Callable[[], Ledger],
+        audit: Callable[[], Audit],
         read_state: Callable[[int], State | None],
     ) -> None:
         """Take two readers of the spool; `read_state` is by a message's place in it."""
         self.violations: list[Violation] = []
         self.stopped = trio.Event()
         self.deliveries = DeliveryModel(self.report, read_state, clock.now_s, self._in_flight)
-        self._read_ledger = ledger
+        self._audit = audit
         self._truth = truth
         self._clock = clock
         self._gateway: Gateway | None = None
@@ -228,7 +228,10 @@ class Invariants:
 
     def check_ledger(self) -> None:
         """Compare the spool's ledger with the clients' receipts and the delivery model."""
-        ledger = self._read_ledger()
+        audit = self._audit()
+        ledger = audit.counted
+        if audit.differences:
+            self.report("the kept sums are right", f"{audit.differences}")
         deliveries, accepted = self.deliveries, len(self._truth.accepted)
         if not ledger.is_balanced:
             self.report("the ledger balances", f"{ledger.accepted} accepted: {ledger.states}")

@@ -61,7 +61,7 @@ class GatewayRun(Simulation):
         super().__init__(scenario, config, seed)
         self.store = ObservedStore.open(TEMPORARY)
         self.invariants = Invariants(
-            self.truth, self.world.clock, self.store.ledger, self.store.delivery_state
+            self.truth, self.world.clock, self.store.audit, self.store.delivery_state
         )
         self.world.journal.listen(self.invariants.on_event, Invariants.NOTED)
         self.risks = self.invariants.deliveries.risks

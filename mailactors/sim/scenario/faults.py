@@ -143,13 +143,17 @@ class Flap(ProviderFault):
 
 
 class Auth(ProviderFault):
-    """It refuses the gateway's credentials: 401, or 535 on an SMTP wire."""
+    """It refuses the gateway's credentials or account: 401, or on an SMTP wire 535 or `reply`."""
 
     kind: Annotated[Literal["auth"], KIND]
     for_s: Annotated[float, Field(gt=0, default_factory=lambda: math.inf)]
     """How long it lasts, in seconds; only with until = "end"."""
     until: Literal["end", "reload"] = "end"
     """`end`: it heals by itself after `for_s`. `reload`: with the first reload that follows."""
+    reply: Annotated[str, Field(pattern=r"^5\d\d [245]\.\d{1,3}\.\d{1,3} \S.*$")] | None = None
+    """What it answers on an SMTP wire, such as "550 5.7.0 this account is suspended"."""
+    verb: Literal["mail", "rcpt", "data"] = "mail"
+    """The command that it answers so. Relays refuse an account at any of them."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from mailactors.intake.admission import normal_address
 from mailactors.sim.scenario.faults import (
+    Auth,
     Count,
     Duration,
     Fault,
@@ -169,6 +170,8 @@ class ProviderPlan(Frozen):
                     raise ValueError(f'{key}: there is none over SMTP; it needs wire = "port"')
         elif any(fault.kind == "trickle" for fault in self.faults):
             raise ValueError('faults: "trickle" needs wire = "smtp"')
+        elif any(isinstance(fault, Auth) and fault.reply for fault in self.faults):
+            raise ValueError('faults: "reply" of "auth" needs wire = "smtp"')
         return self
 
 

@@ -117,7 +117,9 @@ class ObservedSession:
             outcome = await self.inner.send(mail)
         finally:
             SENDING.reset(token)
-        if not isinstance(outcome, Accepted | NotAttempted):
+        if isinstance(outcome, NotAttempted):
+            self.client.give_back(self.began_s)
+        elif not isinstance(outcome, Accepted):
             observer.failed(name)
         return outcome
 

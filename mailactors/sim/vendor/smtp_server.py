@@ -41,6 +41,15 @@ _IN_SMTP: Final = {
 """The SMTP replies for a scenario's HTTP statuses; all others become a 451."""
 
 
+_VERBS: Final = {"mail": Verb.MAIL, "rcpt": Verb.RCPT, "data": Verb.FINAL}
+
+
+def account_refusal(reply: str, verb: Verb) -> Answer:
+    """Return the answer that a scenario gives as a reply line."""
+    code, enhanced, text = reply.split(" ", 2)
+    return answers.refusal(int(code), text, enhanced, verb)
+
+
 class HangUpError(Exception):
     """The connection is closed."""
 
@@ -103,9 +112,7 @@ class SmtpServer:
         if active.refuses or any(flap.is_down(vendor.now_s()) for flap in active.flaps):
             raise HangUpError  # a server that refuses new connections drops pooled ones as well
         self._forget()
-        if not vendor.accepts_credentials(active):
-            await trio.sleep(REFUSAL_S)
-            await self._refuse(BAD_LOGIN)
+        if await self._refuses_account(Verb.MAIL):
             return
         refused = vendor.quota_refusal(active)
         if refused is not None:
@@ -121,6 +128,8 @@ class SmtpServer:
         found = _PATH.fullmatch(line)
         if found is None or not self._has_sender:
             await self._reply(b"503 5.5.1 MAIL first")
+            return
+        if await self._refuses_account(Verb.RCPT):
             return
         recipient, number = found[1].decode(), self.number
         refused = None
@@ -146,6 +155,8 @@ class SmtpServer:
         assert marker, "a message without its marker"
         number, recipients = int(subject[1]), tuple(self._recipients)
         self._forget()
+        if await self._refuses_account(Verb.FINAL):
+            return
         call = self._vendor.begin(
             number, marker[1].decode(), recipients, self._observer, FINAL_TIMEOUT_S
         )
@@ -176,6 +187,15 @@ class SmtpServer:
             case answers.AnswerKind.SILENT:
                 await self._wait_for_eof()
                 raise HangUpError
+
+    async def _refuses_account(self, verb: Verb) -> bool:
+        """Whether the account is refused at this command, which is answered then."""
+        auth = self._vendor.refusing(self._vendor.active())
+        if auth is None or verb is not _VERBS[auth.verb]:
+            return False
+        await trio.sleep(REFUSAL_S)
+        await self._refuse(BAD_LOGIN if auth.reply is None else account_refusal(auth.reply, verb))
+        return True
 
     async def _refuse(self, answer: Answer) -> None:
         """Refuse; a 421 also closes the connection."""

@@ -18,7 +18,7 @@ import msgspec
 from mailactors.model.message import domain_of
 from mailactors.model.outcome import Reason
 from mailactors.providers.port import Capabilities, Mail
-from mailactors.sim.scenario.faults import Capacity, Dns, ProviderFault, Slow, Throttle
+from mailactors.sim.scenario.faults import Auth, Capacity, Dns, ProviderFault, Slow, Throttle
 from mailactors.sim.scenario.tables import ProviderPlan
 from mailactors.sim.vendor import answers
 from mailactors.sim.vendor.answers import Answer
@@ -136,9 +136,14 @@ class Vendor:
 
     def accepts_credentials(self, active: ActiveFaults) -> bool:
         """Whether the vendor accepts the gateway's credentials."""
-        return not any(
-            auth.until == "end" or self._reloaded_s <= auth.at_s for auth in active.auths
-        )
+        return self.refusing(active) is None
+
+    def refusing(self, active: ActiveFaults) -> Auth | None:
+        """Return the fault by which the vendor refuses the gateway's account; None: it does not."""
+        for auth in active.auths:
+            if auth.until == "end" or self._reloaded_s <= auth.at_s:
+                return auth
+        return None
 
     def find(self, marker: str) -> str | None:
         """Return the vendor's id of a marker's message; None during the search lag as well."""

@@ -135,6 +135,8 @@ class RecordOutcome(Command, frozen=True):
     is_attempt: bool = True
     is_repeat: bool = False
     """The attempt repeats an uncertain one by its key: the progress does not change."""
+    stream: str = ""
+    """The message's, for the kept sums; where it is empty it is looked up."""
 
 
 class Recorded(Result, frozen=True):

@@ -25,6 +25,9 @@ STATEMENTS_MAX: Final = 200
 WAL_BYTES_MAX: Final = 64 * 1024 * 1024
 """What the log may keep on disk after a burst."""
 
+_OF_OTHERS: Final = 0o077
+_PRIVATE: Final = os.O_RDWR | os.O_CREAT
+_SUFFIXES: Final = ("", "-wal", "-shm", "-journal", ".lock")
 _SYNCHRONOUS_FULL: Final = 2
 
 
@@ -55,30 +58,64 @@ def configure(db: apsw.Connection, journal_mode: str) -> None:
         raise SpoolError("synchronous=FULL was refused; without it nothing is durable")
 
 
-def take_lock(path: str) -> int:
-    """Lock a spool's file for this process, making it if there is none; return the handle.
+def take_locks(path: str) -> list[int]:
+    """Lock a spool's file for this process, making it if there is none; return the handles.
 
-    The lock is beside the file, where SQLite has none of its own, and ends with the process.
+    One lock is on the file itself, which may have several names; it does not meet SQLite's own,
+    which are of another kind. The other is beside it, on its name: a file that takes its place
+    would share its log. Both end with the process.
 
-    Raises: SpoolInUseError; SpoolError if the lock cannot be opened.
+    Raises: SpoolInUseError; SpoolError if a lock cannot be opened.
     """
+    locks: list[int] = []
     try:
-        lock = _open_private(f"{path}.lock")
+        for name, flags in ((f"{path}.lock", _PRIVATE), (path, os.O_RDONLY)):
+            locks.append(_lock(path, name, flags))
+    except SpoolError:
+        release(locks)
+        raise
+    return locks
+
+
+def release(locks: list[int]) -> None:
+    """Give up locks. The file's own goes last: closing it ends SQLite's locks as well."""
+    while locks:
+        os.close(locks.pop(0))
+
+
+def _lock(path: str, name: str, flags: int) -> int:
+    try:
+        if not os.path.exists(path) and name == path:
+            flags = _PRIVATE  # SQLite would let other users read our mail
+        lock = os.open(name, flags | os.O_CLOEXEC, 0o600)
     except OSError as error:
         hint = f"; {UNWRITABLE}" if error.errno in {errno.EACCES, errno.EROFS} else ""
-        raise SpoolError(f"{path}.lock cannot be opened: {error.strerror}{hint}") from error
+        raise SpoolError(f"{name} cannot be opened: {error.strerror}{hint}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(lock)
         raise SpoolInUseError(
-            f"{path} is in use by another process, which holds {path}.lock:"
+            f"{path} is in use by another process, which holds {name}:"
             " stop that one, or give this one a spool of its own"
         ) from error
-    if not os.path.exists(path):
-        os.close(_open_private(path))  # SQLite would let other users read our mail
     return lock
 
 
-def _open_private(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def make_private(path: str) -> None:
+    """Let nobody but its owner read a spool's file, or any beside it: they hold mail.
+
+    Raises: SpoolError if that is not allowed.
+    """
+    for suffix in _SUFFIXES:
+        name = path + suffix
+        try:
+            if os.stat(name).st_mode & _OF_OTHERS:
+                os.chmod(name, 0o600)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise SpoolError(
+                f"{name} may be read by other users, and that cannot be changed:"
+                f" {error.strerror}; have its owner do so: chmod 600 {name}"
+            ) from error

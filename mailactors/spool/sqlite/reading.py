@@ -13,29 +13,37 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeVar
 from urllib.parse import quote
 
 import apsw
 
-from mailactors.spool.port import Questions, Risk, SpoolBrokenError, SpoolError, SpoolSchemaError
+from mailactors.spool.port import Questions, SpoolBrokenError, SpoolError, SpoolSchemaError
 from mailactors.spool.sqlite.backup import BUSY_MS
-from mailactors.spool.sqlite.migrations import find_missing, load_migrations
+from mailactors.spool.sqlite.migrations import Migration, find_missing, load_migrations
 from mailactors.spool.sqlite.rows import SqliteQuestions
-from mailactors.spool.store.rows import Rows
 
 T = TypeVar("T")
 
 TRIES: Final = 3
+_STAND_INS: Final = {
+    3: ("CREATE TEMP TABLE risks (stream TEXT, provider TEXT, count INTEGER)",),
+    5: ("{sql}",),
+}
+"""By migration, what stands in for the tables that a question of a file reads."""
 
 
 class _FileQuestions(SqliteQuestions):
-    """Of a file that may be older than this program: there was no table of risks at first."""
+    """Of a file that may be older than this program: what it lacks is made in memory."""
 
-    def _risks(self, db: Rows) -> tuple[Risk, ...]:
-        sql = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'risks'"
-        return super()._risks(db) if db.query(sql) else ()
+    def __init__(self, db: apsw.Connection, missing: Sequence[Migration]) -> None:
+        super().__init__(db)
+        for each in missing:
+            for script in _STAND_INS.get(each.number, ()):
+                db.execute(script.format(sql=each.sql.replace("CREATE TABLE", "CREATE TEMP TABLE")))
+        if missing:
+            self._rows.dialect.along = lambda _index: ""  # type: ignore[assignment, method-assign]
 
 
 def read_spool(path: str, question: Callable[[Questions], T]) -> T:
@@ -89,7 +97,7 @@ def _ask(path: str, uri: str, question: Callable[[Questions], T]) -> T:
             if missing and missing[0].number == 1:
                 raise SpoolSchemaError(f"{path} is empty: no gateway has used it yet")
             try:
-                return question(_FileQuestions(db))
+                return question(_FileQuestions(db, missing))
             except apsw.SQLError as error:
                 if not missing:
                     raise

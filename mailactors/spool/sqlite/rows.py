@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Final
 
@@ -75,6 +76,7 @@ class SqliteRows:
 
     def __init__(self, db: apsw.Connection) -> None:
         self.dialect = SqliteDialect(db)
+        self.moved: Counter[tuple[str, str]] = Counter()
         self._db = db
         self._cursor = db.cursor()
         self._execute = self._cursor.execute

@@ -15,7 +15,14 @@ import apsw
 
 from mailactors.spool import port
 from mailactors.spool.sqlite.backup import backup_spool, copy_database
-from mailactors.spool.sqlite.connection import NAMELESS, configure, connect, take_lock
+from mailactors.spool.sqlite.connection import (
+    NAMELESS,
+    configure,
+    connect,
+    make_private,
+    release,
+    take_locks,
+)
 from mailactors.spool.sqlite.errors import STORAGE_ERRORS, advice, translate
 from mailactors.spool.sqlite.migrations import apply_migration, find_missing, load_migrations
 from mailactors.spool.sqlite.rows import SqliteQuestions
@@ -23,15 +30,18 @@ from mailactors.spool.store import commands as rules
 
 CHECKPOINT_PAGES: Final = 1_000
 """Pages of the log after which its content is copied into the file."""
+WAL_PAGES_MAX: Final = 16 * CHECKPOINT_PAGES
+"""Pages of the log after which a commit waits for readers, `BUSY_WAIT_S` at most, to begin it anew:
+readers that take turns without a gap would let it grow for ever."""
 
 
 class SqliteStore(SqliteQuestions):
     """`port.Store`, for one caller at a time from any thread. Make it with `open`."""
 
-    def __init__(self, path: str, db: apsw.Connection, lock: int | None) -> None:
+    def __init__(self, path: str, db: apsw.Connection, locks: list[int] | None) -> None:
         super().__init__(db)
         self._path = path
-        self._lock = lock
+        self._locks = locks or []
         self._readers: list[apsw.Connection] = []
         self._broken = ""
         self._wal_pages = 0
@@ -50,16 +60,18 @@ class SqliteStore(SqliteQuestions):
 
         Raises: SpoolInUseError, SpoolSchemaError, and SpoolError if it cannot be opened at all.
         """
-        lock = None
+        locks: list[int] = []
         with contextlib.ExitStack() as opened:
             if path not in NAMELESS:
                 path = os.path.realpath(path)  # one lock, whatever name the file has
-                lock = take_lock(path)
-                opened.callback(os.close, lock)
+                locks = take_locks(path)
+                opened.callback(release, locks)
             try:
                 db = connect(path)
                 opened.callback(db.close)
                 missing = find_missing(db, load_migrations())  # refuses before anything is written
+                if path not in NAMELESS:
+                    make_private(path)
                 configure(db, journal_mode or ("memory" if path in NAMELESS else "wal"))
                 for migration in missing:
                     apply_migration(db, migration)
@@ -69,7 +81,7 @@ class SqliteStore(SqliteQuestions):
                 message = f"{path} cannot be opened: {error}; {advice(error)}"
                 raise port.SpoolError(message) from error
             opened.pop_all()
-        return cls(path, db, lock)
+        return cls(path, db, locks)
 
     def apply(self, commands: Sequence[port.Command], now: float) -> list[port.Result]:
         if self._broken:
@@ -90,6 +102,8 @@ class SqliteStore(SqliteQuestions):
             raise
         if self._is_end_of_purge(results):
             self._checkpoint(apsw.SQLITE_CHECKPOINT_TRUNCATE)
+        elif self._wal_pages >= WAL_PAGES_MAX:
+            self._checkpoint(apsw.SQLITE_CHECKPOINT_RESTART)
         elif self._wal_pages >= CHECKPOINT_PAGES:
             self._checkpoint()
         return results
@@ -118,9 +132,7 @@ class SqliteStore(SqliteQuestions):
             if self._broken:  # a checkpoint on closing would sync once more
                 db.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             db.close()
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        release(self._locks)
 
     def _is_end_of_purge(self, results: Sequence[port.Result]) -> bool:
         # Then free pages are cut off the file, and its log is emptied.

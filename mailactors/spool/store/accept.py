@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mailactors.model.message import domain_of
 from mailactors.spool import port
+from mailactors.spool.store import sums
 from mailactors.spool.store.events import pack_progress, write_labels
 from mailactors.spool.store.rows import Row, Rows
 
@@ -82,6 +83,8 @@ def _insert(db: Rows, fresh: Sequence[tuple[int, port.Accept]], now: float) -> N
     tags = [(tag, seq) for seq, each in fresh for tag in dict.fromkeys(each.message.content.tags)]
     if tags:
         db.run_each("INSERT INTO message_tags (tag, seq) VALUES (?, ?)", tags)
+    for _, each in fresh:
+        sums.add(db, each.message.stream, sums.ACCEPTED, len(each.message.envelope.recipients))
     db.run_each(
         "INSERT INTO contents (seq, packed) VALUES (?, ?)",
         [(seq, command.packed) for seq, command in fresh],
@@ -143,3 +146,5 @@ def insert_deliveries(db: Rows, rows: list[Row], now: float) -> None:
             for seq, n, recipient, stream, due_at in rows
         ],
     )
+    for row in rows:
+        sums.enter(db, row[3])

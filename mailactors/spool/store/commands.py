@@ -15,6 +15,7 @@ from mailactors.spool.store import (
     retention,
     retry,
     settle,
+    sums,
     suppressions,
     upkeep,
 )
@@ -50,10 +51,12 @@ RULES: Final[dict[type[Any], Callable[[Rows, Any, float], port.Result]]] = {
 def execute(db: Rows, commands: Sequence[port.Command], now: float) -> list[port.Result]:
     """Execute commands in order, in the engine's open transaction; results in the same order."""
     results: list[port.Result] = []
+    db.moved.clear()  # of a transaction that was rolled back
     for kind, run in itertools.groupby(commands, type):
         if kind is port.Accept:
             accepts = [command for command in run if isinstance(command, port.Accept)]
             results += accept.accept_all(db, accepts, now)
         else:
             results += [RULES[kind](db, command, now) for command in run]
+    sums.write(db)
     return results

@@ -12,6 +12,7 @@ import msgspec
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import port
+from mailactors.spool.store import sums
 from mailactors.spool.store.events import WRITTEN_FOR, end, finish, record, unpack_progress
 from mailactors.spool.store.rows import Row, Rows, distinct
 from mailactors.spool.store.suppressions import is_suppressed
@@ -90,7 +91,8 @@ def settle_by_event(db: Rows, command: port.RecordOutcome, now: float) -> None:
     )
     if len(delivered) == len(command.steps):  # otherwise the other steps count the attempt
         db.run("UPDATE messages SET attempts = attempts + ? WHERE seq = ?", (tries, command.seq))
-    finish(db, command.seq, len(delivered), now)
+    stream = finish(db, command.seq, len(delivered), now)
+    sums.move(db, stream, State.SENDING, State.SENT, len(delivered))
     close_doubts(db, command.seq)
     facts = {
         "kind": "delivery event",
@@ -107,6 +109,10 @@ def settle_late(db: Rows, command: port.RecordOutcome, now: float) -> None:
     An acceptance counts unless the delivery is final or sending again; a bounce only for a
     delivery whose latest attempt this is.
     """
+    before = {
+        n: State(state)
+        for n, state in db.query("SELECT n, state FROM deliveries WHERE seq = ?", (command.seq,))
+    }
     final = [step for step in command.steps if _is_settled_late(db, command, step, now)]
     if not final:
         return
@@ -117,7 +123,9 @@ def settle_late(db: Rows, command: port.RecordOutcome, now: float) -> None:
         "next": {str(step.n): step.state.value for step in final},
         "rule": "the provider's answer came late, and counts",
     }
-    end(db, command.seq, len(final), now, "resolved", facts)
+    stream = end(db, command.seq, len(final), now, "resolved", facts)
+    for step in final:
+        sums.move(db, stream, before[step.n], step.state)
 
 
 def _is_settled_late(db: Rows, command: port.RecordOutcome, step: port.Step, now: float) -> bool:

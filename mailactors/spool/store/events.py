@@ -43,20 +43,26 @@ def read_labels(text: str) -> tuple[tuple[str, ...], dict[str, str]]:
     return _LABELS.decode(text) if text else ((), {})
 
 
-def finish(db: Rows, seq: int, count: int, now: float) -> None:
-    """Subtract deliveries that became final from a message's open ones."""
-    db.run(
-        "UPDATE messages SET open_count = open_count - ?,"
-        " final_at = CASE WHEN open_count = ? THEN ? END WHERE seq = ?",
-        (count, count, now, seq),
+def finish(db: Rows, seq: int, count: int, now: float) -> str:
+    """Subtract deliveries that became final from a message's open ones; return its stream."""
+    return str(
+        db.value(
+            "UPDATE messages SET open_count = open_count - ?,"
+            " final_at = CASE WHEN open_count = ? THEN ? END WHERE seq = ? RETURNING stream",
+            (count, count, now, seq),
+        )
     )
 
 
-def end(db: Rows, seq: int, count: int, now: float, kind: str, facts: Mapping[str, Any]) -> None:
-    """Count deliveries that became final, record why, and report those that ended badly."""
-    finish(db, seq, count, now)
+def end(db: Rows, seq: int, count: int, now: float, kind: str, facts: Mapping[str, Any]) -> str:
+    """Count deliveries that became final, record why, report those that ended badly.
+
+    Returns: the message's stream.
+    """
+    stream = finish(db, seq, count, now)
     record(db, seq, now, kind, facts)
     report_failure(db, seq, now)
+    return stream
 
 
 def report_failure(db: Rows, seq: int, now: float) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import Any, Final
 
@@ -17,9 +18,12 @@ from mailactors.model.lifecycle import STATES_OF, State, Status
 from mailactors.spool.port import Filters
 from mailactors.spool.store.retry import UNSENT
 from mailactors.spool.store.rows import Dialect, Row, Rows
+from mailactors.spool.store.sums import by_stream
 
-EXAMINED_MAX: Final = 10_000
+EXAMINED_MAX: Final = 5_000
 """Rows, or blocks of the index by recipient, that one answer reads."""
+BACKLOG_MAX: Final = 5_000
+"""Deliveries of a partial index that are sorted for a list; of more the newest rows are read."""
 BLOCK_BITS: Final = 10
 """The index by recipient is divided into blocks of 2 ** 10 messages (`0002_retention`)."""
 CLOCK_STEP_S: Final = 60.0
@@ -37,8 +41,8 @@ _PARTIAL: Final = (
     ),
 )
 """The states of each partial index, and its condition: a query must repeat it, for a bound value is
-not enough. An index with a name must be asked for, since it is not in the order of a list; the
-rows are sorted, but they are only the backlog."""
+not enough. An index with a name must be asked for, since it is not in the order of a list: the
+rows are sorted, and where they are many the list goes along the messages instead."""
 
 
 _OF_MESSAGE: Final = "EXISTS (SELECT 1 FROM messages WHERE messages.seq = listed.seq AND"
@@ -110,7 +114,7 @@ def find_seqs(
 
 def _rows(db: Rows, filters: Filters, low: int, high: int) -> Generator[Row, None, None]:
     # (seq, whether it fits), newest first; the end of a block is a row that does not fit.
-    query = build_query(db.dialect, filters)
+    query = build_query(db.dialect, filters, _crowded(db, filters))
     if not filters.recipient:
         yield from db.each(query.sql, query.values(low, high))
         return
@@ -124,12 +128,30 @@ def _edge(db: Rows, which: str) -> int:
     return int(db.value(f"SELECT coalesce({which}(seq), 0) FROM messages"))
 
 
-def build_query(dialect: Dialect, filters: Filters) -> ListQuery:
-    """Return the query for the messages that the filters let through."""
-    return ListQuery(list(_parts(dialect, filters)))
+def _crowded(db: Rows, filters: Filters) -> frozenset[State]:
+    # The states of the partial indices that have too many rows to be sorted.
+    if filters.status is None or filters.recipient or filters.tag:
+        return frozenset()
+    counts: Counter[str] = Counter()
+    for stream, states in by_stream(db).items():
+        if filters.stream in {"", stream}:
+            counts.update(states)
+    long = (states for states, _, _ in _PARTIAL if sum(counts[s] for s in states) > BACKLOG_MAX)
+    return frozenset(state for states in long for state in states)
 
 
-def _parts(dialect: Dialect, filters: Filters) -> Iterator[Part]:
+def build_query(
+    dialect: Dialect, filters: Filters, crowded: frozenset[State] = frozenset()
+) -> ListQuery:
+    """Return the query for the messages that the filters let through.
+
+    Args:
+        crowded: states whose partial index has too many rows to be sorted.
+    """
+    return ListQuery(list(_parts(dialect, filters, crowded)))
+
+
+def _parts(dialect: Dialect, filters: Filters, crowded: frozenset[State]) -> Iterator[Part]:
     fits = []
     if filters.since is not None or filters.until is not None:
         since = -math.inf if filters.since is None else filters.since
@@ -150,16 +172,18 @@ def _parts(dialect: Dialect, filters: Filters) -> Iterator[Part]:
         yield Part("message_tags AS listed", Condition(" AND tag = ?", (filters.tag,)), fits)
     elif filters.status is not None:
         for state in sorted(STATES_OF[filters.status]):
-            yield _by_state(dialect, state, filters.stream, [*delivery, *fits])
+            yield _by_state(dialect, state, filters.stream, [*delivery, *fits], crowded)
     elif filters.stream:
         yield Part("messages AS listed", Condition(" AND stream = ?", (filters.stream,)), fits)
     else:
         yield Part("messages AS listed", Condition(""), fits)
 
 
-def _by_state(dialect: Dialect, state: State, stream: str, fits: list[Condition]) -> Part:
+def _by_state(
+    dialect: Dialect, state: State, stream: str, fits: list[Condition], crowded: frozenset[State]
+) -> Part:
     for states, condition, index in _PARTIAL:
-        if state in states:
+        if state in states and not (index and state in crowded):
             table = f"deliveries AS listed{dialect.along(index) if index else ''}"
             found = Condition(f" AND {condition} AND state = ?", (state.value,))
             if index == "deliveries_due" and stream:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import math
 from typing import Any, Final
 
 import msgspec
 
-from mailactors.model.lifecycle import State, Status, status_of
+from mailactors.model.lifecycle import State
 from mailactors.spool import port
 from mailactors.spool.store.events import read_labels, unpack_progress
 from mailactors.spool.store.inspection import inspect
 from mailactors.spool.store.lists import find_seqs
+from mailactors.spool.store.pending import count_pending, find_pending
 from mailactors.spool.store.rows import Row, Rows
+from mailactors.spool.store.sums import counted_ledger, kept_ledger
 
 NAMED_MAX: Final = 100
 """Messages with the same client id that are returned: the newest of them."""
@@ -50,30 +51,6 @@ _DELIVERIES: Final = """
     SELECT seq, n, recipient, state, provider, attempts, due_at, updated_at, error
     FROM deliveries WHERE seq {among} ORDER BY seq, n
 """
-_ACCEPTED: Final = """
-    SELECT purged_accepted + coalesce(accepted, 0), purged_risks + coalesce(risks, 0)
-    FROM spool, (SELECT sum(recipients_total) AS accepted, sum(declared_risks) AS risks
-      FROM messages) AS kept
-"""
-_STATES: Final = "SELECT state, count(*) FROM deliveries GROUP BY state ORDER BY state"
-_OF_PENDING: Final = """
-    FROM messages{along} JOIN deliveries ON deliveries.seq = messages.seq
-    WHERE open_count > 0
-      AND state IN ('ready', 'deferred', 'leased', 'sending', 'uncertain', 'held')
-"""
-_PENDING: Final = f"""
-    SELECT deliveries.stream, state,
-      CASE WHEN state = 'ready' AND not_before > ? THEN 1 ELSE 0 END AS is_scheduled, count(*),
-      min(CASE WHEN not_before > accepted_at THEN not_before ELSE accepted_at END),
-      min(CASE WHEN not_before > updated_at THEN not_before ELSE updated_at END)
-    {_OF_PENDING}
-    GROUP BY deliveries.stream, state, is_scheduled
-    ORDER BY deliveries.stream, state, is_scheduled
-"""
-_PENDING_COUNTS: Final = f"""
-    SELECT deliveries.stream, state, count(*) {_OF_PENDING}
-    GROUP BY deliveries.stream, state ORDER BY deliveries.stream, state
-"""
 _ATTEMPTS: Final = """
     SELECT floor(started_at / ?) AS bucket, count(*) FROM attempts
     WHERE provider = ? AND started_at IS NOT NULL AND started_at >= ?
@@ -86,22 +63,6 @@ def _feed(rows: list[tuple[Any, ...]]) -> tuple[port.FeedEvent, ...]:
         port.FeedEvent(seq, at, kind, msgspec.json.decode(facts), *message)
         for seq, at, kind, facts, *message in rows
     )
-
-
-def _by_status(rows: list[tuple[Any, ...]]) -> tuple[port.Pending, ...]:
-    # Several stored states may have one public status.
-    found: dict[tuple[str, Status], port.Pending] = {}
-    for stream, state, is_scheduled, count, waits_since, unmoved_since in rows:
-        status = status_of(State(state), is_scheduled=bool(is_scheduled))
-        other = found.get((stream, status), port.Pending(stream, status, 0, math.inf, math.inf))
-        found[stream, status] = port.Pending(
-            stream,
-            status,
-            other.count + count,
-            min(other.waits_since, waits_since),
-            min(other.unmoved_since, unmoved_since),
-        )
-    return tuple(found[key] for key in sorted(found))
 
 
 class Answers(abc.ABC):
@@ -132,34 +93,27 @@ class Answers(abc.ABC):
 
     def ledger(self) -> port.Ledger:
         with self._snapshot() as db:
-            ((accepted, declared_risks),) = db.query(_ACCEPTED)
-            states: dict[str, int] = dict(db.query(_STATES))
-            purged: dict[str, int] = dict(db.query("SELECT state, deliveries FROM purged"))
-            risks = self._risks(db)
-        total = {state: states.get(state, 0) + purged.get(state, 0) for state in states | purged}
-        in_order = dict(sorted(total.items()))
-        return port.Ledger(accepted, in_order, declared_risks, sum(purged.values()), risks)
+            return kept_ledger(db)
 
-    def _risks(self, db: Rows) -> tuple[port.Risk, ...]:
-        rows = db.query("SELECT stream, provider, count FROM risks ORDER BY stream, provider")
-        return tuple(port.Risk(*row) for row in rows)
+    def audit(self) -> port.Audit:
+        with self._snapshot() as db:
+            return port.Audit(kept_ledger(db), counted_ledger(db))
 
     def pending(self, now: float) -> tuple[port.Pending, ...]:
         with self._snapshot() as db:
-            sql = _PENDING.format(along=db.dialect.along("messages_open"))
-            return _by_status(db.query(sql, (now,)))
+            return find_pending(db, now)
 
     def inspect(self, look: port.InspectionQuery) -> port.Inspection:
         with self._snapshot() as db:
             return inspect(db, look)
 
     def pending_counts(self) -> dict[str, dict[str, int]]:
-        counts: dict[str, dict[str, int]] = {}
         with self._snapshot() as db:
-            sql = _PENDING_COUNTS.format(along=db.dialect.along("messages_open"))
-            for stream, state, count in db.query(sql):
-                counts.setdefault(stream, {})[state] = count
-        return counts
+            return count_pending(db)
+
+    def backlog(self) -> int:
+        with self._snapshot() as db:
+            return sum(sum(counts.values()) for counts in count_pending(db).values())
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         rows = self._query(_ATTEMPTS, (bucket_s, provider, since))

@@ -6,6 +6,7 @@ from typing import Final
 
 from mailactors.model.lifecycle import FINAL, State
 from mailactors.spool.port import NotRetried, Receipt, Retry
+from mailactors.spool.store import sums
 from mailactors.spool.store.accept import NO_PROGRESS, insert_deliveries, stored_receipt
 from mailactors.spool.store.events import WRITTEN_FOR, record
 from mailactors.spool.store.retention import BODY
@@ -101,6 +102,7 @@ def _copy(
         ),
     )
     receipt = stored_receipt(rows[0], is_replay=False)
+    sums.add(db, receipt.stream, sums.ACCEPTED, count)
     db.run(
         "INSERT INTO contents (seq, packed) SELECT ?, packed FROM contents WHERE seq = ?",
         (receipt.seq, old_seq),

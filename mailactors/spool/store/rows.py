@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -74,6 +75,11 @@ class Rows(Protocol):
     @property
     def dialect(self) -> Dialect:
         """The hooks of this engine."""
+        ...
+
+    @property
+    def moved(self) -> Counter[tuple[str, str]]:
+        """What this transaction adds to the kept sums, by stream and name (`store/sums.py`)."""
         ...
 
     def query(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:

@@ -11,6 +11,7 @@ import msgspec
 
 from mailactors.model.lifecycle import FINAL, NEXT, State
 from mailactors.spool import port
+from mailactors.spool.store import sums
 from mailactors.spool.store.doubts import close_doubts, read_evidence, set_next_at
 from mailactors.spool.store.events import (
     end,
@@ -37,11 +38,11 @@ _IN_DOUBT: Final = (State.UNCERTAIN, State.HELD)
 def settle_doubt(db: Rows, command: port.SettleDoubt, now: float) -> port.Recorded:
     """Record what was learnt of uncertain or held deliveries, and their next states."""
     rows = db.query(
-        "SELECT n, state, attempt_id, provider FROM deliveries"
+        "SELECT n, state, attempt_id, provider, stream FROM deliveries"
         " WHERE seq = ? AND state IN ('uncertain', 'held') AND (? = '' OR attempt_id = ?)",
         (command.seq, command.attempt_id, command.attempt_id),
     )
-    found = {n: (State(state), attempt_id, provider) for n, state, attempt_id, provider in rows}
+    found = {n: (State(state), attempt_id, provider) for n, state, attempt_id, provider, _ in rows}
     moved = [
         (step, *found[step.n])
         for step in command.steps
@@ -56,6 +57,8 @@ def settle_doubt(db: Rows, command: port.SettleDoubt, now: float) -> port.Record
             (step.state.value, step.due_at, step.error or None, now, command.seq, step.n),
         )
         suppress_bounced(db, command.seq, step, now)
+    for step, before, *_ in moved:
+        sums.move(db, rows[0][4], before, step.state)
     for attempt_id in dict.fromkeys(attempt_id for *_, attempt_id, _ in moved):
         _update_doubt(db, command, attempt_id)
     final = sum(step.state in FINAL for step, *_ in moved)
@@ -102,6 +105,7 @@ def _resend(db: Rows, command: port.SettleDoubt, moved: list[tuple[Any, ...]]) -
         (len(again) if command.is_risk else 0, pack_progress(progress), command.seq),
     )
     if command.is_risk:
+        sums.add(db, stream, sums.DECLARED_RISKS, len(again))
         db.run_each(
             "INSERT INTO risks (stream, provider, count) VALUES (?, ?, 1)"
             " ON CONFLICT (stream, provider) DO UPDATE SET count = risks.count + 1",
@@ -137,7 +141,7 @@ def intend_again(db: Rows, command: port.IntendAgain, now: float) -> port.Intend
     attempt_id, first_digest, count = doubts[0]
     is_replay = attempt_id == command.attempt_id
     chosen = db.query(
-        "SELECT n, recipient, node FROM deliveries"
+        "SELECT n, recipient, node, stream FROM deliveries"
         " WHERE seq = ? AND attempt_id = ? AND epoch = ? AND state = ? ORDER BY n",
         (command.seq, attempt_id, command.epoch, "sending" if is_replay else "uncertain"),
     )
@@ -147,11 +151,11 @@ def intend_again(db: Rows, command: port.IntendAgain, now: float) -> port.Intend
         is_same = digest == first_digest and len(chosen) == count
         if not is_same or now >= min(expires_at, command.not_after):
             return port.Withdrawn()
-        if any(is_suppressed(db, recipient) for _, recipient, _ in chosen):
+        if any(is_suppressed(db, row[1]) for row in chosen):
             return port.Withdrawn()
         if not _open_repeat(db, command, chosen, digest, now):
             return port.Withdrawn()
-    recipients = tuple((n, recipient) for n, recipient, _ in chosen)
+    recipients = tuple((row[0], row[1]) for row in chosen)
     return port.Intended(message_id, date_s, sender, recipients, packed)
 
 
@@ -160,11 +164,12 @@ def _open_repeat(
 ) -> bool:
     if not open_attempt(db, command, chosen, digest, now):
         return False
-    db.run(
+    count = db.run(
         "UPDATE deliveries SET state = 'sending', attempt_id = ?, updated_at = ?"
         " WHERE seq = ? AND attempt_id = ? AND epoch = ? AND state = 'uncertain'",
         (command.attempt_id, now, command.seq, command.repeat_of, command.epoch),
     )
+    sums.move(db, chosen[0][3], State.UNCERTAIN, State.SENDING, count)
     # Not due while it is sending.
     db.run(
         "UPDATE doubts SET attempt_id = ?, next_at = ? WHERE seq = ? AND attempt_id = ?",
@@ -183,8 +188,9 @@ def record_delivery_event(db: Rows, command: port.RecordDeliveryEvent, now: floa
         return port.Recorded(is_stale=True)
     address = normalize(command.recipient)
     is_news, settled = False, []
-    for n, recipient, state, provider, evidence in db.query(
-        "SELECT n, recipient, state, provider, evidence FROM deliveries WHERE seq = ? ORDER BY n",
+    for n, recipient, state, provider, evidence, stream in db.query(
+        "SELECT n, recipient, state, provider, evidence, stream FROM deliveries"
+        " WHERE seq = ? ORDER BY n",
         (seq,),
     ):
         if normalize(recipient) != address:
@@ -197,6 +203,7 @@ def record_delivery_event(db: Rows, command: port.RecordDeliveryEvent, now: floa
         changes: tuple[Any, ...] = (None, None, None)
         if after is not None:
             settled.append((n, after))
+            sums.move(db, stream, State(state), after)
             changes = (after.value, command.provider, now)
         db.run(
             "UPDATE deliveries SET evidence = coalesce(?, evidence), state = coalesce(?, state),"

@@ -11,6 +11,7 @@ from typing import Final
 from mailactors.model.lifecycle import State
 from mailactors.model.message import domain_of
 from mailactors.spool.port import Step, Suppress, Suppression, Unsuppress, Unsuppressed
+from mailactors.spool.store import sums
 from mailactors.spool.store.events import finish, record
 from mailactors.spool.store.rows import Row, Rows
 
@@ -84,7 +85,8 @@ def withdraw_suppressed(db: Rows, seq: int, leased: list[Row], now: float) -> li
         " WHERE seq = ? AND n = ? AND state = 'leased'",
         [(f"suppressed ({reason})", now, seq, n) for n, reason in why.items()],
     )
-    finish(db, seq, len(why), now)
+    stream = finish(db, seq, len(why), now)
+    sums.move(db, stream, State.LEASED, State.SUPPRESSED, len(why))
     facts = {"rule": "suppression list", "why": {str(n): reason for n, reason in why.items()}}
     record(db, seq, now, "suppressed", facts)
     return [row for row in leased if row[0] not in why]

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import port
+from mailactors.spool.store import sums
 from mailactors.spool.store.clocks import AFTER_ALL, later_than
 from mailactors.spool.store.deliver import RECOVERED
 from mailactors.spool.store.doubts import open_doubt
@@ -26,12 +27,14 @@ def expire(db: Rows, command: port.Expire, now: float) -> port.Expired:
     )
     expired = rows[: command.limit]
     for seq, _, _ in expired:
+        deferred_count = _count_deferred(db, seq)
         count = db.run(
             "UPDATE deliveries SET state = 'expired', updated_at = ?"
             " WHERE seq = ? AND state IN ('ready', 'deferred', 'leased')",
             (now, seq),
         )
-        end(db, seq, count, now, "expired", {"rule": "deadline"})
+        stream = end(db, seq, count, now, "expired", {"rule": "deadline"})
+        _leave(db, stream, State.EXPIRED, count, deferred_count)
     if len(rows) > command.limit:
         next_expiry_at = rows[-1][2]
     else:
@@ -71,12 +74,14 @@ def cancel(db: Rows, command: port.Cancel, now: float) -> port.Cancelled:
     seq = db.value("SELECT seq FROM messages WHERE id = ?", (command.id,))
     if seq is None:
         return port.Cancelled(is_known=False, cancelled_count=0, too_late_count=0)
+    deferred_count = _count_deferred(db, seq)
     if count := db.run(
         "UPDATE deliveries SET state = 'cancelled', updated_at = ?"
         " WHERE seq = ? AND state IN ('ready', 'deferred', 'leased')",
         (now, seq),
     ):
-        finish(db, seq, count, now)
+        stream = finish(db, seq, count, now)
+        _leave(db, stream, State.CANCELLED, count, deferred_count)
         record(db, seq, now, "cancelled", {})
     ((cancelled_count, total),) = db.query(
         "SELECT count(*) FILTER (WHERE state = 'cancelled'), count(*) FROM deliveries"
@@ -84,6 +89,18 @@ def cancel(db: Rows, command: port.Cancel, now: float) -> port.Cancelled:
         (seq,),
     )
     return port.Cancelled(True, cancelled_count, total - cancelled_count)
+
+
+def _count_deferred(db: Rows, seq: int) -> int:
+    return int(
+        db.value("SELECT count(*) FROM deliveries WHERE seq = ? AND state = 'deferred'", (seq,))
+    )
+
+
+def _leave(db: Rows, stream: str, after: State, count: int, deferred_count: int) -> None:
+    # Of ready, deferred and leased deliveries that ended together.
+    sums.move(db, stream, State.DEFERRED, after, deferred_count)
+    sums.move(db, stream, State.READY, after, count - deferred_count)
 
 
 def recover(db: Rows, command: port.Recover, now: float) -> port.Recovered:
@@ -100,7 +117,7 @@ def recover(db: Rows, command: port.Recover, now: float) -> port.Recovered:
         if state == State.LEASED and (seq, epoch) not in command.leases
     ]
     sending = [
-        (now + waits.get(stream, waits[""]), now, seq, n, attempt_id, provider)
+        (now + waits.get(stream, waits[""]), now, seq, n, attempt_id, provider, stream)
         for seq, n, state, attempt_id, provider, stream, _ in taken
         if state == State.SENDING and attempt_id not in command.in_flight
     ]
@@ -114,9 +131,11 @@ def recover(db: Rows, command: port.Recover, now: float) -> port.Recovered:
         " updated_at = ? WHERE seq = ? AND n = ? AND state = 'sending'",
         [row[:4] for row in sending],
     )
+    for *_, stream in sending:
+        sums.move(db, stream, State.SENDING, State.UNCERTAIN)
     _fail_poison(db, command, dict.fromkeys(row[1] for row in leased), now)
     intents: dict[tuple[int, str, str], dict[int, float]] = {}
-    for due_at, _, seq, n, attempt_id, provider in sending:
+    for due_at, _, seq, n, attempt_id, provider, _ in sending:
         intents.setdefault((seq, attempt_id, provider), {})[n] = due_at
     for (seq, attempt_id, provider), due_ats in intents.items():
         _close_open_intent(db, seq, attempt_id, provider, due_ats, now)
@@ -141,7 +160,8 @@ def _fail_poison(db: Rows, command: port.Recover, released: Iterable[int], now: 
             " WHERE seq = ? AND state = 'ready'",
             (error, now, seq),
         )
-        end(db, seq, failed_count, now, "failed", {"error": error})
+        stream = end(db, seq, failed_count, now, "failed", {"error": error})
+        sums.move(db, stream, State.READY, State.FAILED, failed_count)
 
 
 def _hold_poison(
@@ -166,14 +186,16 @@ def _hold_poison(
         db.run("UPDATE messages SET crash_count = ? WHERE seq = ?", (after, seq))
         if after < port.CRASHES_MAX:
             continue
-        db.run(
+        held_count = db.run(
             "UPDATE deliveries SET state = 'held', error = ?, updated_at = ?"
             " WHERE seq = ? AND state = 'uncertain'",
             (f"uncertain, and its sender died {after} times", now, seq),
         )
         facts = {"kind": "crashes", "crashes": after, "rule": "poison: held, it may have gone out"}
         record(db, seq, now, "resolved", facts)
-        held.append(db.value("SELECT id FROM messages WHERE seq = ?", (seq,)))
+        ((id_, stream),) = db.query("SELECT id, stream FROM messages WHERE seq = ?", (seq,))
+        sums.move(db, stream, State.UNCERTAIN, State.HELD, held_count)
+        held.append(id_)
     return tuple(held)
 
 

@@ -1,28 +1,22 @@
-"""The configuration: one TOML file, composed of the rooms' own settings, parsed once, frozen.
+"""The tree of the configuration, composed of the rooms' own settings, frozen.
 
-Every error names its key, and a key that does not exist names the nearest one that does. No room
-imports this module: `wiring` hands each room its own part.
+No room imports this module: `wiring` hands each room its own part.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Final, Self, get_args, get_origin
+from typing import Annotated, Any, Final, Self
 
-import msgspec
 import pydantic
 import pydantic_settings
 from pydantic import Field
 
 from mailactors.api.names import host_of, is_loopback
-from mailactors.dispatch.evidence import evidence_of
 from mailactors.dispatch.lanes import LaneSettings
-from mailactors.dispatch.retry import SPILL_AFTER_S, Failover, Preference, StreamPolicy
+from mailactors.dispatch.retry import SPILL_AFTER_S, Failover, Preference
 from mailactors.errors import MailactorsError
 from mailactors.intake.admission import normal_address
 from mailactors.observe.logs import LogSettings
@@ -200,13 +194,13 @@ class Config(pydantic_settings.BaseSettings):
 
     @pydantic.model_validator(mode="after")
     def _routes_exist(self) -> Self:
-        for name, stream in self.streams.items():
-            for provider in stream.route:
-                if provider not in self.providers:
-                    hint = nearest(provider, self.providers)
-                    raise ValueError(f"streams.{name}.route: no provider {provider!r}{hint}")
-            if len(set(stream.route)) < len(stream.route):
-                raise ValueError(f"streams.{name}.route: names a provider twice")
+        faults = [
+            f"streams.{name}.route: {fault}"
+            for name, stream in self.streams.items()
+            for fault in _faults_of_route(stream.route, self.providers)
+        ]
+        if faults:
+            raise ValueError("\n".join(faults))
         return self
 
     def route(self, stream: str) -> tuple[str, ...]:
@@ -214,141 +208,15 @@ class Config(pydantic_settings.BaseSettings):
         return self.streams[stream].route or tuple(self.providers)
 
 
-def load_config(path: str | None, service: Mapping[str, str] | None = None) -> Config:
-    """Read a configuration file, or take the defaults.
-
-    Variables such as MAILACTORS_SERVICE__LISTEN win over the file. They name tables in lower case.
-
-    Args:
-        path: a TOML file, or None.
-        service: keys of `[service]` that win over both, such as those of a command line.
-
-    Raises: ConfigError, with every fault and its key.
-    """
-    where = path or "the configuration"
-    if stray := list(stray_variables(os.environ)):
-        raise ConfigError("the environment", stray)
-    try:
-        raw = {} if path is None else parse_toml(path, Path(path).read_text(encoding="utf-8"))
-        environment = pydantic_settings.EnvSettingsSource(Config)() or {}
-        given = {"service": dict(service)} if service else {}
-        return Config(**merge(merge(raw, environment), given))
-    except OSError as error:
-        raise ConfigError(where, [f"cannot be read: {error.strerror}"]) from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(where, [f"is not TOML: {error}"]) from None
-    except pydantic.ValidationError as error:
-        raise ConfigError(where, list(problem_lines(error))) from None
-    except pydantic_settings.SettingsError as error:
-        raise ConfigError(where, [str(error)]) from None
-
-
-def parse_toml(where: str, text: str, complaint: type[ConfigError] = ConfigError) -> dict[str, Any]:
-    """Return the tables of a TOML text. Raises: `complaint`."""
-    try:
-        return tomllib.loads(text)
-    except RecursionError:
-        raise complaint(where, ["is not TOML that can be read: it is nested too deeply"]) from None
-    except ValueError as error:  # a fault of syntax, or a number that is too long
-        raise complaint(where, [f"is not TOML: {error}"]) from None
-
-
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both tables as one; where both have a value, that of `above` wins.
-
-    >>> merge({"a": {"x": 1, "y": 1}}, {"a": {"y": 2}})
-    {'a': {'x': 1, 'y': 2}}
-    """
-    merged = dict(below)
-    for key, value in above.items():
-        known = merged.get(key)
-        if isinstance(known, Mapping) and isinstance(value, Mapping):
-            value = merge(known, value)  # noqa: PLW2901
-        merged[key] = value
-    return merged
-
-
-def stray_variables(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each variable that looks like one of ours but is not.
-
-    Only variables with the delimiter: MAILACTORS_PORT may be an orchestrator's.
-    """
-    for variable in sorted(environment):
-        name = variable.upper().removeprefix(ENVIRONMENT_PREFIX)
-        table, delimiter, _ = name.partition(ENVIRONMENT_DELIMITER)
-        is_ours = name != variable.upper() and delimiter
-        if is_ours and table.lower() not in Config.model_fields:
-            hint = nearest(table, [known.upper() for known in Config.model_fields])
-            yield f"{variable}: there is no table {table!r}{hint}"
-
-
-def problem_lines(error: pydantic.ValidationError) -> Iterator[str]:
-    """Yield each fault as `key: what is wrong`."""
-    for fault in error.errors(include_url=False, include_input=False):
-        location = [str(part) for part in fault["loc"]]
-        if location[:1] == ["providers"]:
-            del location[2:3]  # the union's tag, which is no key
-        key = ".".join(location)
-        if fault["type"] == "extra_forbidden":
-            yield f"{key}: there is no such key{nearest(location[-1], _known_keys(location))}"
-        elif fault["type"] == "union_tag_not_found":
-            yield f"{key}.kind: is missing; it is one of {', '.join(_KINDS)}"
-        elif fault["type"] == "union_tag_invalid":
-            kind = fault["ctx"]["tag"]
-            yield f"{key}.kind: there is no kind {kind!r}{nearest(kind, _KINDS)}"
-        elif key:
-            yield f"{key}: {fault['msg'].removeprefix('Value error, ')}"
-        else:
-            yield fault["msg"].removeprefix("Value error, ")
+def _faults_of_route(route: tuple[str, ...], providers: Mapping[str, object]) -> Iterator[str]:
+    for name in dict.fromkeys(route):
+        if name not in providers:
+            yield f"no provider {name!r}{nearest(name, providers)}"
+    if len(set(route)) < len(route):
+        yield "names a provider twice"
 
 
 def nearest(name: str, known: Mapping[str, object] | list[str]) -> str:
     """Return a hint with the nearest known name, or an empty text."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    found: list[Any] = [Config]
-    for part in location[:-1]:
-        found = [inner for annotation in found for inner in _inside(annotation, part)]
-    return [key for each in found for model in _models(each) for key in model.model_fields]
-
-
-def _inside(annotation: Any, part: str) -> Iterator[Any]:
-    """Yield what may stand one part of a location further in; a dictionary's key is any name."""
-    if get_origin(annotation) is dict:
-        yield get_args(annotation)[1]
-    else:
-        fields = [model.model_fields for model in _models(annotation)]
-        yield from (known[part].annotation for known in fields if part in known)
-
-
-def _models(annotation: Any) -> Iterator[type[pydantic.BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel):
-        yield annotation
-    for inner in get_args(annotation):
-        yield from _models(inner)
-
-
-_KINDS: Final = [str(each.model_fields["kind"].default) for each in _models(ProviderSettings)]
-
-
-def evidence(config: Config) -> dict[str, Any]:
-    """Return by stream and provider what can settle a message whose answer was lost."""
-    found: dict[str, Any] = {}
-    for name, stream in config.streams.items():
-        route = config.route(name)
-        plan = StreamPolicy(
-            route, on_uncertain=stream.on_uncertain, uncertain_wait_s=stream.uncertain_wait_s
-        )
-        able = {provider: config.providers[provider].capabilities for provider in route}
-        found[name] = {provider: evidence_of(able[provider], plan) for provider in route}
-    shown = msgspec.json.decode(msgspec.json.encode(found))
-    assert isinstance(shown, dict)
-    return shown
-
-
-def effective(config: Config) -> dict[str, Any]:
-    """Return the whole configuration as plain values, secrets masked, with its `evidence`."""
-    return {**config.model_dump(mode="json"), "evidence": evidence(config)}
