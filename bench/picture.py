@@ -44,7 +44,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         with tempfile.TemporaryDirectory() as folder, browsing(Path(folder)) as tab:
             tab.open(Path(sys.argv[1]).resolve(), width=1100, height=900)
-            tab.screenshot(REHEARSAL, height_max=1720)
+            tab.screenshot(REHEARSAL, height_max=1890)
         return
     draw_first_message()
 

@@ -28,7 +28,7 @@ INSTALL_SERVER: Final = "pip install 'mailactors[serve]'"
 SERVER_PACKAGES: Final = frozenset(
     (
         *("apsw", "email_validator", "h11", "hypercorn", "prometheus_client", "pydantic"),
-        *("pydantic_settings", "quart", "quart_trio", "structlog", "trio"),
+        *("pydantic_settings", "quart", "quart_trio", "structlog", "tomli_w", "trio"),
     )
 )
 """What `mailactors[serve]` brings; the client and what asks a gateway do without."""

@@ -19,12 +19,12 @@ from mailactors.sim.scenario.policies import DEFAULT, LOOPS
 
 CHARTS_MAX: Final = 4
 """Charts are printed for at most so many runs."""
-COLUMNS: Final = ("arrived", "p50", "p99", "dup", "attempts", "recovery")
+COLUMNS: Final = ("arrived", "p50", "p99", "dup", "tries", "recovery")
 CAPTION: Final = (
     "arrived: of accepted messages. p50, p99: from submission to a provider's acceptance."
-    " dup: duplicates, of these undeclared. attempts: per message. recovery: from a fault's end"
-    " until its backlog was gone, the longest; during: it was gone while the fault lasted."
-    " oracle: bounds, where as many are delivered."
+    " dup: duplicates, of these undeclared. tries: attempts per message. recovery: from a"
+    " fault's end until its backlog was gone, the longest; during: it was gone while the fault"
+    " lasted. oracle: bounds, where as many are delivered."
 )
 QUICK: Final = (
     "quick: a tenth of the traffic. Quotas and vendors' limits are those of the full size, so what"
@@ -83,7 +83,8 @@ def _table(reports: Sequence[Report]) -> rich.table.Table:
         names = (rich.markup.escape(first), rich.markup.escape(second))
         table.add_row(*names, *_cells(report), mark)
         if report.oracle is not None and not (following and following[0].run == run):
-            table.add_row("", "oracle", *_bound_cells(report.oracle), style="dim")
+            names = ("", "oracle") if len(policies) > 1 else ("oracle", "")
+            table.add_row(*names, *_bound_cells(report.oracle), style="dim")
     return table
 
 
