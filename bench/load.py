@@ -35,6 +35,7 @@ DELIVERED_WITHIN_S = 300.0
 
 CONFIG = """
 [service]
+default_from = "gateway@example.com"
 listen = "127.0.0.1:0"
 spool = "spool.db"
 [log]

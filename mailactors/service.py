@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import shlex
@@ -26,7 +27,7 @@ from mailactors.observe.metrics import expose
 from mailactors.runtime.ports import system_ports
 from mailactors.runtime.supervisor import SERVER_RESTARTS, Child, describe
 from mailactors.spool.engines import open_store
-from mailactors.spool.port import Store
+from mailactors.spool.port import NoteAct, Store
 from mailactors.wiring import Gateway, build
 
 DESCRIPTORS_OF_OUR_OWN: Final = 64
@@ -120,6 +121,8 @@ class Service:
 
     async def _reload_and_log(self) -> None:
         try:
+            act = NoteAct(self.gateway.ports.ids.new_id(), "reload", "signal")
+            await self.gateway.spool.ask(act)
             ignored = await self.reload()
         except MailactorsError as error:
             self.gateway.ports.journal.note("reload.refused", level="error", error=str(error))
@@ -136,6 +139,7 @@ class Service:
             clock=ports.clock,
             plan=gateway.lanes.plan,
             journal=ports.journal,
+            decoding=ports.executor("decoding"),
             ids=ports.ids,
             stopping=self.listening.shutdown,
             reload=self.reload,
@@ -152,6 +156,7 @@ async def _serve(service: Service, is_demo: bool) -> None:
     with trio.open_signal_receiver(*numbers) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(_run, service.gateway, nursery.cancel_scope)
+            gc.freeze()  # what is loaded stays: to look through all of it again takes 60 ms a time
             nursery.start_soon(service.obey, signals)  # those received meanwhile as well
             announce(service.gateway.config, service.listening.bound.value[0], is_demo)
 

@@ -47,7 +47,10 @@ from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.client import SpoolClient
 from mailactors.spool.keeper import KeeperActor, Retention
 from mailactors.spool.port import (
+    Conflict,
+    IdempotencyKey,
     Questions,
+    Receipt,
     RecordDeliveryEvent,
     SpoolBrokenError,
     SpoolError,
@@ -100,10 +103,11 @@ class Gateway:
         """For those outside: however much they ask, no actor waits behind them."""
         self.watch = WatchdogStatus()
         self.registry = open_registry()
-        self.door = Door(rules_of(config), self.registry, signals, ports)
+        self.door = Door(rules_of(config), self.registry, signals, ports, self._find_known)
         self.dispatcher = DispatcherState(NODE)
         self.settler = SettlerState()
         self.lanes = Lanes(self.dispatcher.mailbox.nudge, self.spool, ports)
+        self.lanes.paused = store.paused()
         self._provider_factory = provider_factory
         self._settings: dict[str, ProviderSettings] = {}
         """Of every provider since the start, as they were last."""
@@ -164,6 +168,7 @@ class Gateway:
                 return
             assert self._nursery is not None
             providers = self._changed_providers(config)  # a mistake is found before any change
+            self.lanes.paused = await self.spool.read(lambda spool: spool.paused())
             self.config = config
             self._settings |= config.providers
             await self.lanes.take_over(config.providers, providers, self.supervisor, self._nursery)
@@ -179,6 +184,9 @@ class Gateway:
             if name not in self.lanes
             or own_settings(self._settings[name]) != own_settings(settings)
         }
+
+    async def _find_known(self, key: IdempotencyKey, now: float) -> Receipt | Conflict | None:
+        return await self.public_spool.read(lambda spool: spool.find_known(key, now))
 
     # Actors
 

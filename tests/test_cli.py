@@ -91,6 +91,7 @@ def test_an_unknown_option_is_told(run: Run) -> None:
 def test_the_configuration_is_shown_without_secrets(tmp_path: Path, run: Run) -> None:
     file = tmp_path / "mailactors.toml"
     file.write_text(
+        '[service]\ndefault_from = "a@example.com"\n'
         '[providers.p]\nkind = "smtp"\nhost = "mx.example"\nusername = "u"\npassword = "canary"\n'
     )
 
@@ -108,6 +109,7 @@ def test_the_configuration_is_shown_without_secrets(tmp_path: Path, run: Run) ->
 def test_a_check_names_missing_secrets_and_unused_providers(tmp_path: Path, run: Run) -> None:
     file = tmp_path / "mailactors.toml"
     file.write_text(
+        '[service]\ndefault_from = "a@example.com"\n'
         '[providers.p]\nkind = "smtp"\nhost = "mx.example"\nusername = "u"\n'
         '[providers.q]\nkind = "simulated"\n[streams.x]\nroute = ["p"]\n'
     )

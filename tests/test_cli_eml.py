@@ -169,6 +169,7 @@ def test_a_file_may_come_from_standard_input(send: Send, monkeypatch: pytest.Mon
 
 CONFIG = """
 [service]
+default_from = "gateway@example.com"
 listen = "127.0.0.1:0"
 spool = "spool.db"
 

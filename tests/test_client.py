@@ -601,6 +601,14 @@ def test_events_go_on_after_a_lost_connection_each_once(run: Run[Any]) -> None:
     assert {("/v1/events?after=4", "4")} == set(asked[1:])
 
 
+def test_a_place_that_is_ahead_of_the_spool_goes_on_from_its_end(run: Run[Any]) -> None:
+    ahead = 'id: 2\nevent: ahead\ndata: {"asked": 9, "latest": 2}\n\n'
+    with scripted(stream(ahead + "id: 3\nevent: sent\ndata: 1\n\n")) as peer:
+        events = run(events_of(peer.url, 2, after=9))
+
+    assert events == [Event(2, "ahead", {"asked": 9, "latest": 2}), Event(3, "sent", 1)]
+
+
 def test_a_place_without_an_event_is_remembered(run: Run[Any]) -> None:
     with scripted(stream("id: 7\n\n"), stream("id: 8\ndata: 1\n\n")) as peer:
         run(events_of(peer.url, 1))

@@ -81,7 +81,7 @@ def load(folder: Path, text: str, **service: str) -> Config:
 
 def problems(folder: Path, text: str) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        load(folder, text)
+        load(folder, text, **({"default_from": "a@example.com"} if "smtp" in text else {}))
     assert str(caught.value).splitlines() == [
         f"{folder / 'mailactors.toml'}:",
         *(f"  {problem}" for problem in caught.value.problems),

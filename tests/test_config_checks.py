@@ -32,7 +32,9 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 def load(folder: Path, text: str, missing: list[str] | None = None) -> Config:
     file = folder / "mailactors.toml"
     file.write_text(text, encoding="utf-8")
-    return load_config(str(file), missing=missing)
+    is_ours = "smtp" in text and "default_from" not in text
+    given = {"default_from": "a@example.com"} if is_ours else {}
+    return load_config(str(file), given, missing)
 
 
 def problems(folder: Path, text: str) -> list[str]:
@@ -335,3 +337,29 @@ def test_what_is_printed_is_toml_that_means_the_same(tmp_path: Path) -> None:
 
 def test_the_defaults_are_printed_and_read_again(tmp_path: Path) -> None:
     assert effective(load(tmp_path, as_toml(load_config(None))))["providers"]
+
+
+@pytest.mark.parametrize("kind", ["smtp", "simulated"])
+def test_what_a_relay_sends_has_a_sender_of_its_own(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "mailactors.toml"
+    file.write_text(SMTP if kind == "smtp" else SIMULATED)
+    if kind == "simulated":
+        load_config(str(file))
+        return
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(str(file))
+
+    assert caught.value.problems == [
+        "service.default_from: is needed, for providers.p sends: the sender of what names none"
+    ]
+
+
+def test_a_sender_from_the_environment_will_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAILACTORS_SERVICE__DEFAULT_FROM", "shop@example.com")
+    file = tmp_path / "mailactors.toml"
+    file.write_text(SMTP)
+
+    assert load_config(str(file)).service.default_from == "shop@example.com"

@@ -18,6 +18,7 @@ CLIENTS = 4
 
 CONFIG = """
 [service]
+default_from = "gateway@example.com"
 listen = "127.0.0.1:0"
 spool = "spool.db"
 drain_s = 5

@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from mailactors.config import ProviderSettings
+from mailactors.dispatch.claims import WINDOW
 from mailactors.dispatch.retry import THROTTLES_MAX
 from mailactors.model.message import Address
 from mailactors.model.outcome import Accepted, Deferred, Outcome, Reason, Scope
@@ -52,6 +53,13 @@ class Vendor:
     async def connect(self) -> Vendor:
         await trio.lowlevel.checkpoint()
         return self
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    def take_ready(self) -> None:
+        return None
 
     async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
@@ -178,3 +186,19 @@ async def test_what_waits_over_its_own_limit_is_tried_before_its_deadline(
         ledger = await gateway.spool.read(lambda spool: spool.ledger())
 
     assert {"sent": 60} == ledger.states
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", [to_one, to_domain, by_tenant])
+async def test_a_window_full_of_a_limited_subject_keeps_nobody_waiting(
+    autojump_clock: trio.testing.MockClock, rule: Rule
+) -> None:
+    vendor = Vendor(rule)
+    async with running({"primary": vendor}, make_ports()) as gateway:
+        await mix(gateway, rule, WINDOW + 200, 0)
+        await trio.sleep(30.0)
+        await mix(gateway, rule, 0, 10, WINDOW + 200)
+        await trio.sleep(60.0)
+        sent = len(vendor.sent_s)
+
+    assert 10 == sent

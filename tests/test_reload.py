@@ -13,7 +13,7 @@ from mailactors.dispatch.lane import BreakerState
 from mailactors.model.outcome import Deferred, Reason, Rejected, Scope
 from mailactors.runtime.reply import Reply
 from mailactors.spool.actor import Write
-from mailactors.spool.port import CountCrash
+from mailactors.spool.port import CountCrash, SetPaused
 from tests.gateways import (
     InlineExecutor,
     NotingJournal,
@@ -294,3 +294,26 @@ async def test_a_lane_that_came_back_for_a_moment_keeps_what_it_has(
 
             assert was_kept
             assert ["new"] == list(gateway.lanes)
+
+
+async def test_a_pause_survives_a_restart_and_a_provider_that_comes_back(
+    autojump_clock: MockClock,
+) -> None:
+    both = make_config({"old": simulated(), "new": simulated()})
+    with open_store() as store:
+        async with running(both, store) as gateway:
+            for reply in gateway.lanes["old"].pause():
+                await reply.wait(5.0)
+            await gateway.spool.ask(SetPaused("old", is_paused=True))
+        async with running(both, store) as gateway:
+            await submit(gateway, 1)
+            await wait_for_states(gateway, sent=1)
+            paused = {name: lane.is_paused for name, lane in gateway.lanes.items()}
+            in_limiter = gateway.lanes["old"].limiter_status.value.is_paused
+            await gateway.reload(make_config({"new": simulated()}))
+            await trio.sleep(60)
+            await gateway.reload(both)
+
+            assert ({"old": True, "new": False}, True) == (paused, in_limiter)
+            assert gateway.lanes["old"].is_paused
+            assert "new" == store.statuses(1, None)[0].deliveries[0].provider

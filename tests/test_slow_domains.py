@@ -10,6 +10,7 @@ import trio
 import trio.testing
 
 from mailactors.config import ProviderSettings
+from mailactors.dispatch.claims import WINDOW
 from mailactors.model.message import Address, domain_of
 from mailactors.model.outcome import Accepted, Outcome, Phase, Reason, Uncertain
 from mailactors.providers.port import Capabilities, LookUpResult, Mail
@@ -36,6 +37,13 @@ class Vendor:
     async def connect(self) -> Vendor:
         await trio.lowlevel.checkpoint()
         return self
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    def take_ready(self) -> None:
+        return None
 
     async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
@@ -204,3 +212,28 @@ async def test_one_domain_alone_has_nearly_all_slots_once_it_answers_in_time(
         in_time = len(vendor.sent_s)
 
     assert 280 == in_time
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("lanes", [("primary",), ("primary", "secondary")], ids=len)
+async def test_a_window_full_of_a_slow_domain_keeps_nobody_waiting(
+    autojump_clock: trio.testing.MockClock, lanes: tuple[str, ...]
+) -> None:
+    vendors = {name: Vendor(slow(slow=20.0)) for name in lanes}
+    async with running(vendors, make_ports()) as gateway:
+        stuck = await send(gateway, WINDOW + 200, "slow")
+        await trio.sleep(30.0)
+        others = await send(gateway, 10, "quick")
+        await trio.sleep(5.0)
+        others_sent = sent(vendors, others)
+        before = sent(vendors, stuck)
+        await trio.sleep(400.0)
+        went_on = sent(vendors, stuck) - before
+        for vendor in vendors.values():
+            vendor.takes_s = lambda _domain: PROMPT_S
+        await trio.sleep(200.0)
+        all_sent = sent(vendors, stuck)
+
+    assert 10 == others_sent
+    assert went_on >= 200
+    assert WINDOW + 200 == all_sent

@@ -42,8 +42,18 @@ def create_app(parts: ApiParts) -> QuartTrio:
         app.add_url_rule(route.rule, route.operation_id, handler, methods=[route.method])
     _handle_errors(app, parts.journal)
     app.after_request(_harden)
+    app.after_request(_tell_methods)
     _show_limits(app, parts.door)
     return app
+
+
+async def _tell_methods(response: Response) -> Response:
+    """Let OPTIONS name the methods of the route itself, and not of others that match its path."""
+    if request.method == "OPTIONS" and request.url_rule is not None:
+        methods = {route.method for route in ROUTES if route.rule == request.url_rule.rule}
+        heads = {"HEAD"} if "GET" in methods else set()
+        response.headers["Allow"] = ", ".join(sorted({*methods, *heads, "OPTIONS"}))
+    return response
 
 
 async def _harden(response: Response) -> Response:

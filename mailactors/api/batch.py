@@ -116,7 +116,12 @@ def result_of(index: int, entry: Entry, outcome: Receipt | IntakeError | None) -
     assert outcome is not None
     status = 200 if outcome.is_replay else 202
     return BatchResult(
-        status, outcome.id, outcome.client_id, outcome.message_id, url_of(outcome.id)
+        status,
+        outcome.id,
+        outcome.client_id,
+        outcome.message_id,
+        url_of(outcome.id),
+        outcome.is_replay,
     )
 
 

@@ -6,13 +6,14 @@ an HTTP/2 request that is answered before its body ended (#312, #329, #334). Nei
 begun here (`api.strict`), and any other fault ends with its own connection. Besides, a send to a
 peer that never reads has a deadline, closing is not cancelled with the request that was answered, a
 connection that its client closed is closed at once, and the read timeout counts only while a body
-is owed.
+is owed. One that was answered before its body had come lingers a little.
 
 `api.server` starts this subclass. It relies on internals of hypercorn 0.18, which is pinned.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, Final
@@ -30,6 +31,10 @@ from mailactors.runtime.ports import Journal
 from mailactors.runtime.supervisor import describe
 
 RECEIVE_BYTES: Final = 65536
+LINGER_S: Final = 2.0
+"""How long the rest of a body that was refused may go by before the connection is closed."""
+LINGER_EVERY_S: Final = 0.05
+LINGER_RECEIVE_BYTES: Final = 256 * 1024
 
 
 class ContainedConnection(TCPServer):
@@ -50,6 +55,7 @@ class ContainedConnection(TCPServer):
         self._send_within_s = send_within_s
         self._heard = heard
         """Called when the peer has sent something."""
+        self._lingers = False
 
     async def run(self) -> None:
         """Serve the connection to its end."""
@@ -68,6 +74,11 @@ class ContainedConnection(TCPServer):
         return connection is None or connection.their_state in {h11.IDLE, h11.SEND_BODY}
 
     @property
+    def _is_owed_body(self) -> bool:
+        connection = self._connection
+        return connection is not None and connection.their_state is h11.SEND_BODY
+
+    @property
     def _connection(self) -> StrictConnection | None:
         found = getattr(getattr(self, "protocol", None), "protocol", None)
         connection: StrictConnection | None = getattr(found, "connection", None)
@@ -79,17 +90,40 @@ class ContainedConnection(TCPServer):
         Each is shielded: quart-trio cancels a request's tasks once it is answered, in the middle of
         what hypercorn does after it, and the connection would be neither closed nor ever idle.
         """
-        if not isinstance(event, RawData):
+        if isinstance(event, Closed) and self._is_owed_body and not self._lingers:
+            await self._linger()
+        elif not isinstance(event, RawData):
             with trio.move_on_after(self._send_within_s, shield=True):
                 await super().protocol_send(event)
-            return
+        else:
+            await self._send(event.data)
+
+    async def _send(self, data: bytes) -> None:
         async with self.send_lock:
             try:
                 with trio.fail_after(self._send_within_s, shield=True):
-                    await self.stream.send_all(event.data)
+                    await self.stream.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError):
                 await trio.aclose_forcefully(self.stream)
                 await self.protocol.handle(Closed())
+
+    async def _linger(self) -> None:
+        """Say that nothing more comes from here, and let the body go by for a while.
+
+        To close while the client still sends would reset the connection, and it would never read
+        why its body was refused (RFC 9112 §9.6).
+        """
+        self._lingers = True
+        with trio.move_on_after(self._send_within_s, shield=True):
+            with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                if (send_eof := getattr(self.stream, "send_eof", None)) is not None:
+                    await send_eof()  # TLS has none
+            await self.idle_task.restart(self._task_group, self._give_up_lingering)
+            await self.protocol.handle(Closed())
+
+    async def _give_up_lingering(self) -> None:
+        await trio.sleep(LINGER_S)
+        await trio.aclose_forcefully(self.stream)
 
     async def _read_data(self) -> None:
         inner: Any = self.protocol.protocol  # HTTP/1.1, and it stays so
@@ -98,19 +132,24 @@ class ContainedConnection(TCPServer):
         while data:
             try:
                 with trio.fail_after(self._read_within_s()):
-                    data = await self.stream.receive_some(RECEIVE_BYTES)
+                    data = await self._receive()
             except (trio.ClosedResourceError, trio.BrokenResourceError, trio.TooSlowError):
                 break
             self._heard(self)
-            await self.protocol.handle(RawData(bytes(data)))
+            if not self._lingers:
+                await self.protocol.handle(RawData(bytes(data)))
         await self.protocol.handle(Closed())
         await self.idle_task.stop()  # nothing more will come: do not hold a descriptor for it
+
+    async def _receive(self) -> bytes | bytearray:
+        if self._lingers:  # nobody waits for it, so that it comes in few and large pieces
+            await trio.sleep(LINGER_EVERY_S)
+            return await self.stream.receive_some(LINGER_RECEIVE_BYTES)
+        return await self.stream.receive_some(RECEIVE_BYTES)
 
     def _read_within_s(self) -> float:
         """Return how long the peer may be silent: limited while it owes us a body.
 
         Headers are hypercorn's affair: its idle timer runs until they are complete.
         """
-        connection = self._connection
-        is_owed = connection is not None and connection.their_state is h11.SEND_BODY
-        return float(self.config.read_timeout or math.inf) if is_owed else math.inf
+        return float(self.config.read_timeout or math.inf) if self._is_owed_body else math.inf

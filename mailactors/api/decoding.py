@@ -12,6 +12,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -26,6 +27,8 @@ JSON_MEDIA_TYPE: Final = "application/json"
 _WHERE = re.compile(r"(.*?)(?: - at (?:`key` in )?`(\$[^`]*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 _UNKNOWN = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]", re.ASCII)
+"""How a time begins; a number alone would be read as seconds since 1970."""
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _WORDS: Final = {
     "`str`": "a string",
@@ -86,10 +89,14 @@ def decode_query(pairs: Iterable[tuple[str, str]], shape: type[T]) -> T:
             raise bad_parameter(name, "is given twice")
         given[name] = value
     try:
-        return msgspec.convert(given, shape, strict=False)
+        found = msgspec.convert(given, shape, strict=False)
     except msgspec.ValidationError as error:
         fault = _fault(str(error), shape)
         raise bad_parameter((fault.pointer or "").removeprefix("/"), fault.detail) from None
+    for name, text in given.items():
+        if isinstance(getattr(found, name), datetime) and not _RFC_3339.match(text):
+            raise bad_parameter(name, "is no time such as 2030-01-01T00:00:00Z")
+    return found
 
 
 def pointer_of(steps: Sequence[str | int]) -> str:
@@ -167,14 +174,27 @@ def _plain_words(text: str) -> str:
 
 
 def _refuse_duplicates(body: bytes) -> None:
-    """Refuse an object that names a field twice: readers differ in which one they take."""
-    json.loads(body.decode(), object_pairs_hook=_unique, parse_int=str, parse_float=str)
+    """Refuse an object that names a field twice: readers differ in which one they take.
+
+    As Latin-1 a text takes as many octets as its body; one emoji would make it four times as long.
+    """
+    text = body.decode("latin-1")
+    json.loads(text, object_pairs_hook=_unique, parse_int=str, parse_float=str)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    pairs = [(name if name.isascii() else _from_latin_1(name), value) for name, value in pairs]
     unique = dict(pairs)
     if len(unique) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise msgspec.DecodeError(f"{twice[:100]!r} is given twice in one object")
     return unique
+
+
+def _from_latin_1(name: str) -> str:
+    """Return a name as its body had it, in UTF-8 or escaped."""
+    try:
+        return name.encode("latin-1").decode()
+    except UnicodeError:
+        return name

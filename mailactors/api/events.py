@@ -42,14 +42,12 @@ async def events(parts: ApiParts) -> Response:
     """Every event as it is committed: server-sent events."""
     after = wanted_after()
     latest = await parts.spool.read(lambda spool: spool.latest_event_seq())
-    if after is not None and after > latest:
-        raise bad_parameter("after", f"there is no such event yet; the latest is {latest}")
     if len(parts.streams) >= STREAMS_MAX:
         detail = f"{STREAMS_MAX} streams are open already"
         raise ProblemError("overloaded", detail, retry_after_s=STREAMS_RETRY_S)
     if request.method == "HEAD":
         return Response(b"", content_type=MEDIA_TYPE)
-    body = EventBody(parts, latest if after is None else after)
+    body = EventBody(parts, latest, after)
     response = Response(body, content_type=MEDIA_TYPE)
     response.timeout = None
     response.headers["X-Accel-Buffering"] = "no"  # nginx would keep it back
@@ -74,9 +72,10 @@ def wanted_after() -> int | None:
 class EventBody(ResponseBody):
     """The endless body of one stream; it counts as open until it is closed or dropped."""
 
-    def __init__(self, parts: ApiParts, after: int) -> None:
+    def __init__(self, parts: ApiParts, latest: int, asked: int | None) -> None:
         self._parts = parts
-        self._after = after
+        self._asked = asked
+        self._after = latest if asked is None else min(asked, latest)
         self._lines = self._run()
         parts.streams.add(self)
 
@@ -92,7 +91,7 @@ class EventBody(ResponseBody):
 
     async def _run(self) -> AsyncIterator[bytes]:
         """Yield the position to resume from, then events and heartbeats, until the end."""
-        yield f"retry: {RECONNECT_MS}\nid: {self._after}\n\n".encode()
+        yield f"retry: {RECONNECT_MS}\nid: {self._after}\n{self._ahead()}\n".encode()
         clock, stopping = self._parts.clock, self._parts.stopping
         seen, quiet_since_s = -1.0, clock.now_s()
         while not stopping.is_set():
@@ -110,6 +109,13 @@ class EventBody(ResponseBody):
                 with trio.move_on_after(POLL_S):
                     await stopping.wait()
         yield b"event: stopping\ndata: {}\n\n"
+
+    def _ahead(self) -> str:
+        """Say that the client's last event is not of this spool, which may be a younger copy."""
+        if self._asked is None or self._asked <= self._after:
+            return ""
+        facts = {"asked": self._asked, "latest": self._after}
+        return f"event: ahead\ndata: {msgspec.json.encode(facts).decode()}\n"
 
     async def _next_page(self) -> tuple[FeedEvent, ...] | None:
         """Return the next events, or None when the spool does not answer."""

@@ -1,17 +1,20 @@
 """The door before the application: what it may not see, or cannot handle, is answered here.
 
-Refused are CONNECT, targets that cannot be read, hosts that are not ours, and pages of other sites,
-whatever the method.
+Refused are CONNECT, targets that cannot be read, hosts that are not ours, pages of other sites,
+whatever the method, and bodies for which there is no room.
 """
 
 from __future__ import annotations
 
+import math
 from http.client import METHOD_NOT_ALLOWED
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import msgspec
+import trio
 
+from mailactors.api.budget import BodyBudget, no_room, run_metered
 from mailactors.api.names import OwnNames, gather, is_from_another_site, strange_host
 from mailactors.api.problems import MEDIA_TYPE, ProblemError, problem_of
 
@@ -27,12 +30,15 @@ if TYPE_CHECKING:
 
 def guard(app: ASGIFramework, names: OwnNames) -> ASGIFramework:
     """Return the application behind a guard that answers such requests itself."""
+    budget = BodyBudget()
 
     async def guarded(scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        if scope["type"] == "http" and (problem := refusal_of(scope, names)):
-            await _refuse(send, problem)
-        else:
+        if scope["type"] != "http":
             await app(scope, receive, send)
+        elif problem := refusal_of(scope, names):
+            await _refuse(receive, send, problem)
+        elif not await run_metered(app, budget, scope, receive, send):
+            await _refuse(receive, send, no_room())
 
     return guarded
 
@@ -63,7 +69,22 @@ def _is_readable(path: str) -> bool:
         return False
 
 
-async def _refuse(send: ASGISendCallable, error: ProblemError) -> None:
+async def _refuse(
+    receive: ASGIReceiveCallable, send: ASGISendCallable, error: ProblemError
+) -> None:
+    """Answer, and take in what still arrives meanwhile: hypercorn would wait for that, and hang."""
+
+    async def drain() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drain)
+        await _answer(send, error)
+        nursery.cancel_scope.cancel()
+
+
+async def _answer(send: ASGISendCallable, error: ProblemError) -> None:
     problem = problem_of(error)
     body = msgspec.json.encode(problem)
     headers = [
@@ -75,6 +96,8 @@ async def _refuse(send: ASGISendCallable, error: ProblemError) -> None:
     ]
     if problem.status == METHOD_NOT_ALLOWED:
         headers.append((b"allow", b"GET, POST"))
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(math.ceil(error.retry_after_s)).encode()))
     start: Any = {"type": "http.response.start", "status": problem.status, "headers": headers}
     await send(start)
     await send({"type": "http.response.body", "body": body, "more_body": False})

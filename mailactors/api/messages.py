@@ -12,6 +12,7 @@ from msgspec import UNSET
 from quart import Response
 
 from mailactors.api import schemas, schemas_control, views
+from mailactors.api.acts import note_act
 from mailactors.api.bodies import refusal_of
 from mailactors.api.exchange import answer, read_body, read_query, url_of
 from mailactors.api.parts import ApiParts
@@ -91,6 +92,7 @@ async def cancel_message(parts: ApiParts, name: str) -> Response:
     """Cancel the deliveries that are not being sent yet."""
     read_query(schemas.NoQuery)
     status = await _find_message(parts, name)
+    await note_act(parts, "cancel", status.id)
     result = await parts.spool.ask(Cancel(status.id))
     assert isinstance(result, Cancelled)
     done, late = result.cancelled_count, result.too_late_count
@@ -109,6 +111,7 @@ async def retry_message(parts: ApiParts, name: str) -> Response:
         taken_s = parts.door.take_one()
     except IntakeError as error:
         raise refusal_of(error, schemas.NoQuery()) from None
+    await note_act(parts, "retry", old.id)
     result = await parts.spool.ask(Retry(old.id, parts.ids.new_id()))
     if isinstance(result, NotRetried):
         parts.door.give_back(taken_s)
@@ -131,11 +134,12 @@ async def retry_message(parts: ApiParts, name: str) -> Response:
 async def settle_message(parts: ApiParts, name: str) -> Response:
     """Settle by hand what of a message is uncertain or held."""
     read_query(schemas.NoQuery)
-    body = await read_body(_SETTLE_DECODER)
+    body = await read_body(_SETTLE_DECODER, parts)
     note = " ".join(body.note.split())
     if not note.isprintable():
         raise validation_problem([FaultView("is not printable", "/note")])
     status = await _find_message(parts, name)
+    await note_act(parts, "settle", status.id, into=body.into, note=note)
     result = await parts.spool.ask(SettleByHand(status.id, body.into, note))
     assert isinstance(result, SettledByHand)
     if not result.is_known:

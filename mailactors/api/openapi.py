@@ -11,9 +11,14 @@ import msgspec
 import mailactors
 from mailactors.api import schemas
 from mailactors.api.batch import NDJSON_MEDIA_TYPE
+from mailactors.api.field_notes import EXAMPLES, note_of
 from mailactors.api.problems import DOOR, KINDS, MEDIA_TYPE, TYPE_PREFIX, Problem
 from mailactors.api.route import JSON, Route
 
+_TAGS: Final = {
+    **dict.fromkeys(("send-email", "statuses", "messages"), "messages"),
+    **{name: name for name in ("providers", "suppressions", "events")},
+}
 _REF: Final = "#/components/schemas/{name}"
 _RETRY_AFTER: Final = {
     "description": "Seconds after which to try again.",
@@ -56,6 +61,9 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(in_order, ref_template=_REF)
     for query in queries:
         del components[query.__name__]  # they are listed parameter by parameter
+    for name, shape in components.items():
+        for field, schema in shape.get("properties", {}).items():
+            schema.setdefault("description", note_of(name, field))
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
@@ -64,9 +72,10 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         "info": {
             "title": "mailactors",
             "version": mailactors.__version__,
-            "description": "One durable endpoint in front of several email providers.",
+            "description": _description(),
             "license": {"name": "MIT", "identifier": "MIT"},
         },
+        "tags": [{"name": name} for name in dict.fromkeys(map(tag_of, routes))],
         "paths": paths,
         "components": {"schemas": components},
     }
@@ -81,6 +90,7 @@ def _operation(route: Route) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.operation_id,
         "summary": route.summary,
+        "tags": [tag_of(route)],
         "parameters": _parameters(route),
         "responses": answers | problems,
     }
@@ -89,12 +99,28 @@ def _operation(route: Route) -> dict[str, Any]:
     return operation
 
 
+def tag_of(route: Route) -> str:
+    """Return what a route is about: the noun in its path."""
+    parts = [part for part in route.rule.split("/") if part and part != "v1"]
+    return _TAGS.get(parts[0] if parts else "", "operation")
+
+
+def _description() -> str:
+    lines = [
+        f"- `{TYPE_PREFIX}{slug}` ({kind.status}): {kind.title}" for slug, kind in KINDS.items()
+    ]
+    return "\n".join(
+        ["One durable endpoint in front of several email providers.", "", "Problem types:", *lines]
+    )
+
+
 def _content(body: type[msgspec.Struct]) -> dict[str, Any]:
     if body is not schemas.BatchItem:
-        return {JSON: {"schema": _ref(body)}}
+        return {JSON: {"schema": _ref(body), "example": EXAMPLES[body.__name__]}}
     array = {"type": "array", "items": _ref(body), "maxItems": schemas.BATCH_MAX}
     lines = {"type": "string", "description": "A message as JSON on each line."}
-    return {JSON: {"schema": array}, NDJSON_MEDIA_TYPE: {"schema": lines}}
+    example = EXAMPLES[body.__name__]
+    return {JSON: {"schema": array, "example": example}, NDJSON_MEDIA_TYPE: {"schema": lines}}
 
 
 def _answer(route: Route, status: int, type_: type[msgspec.Struct] | None) -> dict[str, Any]:
@@ -126,14 +152,26 @@ def _problem(route: Route, status: int, slugs: list[str]) -> dict[str, Any]:
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "description": note_of(tag_of(route), "id" if "messages" in route.rule else name),
+            "schema": {"type": "string"},
+        }
         for name in re.findall(r"<([a-z_]+)>", route.rule)
     ]
     if route.query is not None:
         _, components = msgspec.json.schema_components([route.query], ref_template=_REF)
         shape = components[route.query.__name__]
         parameters += [
-            {"name": name, "in": "query", "required": name in shape["required"], "schema": schema}
+            {
+                "name": name,
+                "in": "query",
+                "required": name in shape["required"],
+                "description": note_of(route.query.__name__, name),
+                "schema": schema,
+            }
             for name, schema in shape["properties"].items()
         ]
     if route.body in (schemas.ShortMessage, schemas.MessageIn):

@@ -10,6 +10,7 @@ import trio
 from quart import Response
 
 from mailactors.api import schemas, schemas_control, views
+from mailactors.api.acts import note_act
 from mailactors.api.exchange import answer, read_query
 from mailactors.api.parts import ApiParts
 from mailactors.api.problems import ProblemError
@@ -61,6 +62,7 @@ async def reload_configuration(parts: ApiParts) -> Response:
     read_query(schemas.NoQuery)
     if parts.reload is None:
         raise ProblemError("not-found", "this gateway has no configuration to reload")
+    await note_act(parts, "reload")
     async with parts.reloading:
         try:
             with trio.CancelScope(shield=True):  # a client that hangs up must not halve it

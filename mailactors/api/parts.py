@@ -13,7 +13,7 @@ from mailactors.dispatch.lane import Lane
 from mailactors.dispatch.retry import StreamPolicy
 from mailactors.intake.door import Door
 from mailactors.observe.watchdog import WatchdogStatus
-from mailactors.runtime.ports import Clock, Ids, Journal
+from mailactors.runtime.ports import Clock, Executor, Ids, Journal
 from mailactors.spool.client import SpoolClient
 
 BATCHES_MAX: Final = 8
@@ -41,6 +41,8 @@ class ApiParts:
     """Returns a stream's route and rules."""
     journal: Journal
     """Records our own faults, without anything that a client sent."""
+    decoding: Executor
+    """Where large bodies are decoded, one at a time."""
     ids: Ids
     """Names messages that are retried by hand."""
     stopping: trio.Event = field(default_factory=trio.Event)
@@ -53,6 +55,8 @@ class ApiParts:
     batches: trio.CapacityLimiter = field(default_factory=lambda: trio.CapacityLimiter(BATCHES_MAX))
     auditing: trio.Lock = field(default_factory=trio.Lock)
     """Held while every row is counted, which takes a reader for seconds."""
+    turn: trio.Lock = field(default_factory=trio.Lock)
+    """Held by the one very large body that is being decoded or made durable."""
     reloading: trio.Lock = field(default_factory=trio.Lock)
     streams: weakref.WeakSet[Any] = field(default_factory=weakref.WeakSet)
     """The event streams that are open."""

@@ -10,6 +10,7 @@ from quart import Response
 
 import mailactors
 from mailactors.api import (
+    acts,
     events,
     messages,
     operation,
@@ -119,7 +120,7 @@ ROUTES: Final = (
     ),
     _get("/v1/providers", providers.providers, {200: control.Providers}),
     *(
-        _post(f"/v1/providers/<name>/{verb}", handler, {200: control.ProviderView}, _CONTROL)
+        _post(f"/v1/providers/<name>/{verb}", handler, {200: control.ProviderView}, _COMMAND)
         for verb, handler in (
             ("pause", providers.pause_provider),
             ("resume", providers.resume_provider),
@@ -155,6 +156,7 @@ ROUTES: Final = (
         _COMMAND,
         control.AddressQuery,
     ),
+    _get("/v1/acts", acts.acts, {200: control.ActPage}, _READ, control.ActsQuery),
     _get(
         "/v1/ledger",
         operation.ledger,
@@ -174,7 +176,7 @@ ROUTES: Final = (
         "/v1/reload",
         operation.reload_configuration,
         {200: control.Reloaded},
-        ("invalid-parameter", "not-found", "configuration", "internal"),
+        (*_COMMAND, "configuration"),
     ),
     _get(
         "/metrics",

@@ -126,6 +126,8 @@ class ShortReceipt(msgspec.Struct, frozen=True):
     message_id: str
     rfc_message_id: str
     status_url: str
+    replayed: bool = False
+    """It was accepted before, and this is its first answer again."""
 
 
 class Idempotency(msgspec.Struct, frozen=True):
@@ -148,6 +150,8 @@ class MessageReceipt(msgspec.Struct, frozen=True):
     status: str
     status_url: str
     idempotency: Idempotency
+    replayed: bool = False
+    """It was accepted before, and this is its first answer again."""
 
 
 class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -163,6 +167,7 @@ class BatchResult(msgspec.Struct, frozen=True, omit_defaults=True):
     client_id: str = ""
     rfc_message_id: str = ""
     status_url: str = ""
+    replayed: bool = False
     problem: Problem | None = None
 
 

@@ -98,7 +98,8 @@ class ProviderView(msgspec.Struct, frozen=True):
     opened_count: int
     last_success_s_ago: float | None
     paused: bool
-    next_permit_in_s: float
+    next_permit_in_s: float | None
+    """Null while it is not known, as of a paused provider."""
     permits: int | None
     in_flight: int
     slots_free: int
@@ -234,6 +235,34 @@ class SuppressionView(msgspec.Struct, frozen=True):
     reason: str
     source: str
     created_at: str
+
+
+class ActsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`after` is the `next` of the page before."""
+
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    after: Annotated[int, Meta(ge=0, le=SEQ_MAX)] = 0
+
+
+class ActView(msgspec.Struct, frozen=True):
+    """What an operator asked for: `what`, by which `way` (api, cli, signal), on which subject.
+
+    Whether it had an effect is in the message's timeline, the log and the provider's state.
+    """
+
+    seq: int
+    at: str
+    what: str
+    way: str
+    subject: str | None
+    facts: dict[str, Any]
+
+
+class ActPage(msgspec.Struct, frozen=True):
+    """Acts of operators, oldest first. `next` continues the list, or is null at its end."""
+
+    acts: tuple[ActView, ...]
+    next: int | None
 
 
 class SuppressionPage(msgspec.Struct, frozen=True):

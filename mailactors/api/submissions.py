@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -23,10 +24,11 @@ from mailactors.api.batch import (
 )
 from mailactors.api.bodies import full_submission, parse_key, refusal_of, short_submission
 from mailactors.api.decoding import JSON_MEDIA_TYPE, check_content_type
-from mailactors.api.exchange import answer, read_body, read_bytes, url_of
+from mailactors.api.exchange import answer, decoded_body, read_bytes, run_by_size, turn, url_of
 from mailactors.api.parts import BATCHES_MAX, ApiParts
 from mailactors.api.problems import ProblemError
 from mailactors.intake.submission import IntakeError, Submission
+from mailactors.runtime.ports import Executor
 from mailactors.spool.port import Receipt
 
 BATCHES_RETRY_S: Final = 1.0
@@ -37,19 +39,21 @@ _MESSAGE_DECODER: Final = msgspec.json.Decoder(schemas.MessageIn)
 
 async def send_email(parts: ApiParts) -> Response:
     """Accept a message in the short form; its id is the idempotency key."""
-    body = await read_body(_SHORT_DECODER)
-    submission = short_submission(body, _key_of_header())
-    receipt = await _submit(parts, submission, body)
+    async with decoded_body(_SHORT_DECODER, parts) as body:
+        submission = short_submission(body, _key_of_header())
+        receipt = await _submit(parts, submission, body)
     ids = (body.id, receipt.id, receipt.message_id)
-    view = schemas.ShortReceipt("Email process initiated.", *ids, url_of(receipt.id))
+    view = schemas.ShortReceipt(
+        "Email process initiated.", *ids, url_of(receipt.id), receipt.is_replay
+    )
     return _accepted(view, receipt)
 
 
 async def post_message(parts: ApiParts) -> Response:
     """Accept a message."""
-    body = await read_body(_MESSAGE_DECODER)
-    submission = full_submission(body, _key_of_header())
-    receipt = await _submit(parts, submission, body)
+    async with decoded_body(_MESSAGE_DECODER, parts) as body:
+        submission = full_submission(body, _key_of_header())
+        receipt = await _submit(parts, submission, body)
     rules = parts.door.rules
     known_by = ("key", rules.key_window_s)
     if submission.key is None:
@@ -61,6 +65,7 @@ async def post_message(parts: ApiParts) -> Response:
         status="accepted",
         status_url=url_of(receipt.id),
         idempotency=schemas.Idempotency(*known_by),
+        replayed=receipt.is_replay,
     )
     return _accepted(view, receipt)
 
@@ -74,13 +79,20 @@ async def post_batch(parts: ApiParts) -> Response:
     media_type = check_content_type(content_type, JSON_MEDIA_TYPE, NDJSON_MEDIA_TYPE)
     with _room_for_a_batch(parts.batches):
         body = await read_bytes()
-        cut = cut_array if media_type == JSON_MEDIA_TYPE else cut_lines
-        entries: list[Entry] = []
-        room = Room()
-        for data in cut(body):
-            await trio.lowlevel.checkpoint()  # a thousand messages take a while to decode
-            entries.append(read_entry(data, room))
-        return answer(schemas.BatchResults(await _submit_all(parts, entries)))
+        async with turn(len(body), parts):
+            entries = await _decode(body, media_type, parts.decoding)
+            return answer(schemas.BatchResults(await _submit_all(parts, entries)))
+
+
+async def _decode(body: bytes, media_type: str, executor: Executor) -> list[Entry]:
+    cut = cut_array if media_type == JSON_MEDIA_TYPE else cut_lines
+    entries: list[Entry] = []
+    room = Room()
+    for data in await run_by_size(partial(cut, body), len(body), executor):
+        await trio.lowlevel.checkpoint()  # a thousand messages take a while to decode
+        size = len(memoryview(data))
+        entries.append(await run_by_size(partial(read_entry, data, room), size, executor))
+    return entries
 
 
 def _key_of_header() -> str | None:
@@ -124,7 +136,7 @@ def _room_for_a_batch(batches: trio.CapacityLimiter) -> Iterator[None]:
 
 
 def _accepted(view: msgspec.Struct, receipt: Receipt) -> Response:
-    """Answer 202, or 200 with the same body when it was accepted before under this key."""
+    """Answer 202, or 200 with its first answer when it was accepted before under this key."""
     response = answer(view, 200 if receipt.is_replay else 202)
     response.headers["Location"] = url_of(receipt.id)
     if receipt.is_replay:

@@ -9,6 +9,7 @@ import msgspec
 from quart import Response
 
 from mailactors.api import schemas_control, views
+from mailactors.api.acts import note_act
 from mailactors.api.exchange import answer, read_body, read_query
 from mailactors.api.parts import ApiParts
 from mailactors.api.problems import FaultView, bad_parameter, validation_problem
@@ -36,7 +37,7 @@ async def suppress(parts: ApiParts) -> Response:
 
     The first reason and source stand.
     """
-    body = await read_body(_DECODER)
+    body = await read_body(_DECODER, parts)
     reason = " ".join(body.reason.split())
     faults = [] if reason.isprintable() else [FaultView("is not printable", "/reason")]
     try:
@@ -45,6 +46,7 @@ async def suppress(parts: ApiParts) -> Response:
         raise validation_problem([FaultView(str(error), "/address"), *faults]) from None
     if faults:
         raise validation_problem(faults)
+    await note_act(parts, "suppress", address, reason=reason)
     result = await parts.spool.ask(Suppress(address, reason, SOURCE))
     assert isinstance(result, Suppression)
     return answer(views.suppression_view(result))
@@ -53,6 +55,7 @@ async def suppress(parts: ApiParts) -> Response:
 async def unsuppress(parts: ApiParts) -> Response:
     """Send an address mail again."""
     address = address_of("address", read_query(schemas_control.AddressQuery).address)
+    await note_act(parts, "unsuppress", address)
     result = await parts.spool.ask(Unsuppress(address))
     assert isinstance(result, Unsuppressed)
     return answer(schemas_control.Unsuppression(result.address, result.was_suppressed))

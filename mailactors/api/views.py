@@ -5,6 +5,7 @@ Here UTC seconds become RFC 3339 text, and monotonic times become seconds from n
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from mailactors.api.schemas import (
     TimelineEntry,
 )
 from mailactors.api.schemas_control import (
+    ActView,
     AlarmView,
     DifferenceView,
     LedgerView,
@@ -39,6 +41,7 @@ from mailactors.model.lifecycle import PENDING, State, Status, summarize_statuse
 from mailactors.observe.alarms import Alarm
 from mailactors.observe.explain import Now, explain
 from mailactors.spool.port import (
+    Act,
     Audit,
     Event,
     Ledger,
@@ -213,11 +216,17 @@ def suppression_view(suppression: Suppression) -> SuppressionView:
     return SuppressionView(suppression.address, suppression.reason, suppression.source, created_at)
 
 
+def act_view(act: Act) -> ActView:
+    """Return what an operator did."""
+    return ActView(act.seq, rfc3339(act.at), act.what, act.way, act.subject or None, act.facts)
+
+
 def provider_view(lane: Lane, now_s: float) -> ProviderView:
     """Return a lane as it is now."""
     breaker, limiter = lane.breaker_status.value, lane.limiter_status.value
     is_shut = breaker.state in {BreakerState.OPEN, BreakerState.DISABLED}
     ago_s = now_s - breaker.last_success_s
+    wait_s = max(0.0, limiter.next_permit_s - now_s)
     return ProviderView(
         name=lane.name,
         breaker=breaker.state.value,
@@ -226,7 +235,7 @@ def provider_view(lane: Lane, now_s: float) -> ProviderView:
         opened_count=breaker.opened_count,
         last_success_s_ago=round(max(0.0, ago_s), 3) if breaker.last_success_s >= 0 else None,
         paused=lane.is_paused,
-        next_permit_in_s=round(max(0.0, limiter.next_permit_s - now_s), 3),
+        next_permit_in_s=round(wait_s, 3) if math.isfinite(wait_s) else None,
         permits=limiter.permits if limiter.permits < UNLIMITED else None,
         in_flight=len(lane.in_flight),
         slots_free=lane.slots_free,

@@ -102,7 +102,9 @@ def talk(
     )
 
     try:
-        with Client(url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s) as client:
+        with Client(
+            url, timeout_s=REQUEST_WITHIN_S, retry_for_s=retry_for_s, agent="mailactors-cli"
+        ) as client:
             return ask(client)
     except NotAGatewayError:
         fail(f"what answers at {url} is no gateway")

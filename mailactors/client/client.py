@@ -43,6 +43,7 @@ class Client:
         retry_for_s: float = 30.0,
         ca_file: str | os.PathLike[str] | None = None,
         backoff: Backoff | None = None,
+        agent: str = "mailactors-client",
     ) -> None:
         """Remember where the gateway is; nothing is opened yet.
 
@@ -52,11 +53,15 @@ class Client:
             retry_for_s: no try begins later than this after the first; 0 means one try.
             ca_file: certificates (PEM) to trust, instead of the usual ones.
             backoff: the pauses between tries.
+            agent: the User-Agent, by which the gateway's log of acts tells ways apart.
         """
         self._calls = Calls(url, timeout_s, retry_for_s, backoff, anyio.current_time)
         trust = trusted(self._calls.url, ca_file)
         self._http = httpx2.AsyncClient(
-            verify=trust, trust_env=False, timeout=make_timeout(timeout_s)
+            verify=trust,
+            trust_env=False,
+            timeout=make_timeout(timeout_s),
+            headers={"User-Agent": agent},
         )
         self._open: list[Events] = []
 

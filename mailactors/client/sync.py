@@ -95,13 +95,17 @@ class Client:
         retry_for_s: float = 30.0,
         ca_file: str | os.PathLike[str] | None = None,
         backoff: Backoff | None = None,
+        agent: str = "mailactors-client",
     ) -> None:
         """Remember where the gateway is; nothing is opened yet. Args: as the async client's."""
         self._calls = Calls(url, timeout_s, retry_for_s, backoff, time.monotonic)
         self._deadline = Deadline(time.monotonic)
         transport = DeadlineTransport(trusted(self._calls.url, ca_file), self._deadline)
         self._http = httpx2.Client(
-            transport=transport, trust_env=False, timeout=make_timeout(timeout_s)
+            transport=transport,
+            trust_env=False,
+            timeout=make_timeout(timeout_s),
+            headers={"User-Agent": agent},
         )
         self._open: list[Events] = []
 

@@ -260,6 +260,8 @@ class EventReader:
             kind = fields.get(b"event", b"message").decode()
         except (ValueError, RecursionError):
             raise NotAGatewayError("what answers sends no events that can be read") from None
+        if kind == "ahead":  # our place is not of this spool: it goes on from its end
+            self._last = None
         is_known = self._last is not None and seq <= self._last
         if not is_known:
             self._last = seq

@@ -66,6 +66,18 @@ def contradictions(config: Config, tree: Mapping[str, Any]) -> Iterator[tuple[Pl
             yield place, f"{'.'.join(place)}: {fault}"
 
 
+def missing_sender(config: Config, tree: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Yield a fault if mail would go out from an address that is nobody's.
+
+    Args:
+        tree: the tables as they were given, faulty ones as well.
+    """
+    sends = [name for name, each in config.providers.items() if each.kind != "simulated"]
+    if sends and "default_from" not in _given(tree, ("service",)):
+        reason = f"is needed, for providers.{sends[0]} sends: the sender of what names none"
+        yield ("service", "default_from"), f"service.default_from: {reason}"
+
+
 def _tables(config: Config) -> Iterator[tuple[Place, str, Any]]:
     yield ("idempotency",), "idempotency", config.idempotency
     yield ("retention",), "retention", config.retention

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 import pydantic
 import pydantic_settings
 
-from mailactors.config.checks import contradictions
+from mailactors.config.checks import contradictions, missing_sender
 from mailactors.config.tree import (
     ENVIRONMENT_DELIMITER,
     ENVIRONMENT_PREFIX,
@@ -98,7 +98,7 @@ def check_tree(
                 if fault["type"] == "missing" and fault["loc"][-1] == "host":
                     tree["providers"][fault["loc"][1]] |= {"host": HOST_STAND_IN}
     if config is not None:
-        faults.add(contradictions(config, tree))
+        faults.add([*contradictions(config, tree), *missing_sender(config, merge(raw, above))])
     if missing is None:
         faults.lines += secrets
     else:

@@ -180,6 +180,7 @@ class DispatcherActor:
             is_own_limit=bool(attempt.own_limits),
         )
         decision = with_doubt_at(decision, first_at(lane.provider.capabilities, plan, now))
+        lane.took_s.observe(done.ended_s - attempt.began_s)
         if not isinstance(outcome, Accepted):
             self._state.decided_s.observe(self._clock.now_s() - done.ended_s)
         await self._record(done, decision)

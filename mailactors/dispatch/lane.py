@@ -28,6 +28,7 @@ from mailactors.runtime.mailbox import Mailbox
 from mailactors.runtime.ports import Clock
 from mailactors.runtime.reply import ActorCrashedError, Reply
 from mailactors.runtime.supervisor import describe
+from mailactors.runtime.tally import Histogram
 
 NEVER_S: Final = -1e9
 """A monotonic time before any other."""
@@ -161,6 +162,8 @@ class Lane:
     """Monotonic; until when the provider asked us to keep away. It survives the limiter."""
     short_until_s: float = NEVER_S
     """Monotonic; this process lacked a resource. No news of the provider lifts it."""
+    took_s: Histogram = field(default_factory=Histogram)
+    """How long attempts took, connection included."""
     is_retired: bool = False
     """No route names it any more; it ends when nothing is in flight."""
     emptied: trio.Event = field(default_factory=trio.Event)
@@ -249,6 +252,17 @@ class Lane:
             if own and own >= slots_of_domain(slots, flying, own, is_prompt=is_prompt):
                 return False
         return True
+
+    def keeps_waiting(self, domains: Iterable[str], now_s: float) -> bool:
+        """Whether these domains are slow and have their slots, or are refused with nothing served.
+
+        Those of the latter may be over a limit of their own, which only others' mail would show.
+        """
+        names = list(domains)
+        is_slow = any(self.speeds.is_late(self.name, each) for each in names)
+        if is_slow and not self.has_room_for(names):
+            return True
+        return self.subjects.starves(frozenset(f"@{each}" for each in names), now_s)
 
     @property
     def is_crowded(self) -> bool:

@@ -21,6 +21,7 @@ from mailactors.dispatch.quota import Quota
 from mailactors.dispatch.retry import StreamPolicy
 from mailactors.dispatch.speeds import Speeds
 from mailactors.dispatch.subjects import Subjects
+from mailactors.model.secrets import Secrets
 from mailactors.providers.port import Provider
 from mailactors.runtime.cell import Cell
 from mailactors.runtime.ports import Ports
@@ -55,6 +56,8 @@ class Lanes(dict[str, Lane]):
         self.wake = wake
         self.plans: dict[str, StreamPolicy] = {}
         """By stream; in the order of the configuration, so that the first one is the default."""
+        self.paused: frozenset[str] = frozenset()
+        """Providers that an operator had paused, before this process or before they came back."""
         self.changes = Cell(0)
         """Counts changes of lanes and plans by a reload."""
         self.changes.listen(wake)
@@ -62,6 +65,8 @@ class Lanes(dict[str, Lane]):
         """Attempts by provider and outcome."""
         self.shortages = Shortages(ports.clock, ports.journal)
         """What this process lacked, in any lane or at the door."""
+        self.secrets = Secrets()
+        """What no lane's words may repeat, whichever lane it belongs to."""
         self.blamed: set[int] = set()
         """Messages on whose attempt's end an actor died, until the dispatcher has recovered."""
         self.is_draining = False
@@ -106,7 +111,9 @@ class Lanes(dict[str, Lane]):
     def open(self, name: str, settings: LaneSettings, provider: Provider) -> None:
         """Open a lane; its actors are `children`."""
         lane = open_lane(name, settings.concurrency_max, provider, self._ports.clock)
+        lane.is_paused = name in self.paused
         lane.subjects, lane.speeds = Subjects(self._own_limits), self._speeds
+        self.secrets.learn(provider.secrets)
         lane.limiter_status.listen(self.wake)
         lane.breaker_status.listen(self.wake)
         self[name], self._settings[name] = lane, settings
@@ -122,7 +129,7 @@ class Lanes(dict[str, Lane]):
             return BreakerActor(lane, self._settings[name].breaker, ports)
 
         def make_provider() -> ProviderActor:
-            return ProviderActor(lane, spool, ports, self.shortages)
+            return ProviderActor(lane, spool, ports, self.shortages, self.secrets)
 
         return [
             Child(f"provider:{name}", make_provider, (lane.provider_mailbox,)),
@@ -174,6 +181,7 @@ class Lanes(dict[str, Lane]):
         lane.unretire()
         lane.resize(after.concurrency_max)
         if provider is not None:
+            self.secrets.learn(provider.secrets)
             former, lane.provider = lane.provider, provider
             await former.aclose()
         if before.breaker != after.breaker:

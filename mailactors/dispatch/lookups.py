@@ -11,7 +11,8 @@ import trio
 
 from mailactors.dispatch.lane import NEVER_S
 from mailactors.model.outcome import Reason
-from mailactors.providers.port import LookUpFailed, LookUpResult, Provider
+from mailactors.model.secrets import Secrets
+from mailactors.providers.port import Found, LookUpFailed, LookUpResult, Provider
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import describe
 from mailactors.spool.port import Doubt
@@ -51,8 +52,11 @@ class LookUpTasks:
         report: takes the end of each look-up, once; must not block.
     """
 
-    def __init__(self, report: Callable[[LookUpEnded], None], ports: Ports) -> None:
+    def __init__(
+        self, report: Callable[[LookUpEnded], None], ports: Ports, secrets: Secrets
+    ) -> None:
         self._report = report
+        self._secrets = secrets
         self._clock = ports.clock
         self._journal = ports.journal
         self._vendors: dict[str, _Vendor] = {}
@@ -97,6 +101,15 @@ class LookUpTasks:
             except Exception as error:  # a look-up's fault is its outcome
                 sighting = LookUpFailed(Reason(f"our fault: {type(error).__name__}"))
                 self._journal.note(
-                    "lookup.fault", level="error", id=doubt.id, error=describe(error)
+                    "lookup.fault",
+                    level="error",
+                    id=doubt.id,
+                    error=self._secrets.text(describe(error)),
                 )
+        self._secrets.learn(provider.secrets)
+        match sighting:
+            case Found(provider_message_id=name):
+                sighting = Found(self._secrets.text(name))
+            case LookUpFailed(reason=reason):
+                sighting = LookUpFailed(self._secrets.reason(reason))
         self._report(LookUpEnded(doubt, sighting, asked_at))

@@ -7,7 +7,11 @@ but the oldest, which are there when a lane of theirs opens. Once such a lane is
 memory may take it, what is parked is due again at once (`Parking.recalls`); a restart recalls it
 all, for it does not know what was parked.
 
-Where no lane is free nothing is parked: no other message could go out either.
+So is most of what is to a domain that is slow and has its slots, or that is refused as too fast
+while nothing is served: it fills the window although its lanes are free. It is recalled once little
+of it is left in memory.
+
+Where no lane is free nothing else is parked: no other message could go out either.
 """
 
 from __future__ import annotations
@@ -73,6 +77,8 @@ class _Parked:
     after: tuple[float, int, int] | None = None
     """How far the pass has come; None before it began."""
     recall: Reply[Result] | None = None
+    is_crowd: bool = False
+    """Some of it was parked although its lanes are free."""
 
 
 class Parking:
@@ -102,6 +108,28 @@ class Parking:
                 self._add(stream, lanes, due_at)
                 for lease in self._waiting.cut(stream, lanes, keep):
                     yield lease, due_at
+            if self._waiting.count(stream) >= LOW_WATER:
+                yield from self._cut_crowds(stream, now_s, now)
+
+    def _cut_crowds(self, stream: str, now_s: float, now: float) -> Iterator[tuple[Lease, float]]:
+        """Park most of what is to domains that every lane that works keeps waiting."""
+        crowds = [
+            (lanes, domains)
+            for lanes, domains in self._waiting.crowds(stream)
+            if self._is_kept_waiting(lanes, domains, now_s)
+        ]
+        due_at = now + PARK_MAX_S
+        for lanes, domains in crowds:
+            keep = max(1, KEPT // len(crowds))
+            for lease in self._waiting.cut_crowd(stream, lanes, domains, keep):
+                self._add(stream, lanes, due_at, is_crowd=True)
+                yield lease, due_at
+
+    def _is_kept_waiting(
+        self, lanes: tuple[str, ...], domains: frozenset[str], now_s: float
+    ) -> bool:
+        well = [self._lanes[name] for name in lanes if self._lanes[name].is_well]
+        return bool(well) and all(lane.keeps_waiting(domains, now_s) for lane in well)
 
     def recalls(self, now_s: float, now: float) -> Iterator[Flush]:
         """Yield the commands that make parked messages due which a free lane may take."""
@@ -111,6 +139,8 @@ class Parking:
                 continue  # what is due, or was recalled, comes first
             if due_at > parked.until:
                 del self._streams[stream]  # nothing waits on the disk for so short a time
+            elif parked.is_crowd and self._waiting.count(stream) >= KEPT // 2:
+                continue  # what is left in memory of the crowd comes first
             elif not parked.lanes.isdisjoint(self._free(stream, now_s)):
                 yield Flush(stream, "", now, RECALL_LIMIT, parked.after, parked.until, True)
 
@@ -133,8 +163,11 @@ class Parking:
                     if not parked.lanes:
                         del self._streams[stream]
 
-    def _add(self, stream: str, lanes: Iterable[str], until: float) -> None:
+    def _add(
+        self, stream: str, lanes: Iterable[str], until: float, *, is_crowd: bool = False
+    ) -> None:
         parked = self._streams.setdefault(stream, _Parked(until))
+        parked.is_crowd |= is_crowd
         is_passing = parked.recall is not None or parked.after is not None
         (parked.later if is_passing else parked.lanes).update(lanes)
         parked.until = max(parked.until, until)

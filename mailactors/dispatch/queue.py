@@ -78,6 +78,15 @@ class Queue:
             del self._counts[domains]
         return lease
 
+    def counts(self) -> dict[frozenset[str], int]:
+        """Return how many messages there are, by their recipients' domains."""
+        return dict(self._counts)
+
+    def cut(self, domains: frozenset[str], keep: int) -> list[Lease]:
+        """Take out the youngest messages with these domains; so many are kept."""
+        places = [n for n, (_, each) in enumerate(self._items) if each == domains]
+        return [self.pop(place) for place in reversed(places[keep:])][::-1]
+
     def find(
         self,
         lanes: tuple[str, ...],

@@ -149,6 +149,7 @@ def attempt_facts(attempt: Attempt, outcome: Outcome, decision: Decision) -> dic
         "id": attempt.lease.id,
         "provider": attempt.lane,
         "attempt": attempt.lease.attempts + 1,
+        "recipients": [address for _, address in attempt.recipients],
         "outcome": outcome_word(outcome),
         "rule": decision.rule,
         "reason": without_recipients(reason_text(outcome), [r for _, r in attempt.recipients]),

@@ -160,6 +160,26 @@ class Waiting:
             del found.by_lanes[lanes]
         return left[::-1]
 
+    def crowds(self, stream: str) -> Iterator[tuple[tuple[str, ...], frozenset[str]]]:
+        """Yield the domains of a stream's messages, with the lanes that may take them."""
+        for lanes, queue in self._streams[stream].by_lanes.items():
+            for domains in queue.counts():
+                yield lanes, domains
+
+    def cut_crowd(
+        self, stream: str, lanes: tuple[str, ...], domains: frozenset[str], keep: int
+    ) -> list[Lease]:
+        """Take out the youngest messages to these domains; so many are kept."""
+        found = self._streams[stream]
+        queue = found.by_lanes[lanes]
+        left = queue.cut(domains, keep)
+        found.size -= len(left)
+        for lease in left:
+            self._since_s.pop(_key(lease), None)
+        if not queue:
+            del found.by_lanes[lanes]
+        return left
+
     def push(
         self,
         lease: Lease,

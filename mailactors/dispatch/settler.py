@@ -114,7 +114,7 @@ class SettlerActor:
         self._ports = ports
         self._clock = ports.clock
         self._journal = ports.journal
-        self._look_ups = LookUpTasks(state.mailbox.put_nowait, ports)
+        self._look_ups = LookUpTasks(state.mailbox.put_nowait, ports, lanes.secrets)
         self._writing: dict[DoubtKey, Reply[Result]] = {}
         self._overdue: Reply[Result] | None = None
         self._looked_s = NEVER_S

@@ -46,6 +46,10 @@ class Speeds:
         """Whether the latest answer for a domain came in time; False if none came yet."""
         return domain in self._prompt.get(lane, {})
 
+    def is_late(self, lane: str, domain: str) -> bool:
+        """Whether the latest answer for a domain was late; False if none came yet."""
+        return domain in self._late.get(lane, {})
+
     def judge(
         self,
         lane: str,

@@ -31,6 +31,8 @@ LANE_LIMIT_S: Final = 60.0
 """A lane shows a limit for so long after it accepted what it had refused as too fast before."""
 ASK_EVERY_S: Final = 30.0
 """A subject with a limit of its own goes behind all others, but for one message so often."""
+STARVED_S: Final = 10.0
+"""With nothing served for so long others must get their turn: a lane's own limit lets some pass."""
 FORGET_S: Final = 3600.0
 SUBJECTS_MAX: Final = 10_000
 """Subjects that are remembered on a lane; the one refused the longest ago is evicted."""
@@ -112,6 +114,11 @@ class Subjects:
     def shared(self, subjects: frozenset[str], now_s: float) -> int:
         """Return how many of a message's subjects others should go before."""
         return sum(self._is_suspect(name, now_s) for name in subjects)
+
+    def starves(self, subjects: frozenset[str], now_s: float) -> bool:
+        """Whether one of these was refused, and nothing at all was served for a while."""
+        is_starved = now_s > self._served_s[-1] + STARVED_S
+        return is_starved and any(self._is_suspect(name, now_s) for name in subjects)
 
     def clear(self) -> None:
         """Forget all of them."""

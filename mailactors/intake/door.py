@@ -6,9 +6,9 @@ happens in the spool's actor, and a later submission with the same key gets the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 import trio
@@ -46,6 +46,7 @@ from mailactors.spool.port import (
     IdempotencyKey,
     Receipt,
     Result,
+    SpoolError,
     SpoolFullError,
 )
 
@@ -57,6 +58,10 @@ FINGERPRINT_SCOPE: Final = "\x00fingerprint:"
 """Keys derived from content have scopes apart from those of clients' keys."""
 
 
+FindKnown: TypeAlias = Callable[[IdempotencyKey, float], Awaitable[Receipt | Conflict | None]]
+"""Asks the spool what it accepted under a key that is live at a time."""
+
+
 class Door:
     """Admission, then the registry."""
 
@@ -66,8 +71,10 @@ class Door:
         registry: Mailbox[Submit],
         signals: SpoolSignals,
         ports: Ports,
+        find_known: FindKnown | None = None,
     ) -> None:
         self.rules = rules
+        self._find_known = find_known
         self.results = Tally()
         """Submissions by result."""
         self._registry = registry
@@ -93,9 +100,13 @@ class Door:
         try:
             self.check_room()
             accept = await self._admit(submission)
-            self._count(1)
-            return self._receipt(accept, await self._make_durable(accept))
+            counted_s = self._count(1)
+            result = await self._make_durable(accept)
+            self._uncount(counted_s, [accept], [result])
+            return self._receipt(accept, result)
         except IntakeError as error:
+            if (known := await self._find_replay(submission, error)) is not None:
+                return known
             self.results.add(error.result)
             raise
 
@@ -112,11 +123,16 @@ class Door:
             self.check_room()
             admitted = [await self._try_to_admit(submission) for submission in submissions]
             accepts = tuple(each for each in admitted if isinstance(each, Accept))
-            self._count(len(accepts))
+            counted_s = self._count(len(accepts))
             made = await self._make_durable(AcceptMany(accepts)) if accepts else AcceptedMany(())
             assert isinstance(made, AcceptedMany)
+            self._uncount(counted_s, accepts, made.results)
             receipts = iter(made.results)
         except IntakeError as error:
+            known = [await self._find_replay(submission, error) for submission in submissions]
+            replays = [each for each in known if each is not None]
+            if len(replays) == len(submissions):
+                return [*replays]
             self.results.add(error.result, count=len(submissions))
             raise
         return [
@@ -173,11 +189,42 @@ class Door:
         if room.backlog >= rules.backlog_max:
             raise OverloadedError("too many messages are on their way", NEARLY_FULL_RETRY_S)
 
-    def _count(self, count: int) -> None:
-        """Count messages against the service's own limit, or raise when they pass it."""
+    async def _find_replay(self, submission: Submission, error: IntakeError) -> Receipt | None:
+        """Return the first answer of a submission that is refused now, if it was accepted before.
+
+        What is known is not asked like new mail: its stream may be gone, the limit used up.
+        """
+        if self._find_known is None or isinstance(error, StoppingError | KeyConflictError):
+            return None
+        now = self._ports.clock.wall_time()
+        key = self._key(submission, now)
+        try:
+            known = await self._find_known(key, now)
+        except SpoolError:
+            return None  # then the refusal stands
+        if isinstance(known, Receipt):
+            self.results.add("replayed")
+            return known
+        return None
+
+    def _uncount(
+        self, counted_s: float, accepts: Sequence[Accept], results: Sequence[Result]
+    ) -> None:
+        """Give the limit back what replays took of it."""
+        for accept, result in zip(accepts, results, strict=True):
+            if isinstance(result, Conflict) or (
+                isinstance(result, Receipt) and result.id != accept.message.id
+            ):
+                self._minute.take_back(counted_s)
+
+    def _count(self, count: int) -> float:
+        """Count messages against the service's own limit, or raise when they pass it.
+
+        Returns: the time at which they were counted.
+        """
         limit, now_s = self.rules.per_minute, self._ports.clock.now_s()
         if limit is None:
-            return
+            return now_s
         if count > limit:
             detail = f"{count} messages at once, but the service accepts {limit} a minute"
             raise SubmissionRejectedError((Fault("", detail),))
@@ -186,13 +233,18 @@ class Door:
         if opens_at_s > now_s:
             raise RateLimitedError(limit, opens_at_s - now_s)
         self._minute.add(now_s, count)
+        return now_s
 
-    async def _try_to_admit(self, submission: Submission) -> Accept | SubmissionRejectedError:
+    async def _try_to_admit(
+        self, submission: Submission
+    ) -> Accept | Receipt | SubmissionRejectedError:
         """Check one of many; a checkpoint lets other tasks run in between."""
         await trio.lowlevel.checkpoint()
         try:
             return await self._admit(submission)
         except SubmissionRejectedError as error:
+            if (known := await self._find_replay(submission, error)) is not None:
+                return known
             self.results.add(error.result)
             return error
 

@@ -1,4 +1,6 @@
-"""Encoded words (RFC 2047): text beyond ASCII in a header, written and read.
+"""Text in an encoding: quoted-printable of a body, and encoded words of a header.
+
+Encoded words (RFC 2047) are text beyond ASCII in a header, written and read.
 
 Text that looks like an encoded word is encoded itself, so that it is read as what was given:
 CPython's own library decoded such text into new headers (CVE-2024-6923).
@@ -17,6 +19,11 @@ CONTROLS: Final = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\ud800-\ud
 """C0 and C1 but the tab, Unicode's line breaks, lone surrogates: in no header."""
 ENCODED_WORD: Final = re.compile(r"=\?([^? \t]{1,60})\?([bBqQ])\?([^?]*)\?=")
 
+_PLAIN: Final = bytes([*range(0x20, 0x3D), *range(0x3E, 0x7F), 0x09, 0x0D, 0x0A])
+"""Octets that quoted-printable leaves as they are, but at the end of a line."""
+_SLICE: Final = LINE_WIDTH - 1
+_LONG_QUOTED_LINE: Final = re.compile(rb"^(.{74,})(=20|=09)\r$", re.MULTILINE)
+
 _WORD_OVERHEAD: Final = len("=?utf-8?q??=")
 _WORD_ROOM_MIN: Final = 30  # below this the first encoded word begins on a line of its own
 _TEXT_CHARSET: Final = re.compile(
@@ -29,6 +36,29 @@ _Q_OF_BYTE: Final = tuple(
     for byte in range(256)
 )
 _Q_CONTINUATION: Final = ("=8", "=9", "=A", "=B")  # how the second and later bytes of UTF-8 begin
+
+
+def quoted_printable(data: bytes) -> bytes:
+    """Return RFC 2045 §6.7 of lines ended by CRLF, mending two habits of the C function.
+
+    It encodes a dot that is alone on a line, but not one that its own soft break leaves alone; and
+    a blank that ends a full line makes it 77 or 78 octets long when encoded. Of plain text it only
+    cuts the lines, which slices do several times as fast.
+    """
+    has_blank = b" \r\n" in data or b"\t\r\n" in data
+    has_lone_dot = b"\n.\r\n" in data or data.startswith(b".\r\n")
+    if not has_blank and not has_lone_dot and not data.translate(None, _PLAIN):
+        lines = data.split(b"\r\n")
+        return b"\r\n".join([_sliced(x) if len(x) > _SLICE else x for x in lines])
+    encoded = binascii.b2a_qp(data).replace(b"=\r\n.\r\n", b"=\r\n=2E\r\n")
+    return _LONG_QUOTED_LINE.sub(rb"\1=\r\n\2\r", encoded) if has_blank else encoded
+
+
+def _sliced(line: bytes) -> bytes:
+    slices = [line[at : at + _SLICE] for at in range(0, len(line), _SLICE)]
+    if slices[-1] == b".":
+        slices[-1] = b"=2E"
+    return b"=\r\n".join(slices)
 
 
 def needs_words(text: str) -> bool:

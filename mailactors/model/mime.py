@@ -22,6 +22,7 @@ import re
 import time
 from typing import Final, TypeAlias
 
+from mailactors.model.encoded import quoted_printable
 from mailactors.model.headers import (
     HEADER_BLOCK_OCTETS_MAX,
     HEADER_VALUE_OCTETS_MAX,
@@ -64,7 +65,6 @@ _CONTENT_TYPE = re.compile(
 )
 _PARAMETER = re.compile(r'; *([A-Za-z0-9-]+)=(?:"([^"]*)"|([^;" ]+))')
 _METHOD = re.compile(r"^METHOD:([A-Za-z0-9-]+)[ \t\r]*$", re.IGNORECASE | re.MULTILINE)
-_LONG_QUOTED_LINE = re.compile(rb"^(.{74,})(=20|=09)\r$", re.MULTILINE)
 
 
 def render(content: Content, *, message_id: str, date_s: float, marker: str) -> bytes:
@@ -260,33 +260,25 @@ def _encoded_part(content_type: str, data: bytes) -> Part:
     if awkward * 6 > len(data):  # each costs three octets here, where base64 costs four for three
         encoding, body = "base64", _base64(data)
     else:
-        encoding, body = "quoted-printable", _quoted_printable(data)
+        encoding, body = "quoted-printable", quoted_printable(data)
     return [_block([content_type, f"Content-Transfer-Encoding: {encoding}"]), b"\r\n", body]
 
 
-def _quoted_printable(data: bytes) -> bytes:
-    """Return RFC 2045 §6.7 of lines ended by CRLF, mending two habits of the C function.
-
-    It encodes a dot that is alone on a line, but not one that its own soft break leaves alone; and
-    a blank that ends a full line makes it 77 or 78 octets long when encoded.
-    """
-    encoded = binascii.b2a_qp(data).replace(b"=\r\n.\r\n", b"=\r\n=2E\r\n")
-    if b" \r\n" in data or b"\t\r\n" in data:
-        encoded = _LONG_QUOTED_LINE.sub(rb"\1=\r\n\2\r", encoded)
-    return encoded
-
-
 def _canonical(text: str, pointer: str) -> bytes:
-    """Return the text in UTF-8 with every line ended by CRLF (RFC 2046 §4.1.1)."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if text and not text.endswith("\n"):
-        text += "\n"
+    """Return the text in UTF-8 with every line ended by CRLF (RFC 2046 §4.1.1).
+
+    Line ends are replaced in the octets: one emoji makes a text four times as long as these.
+    """
     try:
-        return text.replace("\n", "\r\n").encode()
+        data = text.encode()
     except UnicodeEncodeError as error:
         code_point = ord(text[error.start])
         raise UnrenderableError(pointer, f"must not contain U+{code_point:04X}") from None
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if data and not data.endswith(b"\n"):
+        data += b"\n"
+    return data.replace(b"\n", b"\r\n")
 
 
 def _attachment_part(attachment: Attachment, kind: str, index: int) -> Part:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import re
 import secrets
 import sys
@@ -121,5 +122,6 @@ def _without_address(word: re.Match[str]) -> str:
 
 def _renderer(settings: LogSettings, out: TextIO) -> structlog.typing.Processor:
     if settings.format == "console" or (settings.format == "auto" and out.isatty()):
-        return structlog.dev.ConsoleRenderer(colors=out.isatty())
+        is_plain = bool(os.environ.get("NO_COLOR"))  # no-color.org: present and not empty
+        return structlog.dev.ConsoleRenderer(colors=out.isatty() and not is_plain)
     return structlog.processors.JSONRenderer()

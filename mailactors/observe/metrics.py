@@ -22,7 +22,7 @@ from mailactors.dispatch.lane import BreakerState, Lane
 from mailactors.dispatch.lanes import Lanes
 from mailactors.dispatch.state import DispatcherState
 from mailactors.intake.door import Door
-from mailactors.model.lifecycle import Status
+from mailactors.model.lifecycle import FINAL, Status
 from mailactors.observe.watchdog import WatchdogStatus
 from mailactors.runtime.ports import Ports
 from mailactors.runtime.supervisor import Supervisor
@@ -146,6 +146,12 @@ def _ledger(ledger: Ledger) -> Iterator[Metric]:
         {(): ledger.imbalance},
     )
     yield _counter(
+        "deliveries_final",
+        "Deliveries that have their last state, by state.",
+        ("state",),
+        {(state.value,): ledger.states.get(state.value, 0) for state in sorted(FINAL)},
+    )
+    yield _counter(
         "declared_risks",
         "Deliveries sent again although a provider may have accepted them.",
         (),
@@ -184,6 +190,15 @@ def _lanes(lanes: Sequence[Lane], now_s: float) -> Iterator[Metric]:
             for state in BreakerState
         },
     )
+
+    took = HistogramMetricFamily(
+        "mailactors_attempt_seconds",
+        "How long attempts took, connection included, by provider.",
+        labels=("provider",),
+    )
+    for lane in lanes:
+        took.add_metric((lane.name,), lane.took_s.cumulative(), sum_value=lane.took_s.total)
+    yield took
 
     def by_provider(name: str, help_text: str, value: Callable[[Lane], float]) -> Metric:
         return _gauge(name, help_text, ("provider",), {(each.name,): value(each) for each in lanes})

@@ -195,7 +195,7 @@ def facts_of(alarm: Alarm, now: float) -> dict[str, str | float]:
     fault = alarm.fault
     facts: dict[str, str | float] = {
         "kind": fault.kind.value,
-        "id" if fault.seq else "subject": fault.subject,
+        "id" if fault.seq else "about": fault.subject,
         "stream": fault.stream,
         "state": fault.state,
         "detail": fault.detail,

@@ -112,8 +112,17 @@ class Provider(Protocol):
         """What this provider can do."""
         ...
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What it sends that nobody may read in an answer: passwords, and tokens so far."""
+        ...
+
     async def connect(self) -> Session | Refusal | NotAttempted:
         """Return a session, pooled or new, or why there is none; nothing was sent."""
+        ...
+
+    def take_ready(self) -> Session | None:
+        """Return a session that stands ready, or None where `connect` has to be awaited."""
         ...
 
     async def look_up(self, marker: str) -> LookUpResult:

@@ -105,11 +105,19 @@ class SimulatedProvider:
     def capabilities(self) -> port.Capabilities:
         return self._settings.capabilities
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
     async def connect(self) -> SimulatedSession | Refusal:
         if self.behaviour.is_refusing:
             await trio.lowlevel.checkpoint()
             return Deferred(Scope.PROVIDER, Reason("connection refused"))
         return SimulatedSession(self)
+
+    def take_ready(self) -> SimulatedSession | None:
+        return None if self.behaviour.is_refusing else SimulatedSession(self)
 
     async def release(self) -> None:
         """Do nothing: nothing is kept."""

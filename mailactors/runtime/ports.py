@@ -7,16 +7,20 @@ other module reads a clock, a random source or a socket; a test checks that.
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import trio
 
 T = TypeVar("T")
+
+ID_RANDOM_OCTETS: Final = 10
+"""Enough for the 74 random bits of an id."""
 
 
 class Clock(Protocol):
@@ -118,10 +122,10 @@ class SystemClock:
 
 
 class SystemEntropy:
-    """The operating system's randomness; keys are ignored."""
+    """Chance that the operating system has seeded once; keys are ignored."""
 
     def __init__(self) -> None:
-        self._random = random.SystemRandom()
+        self._random = random.Random()  # noqa: S311 - it jitters times, and guards nothing
 
     def draw(self, *key: str | int) -> float:
         return self._random.random()
@@ -132,11 +136,14 @@ class SystemIds:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._random = random.SystemRandom()
+        self._left = b""
 
     def new_id(self) -> str:
         millis = int(self._clock.wall_time() * 1000) & ((1 << 48) - 1)
-        return format_uuid7(millis, self._random.getrandbits(74))
+        if len(self._left) < ID_RANDOM_OCTETS:
+            self._left = os.urandom(256 * ID_RANDOM_OCTETS)  # one call for many ids
+        drawn, self._left = self._left[:ID_RANDOM_OCTETS], self._left[ID_RANDOM_OCTETS:]
+        return format_uuid7(millis, int.from_bytes(drawn) >> (8 * ID_RANDOM_OCTETS - 74))
 
 
 def format_uuid7(millis: int, random_bits: int) -> str:

@@ -32,7 +32,7 @@ MAILBOX_CAPACITY: Final = 4096
 """Commands that may wait; more than every lane's slots and the door's admission together."""
 
 GROUP_BOUNDS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_BRINGS_MESSAGES: Final = (port.Accept, port.AcceptMany, port.Retry)
+_REFUSED_WHEN_FULL: Final = (port.Accept, port.AcceptMany, port.Retry, port.NoteAct)
 _MAY_BRING_WORK: Final = (
     port.Receipt,
     port.Recorded,
@@ -55,7 +55,7 @@ class SpoolSpace(msgspec.Struct, frozen=True):
     """How full the spool was at the keeper's latest look."""
 
     backlog: int = 0
-    """Deliveries that are not final."""
+    """Deliveries on their way: neither final nor scheduled for later."""
     free_bytes: int | None = None
     """Room on the spool's disk; None where there is no disk."""
 
@@ -212,10 +212,10 @@ def is_answered(write: Write) -> bool:
 
 
 def refuse_new(group: list[Write]) -> list[Write]:
-    """Fail the commands of a group that bring new messages, and return the others."""
+    """Fail the commands of a group that others wait for and may ask again; return the others."""
     kept = []
     for write in group:
-        if isinstance(write.command, _BRINGS_MESSAGES):
+        if isinstance(write.command, _REFUSED_WHEN_FULL):
             write.reply.fail(port.SpoolFullError("the spool's disk is full"))
         else:
             kept.append(write)

@@ -62,7 +62,8 @@ class KeeperActor:
             await trio.sleep(LOOK_EVERY_S)
 
     async def _look(self) -> None:
-        backlog = await self._spool.read(lambda spool: spool.backlog())
+        now = self._clock.wall_time()
+        backlog = await self._spool.read(lambda spool: spool.backlog(now))
         free_bytes = None if self._folder is None else shutil.disk_usage(self._folder).free
         self._spool.signals.room.publish(SpoolSpace(backlog, free_bytes))
 

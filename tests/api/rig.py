@@ -47,6 +47,7 @@ from mailactors.runtime.ports import (
 )
 from mailactors.spool.actor import SpoolActor, SpoolSignals, open_writes
 from mailactors.spool.client import SpoolClient
+from mailactors.spool.port import Conflict, IdempotencyKey, Receipt
 from mailactors.spool.sqlite import SqliteStore
 
 T = TypeVar("T")
@@ -84,6 +85,13 @@ class _NoProvider:
 
     async def connect(self) -> Session | Refusal:
         raise AssertionError
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    def take_ready(self) -> None:
+        return None
 
     async def look_up(self, marker: str) -> LookUpResult:
         raise AssertionError
@@ -172,8 +180,12 @@ async def open_rig() -> AsyncIterator[Rig]:
     executor = InlineExecutor()
     spool = open_writes()
     registry = open_registry()
-    door = Door(RULES, registry, signals, ports)
     client = SpoolClient(spool, signals, [(store.reader(), executor)])
+
+    async def find_known(key: IdempotencyKey, now: float) -> Receipt | Conflict | None:
+        return await client.read(lambda spool: spool.find_known(key, now))
+
+    door = Door(RULES, registry, signals, ports, find_known)
     lanes = {"primary": open_lane("primary", 4, _NoProvider(), clock)}
     stopping = trio.Event()
     configuration, watch = Configuration(), WatchdogStatus()
@@ -184,6 +196,7 @@ async def open_rig() -> AsyncIterator[Rig]:
         clock=clock,
         plan=lambda _stream: StreamPolicy(("primary",)),
         journal=journal,
+        decoding=ThreadExecutor("decoding"),
         ids=ports.ids,
         stopping=stopping,
         reload=configuration.reload,

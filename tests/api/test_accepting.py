@@ -29,6 +29,7 @@ async def test_a_short_message_is_accepted_and_told_where_to_ask(
         "message_id": answer["message_id"],
         "rfc_message_id": f"{answer['message_id']}@mail.example",
         "status_url": f"/v1/messages/{answer['message_id']}",
+        "replayed": False,
     }
     assert response.headers["Location"] == answer["status_url"]
     assert response.headers["X-Content-Type-Options"] == "nosniff"
@@ -43,7 +44,7 @@ async def test_the_same_short_message_again_is_a_replay_of_the_same_answer(
     again = await client.post("/send-email", json=SHORT)
 
     assert (first.status_code, again.status_code) == (202, 200)
-    assert await again.get_data() == await first.get_data()
+    assert await again.get_json() == await first.get_json() | {"replayed": True}
     assert again.headers["Idempotent-Replayed"] == "true"
     assert "Idempotent-Replayed" not in first.headers
 
@@ -255,7 +256,7 @@ async def test_without_a_key_the_content_is_the_key_and_the_answer_says_so(
     answer = await first.get_json()
     assert (first.status_code, again.status_code) == (202, 200)
     assert answer["idempotency"] == {"by": "fingerprint", "window_s": 60.0}
-    assert await again.get_json() == answer
+    assert await again.get_json() == answer | {"replayed": True}
 
 
 # POST /v1/messages

@@ -130,3 +130,21 @@ async def test_the_index_lists_the_routes(client: Client) -> None:
 
     assert answer["service"] == "mailactors"
     assert "POST /send-email" in answer["routes"]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/send-email", "OPTIONS, POST"),
+        ("/v1/messages/batch", "OPTIONS, POST"),
+        ("/v1/messages", "GET, HEAD, OPTIONS, POST"),
+        ("/v1/messages/x", "GET, HEAD, OPTIONS"),
+        ("/v1/suppressions", "DELETE, GET, HEAD, OPTIONS, POST"),
+    ],
+)
+async def test_options_names_the_methods_of_the_route_and_no_others(
+    client: Client, path: str, expected: str
+) -> None:
+    response = await client.options(path)
+
+    assert (response.status_code, response.headers["Allow"]) == (200, expected)

@@ -64,7 +64,7 @@ async def test_lines_and_an_array_are_the_same_batch(client: Client) -> None:
     response = await client.post(PATH, data=as_lines(*messages), headers=NDJSON)
 
     again = (await response.get_json())["results"]
-    assert again == [{**result, "status": 200} for result in first]
+    assert again == [{**result, "status": 200, "replayed": True} for result in first]
 
 
 async def test_a_faulty_message_does_not_hold_up_the_others(client: Client) -> None:

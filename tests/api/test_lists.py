@@ -194,19 +194,19 @@ async def test_an_address_is_suppressed_listed_and_let_go(client: Client) -> Non
     listed = await get(client, "/v1/suppressions")
 
     removed = await client.delete("/v1/suppressions?address=Ann@example.ORG")
-    again = await client.delete("/v1/suppressions?address=Ann@example.org")
+    again = await client.delete("/v1/suppressions?address=ANN@example.org")
 
     answer = await suppressed.get_json()
     assert suppressed.status_code == 200
     assert answer == {
-        "address": "Ann@example.org",
+        "address": "ann@example.org",
         "reason": "asked us to",
         "source": "api",
         "created_at": answer["created_at"],
     }
     assert listed == {"suppressions": [answer], "next": None}
-    assert await removed.get_json() == {"address": "Ann@example.org", "was_suppressed": True}
-    assert await again.get_json() == {"address": "Ann@example.org", "was_suppressed": False}
+    assert await removed.get_json() == {"address": "ann@example.org", "was_suppressed": True}
+    assert await again.get_json() == {"address": "ann@example.org", "was_suppressed": False}
     assert await get(client, "/v1/suppressions") == {"suppressions": [], "next": None}
 
 
@@ -368,3 +368,13 @@ async def test_rows_are_counted_by_one_at_a_time(rig: Rig, client: Client) -> No
 
     assert (503, 200) == (refused.status_code, answered.status_code)
     assert "5" == refused.headers["Retry-After"]
+
+
+@pytest.mark.parametrize("text", ["0.5", "7", "-1", "1e9", "null", "now", "2030", "2030-01-01", ""])
+@pytest.mark.parametrize("name", ["since", "until"])
+async def test_a_time_is_a_time(client: Client, name: str, text: str) -> None:
+    response = await client.get(f"/v1/messages?{name}={text}")
+
+    answer = await response.get_json()
+    assert (response.status_code, answer["type"]) == (400, problem("invalid-parameter"))
+    assert answer["errors"][0]["parameter"] == name

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
 import jsonschema
 from quart.typing import TestClientProtocol as Client
 
+from mailactors.api.field_notes import NOTES
 from mailactors.api.openapi import document
 from mailactors.api.problems import KINDS, TYPE_PREFIX
 from mailactors.api.routes import ROUTES
+from mailactors.dispatch.lane import LimiterStatus
 from tests.api.bodies import SHORT
 from tests.api.rig import Rig
 
@@ -51,7 +54,7 @@ def test_every_schema_is_a_schema() -> None:
 
 
 def test_every_problem_that_a_route_may_answer_is_told() -> None:
-    text = json.dumps(DOCUMENT)
+    text = json.dumps(DOCUMENT["paths"])
     reserved = {"bad-request", "method-not-allowed"}
 
     told = {slug for slug in KINDS if f"`{TYPE_PREFIX}{slug}`" in text}
@@ -121,3 +124,46 @@ def test_what_must_be_asked_is_told_to_be_required() -> None:
     (address,) = DOCUMENT["paths"]["/v1/suppressions"]["delete"]["parameters"]
 
     assert (address["name"], address["required"]) == ("address", True)
+
+
+async def test_a_paused_provider_fits_the_document(rig: Rig, client: Client) -> None:
+    for wait_s in (math.inf, 3.0):
+        rig.lanes["primary"].limiter_status.publish(LimiterStatus(next_permit_s=wait_s))
+        response = await client.post("/v1/providers/primary/pause")
+        answer = await response.get_json()
+
+        fits(answer, "/v1/providers/{name}/pause", "post", 200, JSON_TYPE)
+        assert (answer["next_permit_in_s"] is None) == math.isinf(wait_s)
+
+
+def test_every_field_parameter_and_route_is_described() -> None:
+    for name, schema in DOCUMENT["components"]["schemas"].items():
+        for field, shape in schema.get("properties", {}).items():
+            assert shape.get("description"), f"{name}.{field}"
+    for path in DOCUMENT["paths"].values():
+        for operation in path.values():
+            assert operation["tags"]
+            assert all(parameter["description"] for parameter in operation["parameters"])
+    assert all(slug in DOCUMENT["info"]["description"] for slug in KINDS)
+
+
+def test_no_note_describes_what_is_not_there() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    fields = {name for shape in schemas.values() for name in shape.get("properties", {})}
+    operations = [each for path in DOCUMENT["paths"].values() for each in path.values()]
+    fields |= {each["name"] for operation in operations for each in operation["parameters"]}
+
+    assert {name.rpartition(".")[2] for name in NOTES} == fields
+
+
+async def test_every_example_is_accepted_as_it_stands(rig: Rig, client: Client) -> None:
+    for path, method, url, expected in (
+        ("/send-email", "post", "/send-email", 202),
+        ("/v1/messages", "post", "/v1/messages", 202),
+        ("/v1/messages/batch", "post", "/v1/messages/batch", 200),
+        ("/v1/suppressions", "post", "/v1/suppressions", 200),
+        ("/v1/messages/{name}/settle", "post", "/v1/messages/order-17/settle", 409),
+    ):
+        content = DOCUMENT["paths"][path][method]["requestBody"]["content"][JSON_TYPE]
+        response = await client.open(url, method=method.upper(), json=content["example"])
+        assert response.status_code == expected, url

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
@@ -87,6 +87,9 @@ class Session(SimulatedSession):
 class SlowProvider(SimulatedProvider):
     """Takes time to connect, too, and fails at it as the test likes."""
 
+    stands_ready = False
+    """Whether sessions stand ready, so that an attempt need not connect."""
+
     def __init__(self) -> None:
         quiet = SimulatedSettings(latency_s=LATENCY_S, latency_sigma=0.0)
         super().__init__("primary", quiet, TrioClock(), EvenEntropy())
@@ -94,12 +97,24 @@ class SlowProvider(SimulatedProvider):
         self.connect_error: Exception | None = None
         self.closed_count = 0
 
+    def take_ready(self) -> SimulatedSession | None:
+        must_connect = self.connect_s or self.connect_error or self.behaviour.is_refusing
+        return Session(self) if self.stands_ready and not must_connect else None
+
     async def connect(self) -> SimulatedSession | Refusal:
         await trio.sleep(self.connect_s)
         if self.connect_error is not None:
             raise self.connect_error
         session = await super().connect()
         return Session(self) if isinstance(session, SimulatedSession) else session
+
+
+@pytest.fixture(autouse=True, scope="module", params=[False, True], ids=["connects", "ready"])
+def _stands_ready(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Make every attempt of these tests both ways: in a task of its own, and at once."""
+    SlowProvider.stands_ready = request.param
+    yield
+    SlowProvider.stands_ready = False
 
 
 class Bench:
@@ -380,6 +395,51 @@ async def test_an_actor_that_dies_while_others_send_changes_no_outcome(
     await bench.crash(name)
     await trio.sleep(1.0)
 
+    assert {Accepted} == {type(outcome) for outcome in bench.outcomes_seen}
+    bench.assert_settled(attempts)
+
+
+async def test_attempts_with_a_session_share_a_turn_of_the_spool_and_a_few_tasks(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    SlowProvider.stands_ready = True
+    bench = Bench(concurrency_max=8)
+    groups: list[int] = []
+    take = bench.spool.take
+
+    def take_noted() -> Iterator[Write]:
+        groups.append(bench.spool.waiting)
+        return take()
+
+    bench.spool.take = take_noted  # type: ignore[method-assign]
+    await bench.start(nursery)
+    before = trio.lowlevel.current_statistics().tasks_living
+    for _ in range(5):
+        bench.send(8)
+        await trio.sleep(1.0)
+
+    assert [8] * 5 == groups
+    assert 40 == len(bench.outcomes_seen)
+    assert trio.lowlevel.current_statistics().tasks_living - before <= 8 + 1
+
+
+async def test_a_full_spool_makes_an_attempt_with_a_session_wait(
+    autojump_clock: trio.testing.MockClock, nursery: trio.Nursery
+) -> None:
+    SlowProvider.stands_ready = True
+    bench = Bench()
+    bench.spool.capacity = 0
+    await bench.start(nursery)
+
+    attempts = bench.send(3)
+    await trio.sleep(1.0)
+    before = len(bench.intents)
+    bench.spool.capacity = 1000
+    assert bench.spool._room is not None
+    bench.spool._room.unpark_all()
+    await trio.sleep(1.0)
+
+    assert 0 == before
     assert {Accepted} == {type(outcome) for outcome in bench.outcomes_seen}
     bench.assert_settled(attempts)
 

@@ -69,6 +69,13 @@ class Vendor:
             return Deferred(Scope.PROVIDER, Reason("connection refused"))
         return VendorSession(self)
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        return ()
+
+    def take_ready(self) -> None:
+        return None
+
     async def look_up(self, marker: str) -> LookUpResult:
         raise NotImplementedError(marker)
 

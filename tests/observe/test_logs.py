@@ -1,26 +1,31 @@
 """Logs: lines for machines and people, without anybody's secrets."""
 
+import ast
 import dataclasses
 import io
 import json
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+import mailactors
 from mailactors.intake.submission import OverloadedError, Submission, SubmissionRejectedError
 from mailactors.model.message import Address, Attachment
 from mailactors.model.outcome import Accepted, Deferred, Phase, Reason, Rejected, Scope, Uncertain
 from mailactors.observe.logs import (
+    MASKED,
     TEXT_MAX,
     Level,
     LogJournal,
     LogSettings,
     forward_library_logs,
     hash_recipient,
+    masked,
 )
 from tests.gateways import (
     CrashPlan,
@@ -305,3 +310,40 @@ async def is_settled(gateway: Any, count: int) -> bool:
     found = [await status(gateway, str(n)) for n in range(count)]
     pending = {"ready", "leased", "sending", "uncertain", "deferred"}
     return not any(d.state.value in pending for each in found for d in each.deliveries)
+
+
+def test_no_fact_of_ours_has_a_name_that_the_log_masks() -> None:
+    package = Path(mailactors.__file__).parent
+    named = {
+        f"{path.name}: {keyword.arg}"
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("note")
+        for keyword in node.keywords
+        if keyword.arg is not None and MASKED.fullmatch(keyword.arg)
+    }
+
+    assert set() == named
+
+
+@pytest.mark.parametrize(
+    ("no_color", "expected"), [(None, True), ("", True), ("1", False), ("0", False)]
+)
+def test_no_color_holds_for_the_log(
+    no_color: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+
+    LogJournal(LogSettings(), out).note("started")
+
+    assert ("\x1b[" in out.getvalue()) == expected
+
+
+def test_an_attempts_line_has_its_recipients_as_tokens() -> None:
+    said = masked("recipients", ["bob@example.com", "Bob@example.com"])
+
+    assert said == [hash_recipient("bob@example.com"), hash_recipient("Bob@example.com")]

@@ -137,3 +137,16 @@ async def test_no_label_is_a_clients(autojump_clock: MockClock) -> None:
             await wait_for_states(gateway, sent=1)
 
             assert b"canary" not in await expose(gateway)
+
+
+async def test_ends_and_the_time_of_attempts_are_counted(autojump_clock: MockClock) -> None:
+    with open_store() as store:
+        async with running(make_config(), store) as gateway:
+            await submit(gateway, 3)
+            await wait_for_states(gateway, sent=3)
+            text = (await expose(gateway)).decode()
+
+    assert 'mailactors_deliveries_final_total{state="sent"} 3.0' in text
+    assert 'mailactors_deliveries_final_total{state="bounced"} 0.0' in text
+    assert 'mailactors_attempt_seconds_count{provider="primary"} 3.0' in text
+    assert 'mailactors_attempt_seconds_count{provider="tertiary"} 0.0' in text

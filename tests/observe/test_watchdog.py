@@ -16,9 +16,10 @@ from mailactors.dispatch import dispatcher
 from mailactors.intake.registry import RegistryActor
 from mailactors.model.message import Address
 from mailactors.model.outcome import Deferred, Outcome, Phase, Reason, Rejected, Scope, Uncertain
-from mailactors.observe.alarms import RULES, AlarmKind
+from mailactors.observe.alarms import RULES, Alarm, AlarmKind, Finding
+from mailactors.observe.logs import masked
 from mailactors.observe.metrics import expose
-from mailactors.observe.watchdog import LOOK_EVERY_S
+from mailactors.observe.watchdog import LOOK_EVERY_S, facts_of
 from mailactors.providers.port import Mail
 from mailactors.spool.port import SpoolBrokenError, SpoolFullError
 from mailactors.spool.sqlite import SqliteStore
@@ -281,7 +282,7 @@ async def test_a_delivery_without_its_message_is_named(autojump_clock: MockClock
             change(store, "DELETE FROM messages WHERE seq = 2")
             alarm = await one_alarm(gateway, AlarmKind.LEDGER_IMBALANCE)
 
-            assert "message no. 2" == alarm["subject"]
+            assert "message no. 2" == alarm["about"]
             change(store, "DELETE FROM deliveries WHERE seq = 2")
             await is_cleared(gateway, AlarmKind.LEDGER_IMBALANCE)
 
@@ -299,7 +300,7 @@ async def test_an_actor_that_handles_nothing_is_named(
             nursery.start_soon(give_up_on, gateway, 10.0)
             alarm = await one_alarm(gateway, AlarmKind.MAILBOX_STUCK)
 
-            assert ("registry", "1 items wait") == (alarm["subject"], alarm["detail"])
+            assert ("registry", "1 items wait") == (alarm["about"], alarm["detail"])
             monkeypatch.undo()
             gateway.supervisor.restart("registry")
             await is_cleared(gateway, AlarmKind.MAILBOX_STUCK)
@@ -319,7 +320,7 @@ async def test_an_event_loop_that_was_held_up_is_named(autojump_clock: MockClock
             await trio.sleep(1)
             (alarm,) = alarms(gateway)
 
-            assert ("loop_blocked", "event loop") == (alarm["kind"], alarm["subject"])
+            assert ("loop_blocked", "event loop") == (alarm["kind"], alarm["about"])
             await is_cleared(gateway, AlarmKind.LOOP_BLOCKED)
 
 
@@ -350,7 +351,7 @@ async def test_a_spool_that_answers_no_question_is_named(autojump_clock: MockClo
             executors["reader"].may_go_on = trio.Event()
             alarm = await one_alarm(gateway, AlarmKind.LOOK_STUCK)
 
-            assert "spool reader" == alarm["subject"]
+            assert "spool reader" == alarm["about"]
             executors["reader"].may_go_on.set()
             await is_cleared(gateway, AlarmKind.LOOK_STUCK)
 
@@ -635,3 +636,16 @@ async def test_a_broken_spool_is_left_to_its_writer(
             assert looked_s == gateway.watch.looked_s
             assert [] == alarms(gateway)
             assert [] == journal(gateway).named("actor.crashed")
+
+
+@pytest.mark.parametrize("kind", AlarmKind)
+@pytest.mark.parametrize("seq", [0, 7])
+def test_an_alarm_in_the_log_names_what_it_is_about(kind: AlarmKind, seq: int) -> None:
+    finding = Finding(kind, "registry", seq=seq, detail="1 items wait", since=1.0)
+    alarm = Alarm(finding, raised_at=2.0, raised_s=2.0)
+
+    facts = facts_of(alarm, 3.0)
+
+    logged = {name: masked(name, value) for name, value in facts.items()}
+    assert "registry" in logged.values()
+    assert "***" not in logged.values()

@@ -23,10 +23,10 @@ from mailactors.providers.smtp.classify import (
     parse_queue_id,
     parse_retry_hint,
 )
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import SmtpReply
 from mailactors.providers.smtp.rulings import BY_CODE
 from mailactors.providers.smtp.transaction import Transaction
+from mailactors.providers.smtp.verbs import Verb
 
 BOB, CAT, DAN = "bob@y.example", "cat@z.example", "dan@z.example"
 

@@ -385,8 +385,8 @@ async def test_stalled_write_of_a_body_is_given_up(autojump_clock: object) -> No
     connection = Connection(near, "x", connect_timeout_s=30, command_timeout_s=300)
     begun_s = trio.current_time()
 
-    with pytest.raises(LostError) as caught:
-        await connection.send_body(b"x\r\n", patience)
+    with pytest.raises(LostError) as caught, connection.attempt(patience) as limit:
+        await connection.send_message(b"x\r\n", patience, limit)
 
     assert caught.value.phase is Phase.BODY
     assert WINDOW_S <= trio.current_time() - begun_s <= WINDOW_S + 1

@@ -9,7 +9,6 @@ import pytest
 
 from mailactors.model.outcome import Accepted, Deferred, Outcome, Refusal, Rejected, Scope
 from mailactors.providers.smtp.classify import classify, decide_outcome
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import ReplyParser, SmtpReply
 from mailactors.providers.smtp.rulings import (
     DAY_RETRY_S,
@@ -18,6 +17,7 @@ from mailactors.providers.smtp.rulings import (
     ROWS,
 )
 from mailactors.providers.smtp.transaction import Transaction
+from mailactors.providers.smtp.verbs import Verb
 
 TABLE = tomllib.loads((Path(__file__).parent / "smtp_replies.toml").read_text())["replies"]
 BOB, CAT = "bob@y.example", "cat@z.example"

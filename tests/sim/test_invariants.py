@@ -18,7 +18,7 @@ from mailactors.intake.registry import RegistryActor, Submit
 from mailactors.intake.submission import Submission
 from mailactors.model.message import Address, Content, Envelope
 from mailactors.model.outcome import Deferred, Outcome, Scope, Uncertain
-from mailactors.providers.port import Mail, Session
+from mailactors.providers.port import Mail
 from mailactors.sim.run.observed import ObservedStore
 from mailactors.sim.scenario.file import Scenario
 from mailactors.sim.vendor.call import Call
@@ -172,15 +172,15 @@ def test_retry_after_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_send_without_an_intent(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def reckless(self: provider.ProviderActor, attempt: Attempt) -> Outcome:
+    async def reckless(self: provider.ProviderActor, attempt: Attempt, _make: Any) -> None:
         session: Any = await self._lane.provider.connect()
         number, address = attempt.lease.seq - 1, "a@sender.example"
         content = Content(Address(address), subject=str(number))
         envelope = Envelope(address, ("b@example.com",))
-        outcome: Outcome = await session.send(Mail("", "", 0.0, envelope, content))
-        return outcome
+        self._report(attempt, await session.send(Mail("", "", 0.0, envelope, content)))
 
-    monkeypatch.setattr(provider.ProviderActor, "_try", reckless)
+    monkeypatch.setattr(provider.ProviderActor, "_attempt", reckless)
+    monkeypatch.setattr(VendorClient, "take_ready", lambda _client: None)
 
     assert "no send without an intent" in invariants(QUIET)
 
@@ -237,15 +237,13 @@ def test_violation_comes_with_the_timeline(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_session_is_given_back_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    intend = provider.ProviderActor._intend
+    intent_of = provider.intent_of
 
-    async def withdrawing(self: provider.ProviderActor, attempt: Attempt, session: Session) -> Any:
-        if attempt.lease.seq == 5:
-            attempt = Attempt(attempt.id, attempt.lease, attempt.lane, attempt.reply_to)
-            attempt.lease = msgspec.structs.replace(attempt.lease, epoch=-1)
-        return await intend(self, attempt, session)
+    def withdrawing(attempt: Attempt) -> Any:
+        intent = intent_of(attempt)
+        return msgspec.structs.replace(intent, epoch=-1) if intent.seq == 5 else intent
 
-    monkeypatch.setattr(provider.ProviderActor, "_intend", withdrawing)
+    monkeypatch.setattr(provider, "intent_of", withdrawing)
 
     report = run(small(duration_s=5, horizon_s=20))
 

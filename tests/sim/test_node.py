@@ -10,7 +10,6 @@ import trio
 from mailactors.config import Config
 from mailactors.dispatch import provider
 from mailactors.dispatch.attempt import Attempt
-from mailactors.model.outcome import Outcome
 from mailactors.sim.report.report import Report
 from mailactors.sim.run.gateway import run_scenario
 from mailactors.sim.run.node import Process, ProcessDiedError, ProcessExecutor
@@ -137,17 +136,17 @@ def test_write_after_death_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_send_after_death_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    attempt_once = provider.ProviderActor._try
+    attempt_once = provider.ProviderActor._attempt
 
-    async def stubborn(self: provider.ProviderActor, attempt: Attempt) -> Outcome:
+    async def stubborn(self: provider.ProviderActor, attempt: Attempt, make: Any) -> None:
         try:
-            return await attempt_once(self, attempt)
+            await attempt_once(self, attempt, make)
         finally:
             with trio.CancelScope(shield=True):
                 session: Any = await self._lane.provider.connect()
                 await session.aclose()
 
-    monkeypatch.setattr(provider.ProviderActor, "_try", stubborn)
+    monkeypatch.setattr(provider.ProviderActor, "_attempt", stubborn)
 
     assert "nothing after death" in violations(run(small(crashes=KILLED)))
 

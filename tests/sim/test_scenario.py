@@ -375,6 +375,7 @@ STREAMS = ("transactional", "otp", "bulk")
 def test_provider_on_an_smtp_wire_is_one_of_the_client(tmp_path: Path) -> None:
     path = tmp_path / "gateway.toml"
     path.write_text(
+        '[service]\ndefault_from = "shop@example.com"\n'
         '[providers.primary]\nkind = "simulated"\nlatency_s = 9\nconcurrency_max = 7\n'
         '[providers.secondary]\nkind = "smtp"\nhost = "relay.example"\nidle_s = 9\n'
         'username = "u"\npassword = "p"\n'

@@ -10,8 +10,8 @@ from msgspec.structs import replace
 from mailactors.model.outcome import Rejected, Scope
 from mailactors.providers.smtp import classify as smtp_classify
 from mailactors.providers.smtp.classify import classify
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import SmtpReply
+from mailactors.providers.smtp.verbs import Verb
 from mailactors.sim.report.printing import delivered_words
 from mailactors.sim.scenario.file import Scenario, gateway_config, load_scenario
 from tests.sim.makers import LIBRARY, NAMES, fault, run, shortened, small

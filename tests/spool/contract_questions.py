@@ -92,7 +92,7 @@ class QuestionsContract(Contract):
         lease_one(store, make_accept("m3"))
 
         assert store.pending_counts() == {"bulk": {"ready": 1}, "main": {"leased": 1}}
-        assert store.backlog() == 2
+        assert store.backlog(NOW) == 2
 
     def test_what_is_pending_is_known_with_its_oldest(self, store: Store) -> None:
         for n, stream in enumerate(["main", "main", "bulk", "done"]):
@@ -121,6 +121,14 @@ class QuestionsContract(Contract):
         ) == store.pending(NOW + 59)
         one(store, Cancel("m2"))
         assert (Pending("main", Status.QUEUED, 1, NOW + 60, NOW + 60),) == store.pending(NOW + 60)
+
+    def test_what_is_scheduled_is_not_on_its_way(self, store: Store) -> None:
+        receive(store, make_accept("m1", recipients=["a@a.example", "b@a.example"]))
+        receive(store, make_accept("m2", not_before=NOW + 60))
+        receive(store, make_accept("m3", not_before=NOW + 60))
+        one(store, Cancel("m3"))
+
+        assert (2, 2, 3) == tuple(store.backlog(NOW + after_s) for after_s in (0, 59, 60))
 
     def test_an_imbalance_is_a_number(self) -> None:
         ledger = Ledger(5, {"sent": 2, "held": 1}, 0)

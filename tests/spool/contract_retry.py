@@ -83,6 +83,20 @@ class RetryContract(Contract):
         assert (states(store, "m1"), states(store, "m2")) == (["sent", "bounced"], ["ready"])
         assert (old.subject, old.sender) == (new.subject, new.sender)
 
+    def test_what_was_cancelled_before_its_time_keeps_it(self, store: Store) -> None:
+        receive(store, make_accept(not_before=NOW + 100))
+        one(store, Cancel("m1"), NOW + 1)
+        (old,) = store.status("m1")
+
+        one(store, Retry("m1", "again"), NOW + 10)
+
+        (new,) = store.status("again")
+        assert (NOW + 10, NOW + 100) == (new.accepted_at, new.not_before)
+        assert old.expires_at == new.expires_at
+        assert [NOW + 100] == [each.due_at for each in new.deliveries]
+        assert () == lease_all(store, now=NOW + 99)
+        assert ["again"] == [lease.id for lease in lease_all(store, now=NOW + 100)]
+
     def test_a_retry_lives_as_long_as_the_old_one_did(self, store: Store) -> None:
         receive(store, make_accept(not_before=NOW + 100))
         one(store, Cancel("m1"))

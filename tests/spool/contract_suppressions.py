@@ -82,9 +82,9 @@ class SuppressionsContract(Contract):
 
     @pytest.mark.parametrize(
         ("address", "is_same"),
-        [("ann@EXAMPLE.com", True), ("Ann@example.com", False), ("ann@example.org", False)],
+        [("ann@EXAMPLE.com", True), ("Ann@example.com", True), ("ann@example.org", False)],
     )
-    def test_only_the_domain_is_the_same_in_any_case(
+    def test_the_whole_address_is_the_same_in_any_case(
         self, store: Store, address: str, is_same: bool
     ) -> None:
         one(store, Suppress(address, "", "api"))
@@ -93,6 +93,30 @@ class SuppressionsContract(Contract):
         result = one(store, make_intend(lease))
 
         assert is_same == isinstance(result, Withdrawn)
+
+    @pytest.mark.parametrize(
+        ("listed", "recipient"),
+        [
+            ("zoë@example.com", "ZOË@example.com"),
+            ("zoe\u0308@example.com", "zoë@example.com"),
+            ("ann@bücher.example", "Ann@xn--bcher-kva.example"),
+            ("ann@XN--BCHER-KVA.example", "ann@BÜCHER.example"),
+            ("ΟΔΟΣ@example.com", "οδος@example.com"),
+        ],
+    )
+    def test_an_address_of_any_script_is_found_and_removed(
+        self, store: Store, listed: str, recipient: str
+    ) -> None:
+        one(store, Suppress(listed, "", "api"))
+        one(store, Suppress(recipient, "", "bounce"))
+        assert 1 == len(store.suppressions(10))
+
+        withdrawn = one(store, make_intend(lease_one(store, make_accept(recipients=[recipient]))))
+        removed = one(store, Unsuppress(recipient))
+
+        assert isinstance(withdrawn, Withdrawn)
+        assert isinstance(removed, Unsuppressed)
+        assert (True, ()) == (removed.was_suppressed, store.suppressions(10))
 
     def test_a_suppressed_delivery_is_not_sent(self, store: Store) -> None:
         lease = lease_one(store)

@@ -189,7 +189,7 @@ class Walk:
         assert ledger.is_balanced
         assert len(after) + ledger.purged == ledger.accepted
         pending = sum(sum(counts.values()) for counts in self._store.pending_counts().values())
-        assert pending == self._store.backlog()
+        assert pending == self._store.backlog(self._now)
         assert pending == sum(state in PENDING for state in after.values())
         return result
 

@@ -122,3 +122,20 @@ def test_a_failed_migration_leaves_nothing_behind() -> None:
         migrations.apply_migration(db, broken)
 
     assert db.execute("SELECT count(*) FROM sqlite_schema").get == 0
+
+
+def test_suppressions_of_before_ignore_case_after_the_upgrade(path: str) -> None:
+    with contextlib.closing(apsw.Connection(path)) as db:
+        for migration in migrations.load_migrations()[:6]:
+            migrations.apply_migration(db, migration)
+        db.execute(
+            "INSERT INTO suppressions VALUES ('Ann@example.com', 'asked', 'api', 2.0),"
+            " ('ann@example.com', '550', 'bounce', 1.0), ('ZOË@example.com', '', 'api', 3.0)"
+        )
+
+    store = SqliteStore.open(path)
+
+    assert [("ann@example.com", "bounce", 1.0), ("zoë@example.com", "api", 3.0)] == [
+        (each.address, each.source, each.created_at) for each in store.suppressions(10)
+    ]
+    store.close()

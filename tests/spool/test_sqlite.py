@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -424,4 +425,28 @@ def test_every_receipt_survives_a_kill(path: str) -> None:
     assert store.ledger().is_balanced
     assert store._db.pragma("integrity_check") == "ok"
     one(store, Claim("main", 1, "node"))
+    store.close()
+
+
+def test_threads_take_turns_with_one_in_memory() -> None:
+    store = SqliteStore.open(":memory:")
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            for _ in range(200):
+                store.reader().pending(NOW)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for number in range(200):
+        receive(store, make_accept(f"m{number}"))
+    for thread in threads:
+        thread.join()
+
+    assert [] == errors
+    assert 200 == store.ledger().accepted
     store.close()

@@ -56,6 +56,7 @@ BODY: Final = "All is well.\n" * 250
 
 CONFIG: Final = """
 [service]
+default_from = "gateway@example.com"
 listen = "127.0.0.1:0"
 spool = "spool.db"
 drain_s = 5

@@ -28,6 +28,7 @@ PENDING: Final = frozenset({"queued", "deferred", "processing", "uncertain"})
 
 CONFIG: Final = """
 [service]
+default_from = "gateway@example.com"
 listen = "127.0.0.1:0"
 spool = "spool.db"
 drain_s = 5

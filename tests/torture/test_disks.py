@@ -195,7 +195,8 @@ def test_a_real_full_disk_is_waited_for(mounts: Scene) -> None:
 @pytest.mark.parametrize("what", [".", "spool.db"])
 def test_a_spool_that_cannot_be_written_is_said_so(mounts: Scene, what: str) -> None:
     store = SqliteStore.open(str(mounts.path))
-    receive(store, make_accept("m1", client_id="m1", stream="mail", at=time.time()))
+    now = time.time()
+    receive(store, make_accept("m1", client_id="m1", stream="mail", at=now), now)
     store.close()
     before = mounts.path.read_bytes()
 

@@ -13,10 +13,14 @@ import math
 from dataclasses import dataclass
 from typing import Final
 
-from mailactors.runtime.ports import Clock
+import trio
+
+from mailactors.runtime.ports import Clock, SystemClock
 
 WINDOW_S: Final = 60.0
 """The pace of a body is looked at over this time, so that a short stall costs nothing."""
+_CLOCK: Final = SystemClock()
+"""That of a scope's deadline, whatever clock an attempt is held against."""
 WINDOW_MIN_S: Final = 10.0
 """A deadline that is close makes the window shorter, but not than this."""
 
@@ -79,3 +83,38 @@ class Patience:
     def window_s(self, octets: int, octets_left: int) -> float:
         """Return within which time the next `octets` of the body must be read."""
         return decide_window_s(octets, octets_left, self.deadline_s - self.clock.now_s())
+
+
+class Limit:
+    """The one cancel scope of an attempt, moved from wait to wait; each of its own cost more.
+
+    It ends when the answer that is waited for does not come in time or, before the final dot,
+    when the patience does.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self.scope = trio.CancelScope()
+        self.awaiting = ("", 0.0)
+        """What is waited for, and for how long."""
+        self.is_given_up = False
+        """Whether the patience would end before that wait."""
+        self._patience: Patience | None = patience
+
+    def wait(self, what: str, timeout_s: float) -> None:
+        """Begin a wait."""
+        left_s = math.inf if self._patience is None else self._patience.left_s
+        self.awaiting, self.is_given_up = (what, timeout_s), left_s <= timeout_s
+        self.scope.deadline = _CLOCK.now_s() + min(left_s, timeout_s)
+
+    def relax(self) -> None:
+        """Begin waits that have limits of their own: only the patience ends them."""
+        self.wait("", math.inf)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, so that the next wait is cancelled."""
+        return self.scope.cancel_called
+
+    def pass_dot(self) -> None:
+        """From the next wait on the patience ends nothing."""
+        self._patience = None

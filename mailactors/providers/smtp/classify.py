@@ -28,7 +28,6 @@ from mailactors.model.outcome import (
     Scope,
     Uncertain,
 )
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import SmtpReply
 from mailactors.providers.smtp.rulings import (
     LATER_DOMAIN,
@@ -44,6 +43,7 @@ from mailactors.providers.smtp.rulings import (
     find_ruling,
 )
 from mailactors.providers.smtp.transaction import Transaction
+from mailactors.providers.smtp.verbs import Verb
 
 RETRY_HINT_S_MAX: Final = 86400.0
 

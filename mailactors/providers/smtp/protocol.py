@@ -16,9 +16,10 @@ Source: RFC 5321 §3.3, §4.1.1, §4.3.2; RFC 2920 (PIPELINING), 3207 (STARTTLS)
 from __future__ import annotations
 
 import enum
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from typing import Final
 
 from mailactors.providers.smtp.replies import (
     Extensions,
@@ -28,6 +29,7 @@ from mailactors.providers.smtp.replies import (
     parse_extensions,
 )
 from mailactors.providers.smtp.transaction import Transaction
+from mailactors.providers.smtp.verbs import Command, Verb
 from mailactors.providers.smtp.wire import (
     PASSWORD_AUTH,
     TERMINATOR,
@@ -37,6 +39,8 @@ from mailactors.providers.smtp.wire import (
     check_credential,
     check_hello_name,
 )
+
+_FRAMING: Final = re.compile(rb"[\r\n\0]")
 
 
 class SmtpState(enum.Enum):
@@ -58,33 +62,6 @@ class SmtpState(enum.Enum):
     FINAL = "final"
     QUIT = "quit"
     CLOSED = "closed"
-
-
-class Verb(enum.Enum):
-    """What a reply answers; GREETING and FINAL answer no command."""
-
-    GREETING = "greeting"
-    EHLO = "EHLO"
-    HELO = "HELO"
-    STARTTLS = "STARTTLS"
-    AUTH = "AUTH"
-    RSET = "RSET"
-    MAIL = "MAIL"
-    RCPT = "RCPT"
-    DATA = "DATA"
-    FINAL = "final dot"
-    LONE_DOT = "lone dot"
-    """Ends a DATA that nobody is left to receive (RFC 2920 §3.1)."""
-    QUIT = "QUIT"
-
-
-@dataclass(frozen=True)
-class Command:
-    """One command line, and the recipient if it is a RCPT."""
-
-    verb: Verb
-    line: bytes = field(default=b"", repr=False)
-    recipient: str = ""
 
 
 class SmtpClient:
@@ -203,10 +180,10 @@ class SmtpClient:
         self._must_reset = True
         self._say(*commands)
 
-    def end_of_message(self) -> None:
-        """Say the final dot, and nothing after it (never pipelined); the message went before."""
+    def end_of_message(self, taken: int = 0) -> None:
+        """Say the final dot, of which `taken` octets went with the message; nothing follows it."""
         self._move(SmtpState.FINAL, SmtpState.BODY)
-        self._outgoing += TERMINATOR
+        self._outgoing += TERMINATOR[taken:]
         self._awaited.append(Command(Verb.FINAL))
 
     def quit(self) -> None:
@@ -243,8 +220,9 @@ class SmtpClient:
     def _write_held(self) -> None:
         while self._held and (self.is_pipelining or not self._awaited):
             command = self._held.popleft()
-            assert not any(octet in command.line for octet in b"\r\n\0")
-            self._outgoing += command.line + b"\r\n"
+            line = command.line
+            assert not _FRAMING.search(line)
+            self._outgoing += line + b"\r\n"
             self._awaited.append(command)
 
     # What we hear.

@@ -29,12 +29,13 @@ from mailactors.model.outcome import (
 from mailactors.providers.port import Capabilities, LookUpFailed, LookUpResult
 from mailactors.providers.smtp.budget import Patience, budget_s, window_octets
 from mailactors.providers.smtp.classify import classify
-from mailactors.providers.smtp.protocol import SmtpState, Verb
+from mailactors.providers.smtp.protocol import SmtpState
 from mailactors.providers.smtp.session import SmtpSession
 from mailactors.providers.smtp.settings import SmtpSettings
 from mailactors.providers.smtp.token import TokenError, TokenSource
 from mailactors.providers.smtp.transaction import Transaction
 from mailactors.providers.smtp.transport import Connection, LostError
+from mailactors.providers.smtp.verbs import Verb
 from mailactors.providers.smtp.wire import XOAUTH2, UnsendableError
 from mailactors.runtime.ports import Clock, Connector, Executor
 from mailactors.runtime.shortage import is_shortage, os_words
@@ -92,6 +93,13 @@ class SmtpProvider:
         """As the settings say."""
         return self._settings.capabilities
 
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The password, and the tokens that were used lately."""
+        password = self._settings.password
+        tokens = () if self._tokens is None else self._tokens.used
+        return (*tokens, *([password.get_secret_value()] if password else ()))
+
     async def connect(self) -> SmtpSession | Refusal | NotAttempted:
         """Return a session on an idle connection that still lives, or on a new one."""
         while self._idle:
@@ -107,6 +115,12 @@ class SmtpProvider:
             spent_s = self._clock.now_s() - began_s
             return SmtpSession(self, connection_or_refusal, is_reused=False, spent_s=spent_s)
         return connection_or_refusal
+
+    def take_ready(self) -> SmtpSession | None:
+        """Return a session on the newest idle connection, if that was in use a moment ago."""
+        if self._idle and self._clock.now_s() - self._idle[-1][0] < TRUSTED_IDLE_S:
+            return SmtpSession(self, self._idle.pop()[1], is_reused=True)
+        return None
 
     async def look_up(self, marker: str) -> LookUpResult:
         """SMTP has no such question."""
@@ -202,15 +216,15 @@ class SmtpProvider:
             await connection.quit()
         return refusal
 
-    async def give_back(self, connection: Connection) -> None:
-        """Take a connection that nobody uses any more: keep it or take leave."""
+    def keep(self, connection: Connection) -> bool:
+        """Take a connection that nobody uses any more; False if it must take leave instead."""
         is_spent = connection.messages_count >= self._settings.messages_per_connection_max
         if not connection.is_open:
-            return
+            return True
         if self._is_closing or is_spent or connection.client.state is not SmtpState.READY:
-            await connection.leave()
-        else:
-            self._idle.append((self._clock.now_s(), connection))
+            return False
+        self._idle.append((self._clock.now_s(), connection))
+        return True
 
     async def _is_stale(self, connection: Connection) -> bool:
         try:

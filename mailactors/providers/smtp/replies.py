@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from mailactors.errors import MailactorsError
 from mailactors.model.outcome import Reason
 
@@ -24,6 +26,9 @@ REPLY_OCTETS_MAX: Final = 65536
 TEXT_CHARACTERS_MAX: Final = 500
 
 _LINE: Final = re.compile(rb"([1-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
+_TEXT_MAX: Final = REPLY_LINE_OCTETS_MAX - len("250 ")
+_WHOLE: Final = re.compile(rb"([1-5][0-9]{2})(?: ([^\r\n]{0,%d}))?\r\n" % _TEXT_MAX)
+"""A complete reply of one line, which is what nearly all of them are."""
 _ENHANCED: Final = re.compile(r"#?(([245])\.\d{1,3}\.\d{1,3})(?=\s|$)")
 _AT_THE_END: Final = re.compile(r"\(#(([245])\.\d{1,3}\.\d{1,3})\)$")
 """As qmail says it: "sorry, no mailbox here by that name. (#5.1.1)"."""
@@ -33,8 +38,7 @@ class GarbageError(MailactorsError):
     """The server said something that is not SMTP, or not an answer to what it was asked."""
 
 
-@dataclass(frozen=True)
-class SmtpReply:
+class SmtpReply(msgspec.Struct, frozen=True):
     """One complete reply: its code and the text of each line, without code and line end."""
 
     code: int
@@ -75,9 +79,10 @@ def clean_text(text: bytes | str) -> str:
     'café � [31m'
     """
     decoded = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
-    return "".join(c if c.isprintable() else " " for c in decoded[: 2 * REPLY_LINE_OCTETS_MAX])[
-        : 2 * TEXT_CHARACTERS_MAX
-    ].strip()
+    decoded = decoded[: 2 * REPLY_LINE_OCTETS_MAX]
+    if not decoded.isprintable():
+        decoded = "".join(c if c.isprintable() else " " for c in decoded)
+    return decoded[: 2 * TEXT_CHARACTERS_MAX].strip()
 
 
 def merge_codes(code: int, newer: int) -> int:
@@ -125,6 +130,14 @@ class ReplyParser:
 
         Raises: GarbageError for what is no reply, or is too long.
         """
+        at = 0
+        if self.is_empty:
+            while (whole := _WHOLE.match(data, at)) is not None:
+                at = whole.end()
+                yield SmtpReply(int(whole[1]), (whole[2] or b"",))
+        yield from self._feed_slowly(data[at:])
+
+    def _feed_slowly(self, data: bytes) -> Iterator[SmtpReply]:
         self._buffer += data
         while (end := self._buffer.find(b"\n")) >= 0:
             line = bytes(self._buffer[:end]).removesuffix(b"\r")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailactors.model.outcome import Scope
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import SmtpReply
+from mailactors.providers.smtp.verbs import Verb
 
 GREYLIST_RETRY_S: Final = 300.0
 """What greylisting servers commonly ask for (RFC 6647 §5, item 1; Postgrey's default)."""

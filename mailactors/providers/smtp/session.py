@@ -70,13 +70,15 @@ class SmtpSession:
         except BaseException:
             await self._connection.aclose()
             raise
-        with trio.CancelScope(shield=True):  # what is known must not be lost over a farewell
-            await self._provider.give_back(self._connection)
+        if not self._provider.keep(self._connection):
+            with trio.CancelScope(shield=True):  # what is known must not be lost over a farewell
+                await self._connection.leave()
         return outcome
 
     async def aclose(self) -> None:
         """Give the connection back unused."""
-        await self._provider.give_back(self._connection)
+        if not self._provider.keep(self._connection):
+            await self._connection.leave()
 
     async def _rendered(self, mail: Mail) -> bytes:
         executor = self._provider.executor
@@ -134,13 +136,11 @@ class SmtpSession:
     async def _converse(self, message: bytes, patience: Patience) -> bool:
         """Say envelope, body and dot; return whether it was given up before the dot."""
         connection = self._connection
-        with trio.move_on_after(patience.left_s) as scope:
+        with connection.attempt(patience) as limit:
             await connection.exchange()
             if connection.client.state is SmtpState.BODY:
-                await connection.send_body(stuff_dots(message), patience)
-        if not scope.cancelled_caught and connection.client.state is SmtpState.BODY:
-            await connection.end_body()
-        return scope.cancelled_caught
+                await connection.send_message(stuff_dots(message), patience, limit)
+        return limit.is_given_up
 
     async def _attempt_anew(self, mail: Mail, message: bytes, patience: Patience) -> Outcome:
         with trio.move_on_after(patience.left_s) as scope:
@@ -207,5 +207,6 @@ def render(mail: Mail) -> bytes:
     message = mime.render(
         mail.content, message_id=mail.message_id, date_s=mail.date_s, marker=mail.marker
     )
-    check_message(message)
+    if mail.content.raw is not None:
+        check_message(message)  # what we write ourselves has no such lines
     return message

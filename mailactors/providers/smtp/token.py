@@ -19,6 +19,7 @@ from mailactors.runtime.shortage import is_shortage
 
 TOKEN_WITHIN_S: Final = 30.0
 """For the command: it may have to ask an authority on the network."""
+TOKENS_REMEMBERED: Final = 8
 
 _TOKEN: Final = re.compile(rb"[\x21-\x7e]{1,8192}")
 
@@ -41,6 +42,8 @@ class TokenSource:
         self._command = command
         self._lock = trio.Lock()
         self._token = ""
+        self.used: tuple[str, ...] = ()
+        """The latest tokens, to be masked where a server repeats one."""
 
     async def token(self, refused: str = "") -> str:
         """Return a token that is not the refused one, from memory or the command.
@@ -51,6 +54,7 @@ class TokenSource:
             if self._token in ("", refused):
                 self._token = ""
                 self._token = await self._run()
+                self.used = (*self.used[1 - TOKENS_REMEMBERED :], self._token)
             return self._token
 
     async def _run(self) -> str:

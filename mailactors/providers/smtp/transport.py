@@ -10,7 +10,6 @@ Source: RFC 5321 §4.5.3.2 (timeouts); RFC 3207 (STARTTLS), RFC 8314 §3.3 (impl
 from __future__ import annotations
 
 import contextlib
-import math
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -19,9 +18,12 @@ from typing import Final
 import trio
 
 from mailactors.model.outcome import Phase, Reason
-from mailactors.providers.smtp.budget import Patience
-from mailactors.providers.smtp.protocol import SmtpClient, SmtpState, Verb
+from mailactors.providers.smtp.budget import Limit, Patience
+from mailactors.providers.smtp.protocol import SmtpClient, SmtpState
 from mailactors.providers.smtp.replies import GarbageError, clean_text
+from mailactors.providers.smtp.verbs import Verb
+from mailactors.providers.smtp.wire import TERMINATOR
+from mailactors.runtime.plain import RECEIVE_OCTETS, PlainSocket
 from mailactors.runtime.shortage import is_shortage, os_words
 
 STALE_LOOK_S: Final = 0.001
@@ -39,7 +41,8 @@ QUIT_TIMEOUT_S: Final = 2.0
 LAST_WORDS_TIMEOUT_S: Final = 1.0
 """For reading what the server sent before it closed; that has arrived already."""
 
-RECEIVE_OCTETS: Final = 16384
+AT_ONCE_OCTETS_MAX: Final = 65536
+"""A message of this size and less is written with its dot at once, where that is safe."""
 
 PHASES: Final = {
     Verb.GREETING: Phase.GREETING,
@@ -55,6 +58,9 @@ PHASES: Final = {
     Verb.FINAL: Phase.FINAL,
     Verb.QUIT: Phase.UNKNOWN,
 }
+
+_FAULTS: Final = (GarbageError, trio.BrokenResourceError, trio.ClosedResourceError)
+_AWAITING: Final = {verb: f"answer to {verb.value}" for verb in Verb}
 
 _PHASE_OF: Final = {
     SmtpState.GREETING: Phase.GREETING,
@@ -103,6 +109,9 @@ class Connection:
         """The server did not answer in time."""
         self.messages_count = 0
         self._stream = stream
+        self._plain = PlainSocket.under(stream)
+        self._limit: Limit | None = None
+        """Of the attempt that goes on."""
         self._connect_timeout_s = connect_timeout_s
         self._timeouts_s = dict.fromkeys(Verb, connect_timeout_s)
         self._timeouts_s |= dict.fromkeys((Verb.MAIL, Verb.RCPT, Verb.RSET), command_timeout_s)
@@ -125,12 +134,29 @@ class Connection:
         """
         tls = trio.SSLStream(self._stream, context, server_hostname=host)
         async with self._guard():
-            self._stream = tls
+            self._stream, self._plain = tls, None
             with self._losing(Phase.TLS, self._connect_timeout_s, "TLS handshake"):
                 try:
                     await tls.do_handshake()
                 except trio.BrokenResourceError as error:
                     raise LostError(Phase.TLS, _describe_tls(error)) from None
+
+    @contextmanager
+    def attempt(self, patience: Patience) -> Iterator[Limit]:
+        """Let one limit end all waits of an attempt, and say whether it was given up.
+
+        Raises: LostError, when an answer did not come in time.
+        """
+        self._limit = limit = Limit(patience)
+        try:
+            with limit.scope:
+                yield limit
+        finally:
+            self._limit = None
+        limit.is_given_up &= limit.scope.cancelled_caught
+        if limit.scope.cancelled_caught and not limit.is_given_up:
+            self.is_silent = True
+            raise LostError(self.phase, _too_late(*limit.awaiting))
 
     async def exchange(self) -> None:
         """Write the pending commands, and read until every one is answered.
@@ -139,54 +165,92 @@ class Connection:
         """
         async with self._guard():
             while (verb := self.client.awaited) is not None:
-                awaiting = f"answer to {verb.value}"
-                with self._losing(PHASES[verb], self._timeouts_s[verb], awaiting):
-                    await self._write()
-                    await self._hear_one()
+                if self._limit is None:
+                    with self._losing(PHASES[verb], self._timeouts_s[verb], _AWAITING[verb]):
+                        await self._ask()
+                else:
+                    self._limit.wait(_AWAITING[verb], self._timeouts_s[verb])
+                    try:
+                        await self._ask()
+                    except _FAULTS as error:
+                        raise _lost(PHASES[verb], error) from None
             if self.client.state is SmtpState.CLOSED:
                 await self.aclose()
 
-    async def send_body(self, stuffed: bytes, patience: Patience) -> None:
-        """Write a message, dots stuffed, without the final dot.
+    async def _ask(self) -> None:
+        await self._write()
+        await self._hear_one()
 
-        What the server says meanwhile is read: a refusal ends the message, and anything else, an
-        early 250 too, is no answer to it.
+    async def send_message(self, stuffed: bytes, patience: Patience, limit: Limit) -> None:
+        """Write a message, dots stuffed, and the final dot, and read the answer.
 
-        Raises: LostError
+        What the server says before the dot is read: a refusal ends the message, and anything else,
+        an early 250 too, is no answer to it.
+
+        Raises: LostError, with Phase.FINAL if the dot may have left.
         """
         async with self._guard():
-            lost = await self._write_body(stuffed, patience)
+            taken, lost = self._write_at_once(stuffed, limit)
+            if lost is None and taken < len(stuffed):
+                limit.relax()
+                lost = await self._write_body(stuffed[taken:], patience)
             if lost is not None:
+                limit.relax()
                 if self.client.state is SmtpState.BODY:
                     await self._hear_last_words()
                 raise lost
-
-    async def end_body(self) -> None:
-        """Write the final dot, and read the answer.
-
-        The dot has a write of its own. `send_all` does not say how much of a failed write was sent,
-        so only this makes "lost before the dot" certain. It costs one small packet, and no wait.
-
-        Raises: LostError, with Phase.FINAL: the dot may have left.
-        """
-        lost: LostError | None = None
-        async with self._guard():
-            self.client.end_of_message()
-            try:
-                with self._losing(Phase.FINAL, DOT_TIMEOUT_S, "write of the final dot"):
-                    await self._write()
-            except LostError as error:
-                lost = error
-            if lost is not None:
-                await self._hear_last_words()
-                raise lost
+            if taken <= len(stuffed) and limit.is_over:
+                await trio.lowlevel.checkpoint()  # which ends it here, before the dot
+            limit.pass_dot()
+            if taken < len(stuffed) + len(TERMINATOR):
+                limit.relax()
+                await self._end_dot(max(0, taken - len(stuffed)))
+            else:
+                self.client.end_of_message(len(TERMINATOR))
         await self.exchange()
+
+    def _write_at_once(self, stuffed: bytes, limit: Limit) -> tuple[int, LostError | None]:
+        """Write a small message with its dot; return how much was taken, or why it must not go on.
+
+        Only a plain socket says how much that was, so that "lost before the dot" stays certain.
+        """
+        is_fit = self._plain is not None and len(stuffed) <= AT_ONCE_OCTETS_MAX
+        if not is_fit or limit.is_over or not self.client.is_quiet:
+            return 0, None
+        assert self._plain is not None
+        try:
+            said = self._plain.read_now()
+            if said is None:
+                return self._plain.write_now(stuffed + TERMINATOR), None
+            self._hear(said)
+        except _FAULTS as error:
+            return 0, _lost(Phase.BODY, error)
+        return 0, LostError(Phase.BODY, "the server answered before the message was sent")
+
+    async def _end_dot(self, taken: int) -> None:
+        """Write what is left of the final dot.
+
+        Where the kernel does not say how much of a write it took, the dot has one of its own: only
+        that makes "lost before the dot" certain. It costs one small packet, and no wait.
+        """
+        self.client.end_of_message(taken)
+        lost: LostError | None = None
+        try:
+            with self._losing(Phase.FINAL, DOT_TIMEOUT_S, "write of the final dot"):
+                await self._write()
+        except LostError as error:
+            lost = error
+        if lost is not None:
+            await self._hear_last_words()
+            raise lost
 
     async def is_stale(self) -> bool:
         """Return whether an idle connection has ended, or the server has sent something unasked."""
         if not self.is_open or not self.client.is_quiet:
             return True
         try:
+            if self._plain is not None:
+                return self._plain.read_now() is not None
             # A deadline of now would expire before the socket is read. Cancelling is harmless.
             with trio.move_on_after(STALE_LOOK_S):
                 await self._stream.receive_some(RECEIVE_OCTETS)
@@ -226,11 +290,10 @@ class Connection:
         async def listen() -> None:
             nonlocal lost
             try:
-                with self._losing(Phase.BODY, math.inf, "answer"):
-                    await self._hear_one()
+                await self._hear_one()
                 lost = LostError(Phase.BODY, "the server answered before the message was sent")
-            except LostError as error:
-                lost = error
+            except _FAULTS as error:
+                lost = _lost(Phase.BODY, error)
             nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
@@ -251,20 +314,28 @@ class Connection:
             window = left[: patience.window_octets]
             window_s = patience.window_s(len(window), len(left))
             with self._losing(Phase.BODY, window_s, f"write of {len(window)} octets"):
-                await self._stream.send_all(window)
+                await self._send(window)
             left = left[len(window) :]
 
     async def _write(self) -> None:
         if outgoing := self.client.take_outgoing():
-            await self._stream.send_all(outgoing)
+            await self._send(outgoing)
+
+    async def _send(self, data: bytes | memoryview) -> None:
+        await (self._plain.write(data) if self._plain else self._stream.send_all(data))
 
     async def _hear_one(self) -> None:
         heard = self.client.replies_count
         while self.client.replies_count == heard:
-            data = await self._stream.receive_some(RECEIVE_OCTETS)
-            if not data:
-                raise trio.BrokenResourceError("the server closed the connection")
-            self.client.feed(bytes(data))
+            if self._plain is not None:
+                self._hear(await self._plain.read())
+            else:
+                self._hear(bytes(await self._stream.receive_some(RECEIVE_OCTETS)))
+
+    def _hear(self, said: bytes) -> None:
+        if not said:
+            raise trio.BrokenResourceError("the server closed the connection")
+        self.client.feed(said)
 
     async def _hear_last_words(self) -> None:
         """Read a refusal that came before the whole message was written, if there is one.
@@ -288,17 +359,25 @@ class Connection:
 
     @contextmanager
     def _losing(self, phase: Phase, timeout_s: float, what: str) -> Iterator[None]:
+        """Turn errors into LostError, and end what takes too long."""
         try:
             with trio.fail_after(timeout_s):
                 yield
         except trio.TooSlowError:
             self.is_silent = True
-            raise LostError(phase, f"no {what} within {timeout_s:g} s") from None
-        except GarbageError as error:
-            raise LostError(phase, f"garbage: {error}") from None
-        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            text = f"connection lost ({os_words(error)})"
-            raise LostError(phase, text, is_ours=is_shortage(error)) from None
+            raise LostError(phase, _too_late(what, timeout_s)) from None
+        except _FAULTS as error:
+            raise _lost(phase, error) from None
+
+
+def _lost(phase: Phase, error: Exception) -> LostError:
+    if isinstance(error, GarbageError):
+        return LostError(phase, f"garbage: {error}")
+    return LostError(phase, f"connection lost ({os_words(error)})", is_ours=is_shortage(error))
+
+
+def _too_late(what: str, timeout_s: float) -> str:
+    return f"no {what} within {timeout_s:g} s"
 
 
 def _describe_tls(error: BaseException) -> str:

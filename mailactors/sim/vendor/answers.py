@@ -23,8 +23,8 @@ from mailactors.model.outcome import (
     Uncertain,
 )
 from mailactors.providers.smtp.classify import classify
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import SmtpReply
+from mailactors.providers.smtp.verbs import Verb
 from mailactors.sim.scenario.faults import Lie
 from mailactors.sim.vendor.draws import Draw, ProviderDraws, RareDraw
 from mailactors.sim.vendor.timeline import ActiveFaults

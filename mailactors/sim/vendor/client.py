@@ -75,8 +75,9 @@ class ObservedClient:
         self.observer = observer
         has_events = vendor.plan.delivery_events is not None
         self.capabilities = msgspec.structs.replace(inner.capabilities, delivery_events=has_events)
+        self.secrets = inner.secrets
         self.look_up, self.release, self.aclose = inner.look_up, inner.release, inner.aclose
-        self._connect = inner.connect
+        self._connect, self._take_ready = inner.connect, inner.take_ready
 
     async def connect(self) -> ObservedSession | Refusal | NotAttempted:
         name, began_s = self.vendor.name, self.vendor.now_s()
@@ -93,6 +94,15 @@ class ObservedClient:
         if isinstance(session, Deferred | Rejected):
             self.observer.failed(name)
             return session
+        return ObservedSession(self, session, began_s)
+
+    def take_ready(self) -> ObservedSession | None:
+        session = self._take_ready()
+        if session is None:
+            return None
+        began_s = self.vendor.now_s()
+        self.vendor.truth.attempt(self.vendor.name, began_s)
+        self.observer.began(self.vendor.name)
         return ObservedSession(self, session, began_s)
 
     def give_back(self, began_s: float) -> None:
@@ -135,6 +145,7 @@ class VendorClient:
     def __init__(self, vendor: Vendor, observer: AttemptObserver) -> None:
         self.vendor = vendor
         self.observer = observer
+        self.secrets: tuple[str, ...] = ()
         self.capabilities = Capabilities(
             own_envelope=True,
             idempotency_window_s=vendor.plan.idempotency_window_s,
@@ -148,6 +159,9 @@ class VendorClient:
             return NotAttempted(Why.RESOURCES, text=f"connect: {SHORT_TEXT}")
         reason = await self._connect_failure()
         return self if reason is None else Deferred(Scope.PROVIDER, reason)
+
+    def take_ready(self) -> Self | None:
+        return self if self.vendor.unreachable(self.vendor.active()) is None else None
 
     async def look_up(self, marker: str) -> LookUpResult:
         """Ask the vendor whether it has a message; its active faults apply."""

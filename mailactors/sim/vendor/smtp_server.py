@@ -13,9 +13,9 @@ from typing import Any, Final
 import trio
 
 from mailactors.model.message import domain_of
-from mailactors.providers.smtp.protocol import Verb
 from mailactors.providers.smtp.replies import REPLY_OCTETS_MAX
 from mailactors.providers.smtp.transport import FINAL_TIMEOUT_S
+from mailactors.providers.smtp.verbs import Verb
 from mailactors.sim.vendor import answers
 from mailactors.sim.vendor.answers import Answer
 from mailactors.sim.vendor.call import AttemptObserver, Call

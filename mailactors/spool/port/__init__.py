@@ -9,6 +9,7 @@ store never asks for the time.
 from __future__ import annotations
 
 from mailactors.spool.port.accept import *
+from mailactors.spool.port.acts import *
 from mailactors.spool.port.clocks import *
 from mailactors.spool.port.command import *
 from mailactors.spool.port.deliver import *

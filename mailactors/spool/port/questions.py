@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import msgspec
 
 from mailactors.model.lifecycle import State, Status, status_of
+from mailactors.spool.port.accept import Conflict, IdempotencyKey, Receipt
+from mailactors.spool.port.acts import Act
 from mailactors.spool.port.deliver import Progress
 from mailactors.spool.port.inspection import Inspection, InspectionQuery
 from mailactors.spool.port.lists import Filters
@@ -152,7 +154,7 @@ class Questions(Protocol):
     """Read-only questions to the spool; the order of each answer is defined."""
 
     def status(self, name: str) -> tuple[MessageStatus, ...]:
-        """Return the messages with this id, ours or the client's, newest first."""
+        """Return the messages with this id, ours or the client's, or this key, newest first."""
         ...
 
     def statuses(self, limit: int, before_seq: int | None) -> tuple[MessageStatus, ...]:
@@ -161,6 +163,10 @@ class Questions(Protocol):
 
     def messages(self, filters: Filters, limit: int, before_seq: int | None) -> Page:
         """Return up to `limit` messages that the filters let through, older than `before_seq`."""
+        ...
+
+    def find_known(self, key: IdempotencyKey, now: float) -> Receipt | Conflict | None:
+        """Return what was accepted under a key that is live, or that its content was another."""
         ...
 
     def timeline(self, seq: int) -> tuple[Event, ...]:
@@ -198,6 +204,14 @@ class Questions(Protocol):
         """Return the next suppressed addresses after `after`, in their order."""
         ...
 
+    def acts_after(self, seq: int, limit: int) -> tuple[Act, ...]:
+        """Return the next acts of operators after act `seq`, oldest first."""
+        ...
+
+    def paused(self) -> frozenset[str]:
+        """Return the providers that an operator paused."""
+        ...
+
     def ledger(self) -> Ledger:
         """Return the accounting identity over all deliveries, by the sums that are kept."""
         ...
@@ -210,8 +224,8 @@ class Questions(Protocol):
         """Return the number of pending deliveries by stream, then by state."""
         ...
 
-    def backlog(self) -> int:
-        """Return the number of pending deliveries; asked often, so it costs little."""
+    def backlog(self, now: float) -> int:
+        """Return the number of deliveries on their way: neither final nor scheduled for later."""
         ...
 
     def pending(self, now: float) -> tuple[Pending, ...]:

@@ -16,6 +16,7 @@ import apsw
 import msgspec
 
 from mailactors.spool.port import SpoolSchemaError
+from mailactors.spool.store.suppressions import normalize
 
 APPLICATION_ID: Final = 0x6D616374
 """In the header of each spool ("mact"), so that another program's file is recognized."""
@@ -69,6 +70,7 @@ def find_missing(db: apsw.Connection, migrations: Sequence[Migration]) -> tuple[
 
 def apply_migration(db: apsw.Connection, migration: Migration) -> None:
     """Apply one migration and record it, both or neither."""
+    db.create_scalar_function("normal_address", lambda *values: normalize(str(values[0])), 1)
     with db:
         db.execute(
             "CREATE TABLE IF NOT EXISTS migrations"

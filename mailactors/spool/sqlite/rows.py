@@ -109,15 +109,18 @@ class SqliteQuestions(Answers):
     def __init__(self, db: apsw.Connection) -> None:
         self._db = db
         self._rows = SqliteRows(db)
+        self._turn: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+        """Held by each question and group of one connection that several threads use."""
 
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[SqliteRows]:
         try:
-            self._db.execute("BEGIN")
-            try:
-                yield self._rows
-            finally:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
+            with self._turn:
+                self._db.execute("BEGIN")
+                try:
+                    yield self._rows
+                finally:
+                    if self._db.in_transaction:
+                        self._db.execute("ROLLBACK")
         except STORAGE_ERRORS as error:
             raise translate(error, "the spool", "the spool cannot be read") from error

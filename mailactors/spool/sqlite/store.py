@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Self
 
@@ -41,6 +42,8 @@ class SqliteStore(SqliteQuestions):
     def __init__(self, path: str, db: apsw.Connection, locks: list[int] | None) -> None:
         super().__init__(db)
         self._path = path
+        if path in NAMELESS:  # its readers are this store
+            self._turn = threading.Lock()
         self._locks = locks or []
         self._readers: list[apsw.Connection] = []
         self._broken = ""
@@ -86,6 +89,10 @@ class SqliteStore(SqliteQuestions):
     def apply(self, commands: Sequence[port.Command], now: float) -> list[port.Result]:
         if self._broken:
             raise port.SpoolBrokenError(self._broken)
+        with self._turn:
+            return self._apply(commands, now)
+
+    def _apply(self, commands: Sequence[port.Command], now: float) -> list[port.Result]:
         db = self._db
         try:
             db.execute("BEGIN IMMEDIATE")

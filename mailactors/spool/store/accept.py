@@ -29,7 +29,7 @@ def accept_all(
         if name in fresh:  # it must be inserted before it can be found
             _insert(db, list(fresh.values()), now)
             fresh.clear()
-        result = _find(db, command.key, command.message.id, now)
+        result = find_known(db, command.key, command.message.id, now)
         if result is None:
             seq, new = next(seqs), command.message
             fresh[name] = (seq, command)
@@ -51,9 +51,10 @@ def stored_receipt(row: Sequence[Any], *, is_replay: bool) -> port.Receipt:
     return port.Receipt(seq, id_, message_id, client_id, accepted_at, is_replay, stream)
 
 
-def _find(
+def find_known(
     db: Rows, key: port.IdempotencyKey, id_: str, now: float
 ) -> port.Receipt | port.Conflict | None:
+    """Return what was accepted under a key, if that is live or the message has this id."""
     # A key made of the content is its fingerprint, which versions before 0.2 made otherwise.
     before = key.fingerprint_before if key.key == key.fingerprint else key.key
     rows = db.query(

@@ -9,6 +9,7 @@ from typing import Any, Final
 from mailactors.spool import port
 from mailactors.spool.store import (
     accept,
+    acts,
     clocks,
     deliver,
     doubts,
@@ -33,6 +34,7 @@ RULES: Final[dict[type[Any], Callable[[Rows, Any, float], port.Result]]] = {
     port.FindDueDoubts: doubts.find_due_doubts,
     port.Intend: deliver.intend,
     port.IntendAgain: settle.intend_again,
+    port.NoteAct: acts.note_act,
     port.Postpone: settle.postpone,
     port.Purge: retention.purge,
     port.RecordDeliveryEvent: settle.record_delivery_event,
@@ -40,6 +42,7 @@ RULES: Final[dict[type[Any], Callable[[Rows, Any, float], port.Result]]] = {
     port.Recover: upkeep.recover,
     port.Release: deliver.release,
     port.Retry: retry.retry,
+    port.SetPaused: acts.set_paused,
     port.SettleByHand: settle.settle_by_hand,
     port.SettleDoubt: settle.settle_doubt,
     port.Suppress: suppressions.suppress,

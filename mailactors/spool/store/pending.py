@@ -79,6 +79,14 @@ def count_pending(db: Rows) -> dict[str, dict[str, int]]:
     return found
 
 
+def count_backlog(db: Rows, now: float) -> int:
+    """Return the number of deliveries that are on their way: not final, and not for later."""
+    return sum(
+        sum(states.values()) - min(_scheduled(db, stream, now)[0], states.get(State.READY, 0))
+        for stream, states in count_pending(db).items()
+    )
+
+
 def find_pending(db: Rows, now: float) -> tuple[port.Pending, ...]:
     """Return what is not final by stream and status."""
     counts = count_pending(db)

@@ -10,10 +10,11 @@ import msgspec
 
 from mailactors.model.lifecycle import State
 from mailactors.spool import port
+from mailactors.spool.store.accept import find_known
 from mailactors.spool.store.events import read_labels, unpack_progress
 from mailactors.spool.store.inspection import inspect
 from mailactors.spool.store.lists import find_seqs
-from mailactors.spool.store.pending import count_pending, find_pending
+from mailactors.spool.store.pending import count_backlog, count_pending, find_pending
 from mailactors.spool.store.rows import Row, Rows
 from mailactors.spool.store.sums import counted_ledger, kept_ledger
 
@@ -27,7 +28,8 @@ _MESSAGE_COLUMNS: Final = (
 _NAMED: Final = (
     f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq IN"
     " (SELECT seq FROM messages WHERE id = ? UNION"
-    " SELECT seq FROM messages WHERE client_id = ? AND client_id <> '')"
+    " SELECT seq FROM messages WHERE client_id = ? AND client_id <> '' UNION"
+    " SELECT seq FROM keys WHERE scope = '' AND key = ?)"
     " ORDER BY seq DESC LIMIT ?"
 )
 _NEWEST: Final = f"SELECT {_MESSAGE_COLUMNS} FROM messages WHERE seq < ? ORDER BY seq DESC LIMIT ?"
@@ -43,6 +45,9 @@ _FEED: Final = """
     WHERE events.seq > ? ORDER BY events.seq LIMIT ?
 """
 _FAILURES: Final = _FEED.replace("WHERE", "WHERE kind = 'final_failure' AND")
+_ACTS: Final = (
+    "SELECT seq, at, what, way, subject, facts FROM acts WHERE seq > ? ORDER BY seq LIMIT ?"
+)
 _SUPPRESSIONS: Final = """
     SELECT address, reason, source, created_at FROM suppressions
     WHERE address > ? ORDER BY address LIMIT ?
@@ -78,11 +83,17 @@ class Answers(abc.ABC):
 
     def status(self, name: str) -> tuple[port.MessageStatus, ...]:
         with self._snapshot() as db:
-            return _read(db, _NAMED, (name, name, NAMED_MAX))
+            return _read(db, _NAMED, (name, name, name, NAMED_MAX))
 
     def statuses(self, limit: int, before_seq: int | None) -> tuple[port.MessageStatus, ...]:
         with self._snapshot() as db:
             return _read(db, _NEWEST, (2**63 - 1 if before_seq is None else before_seq, limit))
+
+    def find_known(
+        self, key: port.IdempotencyKey, now: float
+    ) -> port.Receipt | port.Conflict | None:
+        with self._snapshot() as db:
+            return find_known(db, key, "", now)
 
     def timeline(self, seq: int) -> tuple[port.Event, ...]:
         sql = "SELECT seq, at, kind, facts FROM events WHERE message_seq = ? ORDER BY seq"
@@ -90,6 +101,16 @@ class Answers(abc.ABC):
             port.Event(number, at, kind, msgspec.json.decode(facts))
             for number, at, kind, facts in self._query(sql, (seq,))
         )
+
+    def acts_after(self, seq: int, limit: int) -> tuple[port.Act, ...]:
+        return tuple(
+            port.Act(number, at, what, way, subject, msgspec.json.decode(facts))
+            for number, at, what, way, subject, facts in self._query(_ACTS, (seq, limit))
+        )
+
+    def paused(self) -> frozenset[str]:
+        rows = self._query("SELECT provider FROM paused ORDER BY provider", ())
+        return frozenset(provider for (provider,) in rows)
 
     def ledger(self) -> port.Ledger:
         with self._snapshot() as db:
@@ -111,9 +132,9 @@ class Answers(abc.ABC):
         with self._snapshot() as db:
             return count_pending(db)
 
-    def backlog(self) -> int:
+    def backlog(self, now: float) -> int:
         with self._snapshot() as db:
-            return sum(sum(counts.values()) for counts in count_pending(db).values())
+            return count_backlog(db, now)
 
     def attempt_counts(self, provider: str, since: float, bucket_s: float) -> dict[int, int]:
         rows = self._query(_ATTEMPTS, (bucket_s, provider, since))

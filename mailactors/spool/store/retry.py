@@ -17,7 +17,10 @@ UNSENT: Final = FINAL - {State.SENT}
 
 
 def retry(db: Rows, command: Retry, now: float) -> Receipt | NotRetried:
-    """Copy what was not sent into a new message, or say why not."""
+    """Copy what was not sent into a new message, or say why not.
+
+    What was cancelled before its `send_at` keeps that time, and its deadline.
+    """
     if (replay := _find_replay(db, command)) is not None:
         return replay
     rows = db.query(
@@ -91,17 +94,19 @@ def _copy(
         "INSERT INTO messages (seq, id, client_id, message_id, stream, sender, subject, date_s,"
         " accepted_at, not_before, expires_at, size_bytes, digest, recipients_total, open_count,"
         " progress, labels, retry_of, envelope_total, kept) SELECT ?, ?, client_id, message_id,"
-        " stream, sender, subject, date_s, ?, ?, ? + expires_at - CASE"
-        " WHEN not_before > accepted_at THEN not_before ELSE accepted_at END,"
+        " stream, sender, subject, date_s, ?, CASE WHEN not_before > ? THEN not_before ELSE ? END,"
+        " CASE WHEN not_before > ? THEN expires_at ELSE ? + expires_at - CASE"
+        " WHEN not_before > accepted_at THEN not_before ELSE accepted_at END END,"
         " size_bytes, digest, ?, ?, ?, labels, id,"
         f" {WRITTEN_FOR}, ? FROM messages WHERE seq = ?"
-        " RETURNING seq, id, message_id, client_id, accepted_at, stream",
+        " RETURNING seq, id, message_id, client_id, accepted_at, stream, not_before",
         (
-            *(next(db.dialect.message_seqs()), command.new_id, now, now, now),
+            *(next(db.dialect.message_seqs()), command.new_id, *[now] * 5),
             *(count, count, NO_PROGRESS, BODY, old_seq),
         ),
     )
-    receipt = stored_receipt(rows[0], is_replay=False)
+    (*stored, due_at) = rows[0]
+    receipt = stored_receipt(stored, is_replay=False)
     sums.add(db, receipt.stream, sums.ACCEPTED, count)
     db.run(
         "INSERT INTO contents (seq, packed) SELECT ?, packed FROM contents WHERE seq = ?",
@@ -111,9 +116,8 @@ def _copy(
         "INSERT INTO message_tags (tag, seq) SELECT tag, ? FROM message_tags WHERE seq = ?",
         (receipt.seq, old_seq),
     )
-    insert_deliveries(
-        db, [(receipt.seq, n, to, receipt.stream, now) for n, (_, to) in enumerate(chosen)], now
-    )
+    copies = [(receipt.seq, n, to, receipt.stream, due_at) for n, (_, to) in enumerate(chosen)]
+    insert_deliveries(db, copies, now)
     ns = [n for n, _ in chosen]
     record(db, receipt.seq, now, "accepted", {"rule": "by hand", "retry_of": command.id, "ns": ns})
     record(db, old_seq, now, "retried", {"rule": "by hand", "id": command.new_id, "ns": ns})

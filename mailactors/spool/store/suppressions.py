@@ -6,10 +6,13 @@ the intent is durable gets nothing.
 
 from __future__ import annotations
 
+import contextlib
+import unicodedata
 from typing import Final
 
+import idna
+
 from mailactors.model.lifecycle import State
-from mailactors.model.message import domain_of
 from mailactors.spool.port import Step, Suppress, Suppression, Unsuppress, Unsuppressed
 from mailactors.spool.store import sums
 from mailactors.spool.store.events import finish, record
@@ -20,13 +23,21 @@ BOUNCE: Final = "bounce"
 
 
 def normalize(address: str) -> str:
-    """Return an address as the list has it: RFC 5321 leaves the local part to its domain.
+    """Return an address as the list has it: without case, and with its domain in ASCII.
 
-    >>> normalize("Ann@Example.COM")
-    'Ann@example.com'
+    RFC 5321 leaves the case of a local part to its domain, but no provider of note tells two
+    mailboxes apart by it, and who asked for no more mail does not write an address as we do.
+
+    >>> normalize("Ann@Example.COM"), normalize("Zoë@BÜCHER.example")
+    ('ann@example.com', 'zoë@xn--bcher-kva.example')
     """
-    local, at, _ = address.rpartition("@")
-    return f"{local}{at}{domain_of(address)}"
+    if address.isascii():  # nearly all, and each intent asks
+        return address.lower()
+    local, at, domain = address.rpartition("@")
+    if not domain.isascii():
+        with contextlib.suppress(idna.IDNAError):  # then it is no domain, and stays as it is
+            domain = idna.encode(domain, uts46=True).decode("ascii")
+    return unicodedata.normalize("NFC", f"{local.casefold()}{at}{domain.casefold()}")
 
 
 def suppress(db: Rows, command: Suppress, now: float) -> Suppression:
