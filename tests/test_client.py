@@ -191,25 +191,20 @@ def test_many_messages_through_cut_connections_are_each_sent_once(
 
 
 @pytest.mark.slow
-def test_the_same_content_again_is_the_same_message_unless_said_otherwise(
-    gateway: Served, run: Run[Any]
-) -> None:
+def test_each_call_without_a_key_is_a_message_of_its_own(gateway: Served, run: Run[Any]) -> None:
     async def main() -> list[Sent]:
         text = str(time.time_ns())
         async with Client(gateway.url) as client:
             return [
                 await client.send(to="bob@example.com", text=text),
-                await client.send(text=text, to="bob@example.com", html=None),
+                await client.send(to="bob@example.com", text=text),
                 await client.send(to="bob@example.com", text=text, key=Key.FRESH),
-                await client.send(to="bob@example.com", text=text, key=Key.FRESH),
-                await client.send(to="bob@example.com", text=text + "!"),
             ]
 
-    first, again, *others = run(main)
+    sent = run(main)
 
-    assert (first.id, first.key) == (again.id, again.key)
-    assert (first.is_replay, again.is_replay) == (False, True)
-    assert 4 == len({first.id, *(each.id for each in others)})
+    assert [False] * 3 == [each.is_replay for each in sent]
+    assert 3 == len({each.id for each in sent}) == len({each.key for each in sent})
 
 
 @pytest.mark.slow
@@ -264,6 +259,48 @@ def test_what_may_pass_is_tried_again_under_the_same_key(
     assert (sent.id, sent.is_replay) == ("m1", True)
     assert {f'"{sent.key}"'} == {each.headers["Idempotency-Key"] for each in peer.requests}
     assert 1 == len({each.body for each in peer.requests})
+
+
+@pytest.mark.parametrize("is_batch", [False, True], ids=["alone", "batch"])
+def test_what_goes_by_content_is_not_tried_beyond_the_gateways_window(
+    is_batch: bool, run: Run[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [0.0]
+
+    async def sleep(pause_s: float) -> None:
+        now_s[0] += pause_s
+        await anyio.lowlevel.checkpoint()
+
+    def sleep_now(pause_s: float) -> None:
+        now_s[0] += pause_s
+
+    async def main(url: str, key: Key) -> object:
+        backoff = Backoff(base_s=3.0, cap_s=3.0, draw=lambda: 1.0)
+        async with quick(url, retry_for_s=600.0, backoff=backoff) as client:
+            client_calls = getattr(client, "_client", client)._calls
+            client_calls.now_s = lambda: now_s[0]
+            if is_batch:
+                (result,) = await client.send_many([{"to": "a@example.com"}], key=key)
+                return result
+            try:
+                return await client.send(to="a@example.com", key=key)
+            except UnavailableError as error:
+                return error
+
+    monkeypatch.setattr("mailactors.client.client.anyio.sleep", sleep)
+    monkeypatch.setattr("mailactors.client.sync.time.sleep", sleep_now)
+    good = batch_of({"status": 202, "id": "m1"}) if is_batch else ACCEPTED
+    faults = [batch_of(FULL) if is_batch else reply(500)] * 40
+    with scripted(*faults, good) as peer:
+        given_up = run(lambda: main(peer.url, Key.CONTENT))
+        last_s, count = now_s[0], len(peer.requests)
+        sent = run(lambda: main(peer.url, Key.FRESH))
+
+    assert isinstance(given_up, UnavailableError)
+    assert 45.0 <= last_s <= 50.0
+    assert all(b'"key":"content"' in each.body for each in peer.requests[:count])
+    assert not any("Idempotency-Key" in each.headers for each in peer.requests[:count])
+    assert isinstance(sent, Sent)
 
 
 def test_a_gateway_that_does_not_answer_in_time_is_asked_again(run: Run[Any]) -> None:
@@ -452,7 +489,7 @@ def test_a_batch_has_a_result_for_each_message_in_order(run: Run[Any]) -> None:
     assert ("POST", "/v1/messages/batch") == (request.method, request.path)
     one, two, three = json.loads(request.body)
     assert (one, two["idempotency_key"]) == ({"to": "a@example.com", "id": "one"}, "two")
-    assert three["idempotency_key"].startswith("content-")
+    assert three["idempotency_key"].startswith("fresh-")
     assert ("m1", False, "one") == (first.id, first.is_replay, first.key)
     assert "/to" == second.problem.faults[0].pointer
     assert ("m3", True) == (third.id, third.is_replay)

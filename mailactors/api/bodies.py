@@ -84,11 +84,19 @@ def parse_key(values: Sequence[str]) -> str | None:
     raise ProblemError("idempotency-key-invalid", detail)
 
 
-def choose_key(header_key: str | None, body_id: str | None) -> str | None:
-    """Return the idempotency key: the header's, or else the body's id.
+def choose_key(header_key: str | None, body: ShortMessage | MessageIn) -> str | None:
+    """Return the idempotency key: the header's (in a batch, the item's), or else the body's id.
 
-    Raises: ProblemError when they differ.
+    By content there is none: the id is only a name.
+
+    Raises: ProblemError when there are two.
     """
+    body_id = body.id
+    if body.key is not None:
+        if header_key is not None:
+            detail = f'there is an idempotency key beside "key": "{body.key}"'
+            raise ProblemError("idempotency-key-mismatch", detail)
+        return None
     if header_key is not None and body_id is not None and header_key != body_id:
         raise ProblemError(
             "idempotency-key-mismatch", "the idempotency key and the body's id differ"
@@ -97,10 +105,11 @@ def choose_key(header_key: str | None, body_id: str | None) -> str | None:
 
 
 def short_submission(body: ShortMessage, header_key: str | None) -> Submission:
-    """Return a short message as a submission.
+    """Return a short message as a submission; without a key it goes by its content.
 
     Raises: ProblemError.
     """
+    key = choose_key(header_key, body)
     faults = _Faults()
     to = _addresses(body.to if isinstance(body.to, str) else [*body.to], "to", faults)
     faults.raise_if_any()
@@ -108,17 +117,18 @@ def short_submission(body: ShortMessage, header_key: str | None) -> Submission:
         to=to,
         subject=body.subject,
         text=body.body,
-        key=choose_key(header_key, body.id),
-        client_id=body.id,
+        key=key,
+        by_content=key is None,
+        client_id=body.id or "",
     )
 
 
 def full_submission(body: MessageIn, header_key: str | None) -> Submission:
-    """Return a message as a submission.
+    """Return a message as a submission; without a key it is new, unless it goes by its content.
 
     Raises: ProblemError.
     """
-    key = choose_key(header_key, body.id)
+    key = choose_key(header_key, body)
     faults = _Faults()
     faults.found += _faults_beside_raw(body)
     submission = Submission(
@@ -139,6 +149,7 @@ def full_submission(body: MessageIn, header_key: str | None) -> Submission:
         tags=tuple(body.tags),
         metadata=body.metadata,
         key=key,
+        by_content=body.key is not None,
         client_id=body.id or "",
         alternatives=tuple(Alternative(a.content_type, a.content) for a in body.alternatives),
     )

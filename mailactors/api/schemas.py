@@ -6,7 +6,7 @@ The OpenAPI document is generated from this file, so a docstring here is documen
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -22,6 +22,7 @@ PAGE_MAX: Final = 1000
 PAGE_DEFAULT: Final = 100
 SEQ_MAX: Final = 2**53
 
+ByContent: TypeAlias = Literal["content"]
 ClientId: TypeAlias = Annotated[str, Meta(min_length=1, max_length=SHORT_TEXT_MAX)]
 
 
@@ -39,12 +40,16 @@ Mailboxes: TypeAlias = (
 
 
 class ShortMessage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The short form of a message. `id` is the idempotency key, `body` is plain text."""
+    """The short form of a message. `body` is plain text; `id` is the idempotency key.
 
-    id: ClientId
+    Without a key, or with `"key": "content"`, the same content within a minute is one message.
+    """
+
     to: str | Annotated[list[str], Meta(min_length=1, max_length=ITEMS_MAX)]
     subject: str
     body: str
+    id: ClientId | None = None
+    key: ByContent | None = None
 
 
 class AttachmentIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,7 +73,8 @@ class MessageIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     Mailboxes are strings, bare or like `Ann <ann@example.org>`, or objects. `raw` is a whole MIME
     message in base64 that is sent byte for byte, to the recipients given beside it. `tags` and
-    `metadata` are not sent; they are shown with the message, and lists filter by tag.
+    `metadata` are not sent; they are shown with the message, and lists filter by tag. Without a key
+    each request is a new message; with `"key": "content"`, the same content within a minute is one.
     """
 
     sender: Mailbox | None = msgspec.field(name="from", default=None)
@@ -89,6 +95,7 @@ class MessageIn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metadata: Annotated[dict[str, str], Meta(max_length=ITEMS_MAX)] = {}
     id: ClientId | None = None
     alternatives: Annotated[list[AlternativeIn], Meta(max_length=ITEMS_MAX)] = []
+    key: ByContent | None = None
 
 
 class BatchItem(MessageIn, frozen=True, forbid_unknown_fields=True):
@@ -117,12 +124,13 @@ class NoQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ShortReceipt(msgspec.Struct, frozen=True):
     """The message is durable. `status_url` shows what becomes of it.
 
-    The short form's own keys: `id` repeats the client's, and `message_id` is our id. In every other
-    answer `id` is ours, `client_id` the client's, and `rfc_message_id` the Message-ID header's.
+    The short form's own keys: `id` repeats the client's or is null, and `message_id` is our id. In
+    every other answer `id` is ours, `client_id` the client's, and `rfc_message_id` the Message-ID
+    header's.
     """
 
     message: str
-    id: str
+    id: str | None
     message_id: str
     rfc_message_id: str
     status_url: str
@@ -131,7 +139,10 @@ class ShortReceipt(msgspec.Struct, frozen=True):
 
 
 class Idempotency(msgspec.Struct, frozen=True):
-    """What identifies a repetition: `key` or `fingerprint` (of the content), and for how long."""
+    """What identifies a repetition, and for how long.
+
+    `key`, `fingerprint` (of the content), or `none`: the same request again is a new message.
+    """
 
     by: str
     window_s: float

@@ -38,7 +38,7 @@ _MESSAGE_DECODER: Final = msgspec.json.Decoder(schemas.MessageIn)
 
 
 async def send_email(parts: ApiParts) -> Response:
-    """Accept a message in the short form; its id is the idempotency key."""
+    """Accept a message in the short form; its id is the idempotency key, or else its content."""
     async with decoded_body(_SHORT_DECODER, parts) as body:
         submission = short_submission(body, _key_of_header())
         receipt = await _submit(parts, submission, body)
@@ -55,9 +55,11 @@ async def post_message(parts: ApiParts) -> Response:
         submission = full_submission(body, _key_of_header())
         receipt = await _submit(parts, submission, body)
     rules = parts.door.rules
-    known_by = ("key", rules.key_window_s)
-    if submission.key is None:
-        known_by = ("fingerprint", rules.fingerprint_window_s)
+    if submission.key is not None:
+        known_by = ("key", rules.key_window_s)
+    else:
+        by_content = ("fingerprint", rules.fingerprint_window_s)
+        known_by = by_content if submission.by_content else ("none", 0.0)
     view = schemas.MessageReceipt(
         id=receipt.id,
         client_id=receipt.client_id or None,

@@ -7,7 +7,7 @@ import email.utils
 import enum
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -27,11 +27,18 @@ from mailactors.cli.base import (
 from mailactors.cli.texts import message_lines, status_lines
 
 if TYPE_CHECKING:
-    from mailactors.client.sync import Client, Mail
+    from mailactors.client.sync import Mail
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="ID", help="The gateway's id, or yours.", show_default=False)
 ]
+
+
+class By(enum.StrEnum):
+    """What makes a message the same as another; the client's `Key`, which takes time to import."""
+
+    FRESH = "fresh"
+    CONTENT = "content"
 
 
 class Into(enum.StrEnum):
@@ -57,13 +64,17 @@ def send(
     eml: Annotated[
         Path | None, typer.Option(help="A MIME message to send as it is; - is standard input.")
     ] = None,
+    key: Annotated[
+        By, typer.Option(help="content: the same content within a minute is sent once.")
+    ] = By.FRESH,
     retry_for: Annotated[float, typer.Option(min=0, help="Seconds to go on trying.")] = 2.0,
     url: UrlOption = DEFAULT_URL,
     as_json: JsonOption = False,
 ) -> None:
     """Submit a message; returns once it is durable.
 
-    Each run sends a message, however often it has to try; with --id, each id sends one.
+    Each run sends a message, however often it has to try; with --id, each id sends one, and with
+    --key content, each content within a minute.
 
     With --eml, recipients and sender are those of To, Cc and From, unless given here. The file is
     passed on as it is, but for line ends (CRLF), a byte order mark and the first line of an mbox.
@@ -79,7 +90,7 @@ def send(
     else:
         raise typer.BadParameter("name one or more recipients", param_hint="TO...")
     mail |= {"id": client_id, "stream": stream}
-    answer = talk(url, lambda client: _send(client, mail), retry_for)
+    answer = talk(url, lambda client: client.send(**mail, key=key.value).receipt, retry_for)
     if as_json:
         show_json(answer)
     else:
@@ -186,12 +197,6 @@ def _done(answer: object, text: str, as_json: bool) -> None:
         show_json(answer)
     else:
         print(text)
-
-
-def _send(client: Client, mail: Mail) -> dict[str, Any]:
-    from mailactors.client.sync import Key
-
-    return client.send(**mail, key=Key.FRESH).receipt
 
 
 def _eml_mail(path: Path, to: list[str], sender: str | None) -> Mail:

@@ -5,10 +5,10 @@
         print(await client.wait(sent.id))
 
 **One call is one message.** A submission keeps its idempotency key on each retry, so when an answer
-is lost, the retry makes no second message. **One content is one message too**, by default: the key
-is the SHA-256 of what is sent, so a job that runs again after a crash does not mail again. The
-price: within the gateway's window (24 h) the same text to the same recipients is sent once, even if
-it has bounced since; `Sent.is_replay` says so. `key=Key.FRESH`, or an `id`, makes it a new message.
+is lost, the retry makes no second message. The key is random, once a call. A job that may run again
+after a crash gives each message an `id`: that is its key for a day (`Sent.is_replay` says when it
+was accepted before). `key="content"` takes the same content within a minute for one message, by
+whatever call. Such a call ends its tries within that minute, whatever `retry_for_s` is.
 
 It retries what may pass: no connection, no answer in time, and the statuses in `wire.RETRIED`, for
 `retry_for_s`. It starts no task and imports nothing of the gateway. `mailactors.client.sync` is the

@@ -45,6 +45,8 @@ T = TypeVar("T")
 
 DEFAULT_URL: Final = "http://127.0.0.1:8625"
 POLL_CAP_S: Final = 2.0
+CONTENT_WINDOW_S: Final = 60.0
+"""For so long a gateway takes the same content for the same message."""
 QUIET_S: Final = 60.0
 """After so long without a byte, the client closes an event stream and opens it again."""
 
@@ -109,13 +111,25 @@ class Calls:
         self._retry_for_s = retry_for_s
         self._backoff = backoff or Backoff()
 
-    def patience(self) -> Patience:
+    def patience(self, until_s: float = math.inf) -> Patience:
         """Return what counts the tries of one call, from now on."""
-        return Patience(self._retry_for_s, self._backoff, self.now_s())
+        now_s = self.now_s()
+        return Patience(min(self._retry_for_s, until_s - now_s), self._backoff, now_s)
+
+    def retry_until_s(self, items: Sequence[Item]) -> float:
+        """Return until when a submission may be repeated, so that it stays one message.
+
+        A key outlives any call. What goes by content is to arrive within the gateway's window.
+        """
+        by_content = any(item.is_by_content for item in items)
+        return self.now_s() + CONTENT_WINDOW_S - self._timeout_s if by_content else math.inf
 
     def send(self, item: Item) -> Call[Sent]:
         """Submit one message."""
-        answer = yield from self._ask("POST", "/v1/messages", item.body(), item.headers())
+        retry_until_s = self.retry_until_s([item])
+        answer = yield from self._ask(
+            *("POST", "/v1/messages", item.body(), item.headers()), retry_until_s=retry_until_s
+        )
         receipt = read_as(read_json(answer), dict[str, Any])
         return read_receipt(receipt, answer.status_code, item.key)
 
@@ -166,23 +180,28 @@ class Calls:
 
     def _send_chunk(self, chunk: Sequence[Item]) -> Call[list[Sent | ClientError]]:
         """Submit up to a thousand; submit those again that the gateway had no room for."""
-        patience = self.patience()
-        results = yield from self._post_batch(chunk)
+        until_s = self.retry_until_s(chunk)
+        patience = self.patience(until_s)
+        results = yield from self._post_batch(chunk, until_s)
         while refused := {i: r for i, r in enumerate(results) if isinstance(r, UnavailableError)}:
             try:
                 pause_s = patience.pause_s(next(iter(refused.values())), self.now_s())
             except UnavailableError:
                 break
             yield Pause(pause_s)
-            again = yield from self._post_batch([chunk[index] for index in refused])
+            again = yield from self._post_batch([chunk[index] for index in refused], until_s)
             for index, result in zip(refused, again, strict=True):
                 results[index] = result
         return results
 
-    def _post_batch(self, items: Sequence[Item]) -> Call[list[Sent | ClientError]]:
+    def _post_batch(
+        self, items: Sequence[Item], retry_until_s: float
+    ) -> Call[list[Sent | ClientError]]:
         content = b"[" + b",".join(item.body_in_batch() for item in items) + b"]"
         try:
-            answer = yield from self._ask("POST", "/v1/messages/batch", content)
+            answer = yield from self._ask(
+                *("POST", "/v1/messages/batch", content), retry_until_s=retry_until_s
+            )
             answers = read_as(read_json(answer), BatchAnswer).results
             if len(answers) != len(items):
                 raise NotAGatewayError(f"{len(items)} messages got {len(answers)} results")
@@ -213,10 +232,11 @@ class Calls:
         headers: Mapping[str, str] | None = None,
         query: Mapping[str, str | int] | None = None,
         until_s: float = math.inf,
+        retry_until_s: float = math.inf,
     ) -> Call[httpx2.Response]:
         """Send a request until its answer is final; return a good one, or raise."""
         headers = {"Content-Type": "application/json", **(headers or {})}
-        patience = self.patience()
+        patience = self.patience(retry_until_s)
         while True:
             within_s = max(0.0, min(self._timeout_s, until_s - self.now_s()))
             answer = yield Request(method, self.url + path, within_s, content, headers, query)

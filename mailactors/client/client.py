@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import suppress
-from typing import Any, Final, Self, TypeVar, Unpack
+from typing import Any, Final, Literal, Self, TypeVar, Unpack
 
 import anyio
 import httpx2
@@ -79,7 +79,9 @@ class Client:
                 await events.aclose()
             await self._http.aclose()
 
-    async def send(self, *, key: Key = Key.CONTENT, **mail: Unpack[Mail]) -> Sent:
+    async def send(
+        self, *, key: Key | Literal["content", "fresh"] = Key.FRESH, **mail: Unpack[Mail]
+    ) -> Sent:
         """Submit one message; returns once it is durable.
 
         Raises: RejectedError, KeyConflictError; UnavailableError, NotAGatewayError: it may have
@@ -88,11 +90,11 @@ class Client:
         return await self._carry_out(self._calls.send(Item(mail, key)))
 
     async def send_many(
-        self, mails: Iterable[Mail], *, key: Key = Key.CONTENT
+        self, mails: Iterable[Mail], *, key: Key | Literal["content", "fresh"] = Key.FRESH
     ) -> list[Sent | ClientError]:
         """Submit many messages, up to a thousand a request; a failure of one stops no other.
 
-        Equal messages in one call are one message, unless their keys are fresh.
+        Equal messages in one call are one message where their key is the content.
 
         Returns: one entry for each message, in order: the receipt, or why there is none.
         """

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import httpx2
 
@@ -122,7 +122,9 @@ class Client:
             events.close()
         self._http.close()
 
-    def send(self, *, key: Key = Key.CONTENT, **mail: Unpack[Mail]) -> Sent:
+    def send(
+        self, *, key: Key | Literal["content", "fresh"] = Key.FRESH, **mail: Unpack[Mail]
+    ) -> Sent:
         """Submit one message; returns once it is durable.
 
         Raises: RejectedError, KeyConflictError; UnavailableError, NotAGatewayError: it may have
@@ -131,7 +133,7 @@ class Client:
         return self._carry_out(self._calls.send(Item(mail, key)))
 
     def send_many(
-        self, mails: Iterable[Mail], *, key: Key = Key.CONTENT
+        self, mails: Iterable[Mail], *, key: Key | Literal["content", "fresh"] = Key.FRESH
     ) -> list[Sent | ClientError]:
         """Submit many messages, up to a thousand a request; a failure of one stops no other.
 

@@ -45,7 +45,7 @@ class Mail(TypedDict, total=False):
     """A message to send: the fields of `POST /v1/messages`, where None means absent.
 
     `raw` is a whole MIME message. `id` is your id for the message (the gateway's `client_id`), and
-    its idempotency key. `idempotency_key` is a key that is not an id.
+    its idempotency key, for a day. `idempotency_key` is a key that is not an id.
     """
 
     to: Required[Mailboxes]
@@ -69,20 +69,20 @@ class Mail(TypedDict, total=False):
     alternatives: Sequence[Alternative]
 
 
-class Key(enum.Enum):
-    """How the key of a message is made that has none."""
+class Key(enum.StrEnum):
+    """What makes a message the same as another."""
 
-    CONTENT = "content"
-    """From the content: the same message submitted again, by any call, is sent once."""
     FRESH = "fresh"
-    """Random, once a call: each call is one message, however often it is tried."""
+    """Its `id` or `idempotency_key`; without one, the call: however often that tries, it is one."""
+    CONTENT = "content"
+    """Its content, whatever its `id`: the same within a minute, by any call, is one message."""
 
 
 class Sent(msgspec.Struct, frozen=True):
     """The message is durable. `id` is the gateway's, `receipt` its whole answer.
 
     `is_replay`: it was accepted before under this key, perhaps by an earlier try of this call whose
-    answer was lost.
+    answer was lost. `key` is empty where the content decides.
     """
 
     id: str

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import httpx2
@@ -56,16 +55,19 @@ class _Receipt(msgspec.Struct, frozen=True):
 class Item:
     """A mail as it is submitted: its fields under the gateway's names, and its key."""
 
-    def __init__(self, mail: Mail, key: Key) -> None:
+    def __init__(self, mail: Mail, key: Key | str) -> None:
         given = {name: value for name, value in mail.items() if value is not None}
         self._own_key = given.pop("idempotency_key", None)
         if "sender" in given:
             given["from"] = given.pop("sender")
         self._fields = given
         name = given.get("id")
-        if self._own_key is None and name is None:
-            self._own_key = derive_key(given, key)
-        self.key = str(name if self._own_key is None else self._own_key)
+        self.is_by_content = Key(key) is Key.CONTENT
+        if self.is_by_content:
+            given["key"], name = "content", None
+        elif self._own_key is None and name is None:
+            self._own_key = f"fresh-{secrets.token_hex(16)}"
+        self.key = str((name if self._own_key is None else self._own_key) or "")
 
     def body(self) -> bytes:
         """Return the body of `POST /v1/messages`."""
@@ -85,14 +87,6 @@ class Item:
         if self._own_key is None:
             return self.body()
         return msgspec.json.encode(self._fields | {"idempotency_key": self._own_key})
-
-
-def derive_key(fields: Mapping[str, Any], key: Key) -> str:
-    """Return a key: the SHA-256 of the fields in canonical order, or 128 random bits."""
-    if key is Key.FRESH:
-        return f"fresh-{secrets.token_hex(16)}"
-    canonical = msgspec.json.encode(fields, order="sorted")
-    return f"content-{hashlib.sha256(canonical).hexdigest()}"
 
 
 def chunked(items: Sequence[Item]) -> Iterator[list[Item]]:

@@ -126,8 +126,8 @@ def submission_fingerprint(submission: Submission) -> str:
     As submitted, without configured defaults, so that a reload turns no replay into a conflict;
     by the names of the fields that were given, so that a new optional field does not either.
     """
-    content = msgspec.structs.replace(submission, scope="", key=None, client_id="")
-    return fingerprint(without_defaults(content))
+    names = {"scope": "", "key": None, "by_content": False, "client_id": ""}
+    return fingerprint(without_defaults(msgspec.structs.replace(submission, **names)))
 
 
 def fingerprint_before(submission: Submission) -> str:

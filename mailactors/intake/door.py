@@ -55,7 +55,8 @@ ACCEPT_WITHIN_S: Final = 10.0
 NEARLY_FULL_RETRY_S: Final = 30.0
 """Retry-After while the backlog is too long, or the disk nearly full."""
 FINGERPRINT_SCOPE: Final = "\x00fingerprint:"
-"""Keys derived from content have scopes apart from those of clients' keys."""
+FRESH_SCOPE: Final = "\x00fresh:"
+"""Keys made of the content, or for one submission, are apart from those of clients."""
 
 
 FindKnown: TypeAlias = Callable[[IdempotencyKey, float], Awaitable[Receipt | Conflict | None]]
@@ -197,7 +198,8 @@ class Door:
         if self._find_known is None or isinstance(error, StoppingError | KeyConflictError):
             return None
         now = self._ports.clock.wall_time()
-        key = self._key(submission, now)
+        if (key := self._key(submission, now)) is None:
+            return None
         try:
             known = await self._find_known(key, now)
         except SpoolError:
@@ -266,18 +268,25 @@ class Door:
             message,
             packed,
             digest=fingerprint(packed),
-            key=self._key(submission, now),
+            key=self._key(submission, now) or self._fresh_key(submission, message_id, now),
             client_id=submission.client_id,
         )
 
-    def _key(self, submission: Submission, now: float) -> IdempotencyKey:
-        """Return the client's key, or one made of the content, which expires sooner."""
+    def _key(self, submission: Submission, now: float) -> IdempotencyKey | None:
+        """Return the client's key, or one made of the content, which expires sooner, or neither."""
         scope, key, window_s = submission.scope, submission.key, self.rules.key_window_s
+        if key is None and not submission.by_content:
+            return None
         print_, before = submission_fingerprint(submission), fingerprint_before(submission)
         if key is None:
             scope, key = FINGERPRINT_SCOPE + scope, print_
             window_s = self.rules.fingerprint_window_s
         return IdempotencyKey(scope, key, print_, now + window_s, before)
+
+    def _fresh_key(self, submission: Submission, message_id: str, now: float) -> IdempotencyKey:
+        """Return a key that no other submission has: only the same command again is a replay."""
+        scope, expires_at = FRESH_SCOPE + submission.scope, now + self.rules.fingerprint_window_s
+        return IdempotencyKey(scope, message_id, message_id, expires_at)
 
     def _receipt_or_conflict(
         self, accept: Accept, result: Receipt | Conflict

@@ -14,7 +14,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """A client's request, decoded but not yet checked.
 
     `scope` names the client (an API key's name, or empty); idempotency keys are unique within it.
-    `key` is the client's idempotency key, if it gave one; `client_id` its own name of the message.
+    `key` is the client's idempotency key, if it gave one. Without one, `by_content` says whether
+    the same content within a minute is the same message; else each submission is a new one.
+    `client_id` is the client's own name of the message.
     `send_at` is UTC seconds since the epoch.
     """
 
@@ -36,6 +38,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     scope: str = ""
     key: str | None = None
+    by_content: bool = False
     client_id: str = ""
     alternatives: tuple[Alternative, ...] = ()
 

@@ -91,7 +91,6 @@ async def test_a_short_message_may_have_several_recipients(client: Client) -> No
     [
         ({"id": 17}, "/id"),
         ({"id": ""}, "/id"),
-        ({"id": None}, "/id"),
         ({"id": "x" * 257}, "/id"),
         ({"id": "a\nb"}, "/id"),
         ({"to": "nobody"}, "/to"),
@@ -246,17 +245,46 @@ async def test_a_header_and_an_id_that_differ_are_refused(
     assert (response.status_code, answer["type"]) == (400, problem("idempotency-key-mismatch"))
 
 
-async def test_without_a_key_the_content_is_the_key_and_the_answer_says_so(
-    client: Client,
-) -> None:
-    first = await client.post("/v1/messages", json=FULL)
+async def test_the_content_may_be_the_key_and_the_answer_says_so(client: Client) -> None:
+    body = {**FULL, "key": "content"}
+    first = await client.post("/v1/messages", json=body)
 
-    again = await client.post("/v1/messages", json=FULL)
+    again = await client.post("/v1/messages", json=body)
 
     answer = await first.get_json()
     assert (first.status_code, again.status_code) == (202, 200)
     assert answer["idempotency"] == {"by": "fingerprint", "window_s": 60.0}
     assert await again.get_json() == answer | {"replayed": True}
+
+
+async def test_without_a_key_a_message_is_new_and_the_answer_says_so(client: Client) -> None:
+    first, again = [await client.post("/v1/messages", json=FULL) for _ in range(2)]
+
+    answer, other = await first.get_json(), await again.get_json()
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert answer["idempotency"] == other["idempotency"] == {"by": "none", "window_s": 0.0}
+    assert answer["id"] != other["id"]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/send-email", SHORT), ("/v1/messages", FULL)])
+async def test_a_key_beside_the_content_is_refused(
+    client: Client, path: str, body: dict[str, Any]
+) -> None:
+    by_content = {**body, "key": "content"}
+    faulty = await client.post(path, json={**body, "key": "mine"})
+    both = await client.post(path, json=by_content, headers={"Idempotency-Key": '"k"'})
+    batch = [{**FULL, "key": "content", "idempotency_key": "k"}]
+    (result,) = (await (await client.post("/v1/messages/batch", json=batch)).get_json())["results"]
+
+    assert [each["pointer"] for each in (await faulty.get_json())["errors"]] == ["/key"]
+    assert (400, problem("idempotency-key-mismatch")) == (
+        both.status_code,
+        (await both.get_json())["type"],
+    )
+    assert (400, problem("idempotency-key-mismatch")) == (
+        result["status"],
+        result["problem"]["type"],
+    )
 
 
 # POST /v1/messages

@@ -33,7 +33,7 @@ def used_up_limit(rig: Rig) -> None:
 
 
 @pytest.mark.parametrize("changed", [without_stream, full_backlog, used_up_limit])
-@pytest.mark.parametrize("body", [KEYED, UNKEYED])
+@pytest.mark.parametrize("body", [KEYED, UNKEYED | {"key": "content"}])
 async def test_a_replay_gets_its_first_answer(
     rig: Rig, client: Client, changed: Any, body: dict[str, Any]
 ) -> None:
@@ -42,7 +42,7 @@ async def test_a_replay_gets_its_first_answer(
 
     again = await client.post("/v1/messages", json=body)
     in_batch = await client.post("/v1/messages/batch", json=[body])
-    new = await client.post("/v1/messages", json=body | {"id": "new"})
+    new = await client.post("/v1/messages", json=body | {"id": "new", "subject": "New"})
 
     assert (202, 200) == (first.status_code, again.status_code)
     assert await again.get_json() == await first.get_json() | {"replayed": True}

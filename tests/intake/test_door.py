@@ -19,7 +19,13 @@ from mailactors.intake.admission import (
     fingerprint_before,
     submission_fingerprint,
 )
-from mailactors.intake.door import ACCEPT_WITHIN_S, FINGERPRINT_SCOPE, NEARLY_FULL_RETRY_S, Door
+from mailactors.intake.door import (
+    ACCEPT_WITHIN_S,
+    FINGERPRINT_SCOPE,
+    FRESH_SCOPE,
+    NEARLY_FULL_RETRY_S,
+    Door,
+)
 from mailactors.intake.registry import RETRY_AFTER_S, Submit
 from mailactors.intake.submission import (
     IntakeError,
@@ -312,10 +318,20 @@ async def test_a_clients_key_is_kept_for_the_long_window() -> None:
     assert accept.digest == fingerprint(accept.packed)
 
 
-async def test_without_a_key_the_content_is_one_in_a_scope_of_its_own() -> None:
+async def test_without_a_key_each_submission_has_one_in_a_scope_of_its_own() -> None:
     rig = Rig()
 
     accept = await rig.offered(letter(key=None, scope="s"))
+
+    key = accept.key
+    assert (key.scope, key.key) == (FRESH_SCOPE + "s", accept.message.id)
+    assert key.expires_at == pytest.approx(EPOCH_S + trio.current_time() + 60, abs=1)
+
+
+async def test_the_content_is_a_key_in_a_scope_of_its_own() -> None:
+    rig = Rig()
+
+    accept = await rig.offered(letter(key=None, by_content=True, scope="s"))
 
     key = accept.key
     assert key.scope == FINGERPRINT_SCOPE + "s"

@@ -140,6 +140,14 @@ class AcceptContract(Contract):
 
         assert (receipt.id, receipt.is_replay) == ("m2", False)
 
+    def test_a_key_made_of_the_content_ends_with_its_window(self, store: Store) -> None:
+        receive(store, make_accept("m1", key="same", fingerprint="same"))
+        again = make_accept("m2", key="same", fingerprint="same")
+
+        before, after = [receive(store, again, NOW + at_s) for at_s in (KEY_S - 1, KEY_S)]
+
+        assert [("m1", True), ("m2", False)] == [(r.id, r.is_replay) for r in (before, after)]
+
     def test_a_live_key_of_a_final_message_holds(self, store: Store) -> None:
         receive(store, make_accept("m1", key="k"))
         one(store, Cancel("m1"))

@@ -9,7 +9,10 @@ from mailactors.spool.port.command import Command, Result
 
 
 class IdempotencyKey(msgspec.Struct, frozen=True):
-    """An idempotency key, unique within its scope until `expires_at` (and its message is final)."""
+    """An idempotency key, unique within its scope until `expires_at` (and its message is final).
+
+    One made of the content is the fingerprint itself, and ends at `expires_at` in any case.
+    """
 
     scope: str
     key: str

@@ -65,8 +65,10 @@ def find_known(
     )
     for fingerprint, expires_at, open_count, *stored in rows:
         receipt = stored_receipt(stored, is_replay=True)
-        # The same id is the same command again, however long ago its key ran out.
-        if now < expires_at or open_count or receipt.id == id_:
+        # The same id is the same command again, however long ago its key ran out. A client's key
+        # lives as long as its message is open; one made of the content ends with its window.
+        is_live = now < expires_at or (open_count and key.key != key.fingerprint)
+        if is_live or receipt.id == id_:
             is_same = fingerprint in (key.fingerprint, key.fingerprint_before)
             return receipt if is_same else port.Conflict(receipt.id)
     return None
