@@ -136,12 +136,12 @@ async def test_content_is_remembered_no_longer_by_a_clock_that_was_set_back(
 ) -> None:
     machine = Machine(tmp_path, make_config({"only": simulated()}))
     async with machine.process() as gateway:
-        first = await gateway.door.submit(letter(key=None))
+        first = await gateway.door.submit(letter(key=None, by_content=True))
         await wait_for_states(gateway, sent=1)
     async with machine.process(set_by_s=-HOUR_S) as gateway:
-        again = await gateway.door.submit(letter(key=None))
+        again = await gateway.door.submit(letter(key=None, by_content=True))
         await trio.sleep(61)
-        other = await gateway.door.submit(letter(key=None))
+        other = await gateway.door.submit(letter(key=None, by_content=True))
 
         assert first.id == again.id != other.id
 

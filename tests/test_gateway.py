@@ -322,8 +322,8 @@ async def test_without_a_key_the_content_is_the_key_for_a_minute(
 ) -> None:
     with open_store() as store:
         async with running(make_config(), store) as gateway:
-            first = await gateway.door.submit(letter(key=None))
-            again = await gateway.door.submit(letter(key=None))
+            first = await gateway.door.submit(letter(key=None, by_content=True))
+            again = await gateway.door.submit(letter(key=None, by_content=True))
 
             assert (first.id, False, True) == (again.id, first.is_replay, again.is_replay)
 

@@ -177,6 +177,7 @@ async def test_a_message_that_expires_on_its_way_to_the_intent_is_not_sent(
                 return await connect()
 
             lane.provider.connect = slowly  # type: ignore[method-assign,assignment]  # a slow handshake
+            lane.provider.take_ready = lambda: None  # type: ignore[method-assign]
             await gateway.door.submit(letter(expires_in_s=5))
             await wait_for_states(gateway, within_s=20, expired=1)
             await trio.sleep(20)

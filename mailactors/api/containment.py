@@ -33,7 +33,7 @@ from mailactors.runtime.supervisor import describe
 RECEIVE_BYTES: Final = 65536
 LINGER_S: Final = 2.0
 """How long the rest of a body that was refused may go by before the connection is closed."""
-LINGER_EVERY_S: Final = 0.05
+LINGER_EVERY_S: Final = 0.01
 LINGER_RECEIVE_BYTES: Final = 256 * 1024
 
 

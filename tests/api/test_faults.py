@@ -29,7 +29,7 @@ def faults(shape: type[msgspec.Struct], body: Any) -> list[str]:
         (
             ShortMessage,
             {},
-            ["/id: is required", "/to: is required", "/subject: is required", "/body: is required"],
+            ["/to: is required", "/subject: is required", "/body: is required"],
         ),
         (
             ShortMessage,
