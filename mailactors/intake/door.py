@@ -106,10 +106,11 @@ class Door:
             self._uncount(counted_s, [accept], [result])
             return self._receipt(accept, result)
         except IntakeError as error:
-            if (known := await self._find_replay(submission, error)) is not None:
-                return known
-            self.results.add(error.result)
-            raise
+            refused = error
+        if (known := await self._find_replay(submission, refused)) is not None:
+            return known
+        self.results.add(refused.result)
+        raise refused
 
     async def submit_many(
         self, submissions: Sequence[Submission]
@@ -128,14 +129,23 @@ class Door:
             made = await self._make_durable(AcceptMany(accepts)) if accepts else AcceptedMany(())
             assert isinstance(made, AcceptedMany)
             self._uncount(counted_s, accepts, made.results)
-            receipts = iter(made.results)
         except IntakeError as error:
-            known = [await self._find_replay(submission, error) for submission in submissions]
-            replays = [each for each in known if each is not None]
-            if len(replays) == len(submissions):
-                return [*replays]
-            self.results.add(error.result, count=len(submissions))
-            raise
+            refused = error
+        else:
+            return self._answers(admitted, made.results)
+        known = [await self._find_replay(submission, refused) for submission in submissions]
+        replays = [each for each in known if each is not None]
+        if len(replays) == len(submissions):
+            return [*replays]
+        self.results.add(refused.result, count=len(submissions))
+        raise refused
+
+    def _answers(
+        self,
+        admitted: Sequence[Accept | Receipt | SubmissionRejectedError],
+        made: Sequence[Receipt | Conflict],
+    ) -> list[Receipt | SubmissionRejectedError | KeyConflictError]:
+        receipts = iter(made)
         return [
             self._receipt_or_conflict(each, next(receipts)) if isinstance(each, Accept) else each
             for each in admitted

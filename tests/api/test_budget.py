@@ -51,7 +51,9 @@ async def begun(served: Served, request: bytes) -> trio.SocketStream:
 
 async def wait_for(counted: list[budget.BodyBudget], large: int, small: int = 0) -> None:
     with trio.fail_after(5):
-        while (counted[-1].large_bytes, counted[-1].small_bytes) != (large, small):
+        while True:
+            if (counted[-1].large_bytes, counted[-1].small_bytes) == (large, small):
+                return
             await trio.lowlevel.checkpoint()
 
 
