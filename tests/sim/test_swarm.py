@@ -15,9 +15,12 @@ from mailactors.sim.scenario.faults import KINDS
 SEEDS = int(os.environ.get("SWARM_SEEDS", "40"))
 """How many; `SWARM_SEEDS=300 pytest tests/sim/test_swarm.py` runs more of the same, in minutes."""
 
+RELOAD_AS_IT_DIES = 245
+"""A process ends in the middle of a reload."""
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1, SEEDS + 1))
+@pytest.mark.parametrize("seed", [*range(1, SEEDS + 1), RELOAD_AS_IT_DIES])
 def test_a_seed_shows_nothing_wrong(seed: int) -> None:
     found = run_seed(seed)
 

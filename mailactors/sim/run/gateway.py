@@ -15,7 +15,7 @@ from mailactors.runtime.supervisor import RestartsExhaustedError
 from mailactors.sim.check.invariants import Invariants
 from mailactors.sim.report.report import Report, Violation
 from mailactors.sim.report.series import story_lines
-from mailactors.sim.run.node import FaultPoints, Node, Process
+from mailactors.sim.run.node import FaultPoints, Node, Process, ProcessDiedError
 from mailactors.sim.run.observed import ObservedStore, ProcessObserver
 from mailactors.sim.run.simulation import Progress, Simulation, report_of
 from mailactors.sim.run.stopwatch import Stopwatch
@@ -156,7 +156,8 @@ class GatewayRun(Simulation):
             case "reload":
                 for vendor in self.vendors.values():
                     vendor.reloaded()
-                await gateway.reload(gateway.config)
+                with contextlib.suppress(ProcessDiedError):  # the next one starts with the file
+                    await gateway.reload(gateway.config)
             case "pause":
                 gateway.lanes[operation.provider or ""].pause()
             case "resume":
